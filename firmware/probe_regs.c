@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: MIT */
+/* General purpose, flags, x87 and vector registers: fresh values for every hold. */
+#include "probe.h"
+#include "probe_hold.h"
+
+#define FLAGS_TESTED	0x240cd5	/* CF PF AF ZF SF DF OF AC ID */
+
+#define XSAVE_BV	512
+#define XCR0_WANTED	0x2e7		/* x87 SSE AVX AVX-512 PKRU */
+#define XCR0_AVX512	0xe0
+#define XCR0_AVX	0x4
+
+struct area {
+	uint8_t bytes[4096];
+} __attribute__((aligned(64)));
+
+struct span {
+	const char *name;
+	uint32_t offset, size;
+};
+
+uint64_t regs_holds;
+
+static struct area vector_in, vector_out;
+static struct hold hold = { .vector_in = vector_in.bytes, .vector_out = vector_out.bytes };
+static struct span spans[48];
+static unsigned int span_count;
+
+static const char *const gpr_names[16] = {
+	"rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp",
+	"r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+};
+
+static void add_span(const char *name, uint32_t offset, uint32_t size)
+{
+	if (span_count < ARRAY_SIZE(spans) && offset + size <= sizeof(struct area))
+		spans[span_count++] = (struct span){ name, offset, size };
+}
+
+/* The parts of the 512-byte area that come back as they went in (the x87 pointers may not). */
+static void add_legacy_spans(void)
+{
+	static const char *const st[8] = {
+		"st0", "st1", "st2", "st3", "st4", "st5", "st6", "st7"
+	};
+	static const char *const xmm[16] = {
+		"xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",
+		"xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15",
+	};
+
+	add_span("fcw", 0, 2);
+	add_span("fsw", 2, 2);
+	add_span("ftw", 4, 1);
+	add_span("mxcsr", 24, 4);
+	for (uint32_t i = 0; i < 8; i++)
+		add_span(st[i], 32 + 16 * i, 10);
+	for (uint32_t i = 0; i < 16; i++)
+		add_span(xmm[i], 160 + 16 * i, 16);
+}
+
+static void add_extended_spans(uint64_t xcr0)
+{
+	static const char *const names[10] = {
+		[2] = "ymm-high", [5] = "opmask", [6] = "zmm-high", [7] = "zmm16-31", [9] = "pkru",
+	};
+
+	for (uint32_t i = 2; i < ARRAY_SIZE(names); i++) {
+		struct cpuid where;
+
+		if (!(xcr0 >> i & 1))
+			continue;
+		where = cpuid(0xd, i);
+		add_span(names[i], where.ebx, i == 9 ? 4 : where.eax);
+	}
+}
+
+const char *regs_init(void)
+{
+	uint64_t xcr0 = 0;
+
+	add_legacy_spans();
+	if (cpuid(1, 0).ecx >> 26 & 1 && !option_is("xsave", "off")) {
+		write_cr(4, read_cr(4) | CR4_OSXSAVE);
+		xcr0 = cpuid(0xd, 0).eax & XCR0_WANTED;
+		if (!set_xcr0(xcr0))
+			xcr0 = 0;
+	}
+	hold.xcr0 = xcr0;
+	add_extended_spans(xcr0);
+	if (!xcr0)
+		return "fxsave";
+	if ((xcr0 & XCR0_AVX512) == XCR0_AVX512)
+		return "xsave,avx,avx512";
+	return xcr0 & XCR0_AVX ? "xsave,avx" : "xsave";
+}
+
+static void put(struct area *area, uint32_t offset, uint32_t size, uint64_t value)
+{
+	for (uint32_t i = 0; i < size; i++)
+		area->bytes[offset + i] = (uint8_t)(value >> 8 * i);
+}
+
+static uint64_t get(const struct area *area, uint32_t offset, uint32_t size)
+{
+	uint64_t value = 0;
+
+	for (uint32_t i = 0; i < size; i++)
+		value |= (uint64_t)area->bytes[offset + i] << 8 * i;
+	return value;
+}
+
+static void choose_values(uint64_t seed)
+{
+	for (unsigned int i = 0; i < 16; i++)
+		hold.gpr_in[i] = mix(seed + i);
+	hold.gpr_in[7] = (uintptr_t)(&hold + 1);
+	hold.flags_in = (mix(seed + 16) & FLAGS_TESTED) | EFLAGS_FIXED;
+
+	for (unsigned int i = 0; i < span_count; i++)
+		for (uint32_t at = 0; at < spans[i].size; at += 2)
+			put(&vector_in, spans[i].offset + at,
+			    spans[i].size - at < 2 ? 1 : 2, mix(seed + 32 + 4096 * i + at));
+	/* No exceptions pending or unmasked, no reserved bits; else anything. */
+	put(&vector_in, 0, 2, (mix(seed + 17) & 0xc00) | 0x37f);
+	put(&vector_in, 2, 2, mix(seed + 18) & 0x7f00);
+	put(&vector_in, 4, 1, 0xff);
+	put(&vector_in, 24, 4, (mix(seed + 19) & 0xffbf) | 0x1f80);
+	put(&vector_in, XSAVE_BV, 8, hold.xcr0);
+}
+
+static void compare_vectors(void)
+{
+	for (unsigned int i = 0; i < span_count; i++) {
+		const struct span *s = &spans[i];
+
+		for (uint32_t at = 0; at < s->size; at += 8) {
+			uint32_t size = s->size - at < 8 ? s->size - at : 8;
+			uint64_t was = get(&vector_in, s->offset + at, size);
+			uint64_t now = get(&vector_out, s->offset + at, size);
+
+			if (was != now)
+				changed(s->name, was, now);
+		}
+	}
+}
+
+void regs_check(void)
+{
+	/* New values cost as much as a short hold, so each set is held a few times. */
+	if (regs_holds % 4 == 0)
+		choose_values(mix(regs_holds));
+	for (unsigned int i = 0; i < 16; i++)
+		hold.gpr_out[i] = ~hold.gpr_in[i];
+	hold.flags_out = ~hold.flags_in;
+
+	probe_hold(&hold);
+
+	for (unsigned int i = 0; i < 16; i++)
+		if (hold.gpr_out[i] != hold.gpr_in[i])
+			changed(gpr_names[i], hold.gpr_in[i], hold.gpr_out[i]);
+	if ((hold.flags_in ^ hold.flags_out) & FLAGS_TESTED)
+		changed("rflags", hold.flags_in, hold.flags_out & ~(uint64_t)EFLAGS_IF);
+	compare_vectors();
+	regs_holds++;
+}

@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Character backends: what a serial port is plugged into on the host. One direction each way,
+ * both bounded: output that the host side does not take is dropped when the buffer is full, input
+ * is not read from the host before the device has room for it.
+ *
+ * All functions are for the main thread, except chardev_write() and chardev_input_ready(), which any
+ * thread may call.
+ */
+#ifndef MOLT_BACKEND_CHARDEV_H
+#define MOLT_BACKEND_CHARDEV_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <molt/base/error.h>
+#include <molt/base/loop.h>
+#include <molt/state/fdtable.h>
+#include <molt/state/stream.h>
+
+struct chardev;
+
+/* The device's side. Called on the main thread, with no chardev lock held. */
+struct chardev_ops {
+	/* How many bytes the device can take now; 0 stops reading until chardev_input_ready(). */
+	size_t (*room)(void *opaque);
+	void (*input)(void *opaque, const uint8_t *data, size_t len);
+	/* The other end came or went (socket); NULL if the device does not care. */
+	void (*connected)(void *opaque, bool connected);
+	/* The user asked to end the VM at the terminal (tty escape). */
+	void (*quit)(void *opaque);
+	void *opaque;
+};
+
+/*
+ * Opens a backend by its command-line text:
+ *	null		nothing
+ *	tty		standard input and output; a terminal is put into raw mode, Ctrl-A x ends
+ *			the VM and Ctrl-A Ctrl-A sends one Ctrl-A
+ *	pty		a new pseudo-terminal; its name goes to the log
+ *	file=PATH	output appended to a file, no input
+ *	socket=PATH	a listening Unix socket (0600), one peer at a time
+ * tag names it in fd table and stream ("<tag>-chardev"). With fds and stream (incoming), descriptors
+ * and backend state come from there and spec is ignored.
+ */
+int chardev_open(struct chardev **cd, const char *tag, const char *spec, struct loop *loop,
+		 const struct chardev_ops *ops, struct fdtable *fds, struct stream *stream,
+		 struct error *err);
+
+/* Restores the terminal, removes the socket's path, closes. */
+void chardev_close(struct chardev *cd);
+
+/* Queues output. Never blocks; what does not fit is dropped and counted in the log. */
+void chardev_write(struct chardev *cd, const uint8_t *data, size_t len);
+
+/* The device has room again. */
+void chardev_input_ready(struct chardev *cd);
+
+/* Whether somebody is at the other end. */
+bool chardev_connected(const struct chardev *cd);
+
+/* Hands what is queued to the host as far as it takes it; reads nothing until chardev_resume(). */
+void chardev_quiesce(struct chardev *cd);
+void chardev_resume(struct chardev *cd);
+
+/* Backend state (queued output, terminal settings, escape state) and descriptors. */
+int chardev_save(struct chardev *cd, struct stream_writer *w, struct fdtable *fds,
+		 struct error *err);
+
+/* A sentence for the user of where it is: "pty /dev/pts/5"; valid as long as cd. */
+const char *chardev_describe(const struct chardev *cd);
+
+#endif

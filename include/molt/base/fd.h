@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: MIT */
+/* File descriptor and time helpers, and scoped cleanup for what C would otherwise leak. */
+#ifndef MOLT_BASE_FD_H
+#define MOLT_BASE_FD_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/types.h>
+
+#include <molt/base/error.h>
+
+/* Closes *fd unless it is negative, and makes it -1. errno is kept. */
+void fd_close(int *fd);
+
+/* Sets or clears close-on-exec. 0 or -errno. */
+int fd_set_cloexec(int fd, bool on);
+
+/* Sets or clears O_NONBLOCK (of the open file description, so of everyone who shares it). */
+int fd_set_nonblock(int fd, bool on);
+
+/* Writes all of buf, over short writes and EINTR. 0 or -errno; what was written until then stays. */
+int fd_write_all(int fd, const void *buf, size_t len);
+
+/*
+ * Reads a whole regular file (or memfd) from its start into a fresh buffer, which the caller frees.
+ * A file over max bytes is refused with -EFBIG. name is for the error sentence only.
+ */
+int fd_read_file(int fd, const char *name, size_t max, void **buf, size_t *len,
+		 struct error *err);
+
+/* CLOCK_MONOTONIC in nanoseconds; it runs on across exec, so stamps from both sides compare. */
+uint64_t now_ns(void);
+
+static inline void cleanup_close(int *fd)
+{
+	fd_close(fd);
+}
+
+static inline void cleanup_free(void *p)
+{
+	free(*(void **)p);
+}
+
+#define _cleanup_close_ __attribute__((cleanup(cleanup_close)))
+#define _cleanup_free_ __attribute__((cleanup(cleanup_free)))
+
+#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+#define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
+
+#endif

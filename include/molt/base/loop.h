@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The event loop: epoll with callbacks, run by the main thread alone. Sources are embedded in their
+ * owners; all functions but loop_wake_signal() are for the main thread only.
+ */
+#ifndef MOLT_BASE_LOOP_H
+#define MOLT_BASE_LOOP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <molt/base/error.h>
+
+struct loop;
+
+/* events: the EPOLL* bits that are ready. */
+typedef void loop_fn(void *opaque, uint32_t events);
+
+struct loop_source {
+	struct loop *loop; /* NULL while not registered */
+	int fd;            /* the owner's, never closed by the loop */
+	uint32_t events;
+	loop_fn *fn;
+	void *opaque;
+};
+
+/* A flag that any thread can raise, and a callback that the main thread runs for it. */
+struct loop_wake {
+	struct loop_source source;
+	void (*fn)(void *opaque);
+	void *opaque;
+};
+
+int loop_create(struct loop **loop, struct error *err);
+void loop_destroy(struct loop *loop);
+
+/*
+ * Registers a descriptor for the EPOLL* bits of events (0 waits for errors and hang-ups only). A
+ * regular file cannot be polled: -EPERM. The source must stay where it is until loop_del().
+ */
+int loop_add(struct loop *loop, struct loop_source *src, int fd, uint32_t events, loop_fn *fn,
+	     void *opaque);
+
+/* Changes what a registered source waits for; cheap when nothing changes. */
+int loop_mod(struct loop_source *src, uint32_t events);
+
+/* Unregisters; harmless on a source that is not registered. A callback may delete any source. */
+void loop_del(struct loop_source *src);
+
+/* Runs callbacks until loop_stop(); returns the value given to it, or -errno if epoll fails. */
+int loop_run(struct loop *loop);
+void loop_stop(struct loop *loop, int value);
+
+/* One turn: waits up to timeout_ms (-1: for ever), runs what is ready. 0 or -errno. */
+int loop_turn(struct loop *loop, int timeout_ms);
+
+int loop_wake_init(struct loop *loop, struct loop_wake *wake, void (*fn)(void *opaque),
+		   void *opaque, struct error *err);
+void loop_wake_fini(struct loop_wake *wake);
+
+/* From any thread, also while fn runs (it then runs once more). Never blocks. */
+void loop_wake_signal(struct loop_wake *wake);
+
+#endif

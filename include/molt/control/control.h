@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The control socket: QMP's wire format (docs/control.md), several clients at once. Main thread
+ * only.
+ */
+#ifndef MOLT_CONTROL_CONTROL_H
+#define MOLT_CONTROL_CONTROL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <jansson.h>
+
+#include <molt/base/command.h>
+#include <molt/base/error.h>
+#include <molt/base/loop.h>
+#include <molt/state/fdtable.h>
+#include <molt/state/stream.h>
+
+#define CONTROL_NO_CLIENT UINT32_MAX /* the number of no connection */
+
+/* The QMP level that molt follows: greeting and query-version name this version of QEMU. */
+#define CONTROL_QMP_MAJOR 10
+#define CONTROL_QMP_MINOR 2
+#define CONTROL_QMP_MICRO 0
+
+struct control;
+
+/*
+ * Listens at path (a Unix socket, mode 0600; a stale socket that nobody listens on is replaced, a
+ * live one or another kind of file is an error). With fds and stream (incoming), the listening
+ * socket, the connected clients and what they negotiated come from there and path is ignored; if
+ * the predecessor had no control socket there is none (*c stays NULL, 0 is returned). path NULL on
+ * a cold start: the same. All other functions accept NULL.
+ */
+int control_create(struct control **c, const char *path, struct loop *loop, struct fdtable *fds,
+		   struct stream *stream, struct error *err);
+
+/*
+ * Writes what the clients take, closes them and removes the socket's path; an incoming server that
+ * was never started leaves the path alone, for it is still the predecessor's.
+ */
+void control_destroy(struct control *c);
+
+/*
+ * Adds a room's commands; the table must outlive the control server. opaque goes to run(), which
+ * must not turn the event loop. At most 16 tables, of which the server itself has one.
+ */
+void control_add_commands(struct control *c, const struct command *commands, size_t count,
+			  void *opaque);
+
+/* Begins to serve: nothing is read from any client before. */
+void control_start(struct control *c);
+
+/*
+ * Sends an event to every client that has negotiated. Takes over the reference of data (or NULL).
+ */
+void control_event(struct control *c, const char *name, json_t *data);
+
+/*
+ * Answers a command that returned COMMAND_ASYNC; until then no further command is taken from that
+ * client, also in a successor. result (reference taken over; NULL means {}) or,
+ * with err, an error. A client that has gone since is no error. id is borrowed, may be NULL.
+ */
+void control_reply(struct control *c, uint32_t client, json_t *id, json_t *result,
+		   const struct error *err);
+
+/* Writes queued output as far as the sockets take it. */
+void control_flush(struct control *c);
+
+/*
+ * Saves listener, clients, half-read and unwritten bytes: sections "control" and "control-client"
+ * (instance: the client's number), descriptors of the same names.
+ */
+int control_save(const struct control *c, struct stream_writer *w, struct fdtable *fds,
+		 struct error *err);
+
+#endif

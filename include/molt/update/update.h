@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The update: this process replaces its own binary while the guest's RAM and open files stay.
+ * docs/live-update.md tells how. The predecessor's half runs through the stages of src/update/
+ * stages.c; the successor's half is update_adopt(), building the machine, update_commit().
+ */
+#ifndef MOLT_UPDATE_UPDATE_H
+#define MOLT_UPDATE_UPDATE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <jansson.h>
+
+#include <molt/base/command.h>
+#include <molt/base/error.h>
+#include <molt/base/loop.h>
+#include <molt/state/fdtable.h>
+#include <molt/state/stream.h>
+#include <molt/vm/machine.h>
+
+/* How this molt was started, so that it can be started again. */
+struct update_self {
+	char *path;  /* absolute, symbolic links kept: they are how a new version is put in place */
+	char **argv; /* path, "run", the options as given without --incoming; NULL-terminated */
+	const char *version;
+};
+
+/*
+ * argv: of `molt run`, with the program or "run" in argv[0]. Call early, before anything changes the
+ * working directory.
+ */
+int update_self_init(struct update_self *self, int argc, char **argv, const char *version,
+		     struct error *err);
+void update_self_fini(struct update_self *self);
+
+/* What the update needs of rooms above it. */
+struct update_ops {
+	/* Saves what is neither machine nor update: boot files, control socket, log. */
+	int (*save)(void *opaque, struct stream_writer *w, struct fdtable *fds, struct error *err);
+	/* Hands queued output of the control socket to the kernel. */
+	void (*flush)(void *opaque);
+	/* Answers the command that came from client with this id; see control_reply(). */
+	void (*reply)(void *opaque, uint32_t client, json_t *id, json_t *result,
+		      const struct error *err);
+	/* Sends an event to all clients; takes over data. */
+	void (*event)(void *opaque, const char *name, json_t *data);
+	void *opaque;
+};
+
+struct update;
+
+/* What the successor got: the fd table and the parsed stream. */
+struct incoming {
+	struct fdtable *fds;
+	struct stream stream;
+	void *stream_buf;
+	size_t stream_len;
+	uint64_t main_ns;    /* when the successor's main began */
+	uint64_t adopted_ns;
+};
+
+/* Whether an fd table waits in the environment, that is, whether a molt started this one. */
+bool update_is_successor(void);
+
+/*
+ * Reads the fd table and then the stream: from uri ("file:PATH"), or from the descriptor in the
+ * table where uri is NULL or is what the predecessor chose. Every inherited descriptor is made
+ * close-on-exec. A stream whose nonce is not the table's is refused.
+ */
+int update_adopt(struct incoming *in, const char *uri, uint64_t main_ns, struct error *err);
+void update_incoming_fini(struct incoming *in);
+
+/* The update server of a machine. Its commands are update_commands and migrate_commands. */
+int update_create(struct update **u, struct machine *m, const struct update_self *self,
+		  const struct update_ops *ops, struct error *err);
+void update_destroy(struct update *u);
+
+/*
+ * The successor's last steps: checks that every section and descriptor found its owner, and from
+ * there owns the guest: lets devices and vCPUs run as they did, answers the client. An error is
+ * only possible before anything ran.
+ */
+int update_commit(struct update *u, struct incoming *in, struct error *err);
+
+/* Commands for control_add_commands(), opaque: struct update. */
+extern const struct command update_commands[];
+extern const size_t update_commands_count;
+extern const struct command migrate_commands[]; /* QEMU's sequence for cpr-exec */
+extern const size_t migrate_commands_count;
+
+#endif

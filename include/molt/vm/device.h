@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Device classes. A device is one struct that begins with `struct device` and has a part `guest`
+ * (what migrates: described by a vmstate) and a part `host` (pointers, descriptors, threads). Its
+ * const class says everything the machine needs to know; src/devices.c lists the classes.
+ *
+ * Life of a device:
+ *	cold start:	create, attach, reset
+ *	incoming:	create (takes its descriptors from env->fds), attach, load, post_load
+ *	guest reset:	attach (to a fresh KVM VM), reset
+ *	update:		quiesce, pre_save, save, save_fds ... and, where the update fails, resume
+ *
+ * A device belongs to one thread at a time: the bus takes dev->lock around read and write, and host
+ * callbacks (of the event loop) take it themselves. In create, attach, reset, quiesce, pre_save,
+ * post_load, resume and destroy every vCPU is parked and no lock is needed.
+ */
+#ifndef MOLT_VM_DEVICE_H
+#define MOLT_VM_DEVICE_H
+
+#include <pthread.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <molt/base/error.h>
+#include <molt/base/loop.h>
+#include <molt/state/fdtable.h>
+#include <molt/state/stream.h>
+#include <molt/state/vmstate.h>
+#include <molt/vm/bus.h>
+#include <molt/vm/irq.h>
+
+struct machine;
+struct device;
+
+/* What a device is created from. Pointers live as long as the machine; fds and stream do not. */
+struct device_env {
+	struct machine *machine;
+	struct loop *loop;
+	/* Value of a host-side option of the command line by its name, or NULL. */
+	const char *(*option)(const struct device_env *env, const char *name);
+	void *opaque;
+	/* Incoming: where descriptors and backend state come from; NULL on a cold start. */
+	struct fdtable *fds;
+	struct stream *stream;
+};
+
+struct device_class {
+	const char *name;   /* also the section name */
+	size_t size;        /* of the whole struct */
+	size_t guest_offset; /* of the guest part, described by state */
+	size_t guest_size;
+	const struct vmstate *state; /* NULL: nothing migrates */
+	const struct bus_region *regions;
+	unsigned int nregions;
+
+	/* Host side. All may be NULL. 0 or -errno with the sentence. */
+	int (*create)(struct device *dev, const struct device_env *env, struct error *err);
+	/* Joins the machine's KVM VM: in-kernel objects, irq lines. Again after each reset. */
+	int (*attach)(struct device *dev, struct error *err);
+	void (*reset)(struct device *dev);
+	/* Drains what is in flight; the device starts nothing new until resume. */
+	int (*quiesce)(struct device *dev, struct error *err);
+	void (*resume)(struct device *dev);
+	/* Brings the guest part up to date (e.g. from KVM) before it is saved. */
+	int (*pre_save)(struct device *dev, struct error *err);
+	/* Host state of the backend, as sections of its own, and its descriptors. */
+	int (*save_host)(struct device *dev, struct stream_writer *w, struct fdtable *fds,
+			 struct error *err);
+	/* Makes the device live from the loaded guest part; may refuse. Writes no guest RAM. */
+	int (*post_load)(struct device *dev, struct error *err);
+	/* The user presses the power button (a class that has one). */
+	void (*power_button)(struct device *dev);
+	void (*destroy)(struct device *dev);
+};
+
+struct device {
+	const struct device_class *cls;
+	struct machine *machine;
+	uint32_t instance;
+	pthread_mutex_t lock;
+};
+
+static inline void *device_guest(struct device *dev)
+{
+	return (char *)dev + dev->cls->guest_offset;
+}
+
+/* The class table, NULL-terminated: src/devices.c. Creation, attach and load go in its order. */
+extern const struct device_class *const device_classes[];
+
+#endif

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Interrupt lines: a device's wire to the in-kernel interrupt controllers (KVM_IRQ_LINE). A GSI
+ * below 24 is the IOAPIC pin of that number and, below 16, the PIC pin too (KVM's default routing).
+ */
+#ifndef MOLT_VM_IRQ_H
+#define MOLT_VM_IRQ_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <molt/vm/kvm.h>
+
+struct irq_line {
+	struct kvm_vm *vm;
+	uint32_t gsi;
+	bool level_triggered; /* level (active high), else a rising edge interrupts */
+	bool level;           /* of the wire now; the device saves it in its guest state */
+};
+
+void irq_line_init(struct irq_line *line, struct kvm_vm *vm, uint32_t gsi, bool level_triggered);
+
+/* Drives the wire. Does nothing where it has that level already. */
+void irq_line_set(struct irq_line *line, bool level);
+
+/*
+ * After an update, when KVM's own irqchip state is back: takes the wire's level without making a
+ * second edge. A level-triggered line that is high is asserted again; an edge line is not, for its
+ * edge is in the irqchip's state already.
+ */
+void irq_line_restore(struct irq_line *line, bool level);
+
+#endif

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The one door to KVM. `struct kvm` is the system (/dev/kvm) and what it can do; `struct kvm_vm` is
+ * one virtual machine made from it. Every ioctl goes through `struct kvm`'s function pointer, so
+ * that unit tests can put a fake behind it. Numbers are those of the KVM API document
+ * (Documentation/virt/kvm/api.rst).
+ */
+#ifndef MOLT_VM_KVM_H
+#define MOLT_VM_KVM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <linux/kvm.h>
+
+#include <molt/base/error.h>
+
+struct kvm {
+	int fd;
+	/* As ioctl(2) but returns -errno on failure; arg is a pointer or a number. */
+	int (*ioctl)(struct kvm *kvm, int fd, unsigned long request, uintptr_t arg);
+	void *opaque; /* for a fake */
+	/* Capabilities, asked once. */
+	size_t run_size;
+	size_t xsave_size;   /* for KVM_GET_XSAVE2, 4096 without KVM_CAP_XSAVE2 */
+	uint32_t max_vcpus;
+	bool has_sregs2;
+	bool has_xsave2;
+	bool has_xcrs;
+	bool has_tsc_offset; /* KVM_VCPU_TSC_CTRL attribute group */
+	bool has_tsc_control;
+	bool has_clock_realtime;
+	bool has_tsc_deadline;
+	bool has_exception_payload;
+	bool has_triple_fault_event;
+	bool has_kvmclock_ctrl;
+};
+
+/* Opens /dev/kvm, or takes the descriptor given (>= 0, becomes kvm's), and asks what it can do. */
+int kvm_open(struct kvm *kvm, int fd, struct error *err);
+void kvm_close(struct kvm *kvm);
+
+static inline int kvm_call(struct kvm *kvm, int fd, unsigned long request, const void *arg)
+{
+	return kvm->ioctl(kvm, fd, request, (uintptr_t)arg);
+}
+
+static inline int kvm_call_num(struct kvm *kvm, int fd, unsigned long request, uintptr_t arg)
+{
+	return kvm->ioctl(kvm, fd, request, arg);
+}
+
+/* One VM. It is replaced as a whole when the machine resets, so nobody keeps a copy of its fd. */
+struct kvm_vm {
+	struct kvm *kvm;
+	int fd;
+};
+
+int kvm_vm_create(struct kvm_vm *vm, struct kvm *kvm, struct error *err);
+void kvm_vm_destroy(struct kvm_vm *vm);
+
+static inline int kvm_vm_call(struct kvm_vm *vm, unsigned long request, const void *arg)
+{
+	return kvm_call(vm->kvm, vm->fd, request, arg);
+}
+
+#endif

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The machine: the owner of KVM's VM, guest RAM, vCPUs, buses and devices. It walks device classes
+ * and never names one. All functions are for the main thread unless they say otherwise.
+ */
+#ifndef MOLT_VM_MACHINE_H
+#define MOLT_VM_MACHINE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <molt/base/error.h>
+#include <molt/base/loop.h>
+#include <molt/state/fdtable.h>
+#include <molt/state/stream.h>
+#include <molt/vm/bus.h>
+#include <molt/vm/device.h>
+#include <molt/vm/kvm.h>
+#include <molt/vm/memory.h>
+#include <molt/vm/vcpu.h>
+
+#define MACHINE_VERSION 1      /* what the guest sees; see docs/guest-abi.md */
+#define MACHINE_MAX_VCPUS 254  /* 8-bit APIC ids; 255 is the broadcast */
+#define MACHINE_MAX_DEVICES 64
+#define MACHINE_NAME_MAX 63
+
+enum run_state {
+	RUN_STATE_PRELAUNCH, /* created with --pause, never ran */
+	RUN_STATE_RUNNING,
+	RUN_STATE_PAUSED,
+	RUN_STATE_SHUTDOWN,
+	RUN_STATE_INTERNAL_ERROR,
+	RUN_STATE_COUNT
+};
+
+/* QMP's name of a run state. */
+const char *run_state_name(enum run_state state);
+
+/* What a guest or a device can ask of the machine; bits of machine->requests. */
+enum machine_request {
+	MACHINE_REQ_SHUTDOWN = 1 << 0, /* guest powered off (S5) */
+	MACHINE_REQ_RESET = 1 << 1,    /* guest reset */
+	MACHINE_REQ_TRIPLE_FAULT = 1 << 2,
+	MACHINE_REQ_VCPU_ERROR = 1 << 3, /* KVM internal error, failed entry, ... */
+	MACHINE_REQ_PANICKED = 1 << 4, /* guest says it panicked (pvpanic); it goes on running */
+};
+
+/* Why the process ends; the exit codes of molt(1). */
+enum machine_exit {
+	MACHINE_EXIT_OK = 0,
+	MACHINE_EXIT_FAILURE = 1,
+	MACHINE_EXIT_USAGE = 2,
+	MACHINE_EXIT_TRIPLE_FAULT = 3,
+	MACHINE_EXIT_VCPU_ERROR = 4,
+};
+
+/* What the world is told. */
+enum machine_event {
+	MACHINE_EVENT_STOP,
+	MACHINE_EVENT_RESUME,
+	MACHINE_EVENT_RESET,          /* detail: "guest-reset" or "host-qmp-system-reset" */
+	MACHINE_EVENT_SHUTDOWN,       /* detail: "guest-shutdown", "guest-reset", "host-qmp-quit", "host-signal" */
+	MACHINE_EVENT_POWERDOWN,
+	MACHINE_EVENT_GUEST_PANICKED, /* detail: "pause" or "run" (the action taken) */
+};
+
+struct machine;
+
+/* What the machine calls in rooms above it. */
+struct machine_ops {
+	/*
+	 * Puts kernel and tables into RAM and vCPU 0's first registers into KVM: on a cold start
+	 * and on each reset.
+	 */
+	int (*load_boot)(struct machine *m, void *opaque, struct error *err);
+	void (*event)(struct machine *m, void *opaque, enum machine_event ev, const char *detail);
+	void *opaque;
+};
+
+/* The machine's own migrated state: what was configured and how it stands. */
+struct machine_guest {
+	char name[MACHINE_NAME_MAX + 1];
+	uint64_t ram_size;
+	uint32_t cpus;
+	uint32_t run_state;       /* enum run_state */
+	uint32_t requests;        /* pending enum machine_request bits */
+	bool no_reboot;
+	uint8_t reserved[3];
+};
+
+struct machine {
+	struct machine_guest guest;
+	uint8_t uuid[16];
+	uint32_t machine_version;
+
+	struct kvm kvm;
+	struct kvm_vm vm;
+	struct memory memory;
+	struct bus bus;
+	struct loop *loop;
+	struct machine_ops ops;
+
+	struct vcpu *vcpus; /* guest.cpus of them */
+	struct msr_list msrs;
+	pthread_mutex_t vcpu_lock;
+	pthread_cond_t vcpu_unpark; /* threads wait here while parked */
+	pthread_cond_t vcpu_parked; /* main waits here for the last to park */
+
+	struct device *devices[MACHINE_MAX_DEVICES];
+	unsigned int ndevices;
+
+	_Atomic uint32_t requests;
+	struct loop_wake request_wake;
+	int exit_code; /* enum machine_exit, or 128 + signal */
+};
+
+struct machine_config {
+	const char *name;
+	uint64_t ram_size;
+	uint32_t cpus;
+	bool no_reboot;
+	struct machine_ops ops;
+	struct loop *loop;
+	/* Host-side options for devices, see struct device_env. */
+	const char *(*option)(const struct device_env *env, const char *name);
+	void *option_opaque;
+	/* Incoming: all of the above that the guest sees comes from the stream instead. */
+	struct stream *stream;
+	struct fdtable *fds;
+};
+
+/*
+ * Builds the machine, its vCPUs parked, in run state PRELAUNCH (cold) or as saved (incoming). On
+ * failure nothing is left behind.
+ */
+int machine_create(struct machine *m, const struct machine_config *cfg, struct error *err);
+void machine_destroy(struct machine *m);
+
+/* Starts the vCPU threads' running (run state RUNNING) or stops it (PAUSED), with the event. */
+int machine_resume(struct machine *m, struct error *err);
+int machine_pause(struct machine *m, struct error *err);
+
+/*
+ * The bare mechanism below these, without run state and events: for the update. Parking waits until
+ * every vCPU is at an instruction boundary with no PIO or MMIO half done. Returns the time when
+ * the last one stopped.
+ */
+uint64_t machine_park_vcpus(struct machine *m);
+void machine_unpark_vcpus(struct machine *m);
+
+/* Waits until the first vCPU has entered KVM_RUN after machine_unpark_vcpus(); its time. */
+uint64_t machine_wait_entered(struct machine *m);
+
+/*
+ * Everything back to power-on with a fresh KVM VM, and the RESET event with the reason; the run
+ * state stays as it was. After an error the machine is good for nothing but its end.
+ */
+int machine_reset(struct machine *m, const char *reason, struct error *err);
+
+/* From any thread: the request is carried out by main; the calling vCPU parks for all but PANICKED. */
+void machine_request(struct machine *m, enum machine_request req);
+
+/* Ends loop_run() with the exit code, after the SHUTDOWN event. */
+void machine_exit(struct machine *m, int code, const char *reason);
+
+/* Presses the ACPI power button: the first class that has one. -ENODEV if none has. */
+int machine_power_button(struct machine *m, struct error *err);
+
+/*
+ * Devices drained, and running again. The second is also what makes an incoming machine's devices
+ * live, after the commit.
+ */
+int machine_quiesce(struct machine *m, struct error *err);
+void machine_unquiesce(struct machine *m);
+
+/* Writes all sections and lists all descriptors. vCPUs parked, devices quiesced. */
+int machine_save(struct machine *m, struct stream_writer *w, struct fdtable *fds,
+		 struct error *err);
+
+#endif

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Guest RAM: sealed memfds, mapped shared, one below the PCI hole and one from 4 GiB up. This is the
+ * only place where a guest physical address becomes a pointer.
+ */
+#ifndef MOLT_VM_MEMORY_H
+#define MOLT_VM_MEMORY_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include <molt/base/error.h>
+#include <molt/state/fdtable.h>
+#include <molt/vm/kvm.h>
+
+#define MEMORY_LOW_MAX 0xc0000000ull  /* RAM below here, the PCI hole from here to 4 GiB */
+#define MEMORY_HIGH_BASE 0x100000000ull
+#define MEMORY_MIN_BYTES (2ull << 20)
+#define MEMORY_MAX_BYTES (252ull << 30) /* the 64-bit PCI window starts at 256 GiB */
+#define MEMORY_MAX_REGIONS 2
+
+struct memory_region {
+	uint64_t gpa;
+	uint64_t size;
+	int fd;
+	void *hva;
+};
+
+struct memory {
+	struct memory_region regions[MEMORY_MAX_REGIONS]; /* by ascending gpa */
+	unsigned int count;
+	uint64_t size;
+};
+
+/*
+ * Makes size bytes of zeroed RAM (a multiple of 4 KiB, MEMORY_MIN_BYTES..MEMORY_MAX_BYTES). With
+ * from, the memfds are taken from there ("ram", region) instead and must have the right size.
+ */
+int memory_create(struct memory *mem, uint64_t size, struct fdtable *from, struct error *err);
+void memory_destroy(struct memory *mem);
+
+/* Gives every page back to the host: the guest reads zeroes. For reset. */
+int memory_clear(struct memory *mem, struct error *err);
+
+/* Lists the memfds as ("ram", region). */
+int memory_save_fds(const struct memory *mem, struct fdtable *t, struct error *err);
+
+/* One KVM_SET_USER_MEMORY_REGION a region. Belongs before KVM_CREATE_IRQCHIP (SRCU, slow after). */
+int memory_map_into(const struct memory *mem, struct kvm_vm *vm, struct error *err);
+
+/*
+ * A pointer to len bytes of guest RAM from gpa on, all inside one region; NULL where any byte is
+ * not RAM. len 0 asks for an address inside RAM all the same. Valid until memory_destroy(). The guest may change
+ * the bytes at any time: copy before checking.
+ */
+void *memory_ptr(const struct memory *mem, uint64_t gpa, uint64_t len);
+
+/* Copies to or from guest RAM. 0, or -EFAULT with nothing copied where any byte is not RAM. */
+int memory_read(const struct memory *mem, uint64_t gpa, void *buf, size_t len);
+int memory_write(const struct memory *mem, uint64_t gpa, const void *buf, size_t len);
+
+#endif

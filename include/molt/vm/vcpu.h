@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A vCPU: its KVM descriptor and the thread that runs it. A vCPU is parked (its thread waits, its
+ * KVM state is complete and may be read) or runs. Only the main thread parks and unparks.
+ */
+#ifndef MOLT_VM_VCPU_H
+#define MOLT_VM_VCPU_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include <molt/base/error.h>
+#include <molt/vm/kvm.h>
+#include <molt/vm/vcpu_state.h>
+
+struct machine;
+
+enum vcpu_goal {
+	VCPU_PARK,
+	VCPU_RUN,
+	VCPU_QUIT,
+};
+
+struct vcpu {
+	struct machine *machine;
+	uint32_t id;
+	int fd;
+	struct kvm_run *run;
+	size_t run_size;
+	pthread_t thread;
+	bool started;
+	pid_t tid;
+	_Atomic int goal;          /* enum vcpu_goal, set by main */
+	bool parked;               /* under machine->vcpu_lock */
+	uint64_t stopped_ns;       /* CLOCK_MONOTONIC when it last parked */
+	_Atomic uint64_t entered_ns; /* when it last left the park for KVM_RUN */
+	struct vcpu_state *state;  /* CPUID always; the rest while saved or loaded */
+};
+
+#endif

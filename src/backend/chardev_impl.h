@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Inside of the character backends: what chardev.c (queue, polling) offers to the kinds, one file
+ * each, and what a kind offers to it. Nobody outside src/backend includes this.
+ */
+#ifndef MOLT_BACKEND_CHARDEV_IMPL_H
+#define MOLT_BACKEND_CHARDEV_IMPL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <termios.h>
+
+#include <molt/backend/chardev.h>
+
+#define CHARDEV_RING_BYTES 65536u
+#define CHARDEV_CHUNK 4096u /* PIPE_BUF: what a pipe takes whole where poll() says it takes any */
+#define CHARDEV_TAG_MAX 31
+#define CHARDEV_DESCRIBE_MAX 4128 /* PATH_MAX and a word before it */
+
+/* One kind of backend. Only main calls these. All but name and save_fds may be NULL. */
+struct chardev_kind {
+	const char *name;
+	bool takes_path;   /* "name=PATH" */
+	bool has_output;   /* else output vanishes at once */
+	bool outlives_eof; /* the other end may still take output after its input ended */
+
+	/* Cold start: opens the descriptors and fills describe. */
+	int (*open)(struct chardev *cd, const char *path, struct error *err);
+	/* Incoming: takes the descriptors; describe and the rest of the state are loaded already. */
+	int (*adopt)(struct chardev *cd, struct fdtable *fds, struct error *err);
+	int (*save_fds)(const struct chardev *cd, struct fdtable *fds, struct error *err);
+	/* undo: this process owns the backend, so what open() changed in the world is undone. */
+	void (*close)(struct chardev *cd, bool undo);
+
+	/* Registers or unregisters what is not in_fd or out_fd. */
+	void (*arm)(struct chardev *cd);
+	/* EPOLLHUP or EPOLLERR on in_fd. */
+	void (*hangup)(struct chardev *cd);
+	/* read(2) failed with error. Must make the descriptor quiet: see chardev_end_input(). */
+	void (*input_error)(struct chardev *cd, int error);
+	/* Looks through fresh input in place; returns how much of it is left for the device. */
+	size_t (*filter)(struct chardev *cd, uint8_t *data, size_t len);
+	/* write(2) failed with error. */
+	void (*output_error)(struct chardev *cd, int error);
+};
+
+struct chardev {
+	const struct chardev_kind *kind;
+	char tag[CHARDEV_TAG_MAX + 1];
+	char describe[CHARDEV_DESCRIBE_MAX];
+	struct loop *loop;
+	struct chardev_ops ops;
+
+	int in_fd;   /* -1: no input */
+	int out_fd;  /* -1: nobody there; may be the same as in_fd */
+	int aux_fd;  /* pty: our hold on the slave; socket: the listener */
+	struct loop_source in_src;
+	struct loop_source out_src; /* only where out_fd is another than in_fd */
+	struct loop_source aux_src;
+	struct loop_wake wake;
+
+	bool running;     /* not quiesced */
+	bool owner;       /* cold start, or resumed after an incoming one: close may undo */
+	bool shared;      /* others hold the open file description too: poll before read and write */
+	bool in_socket;   /* in_fd and out_fd are sockets: recv and send */
+	bool out_socket;
+	size_t out_chunk; /* most that one write may carry, up to CHARDEV_CHUNK */
+
+	bool in_eof;      /* the other end will send no more */
+	bool in_parked;   /* hung up with input left that the device has no room for */
+	bool in_unpolled; /* a file: always readable, epoll refuses it */
+	atomic_bool in_stopped; /* the device had no room: chardev_input_ready() wakes main */
+	bool out_blocked; /* wait for EPOLLOUT */
+	bool out_deaf;    /* socket: this peer takes no more; the queue is kept for the next */
+	bool out_failing; /* the failure was logged */
+
+	/* tty */
+	bool raw;         /* the terminal was put into raw mode; original is what it was */
+	bool escape;      /* Ctrl-A was the last character */
+	struct termios original;
+
+	pthread_mutex_t lock; /* of all below: any thread queues, main takes out */
+	bool out_dead;        /* output is dropped for good */
+	uint32_t head;
+	uint32_t len;
+	uint64_t dropped;
+	uint64_t dropped_logged;
+	uint64_t drop_log_ns;
+	uint8_t ring[CHARDEV_RING_BYTES];
+};
+
+extern const struct chardev_kind chardev_null;
+extern const struct chardev_kind chardev_tty;
+extern const struct chardev_kind chardev_pty;
+extern const struct chardev_kind chardev_file;
+extern const struct chardev_kind chardev_socket;
+
+/* The kind of that name (len bytes), or NULL. */
+const struct chardev_kind *chardev_kind_find(const char *name, size_t len);
+
+/* Name in the fd table: "<tag>-chardev-<what>". buf holds STREAM_NAME_MAX + 1 bytes. */
+const char *chardev_fd_name(const struct chardev *cd, const char *what, char *buf);
+
+/* Takes ("<tag>-chardev-<what>", 0) from the fd table: the descriptor or -errno. */
+int chardev_take_fd(const struct chardev *cd, const char *what, unsigned int kind,
+		    struct fdtable *fds, struct error *err);
+int chardev_add_fd(const struct chardev *cd, const char *what, int fd, struct fdtable *fds,
+		   struct error *err);
+
+/* No more input from in_fd: it is not polled again. */
+void chardev_end_input(struct chardev *cd);
+
+/* What is queued is lost, logged once until output works again; for_good: so is all to come. */
+void chardev_lose_output(struct chardev *cd, int error, bool for_good);
+
+/* Writes what is queued as far as the host takes it. */
+void chardev_flush(struct chardev *cd);
+
+/* Registers the descriptors for what they are waited for now. */
+void chardev_arm(struct chardev *cd);
+
+/* The section "<tag>-chardev": everything but the descriptors. */
+int chardev_load_state(struct chardev *cd, struct stream *stream, struct error *err);
+int chardev_save_state(struct chardev *cd, struct stream_writer *w, struct error *err);
+
+#endif

@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A listening Unix socket with one peer at a time. While a peer is there the listener is out of the
+ * loop, so the next one waits in the backlog. Output without a peer stays in the queue: the first
+ * peer sees how the guest booted.
+ *
+ * A peer may end its input (shutdown(2), as `printf | nc -N` does) and still want output: only the
+ * hang-up ends the connection. A peer that hung up while the device had no room for what it wrote
+ * keeps its place until the guest has read the rest or the next peer comes.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+#include <molt/base/log.h>
+
+#include "chardev_impl.h"
+
+#define BACKLOG 8
+
+static void set_peer(struct chardev *cd, int fd)
+{
+	cd->in_fd = fd;
+	cd->out_fd = fd;
+	cd->in_socket = true;
+	cd->out_socket = true;
+	cd->in_eof = false;
+	cd->in_parked = false;
+	cd->out_blocked = false;
+	cd->out_deaf = false;
+}
+
+static void tell(struct chardev *cd, bool connected)
+{
+	if (cd->ops.connected)
+		cd->ops.connected(cd->ops.opaque, connected);
+}
+
+static void drop_peer(struct chardev *cd)
+{
+	loop_del(&cd->in_src);
+	fd_close(&cd->in_fd);
+	set_peer(cd, -1);
+	log_debug("%s: the peer of %s left", cd->tag, cd->describe);
+	tell(cd, false);
+}
+
+static void on_listen(void *opaque, uint32_t events)
+{
+	struct chardev *cd = opaque;
+	int fd = accept4(cd->aux_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+	(void)events;
+	if (fd < 0) {
+		if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
+			log_error("%s: cannot accept a connection on %s: %s", cd->tag,
+				  cd->describe, strerror(errno));
+		return;
+	}
+	if (cd->in_fd >= 0)
+		drop_peer(cd);
+	set_peer(cd, fd);
+	atomic_store(&cd->in_stopped, false);
+	tell(cd, true);
+	chardev_flush(cd);
+	chardev_arm(cd);
+}
+
+/*
+ * Edge-triggered: where accept() fails for want of descriptors, the same connection must not be
+ * reported again and again.
+ */
+static void socket_arm(struct chardev *cd)
+{
+	int rc;
+
+	if (!cd->running || (cd->in_fd >= 0 && !cd->in_parked)) {
+		loop_del(&cd->aux_src);
+		return;
+	}
+	if (cd->aux_src.loop)
+		return;
+	rc = loop_add(cd->loop, &cd->aux_src, cd->aux_fd, EPOLLIN | EPOLLET, on_listen, cd);
+	if (rc)
+		log_error("%s: cannot wait for connections on %s: %s", cd->tag, cd->describe,
+			  strerror(-rc));
+}
+
+/* A socket file that nobody listens on is what a killed predecessor left behind. */
+static int remove_stale(const struct sockaddr_un *addr)
+{
+	_cleanup_close_ int fd = -1;
+	struct stat st;
+
+	if (lstat(addr->sun_path, &st) < 0)
+		return -errno;
+	if (!S_ISSOCK(st.st_mode))
+		return -EEXIST;
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd < 0)
+		return -errno;
+	if (connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) == 0 || errno != ECONNREFUSED)
+		return -EADDRINUSE;
+	return unlink(addr->sun_path) < 0 ? -errno : 0;
+}
+
+static int bind_at(int fd, const struct sockaddr_un *addr)
+{
+	const struct sockaddr *sa = (const struct sockaddr *)addr;
+	int rc;
+
+	/* Linux gives the socket file the mode of the socket: it is never wider than this. */
+	if (fchmod(fd, 0600) < 0)
+		return -errno;
+	if (bind(fd, sa, sizeof(*addr)) == 0)
+		return 0;
+	if (errno != EADDRINUSE)
+		return -errno;
+	rc = remove_stale(addr);
+	if (rc)
+		return rc;
+	return bind(fd, sa, sizeof(*addr)) < 0 ? -errno : 0;
+}
+
+static int socket_open(struct chardev *cd, const char *path, struct error *err)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int rc;
+
+	if (strlen(path) >= sizeof(addr.sun_path))
+		return err_set(err, ENAMETOOLONG, "%s: the socket path %s is longer than %zu bytes; "
+			       "use a shorter or a relative one", cd->tag, path,
+			       sizeof(addr.sun_path) - 1);
+	memcpy(addr.sun_path, path, strlen(path));
+	cd->aux_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (cd->aux_fd < 0)
+		return err_sys(err, errno, "%s: cannot make a socket", cd->tag);
+	rc = bind_at(cd->aux_fd, &addr);
+	if (rc == -EEXIST)
+		return err_set(err, EEXIST, "%s: %s is there already and is no socket", cd->tag, path);
+	if (rc)
+		return err_sys(err, -rc, "%s: cannot listen at %s", cd->tag, path);
+	if (listen(cd->aux_fd, BACKLOG) < 0)
+		return err_sys(err, errno, "%s: cannot listen at %s", cd->tag, path);
+	snprintf(cd->describe, sizeof(cd->describe), "socket %s", path);
+	return 0;
+}
+
+static int socket_adopt(struct chardev *cd, struct fdtable *fds, struct error *err)
+{
+	char name[STREAM_NAME_MAX + 1];
+	bool eof = cd->in_eof;
+	int fd;
+
+	cd->aux_fd = chardev_take_fd(cd, "listen", FD_KIND_LISTEN, fds, err);
+	if (cd->aux_fd < 0)
+		return cd->aux_fd;
+	if (!fdtable_has(fds, chardev_fd_name(cd, "peer", name), 0)) {
+		cd->in_eof = false;
+		return 0;
+	}
+	fd = chardev_take_fd(cd, "peer", FD_KIND_STREAM, fds, err);
+	if (fd < 0)
+		return fd;
+	set_peer(cd, fd);
+	cd->in_eof = eof;
+	return 0;
+}
+
+static int socket_save_fds(const struct chardev *cd, struct fdtable *fds, struct error *err)
+{
+	int rc = chardev_add_fd(cd, "listen", cd->aux_fd, fds, err);
+
+	if (rc || cd->in_fd < 0)
+		return rc;
+	return chardev_add_fd(cd, "peer", cd->in_fd, fds, err);
+}
+
+/* The kernel knows the path; it is empty where bind() never succeeded. */
+static void remove_path(int listener)
+{
+	struct sockaddr_un addr;
+	socklen_t len = sizeof(addr);
+	char path[sizeof(addr.sun_path) + 1] = "";
+	struct stat st;
+
+	memset(&addr, 0, sizeof(addr));
+	if (getsockname(listener, (struct sockaddr *)&addr, &len) < 0 ||
+	    addr.sun_family != AF_UNIX)
+		return;
+	memcpy(path, addr.sun_path, sizeof(addr.sun_path));
+	if (path[0] && lstat(path, &st) == 0 && S_ISSOCK(st.st_mode))
+		unlink(path);
+}
+
+static void socket_close(struct chardev *cd, bool undo)
+{
+	cd->out_fd = -1;
+	fd_close(&cd->in_fd);
+	if (undo && cd->aux_fd >= 0)
+		remove_path(cd->aux_fd);
+	fd_close(&cd->aux_fd);
+}
+
+static void socket_hangup(struct chardev *cd)
+{
+	if (cd->in_eof)
+		drop_peer(cd);
+}
+
+static void socket_input_error(struct chardev *cd, int error)
+{
+	(void)error;
+	drop_peer(cd);
+}
+
+/* The peer reads no more; if it is gone altogether the hang-up says so. The next one gets the rest. */
+static void socket_output_error(struct chardev *cd, int error)
+{
+	(void)error;
+	cd->out_deaf = true;
+}
+
+const struct chardev_kind chardev_socket = {
+	.name = "socket",
+	.takes_path = true,
+	.has_output = true,
+	.outlives_eof = true,
+	.open = socket_open,
+	.adopt = socket_adopt,
+	.save_fds = socket_save_fds,
+	.close = socket_close,
+	.arm = socket_arm,
+	.hangup = socket_hangup,
+	.input_error = socket_input_error,
+	.output_error = socket_output_error,
+};

@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What of a character backend crosses an update besides its descriptors: what it is, output not yet
+ * written, how far an escape sequence came, what the terminal's settings were before molt.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <molt/base/fd.h>
+#include <molt/state/vmstate.h>
+
+#include "chardev_impl.h"
+
+struct chardev_state {
+	char kind[16];
+	char describe[CHARDEV_DESCRIBE_MAX];
+	bool in_eof;
+	bool out_dead;
+	bool escape;
+	bool raw;
+	uint64_t dropped;
+	uint32_t iflag;
+	uint32_t oflag;
+	uint32_t cflag;
+	uint32_t lflag;
+	uint32_t ispeed;
+	uint32_t ospeed;
+	uint8_t line;
+	uint8_t cc[NCCS];
+	uint32_t out_len;
+	uint8_t out[CHARDEV_RING_BYTES];
+};
+
+static const struct vmstate_field fields[] = {
+	VMSTATE_STRING(struct chardev_state, kind),
+	VMSTATE_STRING(struct chardev_state, describe),
+	VMSTATE_BOOL(struct chardev_state, in_eof),
+	VMSTATE_BOOL(struct chardev_state, out_dead),
+	VMSTATE_BOOL(struct chardev_state, escape),
+	VMSTATE_BOOL(struct chardev_state, raw),
+	VMSTATE_U64(struct chardev_state, dropped),
+	VMSTATE_U32(struct chardev_state, iflag),
+	VMSTATE_U32(struct chardev_state, oflag),
+	VMSTATE_U32(struct chardev_state, cflag),
+	VMSTATE_U32(struct chardev_state, lflag),
+	VMSTATE_U32(struct chardev_state, ispeed),
+	VMSTATE_U32(struct chardev_state, ospeed),
+	VMSTATE_U8(struct chardev_state, line),
+	VMSTATE_U8_ARRAY(struct chardev_state, cc),
+	VMSTATE_U8_VAR(struct chardev_state, out, out_len),
+	VMSTATE_END
+};
+
+/* The section's name has the backend's tag in it, so the description is made for each. */
+static struct vmstate describe_state(const struct chardev *cd, char *name)
+{
+	snprintf(name, STREAM_NAME_MAX + 1, "%s-chardev", cd->tag);
+	return (struct vmstate){
+		.name = name,
+		.version = 1,
+		.min_version = 1,
+		.size = sizeof(struct chardev_state),
+		.fields = fields,
+	};
+}
+
+static void save_terminal(const struct termios *t, struct chardev_state *st)
+{
+	st->iflag = t->c_iflag;
+	st->oflag = t->c_oflag;
+	st->cflag = t->c_cflag;
+	st->lflag = t->c_lflag;
+	st->ispeed = t->c_ispeed;
+	st->ospeed = t->c_ospeed;
+	st->line = t->c_line;
+	memcpy(st->cc, t->c_cc, sizeof(st->cc));
+}
+
+static void load_terminal(struct termios *t, const struct chardev_state *st)
+{
+	t->c_iflag = st->iflag;
+	t->c_oflag = st->oflag;
+	t->c_cflag = st->cflag;
+	t->c_lflag = st->lflag;
+	t->c_ispeed = st->ispeed;
+	t->c_ospeed = st->ospeed;
+	t->c_line = st->line;
+	memcpy(t->c_cc, st->cc, sizeof(st->cc));
+}
+
+static void save_queue(struct chardev *cd, struct chardev_state *st)
+{
+	uint32_t first;
+
+	pthread_mutex_lock(&cd->lock);
+	st->out_dead = cd->out_dead;
+	st->dropped = cd->dropped;
+	st->out_len = cd->len;
+	first = CHARDEV_RING_BYTES - cd->head;
+	if (first > cd->len)
+		first = cd->len;
+	memcpy(st->out, cd->ring + cd->head, first);
+	memcpy(st->out + first, cd->ring, cd->len - first);
+	pthread_mutex_unlock(&cd->lock);
+}
+
+int chardev_save_state(struct chardev *cd, struct stream_writer *w, struct error *err)
+{
+	_cleanup_free_ struct chardev_state *st = calloc(1, sizeof(*st));
+	char name[STREAM_NAME_MAX + 1];
+	struct vmstate vms = describe_state(cd, name);
+
+	if (!st)
+		return err_set(err, ENOMEM, "%s: no memory to save the character backend", cd->tag);
+	snprintf(st->kind, sizeof(st->kind), "%s", cd->kind->name);
+	snprintf(st->describe, sizeof(st->describe), "%s", cd->describe);
+	st->in_eof = cd->in_eof;
+	st->escape = cd->escape;
+	st->raw = cd->raw;
+	save_terminal(&cd->original, st);
+	save_queue(cd, st);
+	vmstate_save(w, &vms, 0, st);
+	return 0;
+}
+
+int chardev_load_state(struct chardev *cd, struct stream *stream, struct error *err)
+{
+	_cleanup_free_ struct chardev_state *st = calloc(1, sizeof(*st));
+	char name[STREAM_NAME_MAX + 1];
+	struct vmstate vms = describe_state(cd, name);
+	int rc;
+
+	if (!st)
+		return err_set(err, ENOMEM, "%s: no memory to load the character backend", cd->tag);
+	rc = vmstate_load(stream, &vms, 0, st, err);
+	if (rc)
+		return rc;
+	cd->kind = chardev_kind_find(st->kind, strlen(st->kind));
+	if (!cd->kind)
+		return err_set(err, EINVAL, "section %s: this molt has no character backend \"%s\"",
+			       name, st->kind);
+	snprintf(cd->describe, sizeof(cd->describe), "%s", st->describe);
+	cd->in_eof = st->in_eof;
+	cd->escape = st->escape;
+	cd->raw = st->raw;
+	load_terminal(&cd->original, st);
+	cd->out_dead = st->out_dead;
+	cd->dropped = st->dropped;
+	cd->dropped_logged = st->dropped;
+	cd->len = st->out_len;
+	memcpy(cd->ring, st->out, st->out_len);
+	return 0;
+}

@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+
+void fd_close(int *fd)
+{
+	int saved = errno;
+
+	if (*fd >= 0)
+		close(*fd);
+	*fd = -1;
+	errno = saved;
+}
+
+static int change_flag(int fd, int get, int set, int flag, bool on)
+{
+	int flags = fcntl(fd, get);
+
+	if (flags < 0)
+		return -errno;
+	if (((flags & flag) != 0) == on)
+		return 0;
+	return fcntl(fd, set, on ? flags | flag : flags & ~flag) < 0 ? -errno : 0;
+}
+
+int fd_set_cloexec(int fd, bool on)
+{
+	return change_flag(fd, F_GETFD, F_SETFD, FD_CLOEXEC, on);
+}
+
+int fd_set_nonblock(int fd, bool on)
+{
+	return change_flag(fd, F_GETFL, F_SETFL, O_NONBLOCK, on);
+}
+
+int fd_write_all(int fd, const void *buf, size_t len)
+{
+	const char *p = buf;
+
+	while (len) {
+		ssize_t n = write(fd, p, len);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		p += n;
+		len -= (size_t)n;
+	}
+	return 0;
+}
+
+int fd_read_file(int fd, const char *name, size_t max, void **buf, size_t *len, struct error *err)
+{
+	_cleanup_free_ char *data = NULL;
+	size_t have = 0, want;
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return err_sys(err, errno, "%s", name);
+	if (!S_ISREG(st.st_mode))
+		return err_set(err, S_ISDIR(st.st_mode) ? EISDIR : EINVAL, "%s: not a regular file",
+			       name);
+	if ((uint64_t)st.st_size > max)
+		return err_set(err, EFBIG, "%s: %lld bytes, more than the %zu that it may have", name,
+			       (long long)st.st_size, max);
+	want = (size_t)st.st_size;
+	data = malloc(want + 1);
+	if (!data)
+		return err_set(err, ENOMEM, "%s: no memory for %zu bytes", name, want);
+	while (have < want) {
+		ssize_t n = pread(fd, data + have, want - have, (off_t)have);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return err_sys(err, errno, "%s: read", name);
+		if (n == 0) /* it shrank meanwhile; the caller's checks see a cut file */
+			break;
+		have += (size_t)n;
+	}
+	*len = have;
+	*buf = data;
+	data = NULL;
+	return 0;
+}
+
+uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}

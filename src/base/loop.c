@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One event is fetched at a time: a callback may then delete any source, itself included, and no
+ * stale event for it can be left in a batch.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+#include <molt/base/loop.h>
+
+struct loop {
+	int epfd;
+	bool stop;
+	int value;
+};
+
+int loop_create(struct loop **loop, struct error *err)
+{
+	struct loop *l = calloc(1, sizeof(*l));
+
+	if (!l)
+		return err_set(err, ENOMEM, "no memory for the event loop");
+	l->epfd = epoll_create1(EPOLL_CLOEXEC);
+	if (l->epfd < 0) {
+		free(l);
+		return err_sys(err, errno, "epoll_create1");
+	}
+	*loop = l;
+	return 0;
+}
+
+void loop_destroy(struct loop *loop)
+{
+	if (!loop)
+		return;
+	fd_close(&loop->epfd);
+	free(loop);
+}
+
+int loop_add(struct loop *loop, struct loop_source *src, int fd, uint32_t events, loop_fn *fn,
+	     void *opaque)
+{
+	struct epoll_event ev = { .events = events, .data.ptr = src };
+
+	*src = (struct loop_source){ .fd = fd, .events = events, .fn = fn, .opaque = opaque };
+	if (epoll_ctl(loop->epfd, EPOLL_CTL_ADD, fd, &ev) < 0)
+		return -errno;
+	src->loop = loop;
+	return 0;
+}
+
+int loop_mod(struct loop_source *src, uint32_t events)
+{
+	struct epoll_event ev = { .events = events, .data.ptr = src };
+
+	if (!src->loop)
+		return -ENOENT;
+	if (src->events == events)
+		return 0;
+	if (epoll_ctl(src->loop->epfd, EPOLL_CTL_MOD, src->fd, &ev) < 0)
+		return -errno;
+	src->events = events;
+	return 0;
+}
+
+void loop_del(struct loop_source *src)
+{
+	if (!src->loop)
+		return;
+	epoll_ctl(src->loop->epfd, EPOLL_CTL_DEL, src->fd, NULL);
+	src->loop = NULL;
+}
+
+int loop_turn(struct loop *loop, int timeout_ms)
+{
+	struct epoll_event ev;
+	int n = epoll_wait(loop->epfd, &ev, 1, timeout_ms);
+
+	if (n < 0)
+		return errno == EINTR ? 0 : -errno;
+	if (n == 1) {
+		struct loop_source *src = ev.data.ptr;
+
+		src->fn(src->opaque, ev.events);
+	}
+	return 0;
+}
+
+int loop_run(struct loop *loop)
+{
+	while (!loop->stop) {
+		int r = loop_turn(loop, -1);
+
+		if (r < 0)
+			return r;
+	}
+	loop->stop = false;
+	return loop->value;
+}
+
+void loop_stop(struct loop *loop, int value)
+{
+	loop->stop = true;
+	loop->value = value;
+}
+
+static void wake_ready(void *opaque, uint32_t events)
+{
+	struct loop_wake *wake = opaque;
+	uint64_t count;
+
+	(void)events;
+	/* Cleared before fn looks at what was asked: a signal that comes meanwhile runs fn again. */
+	if (read(wake->source.fd, &count, sizeof(count)) == (ssize_t)sizeof(count))
+		wake->fn(wake->opaque);
+}
+
+int loop_wake_init(struct loop *loop, struct loop_wake *wake, void (*fn)(void *opaque),
+		   void *opaque, struct error *err)
+{
+	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int r;
+
+	if (fd < 0)
+		return err_sys(err, errno, "eventfd");
+	wake->fn = fn;
+	wake->opaque = opaque;
+	r = loop_add(loop, &wake->source, fd, EPOLLIN, wake_ready, wake);
+	if (r < 0) {
+		close(fd);
+		return err_sys(err, -r, "epoll_ctl on an eventfd");
+	}
+	return 0;
+}
+
+void loop_wake_fini(struct loop_wake *wake)
+{
+	if (!wake->source.loop)
+		return;
+	loop_del(&wake->source);
+	fd_close(&wake->source.fd);
+}
+
+void loop_wake_signal(struct loop_wake *wake)
+{
+	const uint64_t one = 1;
+
+	/* The counter can only be full when a wake-up is pending anyway. */
+	while (write(wake->source.fd, &one, sizeof(one)) < 0 && errno == EINTR)
+		;
+}

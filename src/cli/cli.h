@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: MIT */
+/* The subcommands: main.c's table and what they share. */
+#ifndef MOLT_CLI_CLI_H
+#define MOLT_CLI_CLI_H
+
+#include "options.h"
+
+extern const struct cli_command run_command; /* run_options.c */
+extern const struct cli_command update_command;
+extern const struct cli_command ctl_command;
+extern const struct cli_command state_command;
+extern const struct cli_command version_command;
+
+/* Each takes its own name in argv[0] and returns the exit status. */
+int cmd_run(int argc, char **argv);
+int cmd_update(int argc, char **argv);
+int cmd_ctl(int argc, char **argv);
+int cmd_state(int argc, char **argv);
+int cmd_version(int argc, char **argv);
+
+#endif

@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+
+#include "client.h"
+
+#define MESSAGE_MAX (16u << 20)
+#define CHUNK 4096
+
+void client_set_timeout(struct client *c, uint64_t seconds)
+{
+	c->deadline_ns = seconds ? now_ns() + seconds * 1000000000u : 0;
+}
+
+static int lost(struct error *err)
+{
+	return err_set(err, ECONNRESET, "the connection was lost before an answer came");
+}
+
+/* Waits until the socket is ready for events, or the deadline. */
+static int wait_ready(const struct client *c, short events, struct error *err)
+{
+	struct pollfd pfd = { .fd = c->fd, .events = events };
+
+	for (;;) {
+		uint64_t now = now_ns();
+		int timeout = -1, n;
+
+		if (c->deadline_ns) {
+			uint64_t left = c->deadline_ns > now ? c->deadline_ns - now : 0;
+
+			timeout = left > 1000000000u ? 1000 : (int)(left / 1000000u);
+		}
+		n = poll(&pfd, 1, timeout);
+		if (n > 0)
+			return 0;
+		if (n < 0 && errno != EINTR)
+			return err_sys(err, errno, "poll");
+		if (n == 0 && now_ns() + 1000000u >= c->deadline_ns)
+			return err_set(err, ETIMEDOUT, "no answer in time");
+	}
+}
+
+static int send_request(struct client *c, const char *text, size_t len, struct error *err)
+{
+	while (len) {
+		ssize_t n = send(c->fd, text, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+		int r = 0;
+
+		if (n >= 0) {
+			text += n;
+			len -= (size_t)n;
+		} else if (errno == EAGAIN) {
+			r = wait_ready(c, POLLOUT, err);
+		} else if (errno != EINTR) {
+			r = errno == EPIPE || errno == ECONNRESET ? lost(err)
+								  : err_sys(err, errno, "send");
+		}
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static int send_message(struct client *c, json_t *msg, struct error *err)
+{
+	_cleanup_free_ char *text = json_dumps(msg, JSON_COMPACT);
+	int r;
+
+	if (!text)
+		return err_set(err, ENOMEM, "no memory for a request");
+	r = send_request(c, text, strlen(text), err);
+	return r < 0 ? r : send_request(c, "\r\n", 2, err);
+}
+
+static int make_room(struct client *c, struct error *err)
+{
+	char *bigger;
+
+	if (c->room - c->len >= CHUNK)
+		return 0;
+	if (c->len > MESSAGE_MAX)
+		return err_set(err, EPROTO, "the server sends a message of over %u bytes",
+			       MESSAGE_MAX);
+	bigger = realloc(c->buf, c->room * 2 + CHUNK);
+	if (!bigger)
+		return err_set(err, ENOMEM, "no memory for an answer");
+	c->buf = bigger;
+	c->room = c->room * 2 + CHUNK;
+	return 0;
+}
+
+static int read_more(struct client *c, struct error *err)
+{
+	int r = wait_ready(c, POLLIN, err);
+	ssize_t n;
+
+	if (r == 0)
+		r = make_room(c, err);
+	if (r < 0)
+		return r;
+	n = recv(c->fd, c->buf + c->len, c->room - c->len, MSG_DONTWAIT);
+	if (n == 0 || (n < 0 && errno == ECONNRESET))
+		return lost(err);
+	if (n < 0 && errno != EAGAIN && errno != EINTR)
+		return err_sys(err, errno, "recv");
+	if (n > 0)
+		c->len += (size_t)n;
+	return 0;
+}
+
+int client_receive(struct client *c, json_t **msg, struct error *err)
+{
+	enum json_frame frame;
+	size_t start, end;
+
+	for (;;) {
+		int r;
+
+		frame = json_framer_scan(&c->framer, c->buf, c->len, &start, &end);
+		if (frame != JSON_FRAME_MORE)
+			break;
+		r = read_more(c, err);
+		if (r < 0)
+			return r;
+	}
+	if (frame != JSON_FRAME_MESSAGE)
+		return err_set(err, EPROTO, "the server does not speak QMP");
+	*msg = json_message_parse(c->buf + start, end - start, err);
+	c->len -= end;
+	memmove(c->buf, c->buf + end, c->len);
+	json_framer_drop(&c->framer, end);
+	if (*msg && json_is_object(*msg))
+		return 0;
+	json_decref(*msg);
+	return err_set(err, EPROTO, "the server does not speak QMP");
+}
+
+static int remote_error(json_t *error, struct error *err)
+{
+	const char *desc = json_string_value(json_object_get(error, "desc"));
+
+	return err_set(err, EREMOTEIO, "%s", desc ? desc : "an error without description");
+}
+
+int client_call(struct client *c, json_t *request, json_t **result, struct error *err)
+{
+	int r = send_message(c, request, err);
+
+	json_decref(request);
+	while (r == 0) {
+		json_t *msg, *ret, *error;
+
+		r = client_receive(c, &msg, err);
+		if (r < 0)
+			break;
+		ret = json_object_get(msg, "return");
+		error = json_object_get(msg, "error");
+		if (ret)
+			*result = json_incref(ret);
+		else if (error)
+			r = remote_error(error, err);
+		else if (c->event && json_object_get(msg, "event"))
+			c->event(c->opaque, msg);
+		json_decref(msg);
+		if (ret)
+			break;
+	}
+	return r;
+}
+
+/* The server speaks first. It may refuse in the greeting's place. */
+static int negotiate(struct client *c, struct error *err)
+{
+	json_t *msg, *result;
+	int r = client_receive(c, &msg, err);
+
+	if (r < 0)
+		return r;
+	if (json_object_get(msg, "error"))
+		r = remote_error(json_object_get(msg, "error"), err);
+	else if (!json_object_get(msg, "QMP"))
+		r = err_set(err, EPROTO, "the server sends no QMP greeting");
+	json_decref(msg);
+	if (r == 0)
+		r = client_call(c, json_pack("{s:s}", "execute", "qmp_capabilities"), &result, err);
+	if (r == 0)
+		json_decref(result);
+	return r;
+}
+
+static int connect_error(const char *path, int code, struct error *err)
+{
+	switch (code) {
+	case ENOENT:
+		return err_set(err, code, "control socket '%s': there is none; was molt started "
+			       "with --control %s?", path, path);
+	case ECONNREFUSED:
+		return err_set(err, code, "control socket '%s': nobody listens there (any more), "
+			       "or it is no Unix socket", path);
+	case EACCES:
+		return err_set(err, code, "control socket '%s': permission denied; only molt's own "
+			       "user and root may connect", path);
+	default:
+		return err_sys(err, code, "control socket '%s'", path);
+	}
+}
+
+int client_connect(struct client *c, const char *path, struct error *err)
+{
+	struct sockaddr_un sun = { .sun_family = AF_UNIX };
+	socklen_t len = sizeof(struct ucred);
+	struct ucred peer;
+	int r;
+
+	c->fd = -1;
+	if (strlen(path) >= sizeof(sun.sun_path))
+		return err_set(err, ENAMETOOLONG, "control socket '%s': the path is too long",
+			       path);
+	memcpy(sun.sun_path, path, strlen(path) + 1);
+	c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (c->fd < 0)
+		return err_sys(err, errno, "socket");
+	if (connect(c->fd, (struct sockaddr *)&sun, sizeof(sun)) < 0)
+		return connect_error(path, errno, err);
+	if (getsockopt(c->fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0)
+		c->peer = peer.pid;
+	r = negotiate(c, err);
+	if (r < 0)
+		err_prefix(err, "control socket '%s'", path);
+	return r;
+}
+
+void client_close(struct client *c)
+{
+	fd_close(&c->fd);
+	free(c->buf);
+	c->buf = NULL;
+}

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Command lines. One const table of options for each subcommand feeds the parser, --help and the
+ * check that the manual page is complete (tests/check-docs.py).
+ *
+ * Options are long ones: `--name VALUE`, `--name=VALUE`, `--flag`, and -h for --help, which every
+ * subcommand has. Options and other arguments may come in any order; after `--` everything is an
+ * argument. Names are not abbreviated, so that a new option never changes what an old script means.
+ * (That, and messages that can name the nearest match, is why this is not getopt_long().)
+ */
+#ifndef MOLT_CLI_OPTIONS_H
+#define MOLT_CLI_OPTIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <molt/base/error.h>
+
+#define EXIT_USAGE 2
+
+struct cli_option {
+	const char *name;     /* without the dashes; NULL ends the table */
+	const char *arg;      /* placeholder of the value, NULL for a flag */
+	const char *help;
+	const char *def;      /* value when it is not given, or NULL */
+	const char *alias_of; /* another name of that option; the rest is NULL then */
+};
+
+struct cli_command {
+	const char *name;
+	const char *usage;   /* what follows "molt <name>" */
+	const char *summary; /* one line */
+	const char *details; /* further text for --help, ends with a newline; or NULL */
+	const struct cli_option *options; /* ends with { .name = NULL } */
+};
+
+/* A command line, taken apart. Strings are argv's or the table's and live as long as these. */
+struct cli_args {
+	const struct cli_command *command;
+	struct {
+		const struct cli_option *option; /* never an alias */
+		const char *value;               /* NULL for a flag */
+	} *given; /* in order */
+	size_t ngiven;
+	const char **words; /* the arguments that are not options */
+	size_t nwords;
+	size_t dashes; /* index in words of what came after `--`; nwords if there was none */
+};
+
+#define CLI_HELP_WANTED 1
+
+/*
+ * Takes argv[1..] apart. 0; CLI_HELP_WANTED where --help or -h was given; -EINVAL for an unknown
+ * option (the sentence names the nearest one), a missing value or one too many; -ENOMEM.
+ */
+int cli_args_parse(struct cli_args *args, const struct cli_command *cmd, int argc, char **argv,
+		   struct error *err);
+void cli_args_fini(struct cli_args *args);
+
+/*
+ * cli_args_parse() for a subcommand's main function: prints help or the error. True to go on;
+ * false with the exit status. args needs cli_args_fini() either way.
+ */
+bool cli_begin(struct cli_args *args, const struct cli_command *cmd, int argc, char **argv,
+	       int *status);
+
+/*
+ * The option's value: the last one given, else its default, else NULL. name must be in the table.
+ */
+const char *cli_value(const struct cli_args *args, const char *name);
+
+/* The index-th value given for an option that may be repeated; NULL when there are no more. */
+const char *cli_value_at(const struct cli_args *args, const char *name, size_t index);
+
+/* Whether the option or flag was given. */
+bool cli_given(const struct cli_args *args, const char *name);
+
+/*
+ * Prints "molt <command>: <sentence>" and a hint at --help to standard error; returns EXIT_USAGE.
+ */
+int cli_usage_error(const struct cli_command *cmd, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
+
+/* Prints "molt <command>: <sentence>" to standard error; returns 1. */
+int cli_failure(const struct cli_command *cmd, const struct error *err);
+
+/* Prints the help text to standard output. */
+void cli_print_help(const struct cli_command *cmd);
+
+/* The word of n (NULLs are skipped) that is most like what was typed; NULL if none is near. */
+const char *cli_nearest(const char *typed, const char *const *words, size_t n);
+
+/* ---- values ---- */
+
+/*
+ * "512M", "4G", "65536", "64KiB" to bytes: K, M, G, T are powers of 1024, in either case, with or
+ * without "iB". what names the value in the error. -EINVAL, -ERANGE.
+ */
+int cli_parse_size(const char *what, const char *text, uint64_t *bytes, struct error *err);
+
+/* A decimal or 0x number within min..max. -EINVAL, -ERANGE with the range in the sentence. */
+int cli_parse_number(const char *what, const char *text, uint64_t min, uint64_t max,
+		     uint64_t *value, struct error *err);
+
+#define CLI_LIST_MAX 16
+
+/* A list of key=value pairs. */
+struct cli_list {
+	char *text; /* owns what keys and values point into */
+	struct {
+		const char *key;
+		const char *value;
+	} pairs[CLI_LIST_MAX];
+	size_t count;
+};
+
+/*
+ * Takes "key=value,key=value" apart. A first element without '=' is the value of keys[0]. A comma
+ * in a value is written twice. keys (NULL-terminated) are the allowed ones. -EINVAL for an unknown
+ * or doubled key or one without value; what names the option in the sentence.
+ */
+int cli_list_parse(struct cli_list *list, const char *what, const char *text,
+		   const char *const *keys, struct error *err);
+void cli_list_fini(struct cli_list *list);
+
+/* The value of a key, or NULL. */
+const char *cli_list_get(const struct cli_list *list, const char *key);
+
+#endif

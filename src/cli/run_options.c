@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT */
+/* The options of `molt run`. */
+#include "cli.h"
+
+static const struct cli_option run_options[] = {
+	{ .name = "kernel", .arg = "FILE",
+	  .help = "kernel to boot: a 64-bit bzImage or an ELF image with a PVH entry" },
+	{ .name = "initramfs", .arg = "FILE", .help = "initial RAM file system for the kernel" },
+	{ .name = "initrd", .alias_of = "initramfs" },
+	{ .name = "cmdline", .arg = "STRING", .help = "the kernel's command line" },
+	{ .name = "append", .alias_of = "cmdline" },
+	{ .name = "cpus", .arg = "N", .help = "number of vCPUs, 1 to 254", .def = "1" },
+	{ .name = "memory", .arg = "SIZE", .help = "guest RAM: bytes, or with K, M, G, T",
+	  .def = "256M" },
+	{ .name = "mem", .alias_of = "memory" },
+	{ .name = "serial", .arg = "BACKEND",
+	  .help = "what COM1 is plugged into: tty, pty, null, file=PATH or socket=PATH",
+	  .def = "tty" },
+	{ .name = "control", .arg = "PATH", .help = "serve the control protocol at this socket" },
+	{ .name = "api-socket", .alias_of = "control" },
+	{ .name = "name", .arg = "NAME",
+	  .help = "name of the machine, for query-name and the log" },
+	{ .name = "log-level", .arg = "LEVEL", .help = "error, warn, info or debug",
+	  .def = "info" },
+	{ .name = "log-file", .arg = "FILE",
+	  .help = "append the log to this file instead of standard error" },
+	{ .name = "incoming", .arg = "URI",
+	  .help = "take the guest over from the molt that started this one; it gives the URI" },
+	{ .name = "no-reboot", .help = "end when the guest resets itself" },
+	{ .name = "pause", .help = "create the guest but wait for 'cont' to run it" },
+	{ .name = NULL }
+};
+
+const struct cli_command run_command = {
+	.name = "run",
+	.usage = "--kernel FILE [OPTION...]",
+	.summary = "Run a guest",
+	.details = "At the terminal Ctrl-A x ends the guest.\n"
+		   "\n"
+		   "exit status: 0 the guest powered off or was told to quit, 1 failure, 2 wrong\n"
+		   "usage, 3 the guest had a triple fault, 4 KVM could not run it, 128+N ended by\n"
+		   "signal N\n",
+	.options = run_options,
+};

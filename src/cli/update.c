@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: MIT */
+/* `molt update`: asks a running molt to become another binary, and tells how it went. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+
+#include "cli.h"
+#include "client.h"
+
+#define TIMEOUT_MAX_S 86400
+
+static const struct cli_option update_options[] = {
+	{ .name = "state", .arg = "FILE",
+	  .help = "keep the state stream in this file; without it no file is needed" },
+	{ .name = "json", .help = "print the whole report as JSON" },
+	{ .name = "timeout", .arg = "SECONDS",
+	  .help = "wait so long for the successor's answer; 0: for ever", .def = "120" },
+	{ .name = NULL }
+};
+
+const struct cli_command update_command = {
+	.name = "update",
+	.usage = "[OPTION...] SOCKET [-- COMMAND [ARGUMENT...]]",
+	.summary = "Replace a running molt's binary under its guest",
+	.details = "COMMAND is the new molt, or a program that executes it in the end; without it\n"
+		   "the binary that was started is looked up again by its path. On failure the\n"
+		   "guest runs on as before, and the reason is printed.\n",
+	.options = update_options,
+};
+
+/* What a path means is decided here, where the user typed it, not in molt's working directory. */
+static json_t *absolute_path(const char *path)
+{
+	_cleanup_free_ char *cwd = NULL;
+
+	if (path[0] == '/')
+		return json_string(path);
+	cwd = getcwd(NULL, 0);
+	return cwd ? json_sprintf("%s/%s", cwd, path) : NULL;
+}
+
+/* Like a shell, a COMMAND without a slash is for the server to find in PATH. */
+static json_t *command_list(const char *const *words, size_t n)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < n; i++) {
+		bool path = i == 0 && strchr(words[i], '/');
+
+		if (json_array_append_new(list, path ? absolute_path(words[i])
+						     : json_string(words[i])) < 0) {
+			json_decref(list);
+			return NULL;
+		}
+	}
+	return list;
+}
+
+static int set_argument(json_t *args, const char *name, json_t *value, struct error *err)
+{
+	if (json_object_set_new(args, name, value) == 0)
+		return 0;
+	return err_set(err, EINVAL, "argument '%s' cannot be sent: it is not UTF-8, or the working "
+		       "directory has no path", name);
+}
+
+static int make_request(const struct cli_args *args, json_t **request, struct error *err)
+{
+	const char *state = cli_value(args, "state");
+	json_t *arguments = json_object();
+	int r = 0;
+
+	if (state)
+		r = set_argument(arguments, "state-file", absolute_path(state), err);
+	if (r == 0 && args->nwords > 1)
+		r = set_argument(arguments, "command",
+				 command_list(args->words + 1, args->nwords - 1), err);
+	if (r == 0)
+		*request = json_pack("{s:s,s:O}", "execute", "update", "arguments", arguments);
+	json_decref(arguments);
+	return r;
+}
+
+static long long number_of(json_t *object, const char *key)
+{
+	return json_integer_value(json_object_get(object, key));
+}
+
+static const char *text_of(json_t *object, const char *key)
+{
+	const char *text = json_string_value(json_object_get(object, key));
+
+	return text ? text : "?";
+}
+
+static void print_report(json_t *report)
+{
+	json_t *stage;
+	size_t i;
+
+	json_array_foreach(json_object_get(report, "stages"), i, stage)
+		printf("%-14s %8lld us\n", text_of(stage, "name"), number_of(stage, "us"));
+	printf("%-14s %8lld us\n", "blackout", number_of(report, "blackout-us"));
+	printf("%-14s %8lld us\n", "total", number_of(report, "total-us"));
+	printf("process %lld is now molt %s, before it was %s: update %lld, %lld bytes of state\n",
+	       number_of(report, "pid"), text_of(report, "version"),
+	       text_of(report, "previous-version"), number_of(report, "updates"),
+	       number_of(report, "state-bytes"));
+}
+
+/* No answer: the guest may run in the predecessor, in the successor, or not at all. */
+static void say_unknown(const struct client *c, const char *path)
+{
+	fprintf(stderr,
+		"molt update: how the update ended is not known. Check the guest:\n"
+		"    molt ctl %s query-status\n"
+		"    molt ctl %s query-version\n"
+		"If nobody answers there, see whether process %d still lives, and read its log.\n",
+		path, path, (int)c->peer);
+}
+
+static int run_update(const struct cli_args *args, json_t *request, uint64_t timeout)
+{
+	const char *path = args->words[0];
+	struct error err = ERROR_INIT;
+	json_t *report = NULL;
+	struct client c = { 0 };
+	int r, status = 0;
+
+	client_set_timeout(&c, timeout);
+	r = client_connect(&c, path, &err);
+	if (r < 0) {
+		json_decref(request);
+		client_close(&c);
+		return cli_failure(args->command, &err);
+	}
+	r = client_call(&c, request, &report, &err);
+	if (r < 0) {
+		status = cli_failure(args->command, &err);
+		if (r != -EREMOTEIO)
+			say_unknown(&c, path);
+	} else if (cli_given(args, "json")) {
+		json_dumpf(report, stdout, JSON_ENCODE_ANY | JSON_INDENT(2));
+		putchar('\n');
+	} else {
+		print_report(report);
+	}
+	json_decref(report);
+	client_close(&c);
+	return status;
+}
+
+static int check_and_run(const struct cli_args *args)
+{
+	const struct cli_command *cmd = args->command;
+	struct error err = ERROR_INIT;
+	json_t *request = NULL;
+	uint64_t timeout;
+
+	if (args->nwords == 0 || args->dashes == 0)
+		return cli_usage_error(cmd, "which control socket?");
+	if (args->dashes > 1)
+		return cli_usage_error(cmd, "'%s' is one argument too many; the successor's "
+				       "command comes after '--'", args->words[1]);
+	if (cli_parse_number("--timeout", cli_value(args, "timeout"), 0, TIMEOUT_MAX_S, &timeout,
+			     &err) < 0)
+		return cli_usage_error(cmd, "%s", err.text);
+	if (make_request(args, &request, &err) < 0)
+		return cli_failure(cmd, &err);
+	return run_update(args, request, timeout);
+}
+
+int cmd_update(int argc, char **argv)
+{
+	struct cli_args args;
+	int status;
+
+	if (cli_begin(&args, &update_command, argc, argv, &status))
+		status = check_and_run(&args);
+	cli_args_fini(&args);
+	return status;
+}

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: MIT */
+/* The machine's commands and events: thin, what they do is the machine's. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <molt/base/fd.h>
+#include <molt/control/commands.h>
+
+#define UNUSED_ARGS(opaque, origin, args, result, err) \
+	do { \
+		(void)(opaque); \
+		(void)(origin); \
+		(void)(args); \
+		(void)(result); \
+		(void)(err); \
+	} while (0)
+
+static int run_query_status(void *opaque, const struct command_origin *origin, json_t *args,
+			    json_t **result, struct error *err)
+{
+	const struct machine *m = opaque;
+	enum run_state state = m->guest.run_state;
+
+	UNUSED_ARGS(opaque, origin, args, result, err);
+	*result = json_pack("{s:s,s:b}", "status", run_state_name(state), "running",
+			    state == RUN_STATE_RUNNING);
+	return 0;
+}
+
+static int run_query_cpus_fast(void *opaque, const struct command_origin *origin, json_t *args,
+			       json_t **result, struct error *err)
+{
+	const struct machine *m = opaque;
+
+	UNUSED_ARGS(opaque, origin, args, result, err);
+	*result = json_array();
+	for (uint32_t i = 0; i < m->guest.cpus; i++) {
+		char path[32];
+
+		snprintf(path, sizeof(path), "/machine/cpu[%u]", i);
+		json_array_append_new(*result, json_pack("{s:i,s:s,s:i,s:s}", "cpu-index", (int)i,
+					       "qom-path", path, "thread-id",
+					       (int)m->vcpus[i].tid, "target", "x86_64"));
+	}
+	return 0;
+}
+
+static int run_query_kvm(void *opaque, const struct command_origin *origin, json_t *args,
+			 json_t **result, struct error *err)
+{
+	UNUSED_ARGS(opaque, origin, args, result, err);
+	*result = json_pack("{s:b,s:b}", "enabled", 1, "present", 1);
+	return 0;
+}
+
+static int run_query_name(void *opaque, const struct command_origin *origin, json_t *args,
+			  json_t **result, struct error *err)
+{
+	const struct machine *m = opaque;
+
+	UNUSED_ARGS(opaque, origin, args, result, err);
+	*result = json_object();
+	if (m->guest.name[0])
+		json_object_set_new(*result, "name", json_string(m->guest.name));
+	return 0;
+}
+
+static int run_query_uuid(void *opaque, const struct command_origin *origin, json_t *args,
+			  json_t **result, struct error *err)
+{
+	const struct machine *m = opaque;
+	char text[37], *p = text;
+
+	UNUSED_ARGS(opaque, origin, args, result, err);
+	for (unsigned int i = 0; i < sizeof(m->uuid); i++)
+		p += sprintf(p, i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x",
+			     m->uuid[i]);
+	*result = json_pack("{s:s}", "UUID", text);
+	return 0;
+}
+
+static int run_stop(void *opaque, const struct command_origin *origin, json_t *args,
+		    json_t **result, struct error *err)
+{
+	struct machine *m = opaque;
+
+	UNUSED_ARGS(opaque, origin, args, result, err);
+	return m->guest.run_state == RUN_STATE_RUNNING ? machine_pause(m, err) : 0;
+}
+
+static int run_cont(void *opaque, const struct command_origin *origin, json_t *args,
+		    json_t **result, struct error *err)
+{
+	struct machine *m = opaque;
+
+	UNUSED_ARGS(opaque, origin, args, result, err);
+	switch (m->guest.run_state) {
+	case RUN_STATE_RUNNING:
+		return 0;
+	case RUN_STATE_SHUTDOWN:
+	case RUN_STATE_INTERNAL_ERROR:
+		return err_set(err, EPERM, "Resetting the Virtual Machine is required");
+	default:
+		return machine_resume(m, err);
+	}
+}
+
+static int run_system_reset(void *opaque, const struct command_origin *origin, json_t *args,
+			    json_t **result, struct error *err)
+{
+	static const char reason[] = "host-qmp-system-reset";
+	struct machine *m = opaque;
+	int r = machine_reset(m, reason, err);
+
+	UNUSED_ARGS(opaque, origin, args, result, err);
+	if (r < 0) { /* what is left of it cannot run on */
+		machine_exit(m, MACHINE_EXIT_FAILURE, reason);
+		return r;
+	}
+	return 0;
+}
+
+static int run_system_powerdown(void *opaque, const struct command_origin *origin, json_t *args,
+				json_t **result, struct error *err)
+{
+	UNUSED_ARGS(opaque, origin, args, result, err);
+	return machine_power_button(opaque, err);
+}
+
+static int run_quit(void *opaque, const struct command_origin *origin, json_t *args,
+		    json_t **result, struct error *err)
+{
+	UNUSED_ARGS(opaque, origin, args, result, err);
+	machine_exit(opaque, MACHINE_EXIT_OK, "host-qmp-quit");
+	return 0;
+}
+
+static const struct command machine_commands[] = {
+	{ .name = "query-status", .help = "whether the guest runs", .run = run_query_status },
+	{ .name = "query-cpus-fast", .help = "the vCPUs and their threads",
+	  .run = run_query_cpus_fast },
+	{ .name = "query-kvm", .help = "whether KVM is used: always", .run = run_query_kvm },
+	{ .name = "query-name", .help = "the name given with --name", .run = run_query_name },
+	{ .name = "query-uuid", .help = "the machine's UUID", .run = run_query_uuid },
+	{ .name = "stop", .help = "pause the guest", .run = run_stop },
+	{ .name = "cont", .help = "let the guest run", .run = run_cont },
+	{ .name = "system_reset", .help = "reset the guest", .run = run_system_reset },
+	{ .name = "system_powerdown", .help = "press the power button",
+	  .run = run_system_powerdown },
+	{ .name = "quit", .help = "end molt and the guest with it", .run = run_quit },
+};
+
+void control_add_machine_commands(struct control *c, struct machine *m)
+{
+	control_add_commands(c, machine_commands, ARRAY_SIZE(machine_commands), m);
+}
+
+/* The data of RESET and SHUTDOWN: whether the guest did it itself is in the reason's name. */
+static json_t *cause(const char *detail)
+{
+	return json_pack("{s:b,s:s}", "guest", strncmp(detail, "guest-", 6) == 0, "reason", detail);
+}
+
+void control_machine_event(struct control *c, enum machine_event event, const char *detail)
+{
+	switch (event) {
+	case MACHINE_EVENT_STOP:
+		control_event(c, "STOP", NULL);
+		break;
+	case MACHINE_EVENT_RESUME:
+		control_event(c, "RESUME", NULL);
+		break;
+	case MACHINE_EVENT_RESET:
+		control_event(c, "RESET", cause(detail));
+		break;
+	case MACHINE_EVENT_SHUTDOWN:
+		control_event(c, "SHUTDOWN", cause(detail));
+		break;
+	case MACHINE_EVENT_POWERDOWN:
+		control_event(c, "POWERDOWN", NULL);
+		break;
+	case MACHINE_EVENT_GUEST_PANICKED:
+		control_event(c, "GUEST_PANICKED", json_pack("{s:s}", "action", detail));
+		break;
+	}
+}

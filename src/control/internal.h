@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: MIT */
+/* What the files of the control server share; see server.c for the theory of operation. */
+#ifndef MOLT_CONTROL_INTERNAL_H
+#define MOLT_CONTROL_INTERNAL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/un.h>
+
+#include <molt/control/control.h>
+#include <molt/control/json_framing.h>
+
+#define CONTROL_MAX_CLIENTS 32
+#define CONTROL_MAX_TABLES 16
+#define CONTROL_IN_MAX (64u << 10)  /* longest message */
+#define CONTROL_OUT_MAX (1u << 20)  /* a client that lets more pile up is disconnected */
+#define CONTROL_OUT_HIGH (64u << 10) /* with so much unsent no further command is taken */
+#define CONTROL_PATH_MAX (sizeof(((struct sockaddr_un *)0)->sun_path))
+
+/* A connection. It is large but mostly untouched memory, which costs nothing. */
+struct control_client {
+	struct loop_source source;
+	struct control *control;
+	struct json_framer framer; /* its state follows from `in` alone */
+	int fd;
+	bool dead;     /* disconnected, memory to be freed by control_reap() */
+	bool waiting;  /* `in` may hold a whole message that was not taken yet */
+
+	/* what migrates */
+	uint32_t number;
+	bool negotiated;
+	bool busy; /* an asynchronous command was not answered yet; no other is taken meanwhile */
+	bool eof;  /* the client will send no more */
+	uint32_t in_len;
+	uint32_t out_len;
+	uint8_t in[CONTROL_IN_MAX];
+	uint8_t out[CONTROL_OUT_MAX];
+};
+
+/* The listener's part of what migrates. */
+struct control_listener {
+	char path[CONTROL_PATH_MAX + 1];
+	uint64_t dev; /* of the socket's file: only that very file is removed in the end */
+	uint64_t ino;
+	uint32_t next_number;
+	uint32_t nnumbers;
+	uint32_t numbers[CONTROL_MAX_CLIENTS]; /* connected clients; filled in by saving */
+};
+
+struct control_table {
+	const struct command *commands;
+	size_t count;
+	void *opaque;
+};
+
+struct control {
+	struct loop *loop;
+	struct loop_source source;
+	int fd;
+	int spare; /* given up to refuse a client when descriptors have run out */
+	bool started;
+	bool owner; /* the socket's file is ours to remove */
+	struct control_listener guest;
+	struct control_client *clients[CONTROL_MAX_CLIENTS];
+	unsigned int nclients;
+	struct control_table tables[CONTROL_MAX_TABLES];
+	unsigned int ntables;
+};
+
+/* listen.c: makes, replaces and removes the socket. */
+int control_listen(struct control *c, const char *path, struct error *err);
+void control_unlink(const struct control *c);
+
+/* saving.c: takes listener and clients from a predecessor. */
+int control_load(struct control *c, struct fdtable *fds, struct stream *stream, struct error *err);
+
+/*
+ * client.c: adds a connection, whose descriptor becomes the client's; NULL if there is no memory.
+ */
+struct control_client *control_client_add(struct control *c, int fd, uint32_t number);
+/* Begins to serve it. */
+void control_client_start(struct control_client *cl);
+/* Queues a message and takes over its reference. */
+void control_client_send(struct control_client *cl, json_t *msg);
+/* Writes what the socket takes. */
+void control_client_flush(struct control_client *cl);
+/* Waits for what the client's state says is to be waited for; closes it if it is done. */
+void control_client_update(struct control_client *cl);
+/* Disconnects at once; the memory stays until control_reap(). */
+void control_client_kill(struct control_client *cl);
+/* Frees what was disconnected. Only from the event loop: callers further down may hold a client. */
+void control_reap(struct control *c);
+
+/* qmp.c: carries out one message, a NULL msg being one that was no JSON for the reason in why. */
+void control_dispatch(struct control_client *cl, json_t *msg, const struct error *why);
+void control_add_server_commands(struct control *c);
+json_t *control_version(void);
+json_t *control_greeting(void);
+json_t *control_return(json_t *result, json_t *id);
+json_t *control_error(const char *class, const char *desc, json_t *id);
+
+#endif

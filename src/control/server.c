@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Theory of operation
+ *
+ * The control server is a listening Unix socket and up to 32 connections on the main thread's event
+ * loop. server.c owns the listener and the command tables, client.c moves one connection's bytes,
+ * json_framing.c cuts them into messages, qmp.c carries a message out and puts the answer, saving.c
+ * hands all of it to a successor.
+ *
+ * What survives an update is what a client could notice: the connection, its number (by which the
+ * answer to `update` finds its way back), whether it negotiated, whether it waits for an answer,
+ * bytes read but not yet taken (maybe half a message) and bytes it has not read yet. The framer's
+ * state is not saved: it follows from the bytes.
+ *
+ * Whoever may connect can stop the guest and run a binary of his choice in our place, so the socket
+ * is ours alone (mode 0600 from its first moment) and, should somebody relax that, a peer must
+ * still be our own user or root.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+#include <molt/base/log.h>
+
+#include "internal.h"
+
+static bool peer_allowed(int fd)
+{
+	struct ucred peer;
+	socklen_t len = sizeof(peer);
+
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0) {
+		log_warn("control: a client was refused: SO_PEERCRED: %s", strerror(errno));
+		return false;
+	}
+	if (peer.uid == geteuid() || peer.uid == 0)
+		return true;
+	log_warn("control: process %d of user %u was refused, only user %u and root may connect",
+		 (int)peer.pid, (unsigned int)peer.uid, (unsigned int)geteuid());
+	return false;
+}
+
+static uint32_t next_number(struct control *c)
+{
+	for (;;) {
+		uint32_t number = c->guest.next_number++;
+		bool taken = number == CONTROL_NO_CLIENT;
+
+		for (unsigned int i = 0; i < c->nclients; i++)
+			taken = taken || c->clients[i]->number == number;
+		if (!taken)
+			return number;
+	}
+}
+
+static void refuse_full(int fd)
+{
+	static const char text[] = "{\"error\": {\"class\": \"GenericError\", \"desc\": "
+				   "\"32 clients are connected already, that is all molt serves\"}}"
+				   "\r\n";
+
+	log_warn("control: a client was refused, %d are connected", CONTROL_MAX_CLIENTS);
+	(void)!send(fd, text, sizeof(text) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+/*
+ * Out of descriptors: the connection would stay in the backlog and wake us for ever. The spare
+ * descriptor makes room to take it and hang up.
+ */
+static void refuse_no_descriptor(struct control *c)
+{
+	log_error("control: a client was refused: %s", strerror(errno));
+	fd_close(&c->spare);
+	c->spare = accept4(c->fd, NULL, NULL, SOCK_CLOEXEC);
+	fd_close(&c->spare);
+	c->spare = fcntl(c->fd, F_DUPFD_CLOEXEC, 0);
+}
+
+static void accept_ready(void *opaque, uint32_t events)
+{
+	_cleanup_close_ int fd = -1;
+	struct control *c = opaque;
+	struct control_client *cl;
+
+	(void)events;
+	control_reap(c);
+	fd = accept4(c->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	if (fd < 0) {
+		if (errno == EMFILE || errno == ENFILE)
+			refuse_no_descriptor(c);
+		else if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
+			log_error("control: accept: %s", strerror(errno));
+		return;
+	}
+	if (!peer_allowed(fd))
+		return;
+	if (c->nclients == CONTROL_MAX_CLIENTS) {
+		refuse_full(fd);
+		return;
+	}
+	cl = control_client_add(c, fd, next_number(c));
+	if (!cl) {
+		log_error("control: no memory for another client");
+		return;
+	}
+	fd = -1;
+	log_debug("control: client %u connected", cl->number);
+	control_client_send(cl, control_greeting());
+	if (!cl->dead)
+		control_client_start(cl);
+}
+
+int control_create(struct control **out, const char *path, struct loop *loop, struct fdtable *fds,
+		   struct stream *stream, struct error *err)
+{
+	struct control *c;
+	int r;
+
+	*out = NULL;
+	if (stream ? !stream_find(stream, "control", 0) : !path)
+		return 0;
+	c = calloc(1, sizeof(*c));
+	if (!c)
+		return err_set(err, ENOMEM, "no memory for the control socket");
+	c->loop = loop;
+	c->fd = -1;
+	c->spare = -1;
+	control_add_server_commands(c);
+	r = stream ? control_load(c, fds, stream, err) : control_listen(c, path, err);
+	if (r < 0) {
+		control_destroy(c);
+		return r;
+	}
+	*out = c;
+	return 0;
+}
+
+void control_destroy(struct control *c)
+{
+	if (!c)
+		return;
+	for (unsigned int i = 0; i < c->nclients; i++) {
+		if (c->started)
+			control_client_flush(c->clients[i]);
+		control_client_kill(c->clients[i]);
+	}
+	control_reap(c);
+	if (c->owner)
+		control_unlink(c);
+	loop_del(&c->source);
+	fd_close(&c->fd);
+	fd_close(&c->spare);
+	free(c);
+}
+
+void control_add_commands(struct control *c, const struct command *commands, size_t count,
+			  void *opaque)
+{
+	if (!c)
+		return;
+	if (c->ntables == CONTROL_MAX_TABLES) {
+		log_error("control: no room for another command table ('%s' and its like)",
+			  commands[0].name);
+		return;
+	}
+	c->tables[c->ntables++] = (struct control_table){
+		.commands = commands, .count = count, .opaque = opaque,
+	};
+}
+
+void control_start(struct control *c)
+{
+	int r;
+
+	if (!c || c->started)
+		return;
+	c->started = true;
+	c->owner = true;
+	c->spare = fcntl(c->fd, F_DUPFD_CLOEXEC, 0);
+	r = loop_add(c->loop, &c->source, c->fd, EPOLLIN, accept_ready, c);
+	if (r < 0)
+		log_error("control: the socket cannot be polled: %s", strerror(-r));
+	for (unsigned int i = 0; i < c->nclients; i++)
+		if (!c->clients[i]->dead)
+			control_client_start(c->clients[i]);
+}
+
+void control_flush(struct control *c)
+{
+	for (unsigned int i = 0; c && i < c->nclients; i++) {
+		control_client_flush(c->clients[i]);
+		control_client_update(c->clients[i]);
+	}
+}

@@ -1,0 +1,191 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * kvmclock, the paravirtual clock most guests keep time by. Theory of operation.
+ *
+ * kvmclock is the host's raw monotonic clock plus an offset that belongs to the KVM VM. A new VM
+ * has a new offset, so on load the clock is set such that it stands where it would have stood. KVM
+ * can do that itself against CLOCK_REALTIME (KVM_CLOCK_REALTIME), but then a host whose time is
+ * stepped during the update would step the guest's *monotonic* clock; CLOCK_MONOTONIC_RAW is never
+ * stepped nor slewed and is what KVM counts by. The two clocks cannot be read in one instant, so
+ * both sides take the tightest of a few brackets, and what a first KVM_SET_CLOCK missed is measured
+ * and set right by a second.
+ *
+ * The wall clock MSR is restored only after the commit: KVM writes the time to guest RAM when it is
+ * set. A guest read that long ago and may use the memory otherwise, so the bytes are put back.
+ */
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+
+#include <molt/base/log.h>
+#include <molt/hw/classes.h>
+#include <molt/vm/machine.h>
+
+#define MSR_KVM_WALL_CLOCK_NEW 0x4b564d00u
+#define WALL_CLOCK_BYTES 12u /* struct pvclock_wall_clock */
+#define BRACKETS 4
+#define GOOD_ENOUGH_NS 150
+
+struct clock_guest {
+	uint64_t kvmclock;   /* nanoseconds */
+	uint64_t raw_ns;     /* CLOCK_MONOTONIC_RAW at that instant */
+	uint64_t wall_clock; /* the MSR: a gpa, 0 where the guest never set it */
+};
+
+struct clock {
+	struct device dev;
+	struct clock_guest guest;
+	struct {
+		bool restore_wall_clock;
+		bool incoming;
+	} host;
+};
+
+static const struct vmstate_field clock_fields[] = {
+	VMSTATE_U64(struct clock_guest, kvmclock),
+	VMSTATE_U64(struct clock_guest, raw_ns),
+	VMSTATE_U64(struct clock_guest, wall_clock),
+	VMSTATE_END
+};
+
+static const struct vmstate clock_vmstate = {
+	.name = "clock", .version = 1, .min_version = 1, .size = sizeof(struct clock_guest),
+	.fields = clock_fields,
+};
+
+static uint64_t raw_now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC_RAW, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+/* kvmclock and the raw clock at one instant, as nearly as the tightest of a few tries gives it. */
+static int read_pair(struct kvm_vm *vm, uint64_t *kvmclock, uint64_t *raw, struct error *err)
+{
+	uint64_t tightest = UINT64_MAX;
+
+	for (int i = 0; i < BRACKETS; i++) {
+		struct kvm_clock_data data = { 0 };
+		uint64_t before = raw_now(), after;
+		int r = kvm_vm_call(vm, KVM_GET_CLOCK, &data);
+
+		after = raw_now();
+		if (r < 0)
+			return err_sys(err, -r, "KVM_GET_CLOCK");
+		if (after - before >= tightest)
+			continue;
+		tightest = after - before;
+		*kvmclock = data.clock;
+		*raw = before + tightest / 2;
+	}
+	return 0;
+}
+
+static int set_clock(struct kvm_vm *vm, uint64_t kvmclock, struct error *err)
+{
+	struct kvm_clock_data data = { .clock = kvmclock };
+	int r = kvm_vm_call(vm, KVM_SET_CLOCK, &data);
+
+	return r < 0 ? err_sys(err, -r, "KVM_SET_CLOCK") : 0;
+}
+
+static int wall_clock_msr(struct device *dev, unsigned long request, uint64_t *value)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry;
+	} m = { .head.nmsrs = 1, .entry = { .index = MSR_KVM_WALL_CLOCK_NEW, .data = *value } };
+	int r = kvm_call(&dev->machine->kvm, dev->machine->vcpus[0].fd, request, &m);
+
+	*value = m.entry.data;
+	return r == 1 ? 0 : -EINVAL;
+}
+
+static int clock_pre_save(struct device *dev, struct error *err)
+{
+	struct clock_guest *g = device_guest(dev);
+
+	g->wall_clock = 0;
+	if (wall_clock_msr(dev, KVM_GET_MSRS, &g->wall_clock) < 0)
+		g->wall_clock = 0; /* a host without kvmclock */
+	return read_pair(&dev->machine->vm, &g->kvmclock, &g->raw_ns, err);
+}
+
+static int clock_post_load(struct device *dev, struct error *err)
+{
+	struct clock *c = (struct clock *)dev;
+	const struct clock_guest *g = &c->guest;
+	struct kvm_vm *vm = &dev->machine->vm;
+	uint64_t fudge = 0, kvmclock = 0, raw = 0;
+
+	for (int i = 0; i < 3; i++) {
+		int64_t missed;
+		int r = set_clock(vm, g->kvmclock + (raw_now() - g->raw_ns) + fudge, err);
+
+		if (r == 0)
+			r = read_pair(vm, &kvmclock, &raw, err);
+		if (r < 0)
+			return r;
+		missed = (int64_t)(g->kvmclock + (raw - g->raw_ns) - kvmclock);
+		if (missed > -GOOD_ENOUGH_NS && missed < GOOD_ENOUGH_NS)
+			break;
+		fudge += (uint64_t)missed;
+	}
+	c->host.restore_wall_clock = g->wall_clock != 0;
+	c->host.incoming = true;
+	return 0;
+}
+
+static void restore_wall_clock(struct clock *c)
+{
+	uint8_t kept[WALL_CLOCK_BYTES];
+	uint64_t value = c->guest.wall_clock;
+	uint64_t gpa = value & ~1ull;
+	struct machine *m = c->dev.machine;
+	bool is_ram = memory_read(&m->memory, gpa, kept, sizeof(kept)) == 0;
+
+	if (wall_clock_msr(&c->dev, KVM_SET_MSRS, &value) < 0)
+		log_warn("the guest's wall clock MSR could not be restored");
+	if (is_ram)
+		memory_write(&m->memory, gpa, kept, sizeof(kept));
+}
+
+/* Tells the guest's watchdogs that it did not run for a while. Not every guest uses kvmclock. */
+static void tell_paused(struct machine *m)
+{
+	if (!m->kvm.has_kvmclock_ctrl)
+		return;
+	for (uint32_t i = 0; i < m->guest.cpus; i++)
+		kvm_call_num(&m->kvm, m->vcpus[i].fd, KVM_KVMCLOCK_CTRL, 0);
+}
+
+static void clock_resume(struct device *dev)
+{
+	struct clock *c = (struct clock *)dev;
+
+	if (c->host.restore_wall_clock)
+		restore_wall_clock(c);
+	c->host.restore_wall_clock = false;
+	if (c->host.incoming)
+		tell_paused(dev->machine);
+	c->host.incoming = false;
+}
+
+static void clock_reset(struct device *dev)
+{
+	((struct clock *)dev)->host.restore_wall_clock = false;
+}
+
+const struct device_class clock_class = {
+	.name = "clock",
+	.size = sizeof(struct clock),
+	.guest_offset = offsetof(struct clock, guest),
+	.guest_size = sizeof(struct clock_guest),
+	.state = &clock_vmstate,
+	.reset = clock_reset,
+	.resume = clock_resume,
+	.pre_save = clock_pre_save,
+	.post_load = clock_post_load,
+};

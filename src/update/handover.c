@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Who the successor is, and the step into it.
+ *
+ * The successor's command is the one asked for or, by default, what this molt was started with. Its
+ * path is found and checked before the pause. "--incoming URI" is appended unless it is there.
+ *
+ * The state goes to a memfd unless a path was asked for: no disk can be full or slow then. The URI
+ * is "file:PATH" in both cases (a memfd is "file:/proc/self/fd/N"), so that a wrapper script or a
+ * person can see what would be read; the successor itself uses the descriptor in the fd table when
+ * the URI is the one recorded there, and needs no file system.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+#include <molt/base/log.h>
+
+#include "internal.h"
+
+/* More than the state of the devices ever was, and of one vCPU; only a first reservation. */
+#define STATE_BASE_BYTES 65536u
+#define STATE_VCPU_BYTES 24576u
+
+static size_t state_estimate(const struct update *u)
+{
+	return STATE_BASE_BYTES + (size_t)u->machine->guest.cpus * STATE_VCPU_BYTES;
+}
+
+static int check_executable(const char *path, struct error *err)
+{
+	struct stat st;
+
+	if (stat(path, &st) < 0)
+		return err_sys(err, errno, "successor '%s'", path);
+	if (S_ISDIR(st.st_mode))
+		return err_set(err, EISDIR, "successor '%s' is a directory", path);
+	if (!S_ISREG(st.st_mode))
+		return err_set(err, EACCES, "successor '%s' is not a regular file", path);
+	if (access(path, X_OK) < 0)
+		return err_sys(err, errno, "successor '%s' cannot be executed", path);
+	return 0;
+}
+
+/* Where a command name without a slash is, as a shell would find it. NULL if nowhere. */
+static char *search_path(const char *name)
+{
+	const char *dirs = getenv("PATH");
+	char *path = NULL;
+
+	for (const char *dir = dirs ? dirs : "/usr/bin:/bin"; *dir;) {
+		size_t len = strcspn(dir, ":");
+
+		if (len && asprintf(&path, "%.*s/%s", (int)len, dir, name) >= 0) {
+			if (access(path, X_OK) == 0)
+				return path;
+			free(path);
+		}
+		dir += len + (dir[len] == ':');
+	}
+	return NULL;
+}
+
+static int resolve(const char *name, char **path, struct error *err)
+{
+	if (strchr(name, '/'))
+		*path = strdup(name);
+	else
+		*path = search_path(name);
+	if (!*path)
+		return err_set(err, ENOENT, "successor '%s' is not in PATH", name);
+	return check_executable(*path, err);
+}
+
+static bool names_incoming(char *const *argv)
+{
+	for (; *argv; argv++)
+		if (strcmp(*argv, "--incoming") == 0 || strncmp(*argv, "--incoming=", 11) == 0)
+			return true;
+	return false;
+}
+
+static int build_argv(struct update *u, struct error *err)
+{
+	char *const *from = u->command ? u->command : u->self->argv;
+	const char *program = u->command ? u->command[0] : u->self->path;
+	size_t n = 0;
+	int r;
+
+	while (from[n])
+		n++;
+	u->argv = calloc(n + 3, sizeof(*u->argv));
+	if (!u->argv)
+		return err_set(err, ENOMEM, "no memory for the successor's arguments");
+	r = resolve(program, &u->argv[0], err);
+	for (size_t i = 1; i < n && r == 0; i++) {
+		u->argv[i] = strdup(from[i]);
+		if (!u->argv[i])
+			r = err_set(err, ENOMEM, "no memory for the successor's arguments");
+	}
+	if (r == 0 && !names_incoming(u->argv)) {
+		u->argv[n] = strdup("--incoming");
+		u->argv[n + 1] = strdup(u->fds->state_uri);
+		if (!u->argv[n] || !u->argv[n + 1])
+			r = err_set(err, ENOMEM, "no memory for the successor's arguments");
+	}
+	return r;
+}
+
+/* Reserves the space now: a full disk is found out while the guest still runs. */
+static int open_state_file(struct update *u, struct error *err)
+{
+	struct stat st;
+	int r;
+
+	u->state_fd = open(u->state_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY,
+			   0600);
+	if (u->state_fd < 0)
+		return err_sys(err, errno, "state file %s", u->state_path);
+	if (fstat(u->state_fd, &st) < 0 || !S_ISREG(st.st_mode))
+		return err_set(err, EINVAL, "state file %s: not a regular file", u->state_path);
+	r = posix_fallocate(u->state_fd, 0, (off_t)state_estimate(u));
+	if (r)
+		return err_sys(err, r, "state file %s: no room for %zu bytes", u->state_path,
+			       state_estimate(u));
+	return 0;
+}
+
+static int open_state(struct update *u, struct error *err)
+{
+	int n;
+
+	if (u->state_path) {
+		n = snprintf(u->fds->state_uri, sizeof(u->fds->state_uri), "file:%s",
+			     u->state_path);
+		if (n >= (int)sizeof(u->fds->state_uri))
+			return err_set(err, ENAMETOOLONG, "state file: the path is too long");
+		return open_state_file(u, err);
+	}
+	u->state_fd = memfd_create("molt-state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (u->state_fd < 0)
+		return err_sys(err, errno, "memfd_create for the state");
+	snprintf(u->fds->state_uri, sizeof(u->fds->state_uri), "file:/proc/self/fd/%d",
+		 u->state_fd);
+	return 0;
+}
+
+int handover_prepare(struct update *u, struct error *err)
+{
+	int r;
+
+	u->fds = calloc(1, sizeof(*u->fds));
+	if (!u->fds)
+		return err_set(err, ENOMEM, "no memory for the fd table");
+	if (getrandom(u->fds->nonce, sizeof(u->fds->nonce), 0) != (ssize_t)sizeof(u->fds->nonce))
+		return err_sys(err, errno, "getrandom");
+	u->table_fd = memfd_create("molt-fdtable", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (u->table_fd < 0)
+		return err_sys(err, errno, "memfd_create for the fd table");
+	r = open_state(u, err);
+	if (r == 0)
+		r = build_argv(u, err);
+	if (r == 0)
+		r = stream_writer_init(&u->w, state_estimate(u), err);
+	if (r == 0)
+		u->ops.flush(u->ops.opaque);
+	return r;
+}
+
+void handover_fini(struct update *u)
+{
+	for (size_t i = 0; u->argv && u->argv[i]; i++)
+		free(u->argv[i]);
+	free(u->argv);
+	u->argv = NULL;
+	stream_writer_fini(&u->w);
+	fd_close(&u->table_fd);
+	fd_close(&u->state_fd);
+	free(u->fds);
+	u->fds = NULL;
+}
+
+int handover_write(struct update *u, struct error *err)
+{
+	char number[16];
+	int r = fdtable_add(u->fds, "state", 0, u->state_fd, err);
+
+	if (r < 0)
+		return r;
+	snprintf(number, sizeof(number), "%d", u->table_fd);
+	if (setenv(FDTABLE_ENV, number, 1) < 0)
+		return err_sys(err, errno, "environment variable %s", FDTABLE_ENV);
+	r = fdtable_set_cloexec(u->fds, false, err);
+	if (r == 0 && fd_set_cloexec(u->table_fd, false) < 0)
+		r = err_sys(err, errno, "close-on-exec of the fd table");
+	return r;
+}
+
+void handover_undo(struct update *u)
+{
+	struct error err = ERROR_INIT;
+
+	unsetenv(FDTABLE_ENV);
+	if (fdtable_set_cloexec(u->fds, true, &err) < 0)
+		log_error("%s", err.text);
+	fd_set_cloexec(u->table_fd, true);
+}
+
+int handover_exec(struct update *u, struct error *err)
+{
+	int r;
+
+	/* The table is written last: it carries the time stamps of all stages before. */
+	u->fds->exec_ns = now_ns();
+	r = fdtable_write(u->fds, u->table_fd, err);
+	if (r < 0)
+		return r;
+	execv(u->argv[0], u->argv);
+	return err_sys(err, errno, "successor '%s'", u->argv[0]);
+}

@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The successor's half of an update. Theory of operation.
+ *
+ *	adopt	the fd table, before any other object exists; then the stream, which must carry the
+ *		same nonce: a stream of another update, or of another guest, is refused
+ *	build	done by the caller: the machine and everything else, each owner taking its sections
+ *		and its descriptors
+ *	commit	every section claimed, every descriptor taken: from here on the guest is ours. Devices
+ *		and vCPUs run, and the client that asked for the update gets its answer
+ *
+ * Until the commit nothing is written to guest RAM and nothing done that anybody outside can see.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+#include <molt/base/log.h>
+
+#include "internal.h"
+
+bool update_is_successor(void)
+{
+	return getenv(FDTABLE_ENV) != NULL;
+}
+
+static int read_table(struct incoming *in, struct error *err)
+{
+	const char *text = getenv(FDTABLE_ENV);
+	char *end = NULL;
+	long fd;
+	int r;
+
+	if (!text)
+		return err_set(err, ENOENT,
+			       "--incoming is for the successor of a running molt, and no fd table was "
+			       "handed over (%s is not set); to replace a running molt use 'molt update'",
+			       FDTABLE_ENV);
+	errno = 0;
+	fd = strtol(text, &end, 10);
+	if (errno || end == text || *end || fd < 0 || fd > INT32_MAX)
+		return err_set(err, EINVAL, "%s='%s' is not a descriptor number", FDTABLE_ENV, text);
+	in->fds = calloc(1, sizeof(*in->fds));
+	if (!in->fds)
+		return err_set(err, ENOMEM, "no memory for the fd table");
+	r = fdtable_read(in->fds, (int)fd, err);
+	if (r == 0)
+		r = fdtable_set_cloexec(in->fds, true, err);
+	if (r == 0)
+		close((int)fd);
+	unsetenv(FDTABLE_ENV);
+	return r;
+}
+
+static int open_state(struct incoming *in, const char *uri, struct error *err)
+{
+	int own = fdtable_take(in->fds, "state", 0, 0, err);
+	int fd;
+
+	if (own < 0 || !uri || strcmp(uri, in->fds->state_uri) == 0)
+		return own;
+	if (strncmp(uri, "file:", 5) != 0)
+		return err_set(err, EINVAL, "--incoming %s: only file:PATH is possible", uri);
+	close(own);
+	fd = open(uri + 5, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+	return fd < 0 ? err_sys(err, errno, "state file %s", uri + 5) : fd;
+}
+
+static int read_stream(struct incoming *in, const char *uri, struct error *err)
+{
+	_cleanup_close_ int fd = open_state(in, uri, err);
+	const char *name = uri ? uri : in->fds->state_uri;
+	int r;
+
+	if (fd < 0)
+		return fd;
+	r = fd_read_file(fd, name, STREAM_MAX_BYTES, &in->stream_buf, &in->stream_len, err);
+	if (r < 0)
+		return r;
+	r = stream_parse(&in->stream, in->stream_buf, in->stream_len, err);
+	if (r < 0) {
+		err_prefix(err, "%s", name);
+		return r;
+	}
+	if (memcmp(in->stream.header.nonce, in->fds->nonce, STREAM_NONCE_BYTES) != 0)
+		return err_set(err, ESTALE,
+			       "%s: this state was not written for this update (the nonce differs)",
+			       name);
+	return 0;
+}
+
+int update_adopt(struct incoming *in, const char *uri, uint64_t main_ns, struct error *err)
+{
+	int r;
+
+	*in = (struct incoming){ .main_ns = main_ns };
+	r = read_table(in, err);
+	if (r == 0)
+		r = read_stream(in, uri, err);
+	in->adopted_ns = now_ns();
+	return r;
+}
+
+void update_incoming_fini(struct incoming *in)
+{
+	stream_fini(&in->stream);
+	free(in->stream_buf);
+	free(in->fds);
+	*in = (struct incoming){ 0 };
+}
+
+static void add_stage(json_t *list, const char *name, uint64_t start_ns, uint64_t end_ns)
+{
+	json_array_append_new(list, json_pack("{s:s,s:I}", "name", name, "us",
+					      (json_int_t)((end_ns - start_ns) / 1000)));
+}
+
+/* The answer to `update`, the data of UPDATE_COMPLETED and query-update's "last". */
+static json_t *report(const struct update *u, const struct incoming *in,
+		      const struct update_wire *wire, uint64_t ready_ns, uint64_t entered_ns)
+{
+	const struct fdtable *t = in->fds;
+	json_t *stages = json_array(), *r;
+
+	for (uint32_t i = 0; i < t->nmarks; i++)
+		add_stage(stages, t->marks[i].name, t->marks[i].start_ns, t->marks[i].end_ns);
+	add_stage(stages, "exec", t->exec_ns, in->main_ns);
+	add_stage(stages, "adopt", in->main_ns, in->adopted_ns);
+	add_stage(stages, "build", in->adopted_ns, ready_ns);
+	if (entered_ns)
+		add_stage(stages, "resume", ready_ns, entered_ns);
+	r = json_pack("{s:i,s:s,s:s,s:I,s:I,s:I,s:o}", "pid", (int)getpid(), "version",
+		      u->self->version, "previous-version", wire->version, "updates",
+		      (json_int_t)u->updates, "total-us",
+		      (json_int_t)((now_ns() - (t->nmarks ? t->marks[0].start_ns : t->exec_ns)) /
+				   1000),
+		      "state-bytes", (json_int_t)in->stream_len, "stages", stages);
+	/* A guest that was paused before and stays so has no blackout. */
+	if (r && entered_ns && t->stopped_ns)
+		json_object_set_new(r, "blackout-us",
+				    json_integer((json_int_t)((entered_ns - t->stopped_ns) / 1000)));
+	return r;
+}
+
+static void answer(struct update *u, const struct update_wire *wire)
+{
+	json_t *id = wire->id[0] ? json_loads(wire->id, JSON_DECODE_ANY, NULL) : NULL;
+	void *opaque = u->ops.opaque;
+
+	if (wire->kind == UPDATE_KIND_UPDATE) {
+		u->ops.reply(opaque, wire->client, id, json_incref(u->last), NULL);
+	} else {
+		if (u->machine->guest.run_state == RUN_STATE_RUNNING)
+			u->ops.event(opaque, "RESUME", NULL);
+		u->ops.event(opaque, "MIGRATION", json_pack("{s:s}", "status", "completed"));
+	}
+	u->ops.event(opaque, "UPDATE_COMPLETED", json_incref(u->last));
+	json_decref(id);
+}
+
+int update_commit(struct update *u, struct incoming *in, struct error *err)
+{
+	struct update_wire wire = { 0 };
+	uint64_t ready_ns, entered_ns = 0;
+	int r = vmstate_load(&in->stream, &update_vmstate, 0, &wire, err);
+
+	if (r == 0)
+		r = stream_check_claimed(&in->stream, err);
+	if (r == 0)
+		r = fdtable_check_taken(in->fds, err);
+	if (r < 0)
+		return r;
+	ready_ns = now_ns();
+	u->updates = wire.updates + 1;
+	u->status = UPDATE_STATUS_COMPLETED;
+	machine_unquiesce(u->machine);
+	if (u->machine->guest.run_state == RUN_STATE_RUNNING) {
+		machine_unpark_vcpus(u->machine);
+		entered_ns = machine_wait_entered(u->machine);
+	}
+	u->last = report(u, in, &wire, ready_ns, entered_ns);
+	answer(u, &wire);
+	log_info("update %llu from %s: blackout %lld us", (unsigned long long)u->updates,
+		 wire.version,
+		 (long long)json_integer_value(json_object_get(u->last, "blackout-us")));
+	return 0;
+}

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: MIT */
+/* What the files of src/update/ share: one update in flight, and what is kept between updates. */
+#ifndef MOLT_UPDATE_INTERNAL_H
+#define MOLT_UPDATE_INTERNAL_H
+
+#include <molt/update/update.h>
+
+#define UPDATE_ID_MAX 1024
+#define UPDATE_VERSION_MAX 32
+
+enum update_kind {
+	UPDATE_KIND_UPDATE,  /* `update`: answered when the successor runs the guest */
+	UPDATE_KIND_MIGRATE, /* QEMU's `migrate`: answered at once, told by events */
+};
+
+enum update_status {
+	UPDATE_STATUS_NONE,
+	UPDATE_STATUS_RUNNING,
+	UPDATE_STATUS_COMPLETED,
+	UPDATE_STATUS_FAILED,
+};
+
+/* What travels to the successor: section "update". */
+struct update_wire {
+	char id[UPDATE_ID_MAX];            /* the request's "id" as JSON text, empty for none */
+	char version[UPDATE_VERSION_MAX];  /* of the predecessor */
+	uint64_t updates;                  /* completed so far */
+	uint32_t client;
+	uint32_t kind;                     /* enum update_kind */
+};
+
+struct update {
+	struct machine *machine;
+	const struct update_self *self;
+	struct update_ops ops;
+	struct loop_wake start;
+
+	uint64_t updates;
+	enum update_status status;
+	json_t *last; /* report of the last completed update, or NULL */
+	struct error last_error;
+	struct {
+		bool cpr_exec;     /* migrate-set-parameters mode */
+		json_t *command;   /* cpr-exec-command, an array, or NULL */
+	} migrate;
+
+	/* The request in flight. */
+	uint32_t client;
+	json_t *id;
+	enum update_kind kind;
+	char *state_path; /* NULL: a memfd */
+	char **command;   /* as asked for; NULL: the default successor */
+
+	/* Made by the stages. */
+	char **argv;      /* of the successor, argv[0] is its absolute path */
+	struct stream_writer w;
+	struct fdtable *fds;
+	int state_fd;
+	int table_fd;
+	bool parked;
+};
+
+/* The predecessor's stages: returns only when the update failed and the guest runs on. */
+int update_run_stages(struct update *u, struct error *err);
+
+/* Starts an update from a command; the wake-up does the rest. */
+int update_request(struct update *u, const struct command_origin *origin, enum update_kind kind,
+		   const char *state_path, json_t *command, struct error *err);
+
+/* handover.c: who the successor is, and the step into it. */
+int handover_prepare(struct update *u, struct error *err);
+int handover_write(struct update *u, struct error *err);
+int handover_exec(struct update *u, struct error *err);
+void handover_undo(struct update *u);
+void handover_fini(struct update *u);
+
+extern const struct vmstate update_vmstate;
+
+/* Notes in the table's time line that a stage took from start_ns until now. */
+void update_mark(struct fdtable *fds, const char *name, uint64_t start_ns, uint64_t end_ns);
+
+#endif

@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * QEMU's sequence for cpr-exec, so that a controller written for it works: migrate-set-parameters
+ * with mode and cpr-exec-command, then migrate to a file: URI. Facts from QEMU's
+ * docs/devel/migration/CPR.rst and qapi/migration.json.
+ *
+ * `migrate` to anything that cannot hold the whole state before the exec (a socket, a pipe) is
+ * refused at once: the reader would have to be served by a process that is gone.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include <molt/base/fd.h>
+
+#include "internal.h"
+
+static int set_mode(struct update *u, json_t *mode, struct error *err)
+{
+	const char *name = json_string_value(mode);
+
+	if (!name)
+		return err_set(err, EINVAL,
+			       "Invalid parameter type for 'mode', expected: string");
+	if (strcmp(name, "cpr-exec") != 0 && strcmp(name, "normal") != 0)
+		return err_set(err, EINVAL, "Parameter 'mode' does not accept value '%s' (molt has "
+			       "'cpr-exec')", name);
+	u->migrate.cpr_exec = strcmp(name, "cpr-exec") == 0;
+	return 0;
+}
+
+static int set_command(struct update *u, json_t *command, struct error *err)
+{
+	if (!json_is_array(command) || !json_array_size(command))
+		return err_set(err, EINVAL,
+			       "Invalid parameter type for 'cpr-exec-command', expected: array");
+	for (size_t i = 0; i < json_array_size(command); i++)
+		if (!json_is_string(json_array_get(command, i)))
+			return err_set(err, EINVAL, "Invalid parameter type for "
+				       "'cpr-exec-command[%zu]', expected: string", i);
+	json_decref(u->migrate.command);
+	u->migrate.command = json_incref(command);
+	return 0;
+}
+
+static int run_set_parameters(void *opaque, const struct command_origin *origin, json_t *args,
+			      json_t **result, struct error *err)
+{
+	struct update *u = opaque;
+	json_t *mode = json_object_get(args, "mode");
+	json_t *command = json_object_get(args, "cpr-exec-command");
+	int r = 0;
+
+	(void)origin;
+	(void)result;
+	if (mode)
+		r = set_mode(u, mode, err);
+	if (r == 0 && command)
+		r = set_command(u, command, err);
+	return r;
+}
+
+static int run_query_parameters(void *opaque, const struct command_origin *origin, json_t *args,
+				json_t **result, struct error *err)
+{
+	const struct update *u = opaque;
+
+	(void)origin;
+	(void)args;
+	(void)err;
+	*result = json_pack("{s:s}", "mode", u->migrate.cpr_exec ? "cpr-exec" : "normal");
+	if (u->migrate.command)
+		json_object_set(*result, "cpr-exec-command", u->migrate.command);
+	return 0;
+}
+
+/* Controllers switch "events" on before a migration; molt sends MIGRATION events in any case. */
+static int run_set_capabilities(void *opaque, const struct command_origin *origin, json_t *args,
+				json_t **result, struct error *err)
+{
+	json_t *list = json_object_get(args, "capabilities"), *cap;
+	size_t i;
+
+	(void)opaque;
+	(void)origin;
+	(void)result;
+	if (!json_is_array(list))
+		return err_set(err, EINVAL,
+			       "Invalid parameter type for 'capabilities', expected: array");
+	json_array_foreach(list, i, cap) {
+		const char *name = json_string_value(json_object_get(cap, "capability"));
+
+		if (!name)
+			return err_set(err, EINVAL, "Parameter 'capability' is missing");
+		if (json_is_true(json_object_get(cap, "state")) && strcmp(name, "events") != 0)
+			return err_set(err, ENOTSUP, "molt has no migration capability '%s'", name);
+	}
+	return 0;
+}
+
+/* The path of `channels`, the newer way to say it; NULL with the reason where there is none. */
+static const char *channel_path(json_t *channels, struct error *err)
+{
+	json_t *addr = json_object_get(json_array_get(channels, 0), "addr");
+	const char *transport = json_string_value(json_object_get(addr, "transport"));
+	const char *path = json_string_value(json_object_get(addr, "filename"));
+	json_int_t offset = json_integer_value(json_object_get(addr, "offset"));
+
+	if (json_array_size(channels) != 1 || !transport)
+		err_set(err, EINVAL, "Parameter 'channels' must hold one channel with an 'addr'");
+	else if (strcmp(transport, "file") != 0)
+		err_set(err, ENOTSUP, "migrate over '%s' cannot take the whole state before the "
+			"exec; use a file", transport);
+	else if (offset != 0)
+		err_set(err, ENOTSUP, "migrate to a file at an offset is not possible");
+	else if (!path)
+		err_set(err, EINVAL, "Parameter 'filename' is missing");
+	else
+		return path;
+	return NULL;
+}
+
+static const char *uri_path(const char *uri, struct error *err)
+{
+	if (strncmp(uri, "file:", 5) == 0 && !strstr(uri, ",offset="))
+		return uri + 5;
+	err_set(err, ENOTSUP,
+		"migrate to '%s' cannot take the whole state before the exec; use file:PATH", uri);
+	return NULL;
+}
+
+static int run_migrate(void *opaque, const struct command_origin *origin, json_t *args,
+		       json_t **result, struct error *err)
+{
+	struct update *u = opaque;
+	const char *uri = json_string_value(json_object_get(args, "uri"));
+	json_t *channels = json_object_get(args, "channels");
+	const char *path;
+	int r;
+
+	(void)result;
+	if (!uri == !channels)
+		return err_set(err, EINVAL, "need either 'uri' or 'channels' argument");
+	path = uri ? uri_path(uri, err) : channel_path(channels, err);
+	if (!path)
+		return -(err ? err->code : EINVAL);
+	if (!u->migrate.cpr_exec)
+		return err_set(err, ENOTSUP, "molt migrates in mode 'cpr-exec' only: set it with "
+			       "migrate-set-parameters");
+	if (!u->migrate.command)
+		return err_set(err, EINVAL, "cpr-exec mode requires setting cpr-exec-command");
+	r = update_request(u, origin, UPDATE_KIND_MIGRATE, path, u->migrate.command, err);
+	if (r == 0)
+		u->ops.event(u->ops.opaque, "MIGRATION", json_pack("{s:s}", "status", "setup"));
+	return r;
+}
+
+static int run_query_migrate(void *opaque, const struct command_origin *origin, json_t *args,
+			     json_t **result, struct error *err)
+{
+	static const char *const names[] = {
+		[UPDATE_STATUS_RUNNING] = "active",
+		[UPDATE_STATUS_COMPLETED] = "completed",
+		[UPDATE_STATUS_FAILED] = "failed",
+	};
+	const struct update *u = opaque;
+
+	(void)origin;
+	(void)args;
+	(void)err;
+	*result = json_object();
+	if (u->status != UPDATE_STATUS_NONE)
+		json_object_set_new(*result, "status", json_string(names[u->status]));
+	if (u->status == UPDATE_STATUS_FAILED)
+		json_object_set_new(*result, "error-desc", json_string(u->last_error.text));
+	return 0;
+}
+
+static const char *const parameter_args[] = { "mode", "cpr-exec-command", NULL };
+static const char *const capability_args[] = { "capabilities", NULL };
+static const char *const migrate_args[] = { "uri", "channels", NULL };
+
+const struct command migrate_commands[] = {
+	{ .name = "migrate-set-parameters", .help = "QEMU: mode and successor of migrate",
+	  .args = parameter_args, .run = run_set_parameters },
+	{ .name = "query-migrate-parameters", .help = "QEMU: what was set",
+	  .run = run_query_parameters },
+	{ .name = "migrate-set-capabilities", .help = "QEMU: 'events' is accepted",
+	  .args = capability_args, .run = run_set_capabilities },
+	{ .name = "migrate", .help = "QEMU: update in mode cpr-exec to a file: URI",
+	  .args = migrate_args, .run = run_migrate },
+	{ .name = "query-migrate", .help = "QEMU: how the last migrate went",
+	  .run = run_query_migrate },
+};
+const size_t migrate_commands_count = ARRAY_SIZE(migrate_commands);

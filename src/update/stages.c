@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The predecessor's half of an update, as a table of stages. Theory of operation.
+ *
+ * Each stage has a `do` and an `undo`. If a stage fails, its own undo and those of all stages before
+ * it run, last first, and the guest runs on as if nothing had been asked. So every undo must cope
+ * with a `do` that stopped anywhere. The last stage execs and so never returns in success; from
+ * there the successor has the word (incoming.c).
+ *
+ * Everything that can be known or made before the pause is made before it: the successor is looked
+ * up, the state file opened and its disk space reserved, memory for the stream and the fd table
+ * allocated. Between pause and exec the guest does not run, and nothing is done there that could as
+ * well be done elsewhere.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+#include <molt/base/log.h>
+
+#include "internal.h"
+
+struct stage {
+	const char *name;
+	int (*run)(struct update *u, struct error *err);
+	void (*undo)(struct update *u);
+};
+
+void update_mark(struct fdtable *fds, const char *name, uint64_t start_ns, uint64_t end_ns)
+{
+	struct update_mark *mark;
+
+	if (fds->nmarks == UPDATE_MARKS_MAX)
+		return;
+	mark = &fds->marks[fds->nmarks++];
+	memset(mark, 0, sizeof(*mark));
+	memcpy(mark->name, name, strnlen(name, sizeof(mark->name) - 1));
+	mark->start_ns = start_ns;
+	mark->end_ns = end_ns;
+}
+
+static int do_pause(struct update *u, struct error *err)
+{
+	(void)err;
+	if (u->machine->guest.run_state != RUN_STATE_RUNNING)
+		return 0; /* paused by the user: it stays so, and there is no blackout to measure */
+	u->parked = true;
+	u->fds->stopped_ns = machine_park_vcpus(u->machine);
+	return 0;
+}
+
+static void undo_pause(struct update *u)
+{
+	if (u->parked)
+		machine_unpark_vcpus(u->machine);
+	u->parked = false;
+}
+
+static int do_quiesce(struct update *u, struct error *err)
+{
+	return machine_quiesce(u->machine, err);
+}
+
+static void undo_quiesce(struct update *u)
+{
+	machine_unquiesce(u->machine);
+}
+
+static int save_own(struct update *u, struct error *err)
+{
+	struct update_wire wire = { .client = u->client, .kind = u->kind, .updates = u->updates };
+	_cleanup_free_ char *id = u->id ? json_dumps(u->id, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
+
+	if (id && strlen(id) >= sizeof(wire.id))
+		return err_set(err, E2BIG, "the command's id is longer than %zu bytes",
+			       sizeof(wire.id) - 1);
+	if (id)
+		strcpy(wire.id, id);
+	memcpy(wire.version, u->self->version, strnlen(u->self->version, sizeof(wire.version) - 1));
+	vmstate_save(&u->w, &update_vmstate, 0, &wire);
+	return 0;
+}
+
+/* A stream that its own writer cannot read must not be the guest's last word. */
+static int verify(const struct update *u, struct error *err)
+{
+	struct stream s;
+	int r = stream_parse(&s, u->w.data, u->w.len, err);
+
+	if (r < 0) {
+		err_prefix(err, "the state that was just written is bad");
+		return r;
+	}
+	stream_fini(&s);
+	return 0;
+}
+
+static int write_state(struct update *u, struct error *err)
+{
+	int r;
+
+	if (lseek(u->state_fd, 0, SEEK_SET) < 0)
+		return err_sys(err, errno, "state file");
+	r = fd_write_all(u->state_fd, u->w.data, u->w.len);
+	if (r == 0 && ftruncate(u->state_fd, (off_t)u->w.len) < 0)
+		r = -errno;
+	return r < 0 ? err_sys(err, -r, "writing %zu bytes to the state file %s", u->w.len,
+			       u->state_path ? u->state_path : "in memory")
+		     : 0;
+}
+
+static int do_save(struct update *u, struct error *err)
+{
+	struct machine *m = u->machine;
+	struct stream_header header = { .machine_version = m->machine_version };
+	int r;
+
+	memcpy(header.producer, u->self->version,
+	       strnlen(u->self->version, sizeof(header.producer) - 1));
+	memcpy(header.uuid, m->uuid, sizeof(header.uuid));
+	memcpy(header.nonce, u->fds->nonce, sizeof(header.nonce));
+	stream_begin(&u->w, &header);
+	r = machine_save(m, &u->w, u->fds, err);
+	if (r == 0)
+		r = save_own(u, err);
+	if (r == 0)
+		r = u->ops.save(u->ops.opaque, &u->w, u->fds, err);
+	if (r == 0)
+		r = stream_end(&u->w, err);
+	if (r == 0)
+		r = verify(u, err);
+	if (r == 0)
+		r = write_state(u, err);
+	return r;
+}
+
+static const struct stage stages[] = {
+	{ "prepare", handover_prepare, handover_fini },
+	{ "pause", do_pause, undo_pause },
+	{ "quiesce", do_quiesce, undo_quiesce },
+	{ "save", do_save, NULL },
+	{ "handover", handover_write, handover_undo },
+	{ "exec", handover_exec, NULL },
+};
+
+static void undo_from(struct update *u, size_t failed)
+{
+	for (size_t i = failed + 1; i-- > 0;)
+		if (stages[i].undo)
+			stages[i].undo(u);
+}
+
+int update_run_stages(struct update *u, struct error *err)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(stages); i++) {
+		uint64_t start = now_ns();
+		int r = stages[i].run(u, err);
+
+		if (r < 0) {
+			err_prefix(err, "%s", stages[i].name);
+			undo_from(u, i);
+			return r;
+		}
+		update_mark(u->fds, stages[i].name, start, now_ns());
+	}
+	return err_set(err, EIO, "exec returned without an error");
+}

@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: MIT */
+/* The update server: takes requests, runs them one at a time, knows how the last one ended. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <molt/base/fd.h>
+#include <molt/base/log.h>
+
+#include "internal.h"
+
+static const struct vmstate_field update_fields[] = {
+	VMSTATE_STRING(struct update_wire, id),
+	VMSTATE_STRING(struct update_wire, version),
+	VMSTATE_U64(struct update_wire, updates),
+	VMSTATE_U32(struct update_wire, client),
+	VMSTATE_U32(struct update_wire, kind),
+	VMSTATE_END
+};
+
+const struct vmstate update_vmstate = {
+	.name = "update", .version = 1, .min_version = 1, .size = sizeof(struct update_wire),
+	.fields = update_fields,
+};
+
+static void free_command(char **command)
+{
+	for (size_t i = 0; command && command[i]; i++)
+		free(command[i]);
+	free(command);
+}
+
+static int copy_command(json_t *list, char ***out, struct error *err)
+{
+	size_t n = json_array_size(list);
+
+	if (!list)
+		return 0;
+	if (!json_is_array(list) || !n)
+		return err_set(err, EINVAL, "the command must be a list of at least one string");
+	*out = calloc(n + 1, sizeof(**out));
+	for (size_t i = 0; *out && i < n; i++) {
+		const char *word = json_string_value(json_array_get(list, i));
+
+		if (!word || (i == 0 && !word[0]))
+			return err_set(err, EINVAL, "the command must be a list of strings");
+		(*out)[i] = strdup(word);
+		if (!(*out)[i])
+			return err_set(err, ENOMEM, "no memory for the command");
+	}
+	return *out ? 0 : err_set(err, ENOMEM, "no memory for the command");
+}
+
+static void forget_request(struct update *u)
+{
+	free_command(u->command);
+	u->command = NULL;
+	free(u->state_path);
+	u->state_path = NULL;
+	json_decref(u->id);
+	u->id = NULL;
+}
+
+static void failed(struct update *u, const struct error *err)
+{
+	void *opaque = u->ops.opaque;
+
+	u->status = UPDATE_STATUS_FAILED;
+	u->last_error = *err;
+	log_error("update failed, the guest runs on: %s", err->text);
+	if (u->kind == UPDATE_KIND_UPDATE) {
+		u->ops.reply(opaque, u->client, u->id, NULL, err);
+	} else {
+		u->ops.event(opaque, "MIGRATION", json_pack("{s:s}", "status", "failed"));
+		if (u->machine->guest.run_state == RUN_STATE_RUNNING)
+			u->ops.event(opaque, "RESUME", NULL);
+	}
+	u->ops.event(opaque, "UPDATE_FAILED", json_pack("{s:s}", "error", err->text));
+	forget_request(u);
+}
+
+static void start(void *opaque)
+{
+	struct update *u = opaque;
+	struct error err = ERROR_INIT;
+
+	if (u->status != UPDATE_STATUS_RUNNING)
+		return;
+	if (u->kind == UPDATE_KIND_MIGRATE) {
+		u->ops.event(u->ops.opaque, "MIGRATION", json_pack("{s:s}", "status", "active"));
+		if (u->machine->guest.run_state == RUN_STATE_RUNNING)
+			u->ops.event(u->ops.opaque, "STOP", NULL);
+	}
+	update_run_stages(u, &err);
+	failed(u, &err);
+}
+
+int update_request(struct update *u, const struct command_origin *origin, enum update_kind kind,
+		   const char *state_path, json_t *command, struct error *err)
+{
+	int r;
+
+	if (u->status == UPDATE_STATUS_RUNNING)
+		return err_set(err, EBUSY, "busy: an update is under way already");
+	if (u->machine->guest.run_state >= RUN_STATE_SHUTDOWN)
+		return err_set(err, EBUSY, "the machine is in state '%s': nothing to keep running",
+			       run_state_name((enum run_state)u->machine->guest.run_state));
+	r = copy_command(command, &u->command, err);
+	if (r == 0 && state_path && state_path[0] != '/')
+		r = err_set(err, EINVAL, "state file '%s': the path must be absolute", state_path);
+	if (r == 0 && state_path) {
+		u->state_path = strdup(state_path);
+		r = u->state_path ? 0 : err_set(err, ENOMEM, "no memory for the state's path");
+	}
+	if (r < 0) {
+		forget_request(u);
+		return r;
+	}
+	u->client = origin->client;
+	u->id = json_incref(origin->id);
+	u->kind = kind;
+	u->status = UPDATE_STATUS_RUNNING;
+	/* Not from here: the control server stands in the middle of a client's input. */
+	loop_wake_signal(&u->start);
+	return 0;
+}
+
+static int run_update(void *opaque, const struct command_origin *origin, json_t *args,
+		      json_t **result, struct error *err)
+{
+	json_t *path = json_object_get(args, "state-file");
+	int r;
+
+	(void)result;
+	if (path && !json_is_string(path))
+		return err_set(err, EINVAL, "'state-file' must be a string");
+	r = update_request(opaque, origin, UPDATE_KIND_UPDATE, json_string_value(path),
+			   json_object_get(args, "command"), err);
+	return r < 0 ? r : COMMAND_ASYNC;
+}
+
+static int run_query_update(void *opaque, const struct command_origin *origin, json_t *args,
+			    json_t **result, struct error *err)
+{
+	static const char *const names[] = {
+		[UPDATE_STATUS_NONE] = "none",
+		[UPDATE_STATUS_RUNNING] = "running",
+		[UPDATE_STATUS_COMPLETED] = "completed",
+		[UPDATE_STATUS_FAILED] = "failed",
+	};
+	const struct update *u = opaque;
+
+	(void)origin;
+	(void)args;
+	(void)err;
+	*result = json_pack("{s:s,s:I}", "status", names[u->status], "updates",
+			    (json_int_t)u->updates);
+	if (u->status == UPDATE_STATUS_FAILED)
+		json_object_set_new(*result, "error", json_string(u->last_error.text));
+	if (u->last)
+		json_object_set(*result, "last", u->last);
+	return 0;
+}
+
+static const char *const update_args[] = { "state-file", "command", NULL };
+
+const struct command update_commands[] = {
+	{ .name = "update", .help = "replace the running molt, the guest runs on",
+	  .args = update_args, .run = run_update },
+	{ .name = "query-update", .help = "how the last update went", .run = run_query_update },
+};
+const size_t update_commands_count = ARRAY_SIZE(update_commands);
+
+int update_create(struct update **out, struct machine *m, const struct update_self *self,
+		  const struct update_ops *ops, struct error *err)
+{
+	struct update *u = calloc(1, sizeof(*u));
+	int r;
+
+	if (!u)
+		return err_set(err, ENOMEM, "no memory for the update server");
+	u->machine = m;
+	u->self = self;
+	u->ops = *ops;
+	u->state_fd = u->table_fd = -1;
+	r = loop_wake_init(m->loop, &u->start, start, u, err);
+	if (r < 0) {
+		free(u);
+		return r;
+	}
+	*out = u;
+	return 0;
+}
+
+void update_destroy(struct update *u)
+{
+	if (!u)
+		return;
+	loop_wake_fini(&u->start);
+	forget_request(u);
+	json_decref(u->last);
+	json_decref(u->migrate.command);
+	free(u);
+}

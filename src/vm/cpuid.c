@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What CPUID tells the guest: what the host's KVM supports, with the leaves that describe this one
+ * vCPU and the topology around it made true. One socket, one thread a core, APIC id = vCPU number.
+ * Leaf numbers: Intel SDM volume 2A CPUID, AMD APM volume 3 appendix E, Linux's
+ * Documentation/virt/kvm/x86/cpuid.rst for 0x4000000x.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <molt/base/fd.h>
+#include <molt/vm/vcpu_state.h>
+
+#define LEAF1_ECX_VMX (1u << 5)
+#define LEAF1_ECX_TSC_DEADLINE (1u << 24)
+#define LEAF1_ECX_HYPERVISOR (1u << 31)
+#define LEAF1_EDX_HTT (1u << 28)
+#define LEAF8_1_ECX_CMP_LEGACY (1u << 1)
+#define LEAF8_1_ECX_SVM (1u << 2)
+#define LEAF_TIMING 0x40000010u
+#define APIC_BUS_KHZ 1000000u /* KVM's LAPIC timer counts nanoseconds */
+
+#define TOPOLOGY_LEVELS 3u /* subleaves of 0xb that molt fills: thread, core, end */
+
+struct topology {
+	uint32_t id;
+	uint32_t cpus;
+	uint32_t shift; /* bits of the APIC id that number cores */
+	uint32_t tsc_khz;
+	bool tsc_deadline;
+};
+
+static void fix_leaf1(struct kvm_cpuid_entry2 *e, const struct topology *t)
+{
+	/* EBX: APIC id, logical processors, CLFLUSH size as the host has it, brand index 0. */
+	e->ebx = (t->id << 24) | (t->cpus << 16) | (e->ebx & 0xff00);
+	e->ecx |= LEAF1_ECX_HYPERVISOR;
+	/* Nested guests are not offered: their state would have to survive updates as well. */
+	e->ecx &= ~(LEAF1_ECX_VMX | LEAF1_ECX_TSC_DEADLINE);
+	if (t->tsc_deadline)
+		e->ecx |= LEAF1_ECX_TSC_DEADLINE;
+	e->edx &= ~LEAF1_EDX_HTT;
+	if (t->cpus > 1)
+		e->edx |= LEAF1_EDX_HTT;
+}
+
+/* Intel leaf 4 and AMD leaf 0x8000001d: caches below level 3 are a core's own, level 3 is shared. */
+static void fix_caches(struct kvm_cpuid_entry2 *e, const struct topology *t, bool intel)
+{
+	uint32_t level = (e->eax >> 5) & 7, sharing = level >= 3 ? (1u << t->shift) - 1 : 0;
+
+	if (!(e->eax & 0x1f)) /* no more caches */
+		return;
+	e->eax &= intel ? 0x00003fffu : 0xfc003fffu;
+	e->eax |= (sharing & 0xfff) << 14;
+	if (intel)
+		e->eax |= (((1u << t->shift) - 1) & 0x3f) << 26;
+}
+
+static void fix_entry(struct kvm_cpuid_entry2 *e, const struct topology *t)
+{
+	switch (e->function) {
+	case 1:
+		fix_leaf1(e, t);
+		break;
+	case 4:
+		fix_caches(e, t, true);
+		break;
+	case 0x40000000:
+		if (e->eax < LEAF_TIMING)
+			e->eax = LEAF_TIMING;
+		break;
+	case 0x80000001:
+		e->ecx &= ~LEAF8_1_ECX_SVM;
+		if (t->cpus == 1)
+			e->ecx &= ~LEAF8_1_ECX_CMP_LEGACY;
+		break;
+	case 0x80000008:
+		e->ecx = e->ecx ? (t->shift << 12) | (t->cpus - 1) : 0;
+		break;
+	case 0x8000001d:
+		fix_caches(e, t, false);
+		break;
+	case 0x8000001e:
+		e->eax = t->id;
+		e->ebx = t->id & 0xff; /* core id, one thread a core */
+		e->ecx = 0;            /* node 0, one node a processor */
+		e->edx = 0;
+		break;
+	default:
+		break;
+	}
+}
+
+/* Leaves that are made from scratch (0xb, 0x1f, timing) or that must vanish (SVM's own). */
+static bool is_replaced(uint32_t function)
+{
+	return function == 0xb || function == 0x1f || function == LEAF_TIMING ||
+	       function == 0x8000000a;
+}
+
+static uint32_t add_topology_leaf(struct kvm_cpuid_entry2 *out, uint32_t function,
+				  const struct topology *t)
+{
+	for (uint32_t i = 0; i < TOPOLOGY_LEVELS; i++) {
+		struct kvm_cpuid_entry2 *e = &out[i];
+
+		*e = (struct kvm_cpuid_entry2){
+			.function = function, .index = i,
+			.flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX, .ecx = i, .edx = t->id,
+		};
+		if (i == 0) { /* threads of a core */
+			e->ebx = 1;
+			e->ecx |= 1 << 8;
+		} else if (i == 1) { /* cores of the package */
+			e->eax = t->shift;
+			e->ebx = t->cpus;
+			e->ecx |= 2 << 8;
+		}
+	}
+	return TOPOLOGY_LEVELS;
+}
+
+static struct kvm_cpuid2 *get_supported(struct kvm *kvm, struct error *err)
+{
+	struct kvm_cpuid2 *c;
+	int r;
+
+	c = calloc(1, sizeof(*c) + VCPU_CPUID_MAX * sizeof(c->entries[0]));
+	if (!c) {
+		err_set(err, ENOMEM, "no memory for CPUID");
+		return NULL;
+	}
+	c->nent = VCPU_CPUID_MAX;
+	r = kvm_call(kvm, kvm->fd, KVM_GET_SUPPORTED_CPUID, c);
+	if (r < 0) {
+		err_sys(err, -r, "KVM_GET_SUPPORTED_CPUID");
+		free(c);
+		return NULL;
+	}
+	return c;
+}
+
+static uint32_t core_shift(uint32_t cpus)
+{
+	uint32_t shift = 0;
+
+	while ((1u << shift) < cpus)
+		shift++;
+	return shift;
+}
+
+int vcpu_state_init_cpuid(struct vcpu_state *st, struct kvm *kvm, uint32_t id, uint32_t cpus,
+			  uint32_t tsc_khz, struct error *err)
+{
+	const struct topology t = {
+		.id = id, .cpus = cpus, .shift = core_shift(cpus), .tsc_khz = tsc_khz,
+		.tsc_deadline = kvm->has_tsc_deadline,
+	};
+	struct kvm_cpuid_entry2 *out = (struct kvm_cpuid_entry2 *)(void *)st->cpuid;
+	_cleanup_free_ struct kvm_cpuid2 *host = get_supported(kvm, err);
+	uint32_t n = 0, max_leaf = 0;
+
+	if (!host)
+		return -(err ? err->code : EIO);
+	if (host->nent + 2 * TOPOLOGY_LEVELS + 1 > VCPU_CPUID_MAX)
+		return err_set(err, E2BIG, "KVM_GET_SUPPORTED_CPUID: %u leaves are too many",
+			       host->nent);
+	for (uint32_t i = 0; i < host->nent; i++) {
+		if (host->entries[i].function == 0)
+			max_leaf = host->entries[i].eax;
+		if (is_replaced(host->entries[i].function))
+			continue;
+		out[n] = host->entries[i];
+		fix_entry(&out[n++], &t);
+	}
+	if (max_leaf >= 0xb)
+		n += add_topology_leaf(&out[n], 0xb, &t);
+	if (max_leaf >= 0x1f)
+		n += add_topology_leaf(&out[n], 0x1f, &t);
+	out[n++] = (struct kvm_cpuid_entry2){
+		.function = LEAF_TIMING, .eax = t.tsc_khz, .ebx = APIC_BUS_KHZ,
+	};
+	st->ncpuid = n * (uint32_t)(sizeof(*out) / sizeof(uint32_t));
+	return 0;
+}
+
+int vcpu_state_set_cpuid(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd,
+			 struct error *err)
+{
+	struct {
+		struct kvm_cpuid2 head;
+		struct kvm_cpuid_entry2 entries[VCPU_CPUID_MAX];
+	} c;
+	int r;
+
+	memset(&c.head, 0, sizeof(c.head));
+	c.head.nent = st->ncpuid / (uint32_t)(sizeof(c.entries[0]) / sizeof(uint32_t));
+	memcpy(c.entries, st->cpuid, c.head.nent * sizeof(c.entries[0]));
+	r = kvm_call(kvm, vcpu_fd, KVM_SET_CPUID2, &c);
+	return r < 0 ? err_sys(err, -r, "KVM_SET_CPUID2") : 0;
+}

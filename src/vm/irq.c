@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+#include <string.h>
+
+#include <molt/base/log.h>
+#include <molt/vm/irq.h>
+
+void irq_line_init(struct irq_line *line, struct kvm_vm *vm, uint32_t gsi, bool level_triggered)
+{
+	*line = (struct irq_line){ .vm = vm, .gsi = gsi, .level_triggered = level_triggered };
+}
+
+static void drive(struct irq_line *line)
+{
+	struct kvm_irq_level il = { .irq = line->gsi, .level = line->level };
+	int r = kvm_vm_call(line->vm, KVM_IRQ_LINE, &il);
+
+	if (r < 0)
+		log_error("KVM_IRQ_LINE for GSI %u: %s", line->gsi, strerror(-r));
+}
+
+void irq_line_set(struct irq_line *line, bool level)
+{
+	if (line->level == level)
+		return;
+	line->level = level;
+	drive(line);
+}
+
+void irq_line_restore(struct irq_line *line, bool level)
+{
+	line->level = level;
+	if (level && line->level_triggered)
+		drive(line);
+}

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+#include <molt/vm/kvm.h>
+
+#define KVM_PATH "/dev/kvm"
+
+static int real_ioctl(struct kvm *kvm, int fd, unsigned long request, uintptr_t arg)
+{
+	int r = ioctl(fd, request, arg);
+
+	(void)kvm;
+	return r < 0 ? -errno : r;
+}
+
+static int has(struct kvm *kvm, unsigned long cap)
+{
+	int r = kvm_call_num(kvm, kvm->fd, KVM_CHECK_EXTENSION, cap);
+
+	return r < 0 ? 0 : r;
+}
+
+static const struct {
+	unsigned long cap;
+	const char *name;
+} required[] = {
+	{ KVM_CAP_IRQCHIP, "KVM_CAP_IRQCHIP" },
+	{ KVM_CAP_PIT2, "KVM_CAP_PIT2" },
+	{ KVM_CAP_PIT_STATE2, "KVM_CAP_PIT_STATE2" },
+	{ KVM_CAP_IMMEDIATE_EXIT, "KVM_CAP_IMMEDIATE_EXIT" },
+	{ KVM_CAP_ADJUST_CLOCK, "KVM_CAP_ADJUST_CLOCK" },
+	{ KVM_CAP_XSAVE, "KVM_CAP_XSAVE" },
+	{ KVM_CAP_VCPU_EVENTS, "KVM_CAP_VCPU_EVENTS" },
+	{ KVM_CAP_DEBUGREGS, "KVM_CAP_DEBUGREGS" },
+	{ KVM_CAP_MP_STATE, "KVM_CAP_MP_STATE" },
+	{ KVM_CAP_GET_TSC_KHZ, "KVM_CAP_GET_TSC_KHZ" },
+};
+
+static int ask_capabilities(struct kvm *kvm, struct error *err)
+{
+	int size;
+
+	for (size_t i = 0; i < ARRAY_SIZE(required); i++)
+		if (!has(kvm, required[i].cap))
+			return err_set(err, ENOTSUP, "%s: this host's KVM lacks %s", KVM_PATH,
+				       required[i].name);
+	size = kvm_call_num(kvm, kvm->fd, KVM_GET_VCPU_MMAP_SIZE, 0);
+	if (size < (int)sizeof(struct kvm_run))
+		return err_set(err, ENOTSUP, "%s: KVM_GET_VCPU_MMAP_SIZE gave %d", KVM_PATH, size);
+	kvm->run_size = (size_t)size;
+	size = has(kvm, KVM_CAP_XSAVE2);
+	kvm->has_xsave2 = size > 0;
+	kvm->xsave_size = size > (int)sizeof(struct kvm_xsave) ? (size_t)size
+							       : sizeof(struct kvm_xsave);
+	kvm->max_vcpus = (uint32_t)has(kvm, KVM_CAP_MAX_VCPUS);
+	kvm->has_sregs2 = has(kvm, KVM_CAP_SREGS2);
+	kvm->has_xcrs = has(kvm, KVM_CAP_XCRS);
+	kvm->has_tsc_offset = has(kvm, KVM_CAP_VCPU_ATTRIBUTES);
+	kvm->has_tsc_control = has(kvm, KVM_CAP_TSC_CONTROL);
+	kvm->has_clock_realtime = has(kvm, KVM_CAP_ADJUST_CLOCK) & KVM_CLOCK_REALTIME;
+	kvm->has_tsc_deadline = has(kvm, KVM_CAP_TSC_DEADLINE_TIMER);
+	kvm->has_exception_payload = has(kvm, KVM_CAP_EXCEPTION_PAYLOAD);
+	kvm->has_triple_fault_event = has(kvm, KVM_CAP_X86_TRIPLE_FAULT_EVENT);
+	kvm->has_kvmclock_ctrl = has(kvm, KVM_CAP_KVMCLOCK_CTRL);
+	return 0;
+}
+
+int kvm_open(struct kvm *kvm, int fd, struct error *err)
+{
+	int version, r;
+
+	*kvm = (struct kvm){ .fd = fd, .ioctl = real_ioctl };
+	if (fd < 0)
+		kvm->fd = open(KVM_PATH, O_RDWR | O_CLOEXEC);
+	if (kvm->fd < 0)
+		return err_sys(err, errno, "%s (is KVM enabled, and may this user open it?)",
+			       KVM_PATH);
+	version = kvm_call_num(kvm, kvm->fd, KVM_GET_API_VERSION, 0);
+	if (version != KVM_API_VERSION)
+		r = err_set(err, ENOTSUP, "%s: KVM API version %d, molt needs %d", KVM_PATH,
+			    version, KVM_API_VERSION);
+	else
+		r = ask_capabilities(kvm, err);
+	if (r < 0)
+		kvm_close(kvm);
+	return r;
+}
+
+void kvm_close(struct kvm *kvm)
+{
+	fd_close(&kvm->fd);
+}
+
+/*
+ * Intel hosts without unrestricted guest need three pages for a TSS and one for an identity map in
+ * a place the guest has no use for; harmless elsewhere. docs/guest-abi.md lists them as reserved.
+ */
+#define TSS_GPA 0xfffbd000ul
+#define IDENTITY_MAP_GPA 0xfffbc000ull
+
+static int set_host_pages(struct kvm_vm *vm, struct error *err)
+{
+	uint64_t gpa = IDENTITY_MAP_GPA;
+	int r;
+
+	if (has(vm->kvm, KVM_CAP_SET_IDENTITY_MAP_ADDR)) {
+		r = kvm_vm_call(vm, KVM_SET_IDENTITY_MAP_ADDR, &gpa);
+		if (r < 0)
+			return err_sys(err, -r, "KVM_SET_IDENTITY_MAP_ADDR");
+	}
+	if (has(vm->kvm, KVM_CAP_SET_TSS_ADDR)) {
+		r = kvm_call_num(vm->kvm, vm->fd, KVM_SET_TSS_ADDR, TSS_GPA);
+		if (r < 0)
+			return err_sys(err, -r, "KVM_SET_TSS_ADDR");
+	}
+	return 0;
+}
+
+/*
+ * Without these a vCPU's pending exceptions and triple faults are told in a form that loses
+ * information when it is set again.
+ */
+static int enable_event_capabilities(struct kvm_vm *vm, struct error *err)
+{
+	struct kvm_enable_cap cap = { .args = { 1 } };
+	int r = 0;
+
+	if (vm->kvm->has_exception_payload) {
+		cap.cap = KVM_CAP_EXCEPTION_PAYLOAD;
+		r = kvm_vm_call(vm, KVM_ENABLE_CAP, &cap);
+	}
+	if (r == 0 && vm->kvm->has_triple_fault_event) {
+		cap.cap = KVM_CAP_X86_TRIPLE_FAULT_EVENT;
+		r = kvm_vm_call(vm, KVM_ENABLE_CAP, &cap);
+	}
+	return r < 0 ? err_sys(err, -r, "KVM_ENABLE_CAP %u", cap.cap) : 0;
+}
+
+int kvm_vm_create(struct kvm_vm *vm, struct kvm *kvm, struct error *err)
+{
+	int r;
+
+	vm->kvm = kvm;
+	vm->fd = -1;
+	r = kvm_call_num(kvm, kvm->fd, KVM_CREATE_VM, 0);
+	if (r < 0)
+		return err_sys(err, -r, "KVM_CREATE_VM");
+	vm->fd = r;
+	fd_set_cloexec(vm->fd, true);
+	r = set_host_pages(vm, err);
+	if (r == 0)
+		r = enable_event_capabilities(vm, err);
+	if (r < 0)
+		kvm_vm_destroy(vm);
+	return r;
+}
+
+void kvm_vm_destroy(struct kvm_vm *vm)
+{
+	fd_close(&vm->fd);
+}

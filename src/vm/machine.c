@@ -1,0 +1,292 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Building, resetting and ending the machine.
+ *
+ * The order in which KVM objects are made is the same in all cases and chosen for the incoming
+ * one: VM, memslots (5 ms and more each if they came after the irqchip: KVM then waits for an SRCU
+ * grace period), in-kernel devices, vCPUs. State follows: vCPUs first, so that an interrupt that the
+ * IOAPIC hands out while its own state is set finds a LAPIC that is loaded already.
+ *
+ * A guest reset replaces the KVM VM by a fresh one. KVM has no call that puts a VM back to power-on,
+ * and a list of everything to be cleared would be wrong one day; a new VM is right by construction.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include <molt/base/fd.h>
+#include <molt/base/log.h>
+#include <molt/vm/machine.h>
+
+#include "machine_state.h"
+#include "vcpu_run.h"
+
+static int create_devices(struct machine *m, const struct machine_config *cfg, struct error *err)
+{
+	const struct device_env env = {
+		.machine = m, .loop = m->loop, .option = cfg->option,
+		.opaque = cfg->option_opaque, .fds = cfg->fds, .stream = cfg->stream,
+	};
+
+	for (size_t i = 0; device_classes[i]; i++) {
+		const struct device_class *cls = device_classes[i];
+		struct device *dev;
+		int r;
+
+		if (m->ndevices == MACHINE_MAX_DEVICES)
+			return err_set(err, ENOSPC, "more than %d devices", MACHINE_MAX_DEVICES);
+		dev = calloc(1, cls->size);
+		if (!dev)
+			return err_set(err, ENOMEM, "no memory for device '%s'", cls->name);
+		dev->cls = cls;
+		dev->machine = m;
+		pthread_mutex_init(&dev->lock, NULL);
+		r = cls->create ? cls->create(dev, &env, err) : 0;
+		if (r < 0) {
+			err_prefix(err, "device '%s'", cls->name);
+			pthread_mutex_destroy(&dev->lock);
+			free(dev);
+			return r;
+		}
+		m->devices[m->ndevices++] = dev;
+		for (unsigned int n = 0; n < cls->nregions && r == 0; n++)
+			r = bus_add(&m->bus, &cls->regions[n], dev, err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+static void destroy_devices(struct machine *m)
+{
+	while (m->ndevices) {
+		struct device *dev = m->devices[--m->ndevices];
+
+		if (dev->cls->destroy)
+			dev->cls->destroy(dev);
+		pthread_mutex_destroy(&dev->lock);
+		free(dev);
+	}
+}
+
+/* The KVM VM with all that is in it, still without state. */
+static int build_vm(struct machine *m, struct error *err)
+{
+	int r = kvm_vm_create(&m->vm, &m->kvm, err);
+
+	if (r == 0)
+		r = memory_map_into(&m->memory, &m->vm, err);
+	for (unsigned int i = 0; i < m->ndevices && r == 0; i++) {
+		struct device *dev = m->devices[i];
+
+		if (!dev->cls->attach)
+			continue;
+		r = dev->cls->attach(dev, err);
+		if (r < 0)
+			err_prefix(err, "device '%s'", dev->cls->name);
+	}
+	for (uint32_t i = 0; i < m->guest.cpus && r == 0; i++)
+		r = vcpu_open(&m->vcpus[i], err);
+	return r;
+}
+
+static void tear_down_vm(struct machine *m)
+{
+	for (uint32_t i = 0; m->vcpus && i < m->guest.cpus; i++)
+		vcpu_close(&m->vcpus[i]);
+	kvm_vm_destroy(&m->vm);
+}
+
+/* Power-on state for a VM that was just built. */
+static int power_on(struct machine *m, struct error *err)
+{
+	int r = 0;
+
+	for (uint32_t i = 0; i < m->guest.cpus && r == 0; i++)
+		r = vcpu_state_set_cpuid(m->vcpus[i].state, &m->kvm, m->vcpus[i].fd, err);
+	for (unsigned int i = 0; i < m->ndevices && r == 0; i++)
+		if (m->devices[i]->cls->reset)
+			m->devices[i]->cls->reset(m->devices[i]);
+	if (r == 0)
+		r = m->ops.load_boot(m, m->ops.opaque, err);
+	return r;
+}
+
+static int cold_start(struct machine *m, struct error *err)
+{
+	int khz = kvm_call_num(&m->kvm, m->vcpus[0].fd, KVM_GET_TSC_KHZ, 0);
+	int r = 0;
+
+	if (khz <= 0)
+		return err_sys(err, khz ? -khz : ENOTSUP, "KVM_GET_TSC_KHZ");
+	for (uint32_t i = 0; i < m->guest.cpus && r == 0; i++)
+		r = vcpu_state_init_cpuid(m->vcpus[i].state, &m->kvm, i, m->guest.cpus,
+					  (uint32_t)khz, err);
+	if (r == 0)
+		r = power_on(m, err);
+	if (r == 0)
+		r = msr_list_init(&m->msrs, &m->kvm, m->vcpus[0].fd, err);
+	return r;
+}
+
+static int alloc_vcpus(struct machine *m, struct error *err)
+{
+	m->vcpus = calloc(m->guest.cpus, sizeof(*m->vcpus));
+	if (!m->vcpus)
+		return err_set(err, ENOMEM, "no memory for %u vCPUs", m->guest.cpus);
+	for (uint32_t i = 0; i < m->guest.cpus; i++) {
+		struct vcpu *v = &m->vcpus[i];
+
+		v->machine = m;
+		v->id = i;
+		v->fd = -1;
+		v->state = calloc(1, sizeof(*v->state));
+		if (!v->state)
+			return err_set(err, ENOMEM, "no memory for vCPU %u", i);
+	}
+	return 0;
+}
+
+static void free_vcpus(struct machine *m)
+{
+	for (uint32_t i = 0; m->vcpus && i < m->guest.cpus; i++)
+		vcpu_stop(&m->vcpus[i]);
+	tear_down_vm(m);
+	for (uint32_t i = 0; m->vcpus && i < m->guest.cpus; i++)
+		free(m->vcpus[i].state);
+	free(m->vcpus);
+	m->vcpus = NULL;
+}
+
+static int configure(struct machine *m, const struct machine_config *cfg, struct error *err)
+{
+	if (cfg->stream)
+		return machine_load_config(m, cfg->stream, err);
+	m->machine_version = MACHINE_VERSION;
+	m->guest.ram_size = cfg->ram_size;
+	m->guest.cpus = cfg->cpus;
+	m->guest.no_reboot = cfg->no_reboot;
+	m->guest.run_state = RUN_STATE_PRELAUNCH;
+	if (getrandom(m->uuid, sizeof(m->uuid), 0) != (ssize_t)sizeof(m->uuid))
+		return err_sys(err, errno, "getrandom");
+	m->uuid[6] = (uint8_t)((m->uuid[6] & 0x0f) | 0x40); /* RFC 4122: version 4 */
+	m->uuid[8] = (uint8_t)((m->uuid[8] & 0x3f) | 0x80);
+	if (snprintf(m->guest.name, sizeof(m->guest.name), "%s", cfg->name) > MACHINE_NAME_MAX)
+		return err_set(err, EINVAL, "name '%s' is longer than %d bytes", cfg->name,
+			       MACHINE_NAME_MAX);
+	return machine_check_config(m, err);
+}
+
+static int open_host(struct machine *m, const struct machine_config *cfg, struct error *err)
+{
+	int fd = -1, r;
+
+	if (cfg->fds) {
+		fd = fdtable_take(cfg->fds, "kvm", 0, FD_KIND_CHAR, err);
+		if (fd < 0)
+			return fd;
+	}
+	r = kvm_open(&m->kvm, fd, err);
+	if (r == 0 && m->guest.cpus > m->kvm.max_vcpus)
+		r = err_set(err, EINVAL, "%u vCPUs: this host's KVM allows %u", m->guest.cpus,
+			    m->kvm.max_vcpus);
+	if (r == 0)
+		r = memory_create(&m->memory, m->guest.ram_size, cfg->fds, err);
+	return r;
+}
+
+static int build(struct machine *m, const struct machine_config *cfg, struct error *err)
+{
+	int r = configure(m, cfg, err);
+
+	if (r == 0)
+		r = open_host(m, cfg, err);
+	if (r == 0)
+		r = vcpu_install_kick(err);
+	if (r == 0)
+		r = loop_wake_init(m->loop, &m->request_wake, machine_handle_requests, m, err);
+	if (r == 0)
+		r = alloc_vcpus(m, err);
+	if (r == 0)
+		r = create_devices(m, cfg, err);
+	if (r == 0)
+		r = build_vm(m, err);
+	if (r == 0)
+		r = cfg->stream ? machine_load(m, cfg->stream, err) : cold_start(m, err);
+	for (uint32_t i = 0; r == 0 && i < m->guest.cpus; i++)
+		r = vcpu_start(&m->vcpus[i], err);
+	if (r == 0)
+		machine_park_vcpus(m);
+	/* What the guest asked of the predecessor just before it stopped. */
+	if (r == 0 && atomic_load(&m->requests))
+		loop_wake_signal(&m->request_wake);
+	return r;
+}
+
+int machine_create(struct machine *m, const struct machine_config *cfg, struct error *err)
+{
+	int r;
+
+	memset(m, 0, sizeof(*m));
+	m->kvm.fd = m->vm.fd = -1;
+	m->loop = cfg->loop;
+	m->ops = cfg->ops;
+	pthread_mutex_init(&m->vcpu_lock, NULL);
+	pthread_cond_init(&m->vcpu_unpark, NULL);
+	pthread_cond_init(&m->vcpu_parked, NULL);
+	r = build(m, cfg, err);
+	if (r < 0)
+		machine_destroy(m);
+	return r;
+}
+
+void machine_destroy(struct machine *m)
+{
+	free_vcpus(m);
+	destroy_devices(m);
+	memory_destroy(&m->memory);
+	loop_wake_fini(&m->request_wake);
+	kvm_close(&m->kvm);
+	pthread_cond_destroy(&m->vcpu_parked);
+	pthread_cond_destroy(&m->vcpu_unpark);
+	pthread_mutex_destroy(&m->vcpu_lock);
+}
+
+int machine_reset(struct machine *m, const char *reason, struct error *err)
+{
+	int r;
+
+	machine_park_vcpus(m);
+	tear_down_vm(m);
+	r = memory_clear(&m->memory, err);
+	if (r == 0)
+		r = build_vm(m, err);
+	if (r == 0)
+		r = power_on(m, err);
+	if (r < 0) {
+		err_prefix(err, "resetting the machine");
+		return r;
+	}
+	m->ops.event(m, m->ops.opaque, MACHINE_EVENT_RESET, reason);
+	if (m->guest.run_state == RUN_STATE_RUNNING)
+		machine_unpark_vcpus(m);
+	return 0;
+}
+
+int machine_power_button(struct machine *m, struct error *err)
+{
+	for (unsigned int i = 0; i < m->ndevices; i++) {
+		struct device *dev = m->devices[i];
+
+		if (!dev->cls->power_button)
+			continue;
+		pthread_mutex_lock(&dev->lock);
+		dev->cls->power_button(dev);
+		pthread_mutex_unlock(&dev->lock);
+		m->ops.event(m, m->ops.opaque, MACHINE_EVENT_POWERDOWN, NULL);
+		return 0;
+	}
+	return err_set(err, ENODEV, "this machine has no power button");
+}

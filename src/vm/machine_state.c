@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <string.h>
+
+#include <molt/vm/machine.h>
+
+#include "machine_state.h"
+
+static const struct vmstate_field machine_fields[] = {
+	VMSTATE_STRING(struct machine_guest, name),
+	VMSTATE_U64(struct machine_guest, ram_size),
+	VMSTATE_U32(struct machine_guest, cpus),
+	VMSTATE_U32(struct machine_guest, run_state),
+	VMSTATE_U32(struct machine_guest, requests),
+	VMSTATE_BOOL(struct machine_guest, no_reboot),
+	VMSTATE_UNSAVED(struct machine_guest, reserved, "padding"),
+	VMSTATE_END
+};
+
+static const struct vmstate machine_vmstate = {
+	.name = "machine", .version = 1, .min_version = 1, .size = sizeof(struct machine_guest),
+	.fields = machine_fields,
+};
+
+int machine_check_config(const struct machine *m, struct error *err)
+{
+	if (m->guest.cpus < 1 || m->guest.cpus > MACHINE_MAX_VCPUS)
+		return err_set(err, EINVAL, "%u vCPUs: a machine has 1 to %d", m->guest.cpus,
+			       MACHINE_MAX_VCPUS);
+	if (m->guest.run_state >= RUN_STATE_COUNT)
+		return err_set(err, EBADMSG, "run state %u does not exist", m->guest.run_state);
+	if (m->machine_version < 1 || m->machine_version > MACHINE_VERSION)
+		return err_set(err, EPROTO, "machine version %u: this molt offers 1 to %d",
+			       m->machine_version, MACHINE_VERSION);
+	return 0;
+}
+
+int machine_load_config(struct machine *m, struct stream *s, struct error *err)
+{
+	int r = vmstate_load(s, &machine_vmstate, 0, &m->guest, err);
+
+	m->machine_version = s->header.machine_version;
+	memcpy(m->uuid, s->header.uuid, sizeof(m->uuid));
+	atomic_store(&m->requests, m->guest.requests);
+	return r < 0 ? r : machine_check_config(m, err);
+}
+
+static int load_vcpus(struct machine *m, struct stream *s, struct error *err)
+{
+	for (uint32_t i = 0; i < m->guest.cpus; i++) {
+		struct vcpu *v = &m->vcpus[i];
+		int r = vmstate_load(s, &vcpu_vmstate, i, v->state, err);
+
+		if (r < 0)
+			return r;
+		r = vcpu_state_set(v->state, &m->kvm, v->fd, err);
+		if (r < 0) {
+			err_prefix(err, "section 'vcpu' %u", i);
+			return r;
+		}
+	}
+	/* The next update saves what this one brought. */
+	m->msrs.count = m->vcpus[0].state->nmsrs;
+	memcpy(m->msrs.index, m->vcpus[0].state->msr_index,
+	       m->msrs.count * sizeof(m->msrs.index[0]));
+	return 0;
+}
+
+static int load_devices(struct machine *m, struct stream *s, struct error *err)
+{
+	for (unsigned int i = 0; i < m->ndevices; i++) {
+		struct device *dev = m->devices[i];
+		const struct device_class *cls = dev->cls;
+		int r = 0;
+
+		if (cls->state)
+			r = vmstate_load(s, cls->state, dev->instance, device_guest(dev), err);
+		if (r == 0 && cls->post_load) {
+			r = cls->post_load(dev, err);
+			if (r < 0)
+				err_prefix(err, "section '%s' %u", cls->name, dev->instance);
+		}
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+int machine_load(struct machine *m, struct stream *s, struct error *err)
+{
+	int r = load_vcpus(m, s, err);
+
+	return r < 0 ? r : load_devices(m, s, err);
+}
+
+static int save_vcpus(struct machine *m, struct stream_writer *w, struct error *err)
+{
+	for (uint32_t i = 0; i < m->guest.cpus; i++) {
+		struct vcpu *v = &m->vcpus[i];
+		int r = vcpu_state_get(v->state, &m->kvm, v->fd, &m->msrs, err);
+
+		if (r < 0) {
+			err_prefix(err, "vCPU %u", i);
+			return r;
+		}
+		vmstate_save(w, &vcpu_vmstate, i, v->state);
+	}
+	return 0;
+}
+
+static int save_device(struct device *dev, struct stream_writer *w, struct fdtable *fds,
+		       struct error *err)
+{
+	const struct device_class *cls = dev->cls;
+	int r = cls->pre_save ? cls->pre_save(dev, err) : 0;
+
+	if (r == 0 && cls->state)
+		vmstate_save(w, cls->state, dev->instance, device_guest(dev));
+	if (r == 0 && cls->save_host)
+		r = cls->save_host(dev, w, fds, err);
+	if (r < 0)
+		err_prefix(err, "device '%s'", cls->name);
+	return r;
+}
+
+int machine_save(struct machine *m, struct stream_writer *w, struct fdtable *fds,
+		 struct error *err)
+{
+	int r;
+
+	m->guest.requests = atomic_load(&m->requests);
+	vmstate_save(w, &machine_vmstate, 0, &m->guest);
+	r = fdtable_add(fds, "kvm", 0, m->kvm.fd, err);
+	if (r == 0)
+		r = memory_save_fds(&m->memory, fds, err);
+	if (r == 0)
+		r = save_vcpus(m, w, err);
+	for (unsigned int i = 0; i < m->ndevices && r == 0; i++)
+		r = save_device(m->devices[i], w, fds, err);
+	return r;
+}

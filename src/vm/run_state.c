@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: MIT */
+/* Whether the machine runs, and what makes it stop: commands from the host, requests from the guest. */
+#include <errno.h>
+
+#include <molt/base/log.h>
+#include <molt/vm/machine.h>
+
+#include "machine_state.h"
+#include "vcpu_run.h"
+
+/* Requests after which no vCPU may execute another instruction until main has acted. */
+#define STOPPING_REQUESTS \
+	((uint32_t)(MACHINE_REQ_SHUTDOWN | MACHINE_REQ_RESET | MACHINE_REQ_TRIPLE_FAULT | \
+		    MACHINE_REQ_VCPU_ERROR))
+
+const char *run_state_name(enum run_state state)
+{
+	static const char *const names[RUN_STATE_COUNT] = {
+		[RUN_STATE_PRELAUNCH] = "prelaunch",
+		[RUN_STATE_RUNNING] = "running",
+		[RUN_STATE_PAUSED] = "paused",
+		[RUN_STATE_SHUTDOWN] = "shutdown",
+		[RUN_STATE_INTERNAL_ERROR] = "internal-error",
+	};
+
+	return state < RUN_STATE_COUNT ? names[state] : "unknown";
+}
+
+bool machine_is_stopping(struct machine *m)
+{
+	return atomic_load(&m->requests) & STOPPING_REQUESTS;
+}
+
+static void emit(struct machine *m, enum machine_event ev, const char *detail)
+{
+	m->ops.event(m, m->ops.opaque, ev, detail);
+}
+
+int machine_resume(struct machine *m, struct error *err)
+{
+	if (m->guest.run_state == RUN_STATE_RUNNING)
+		return 0;
+	if (m->guest.run_state != RUN_STATE_PRELAUNCH && m->guest.run_state != RUN_STATE_PAUSED)
+		return err_set(err, EBUSY, "the machine is in state '%s' and cannot run on",
+			       run_state_name((enum run_state)m->guest.run_state));
+	m->guest.run_state = RUN_STATE_RUNNING;
+	machine_unpark_vcpus(m);
+	emit(m, MACHINE_EVENT_RESUME, NULL);
+	return 0;
+}
+
+int machine_pause(struct machine *m, struct error *err)
+{
+	(void)err;
+	if (m->guest.run_state != RUN_STATE_RUNNING)
+		return 0;
+	machine_park_vcpus(m);
+	m->guest.run_state = RUN_STATE_PAUSED;
+	emit(m, MACHINE_EVENT_STOP, NULL);
+	return 0;
+}
+
+void machine_request(struct machine *m, enum machine_request req)
+{
+	atomic_fetch_or(&m->requests, (uint32_t)req);
+	loop_wake_signal(&m->request_wake);
+}
+
+void machine_exit(struct machine *m, int code, const char *reason)
+{
+	machine_park_vcpus(m);
+	if (m->guest.run_state != RUN_STATE_INTERNAL_ERROR)
+		m->guest.run_state = RUN_STATE_SHUTDOWN;
+	m->exit_code = code;
+	emit(m, MACHINE_EVENT_SHUTDOWN, reason);
+	loop_stop(m->loop, code);
+}
+
+static void guest_reset(struct machine *m)
+{
+	struct error err = ERROR_INIT;
+
+	if (m->guest.no_reboot) {
+		log_info("the guest asked for a reset, which --no-reboot makes an exit");
+		machine_exit(m, MACHINE_EXIT_OK, "guest-reset");
+		return;
+	}
+	log_info("the guest resets the machine");
+	if (machine_reset(m, "guest-reset", &err) < 0) {
+		log_error("%s", err.text);
+		machine_exit(m, MACHINE_EXIT_FAILURE, "guest-reset");
+	}
+}
+
+static void guest_failed(struct machine *m, int code, const char *what)
+{
+	log_error("%s; molt ends with exit code %d", what, code);
+	m->guest.run_state = RUN_STATE_INTERNAL_ERROR;
+	emit(m, MACHINE_EVENT_GUEST_PANICKED, "poweroff");
+	machine_exit(m, code, "guest-panic");
+}
+
+void machine_handle_requests(void *opaque)
+{
+	struct machine *m = opaque;
+	uint32_t reqs;
+
+	if (machine_is_stopping(m))
+		machine_park_vcpus(m);
+	/* Only after parking: a vCPU that sees the bits gone while its goal is to run would run on. */
+	reqs = atomic_exchange(&m->requests, 0);
+	if (reqs & MACHINE_REQ_PANICKED) {
+		log_warn("the guest reports a panic");
+		emit(m, MACHINE_EVENT_GUEST_PANICKED, "run");
+	}
+	if (reqs & MACHINE_REQ_VCPU_ERROR) {
+		guest_failed(m, MACHINE_EXIT_VCPU_ERROR, "KVM cannot run the guest any further");
+	} else if (reqs & MACHINE_REQ_TRIPLE_FAULT) {
+		guest_failed(m, MACHINE_EXIT_TRIPLE_FAULT, "the guest ended in a triple fault");
+	} else if (reqs & MACHINE_REQ_SHUTDOWN) {
+		log_info("the guest powered off");
+		machine_exit(m, MACHINE_EXIT_OK, "guest-shutdown");
+	} else if (reqs & MACHINE_REQ_RESET) {
+		guest_reset(m);
+	}
+}
+
+int machine_quiesce(struct machine *m, struct error *err)
+{
+	for (unsigned int i = 0; i < m->ndevices; i++) {
+		struct device *dev = m->devices[i];
+		int r = dev->cls->quiesce ? dev->cls->quiesce(dev, err) : 0;
+
+		if (r < 0) {
+			err_prefix(err, "device '%s'", dev->cls->name);
+			while (i--)
+				if (m->devices[i]->cls->resume)
+					m->devices[i]->cls->resume(m->devices[i]);
+			return r;
+		}
+	}
+	return 0;
+}
+
+void machine_unquiesce(struct machine *m)
+{
+	for (unsigned int i = 0; i < m->ndevices; i++)
+		if (m->devices[i]->cls->resume)
+			m->devices[i]->cls->resume(m->devices[i]);
+}

@@ -1,0 +1,311 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * vCPU threads. Theory of operation.
+ *
+ * Each thread loops: wait in the park until its goal is to run, then KVM_RUN until it is not. Main
+ * sets the goal, and kicks with a signal whose handler sets run->immediate_exit: if the signal comes
+ * before KVM_RUN is entered, KVM_RUN returns at once; if it comes inside, KVM leaves with EINTR; if
+ * it comes before the loop clears immediate_exit, the goal that is read after the clearing tells.
+ * So no kick is ever lost.
+ *
+ * A vCPU may only be saved at an instruction boundary: after a PIO or MMIO exit KVM completes the
+ * instruction at the *next* KVM_RUN. Parking therefore enters KVM_RUN with immediate_exit set until
+ * it answers EINTR; a string instruction may bring further exits on the way, which are served.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+#include <molt/base/log.h>
+#include <molt/vm/machine.h>
+
+#include "vcpu_run.h"
+
+/* The kick handler has no other way to find the vCPU of the thread it interrupted. */
+static _Thread_local struct kvm_run *kick_run;
+
+static void on_kick(int sig)
+{
+	(void)sig;
+	if (kick_run)
+		kick_run->immediate_exit = 1;
+}
+
+int vcpu_install_kick(struct error *err)
+{
+	struct sigaction sa = { .sa_handler = on_kick };
+
+	if (sigaction(VCPU_KICK_SIGNAL, &sa, NULL) < 0)
+		return err_sys(err, errno, "sigaction for the vCPU kick");
+	return 0;
+}
+
+static void log_registers(struct vcpu *v)
+{
+	struct kvm_sregs s;
+	struct kvm_regs r;
+	struct kvm *kvm = &v->machine->kvm;
+
+	if (kvm_call(kvm, v->fd, KVM_GET_REGS, &r) < 0 || kvm_call(kvm, v->fd, KVM_GET_SREGS, &s) < 0)
+		return;
+	log_error("vCPU %u: rip=%016llx rflags=%016llx rsp=%016llx rbp=%016llx", v->id, r.rip,
+		  r.rflags, r.rsp, r.rbp);
+	log_error("vCPU %u: rax=%016llx rbx=%016llx rcx=%016llx rdx=%016llx rsi=%016llx rdi=%016llx",
+		  v->id, r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi);
+	log_error("vCPU %u: r8=%016llx r9=%016llx r10=%016llx r11=%016llx", v->id, r.r8, r.r9,
+		  r.r10, r.r11);
+	log_error("vCPU %u: r12=%016llx r13=%016llx r14=%016llx r15=%016llx", v->id, r.r12, r.r13,
+		  r.r14, r.r15);
+	log_error("vCPU %u: cr0=%llx cr2=%llx cr3=%llx cr4=%llx efer=%llx cs=%04x ss=%04x cpl=%u",
+		  v->id, s.cr0, s.cr2, s.cr3, s.cr4, s.efer, s.cs.selector, s.ss.selector,
+		  s.ss.dpl);
+	log_error("vCPU %u: gdt=%llx/%x idt=%llx/%x tr=%04x", v->id, s.gdt.base, s.gdt.limit,
+		  s.idt.base, s.idt.limit, s.tr.selector);
+}
+
+static void log_internal_error(struct vcpu *v)
+{
+	char data[16 * 17 + 1] = "";
+	size_t len = 0;
+	uint32_t n = v->run->internal.ndata;
+
+	for (uint32_t i = 0; i < n && i < 16; i++)
+		len += (size_t)snprintf(data + len, sizeof(data) - len, " %llx",
+					v->run->internal.data[i]);
+	log_error("vCPU %u: KVM internal error, suberror %u, data:%s", v->id,
+		  v->run->internal.suberror, data);
+}
+
+static void stop_machine(struct vcpu *v, enum machine_request req)
+{
+	log_registers(v);
+	machine_request(v->machine, req);
+}
+
+static void handle_io(struct vcpu *v)
+{
+	struct kvm_run *run = v->run;
+	char *data = (char *)run + run->io.data_offset;
+
+	for (uint32_t i = 0; i < run->io.count; i++, data += run->io.size)
+		bus_access(&v->machine->bus, BUS_PIO, run->io.port, data, run->io.size,
+			   run->io.direction == KVM_EXIT_IO_OUT);
+}
+
+static void handle_exit(struct vcpu *v)
+{
+	struct kvm_run *run = v->run;
+
+	switch (run->exit_reason) {
+	case KVM_EXIT_IO:
+		handle_io(v);
+		break;
+	case KVM_EXIT_MMIO:
+		bus_access(&v->machine->bus, BUS_MMIO, run->mmio.phys_addr, run->mmio.data,
+			   run->mmio.len, run->mmio.is_write);
+		break;
+	case KVM_EXIT_INTR:
+		break;
+	case KVM_EXIT_SHUTDOWN:
+		log_error("vCPU %u: triple fault", v->id);
+		stop_machine(v, MACHINE_REQ_TRIPLE_FAULT);
+		break;
+	case KVM_EXIT_INTERNAL_ERROR:
+		log_internal_error(v);
+		stop_machine(v, MACHINE_REQ_VCPU_ERROR);
+		break;
+	case KVM_EXIT_FAIL_ENTRY:
+		log_error("vCPU %u: KVM could not enter the guest, hardware reason 0x%llx", v->id,
+			  run->fail_entry.hardware_entry_failure_reason);
+		stop_machine(v, MACHINE_REQ_VCPU_ERROR);
+		break;
+	default:
+		log_error("vCPU %u: unexpected KVM exit reason %u", v->id, run->exit_reason);
+		stop_machine(v, MACHINE_REQ_VCPU_ERROR);
+		break;
+	}
+}
+
+/* One KVM_RUN; false when it was interrupted before the guest did anything we must serve. */
+static bool run_once(struct vcpu *v)
+{
+	struct kvm *kvm = &v->machine->kvm;
+	int r = kvm_call_num(kvm, v->fd, KVM_RUN, 0);
+
+	if (r == -EINTR || r == -EAGAIN)
+		return false;
+	if (r < 0) {
+		log_error("vCPU %u: KVM_RUN: %s", v->id, strerror(-r));
+		stop_machine(v, MACHINE_REQ_VCPU_ERROR);
+		return false;
+	}
+	handle_exit(v);
+	return true;
+}
+
+static bool may_run(struct vcpu *v)
+{
+	return atomic_load(&v->goal) == VCPU_RUN && !machine_is_stopping(v->machine);
+}
+
+static void run_until_parked(struct vcpu *v)
+{
+	atomic_store(&v->entered_ns, now_ns());
+	for (;;) {
+		v->run->immediate_exit = 0;
+		atomic_signal_fence(memory_order_seq_cst);
+		if (!may_run(v))
+			break;
+		run_once(v);
+	}
+	/* A vCPU that KVM cannot run any more has nothing to complete. */
+	v->run->immediate_exit = 1;
+	while (run_once(v))
+		v->run->immediate_exit = 1;
+}
+
+/* Waits in the park. False when the thread is to end. */
+static bool wait_in_park(struct vcpu *v)
+{
+	struct machine *m = v->machine;
+
+	pthread_mutex_lock(&m->vcpu_lock);
+	v->stopped_ns = now_ns();
+	v->parked = true;
+	pthread_cond_broadcast(&m->vcpu_parked);
+	while (atomic_load(&v->goal) != VCPU_QUIT && !may_run(v))
+		pthread_cond_wait(&m->vcpu_unpark, &m->vcpu_lock);
+	v->parked = false;
+	pthread_mutex_unlock(&m->vcpu_lock);
+	return atomic_load(&v->goal) != VCPU_QUIT;
+}
+
+static void *vcpu_thread(void *opaque)
+{
+	struct vcpu *v = opaque;
+	char name[16];
+
+	snprintf(name, sizeof(name), "vcpu%u", v->id);
+	pthread_setname_np(pthread_self(), name);
+	v->tid = (pid_t)syscall(SYS_gettid);
+	while (wait_in_park(v)) {
+		kick_run = v->run;
+		run_until_parked(v);
+		/* While parked the mapping may go (reset), and a late kick must not touch it. */
+		kick_run = NULL;
+	}
+	return NULL;
+}
+
+int vcpu_open(struct vcpu *v, struct error *err)
+{
+	struct machine *m = v->machine;
+	int r = kvm_call_num(&m->kvm, m->vm.fd, KVM_CREATE_VCPU, v->id);
+	void *run;
+
+	if (r < 0)
+		return err_sys(err, -r, "KVM_CREATE_VCPU %u", v->id);
+	v->fd = r;
+	fd_set_cloexec(v->fd, true);
+	v->run_size = m->kvm.run_size;
+	run = mmap(NULL, v->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd, 0);
+	if (run == MAP_FAILED) {
+		fd_close(&v->fd);
+		return err_sys(err, errno, "mapping kvm_run of vCPU %u", v->id);
+	}
+	v->run = run;
+	return 0;
+}
+
+void vcpu_close(struct vcpu *v)
+{
+	if (v->run)
+		munmap(v->run, v->run_size);
+	v->run = NULL;
+	fd_close(&v->fd);
+}
+
+int vcpu_start(struct vcpu *v, struct error *err)
+{
+	sigset_t all, old;
+	int r;
+
+	/* Signals for the process go to main; only the kick reaches a vCPU thread. */
+	sigfillset(&all);
+	sigdelset(&all, VCPU_KICK_SIGNAL);
+	atomic_store(&v->goal, VCPU_PARK);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	r = pthread_create(&v->thread, NULL, vcpu_thread, v);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (r)
+		return err_sys(err, r, "thread for vCPU %u", v->id);
+	v->started = true;
+	return 0;
+}
+
+void vcpu_stop(struct vcpu *v)
+{
+	if (!v->started)
+		return;
+	pthread_mutex_lock(&v->machine->vcpu_lock);
+	atomic_store(&v->goal, VCPU_QUIT);
+	pthread_cond_broadcast(&v->machine->vcpu_unpark);
+	pthread_mutex_unlock(&v->machine->vcpu_lock);
+	pthread_kill(v->thread, VCPU_KICK_SIGNAL);
+	pthread_join(v->thread, NULL);
+	v->started = false;
+}
+
+uint64_t machine_park_vcpus(struct machine *m)
+{
+	uint64_t last = 0;
+
+	for (uint32_t i = 0; i < m->guest.cpus; i++) {
+		atomic_store(&m->vcpus[i].goal, VCPU_PARK);
+		pthread_kill(m->vcpus[i].thread, VCPU_KICK_SIGNAL);
+	}
+	pthread_mutex_lock(&m->vcpu_lock);
+	for (uint32_t i = 0; i < m->guest.cpus; i++) {
+		while (!m->vcpus[i].parked)
+			pthread_cond_wait(&m->vcpu_parked, &m->vcpu_lock);
+		if (m->vcpus[i].stopped_ns > last)
+			last = m->vcpus[i].stopped_ns;
+	}
+	pthread_mutex_unlock(&m->vcpu_lock);
+	return last;
+}
+
+void machine_unpark_vcpus(struct machine *m)
+{
+	pthread_mutex_lock(&m->vcpu_lock);
+	for (uint32_t i = 0; i < m->guest.cpus; i++) {
+		atomic_store(&m->vcpus[i].entered_ns, 0);
+		atomic_store(&m->vcpus[i].goal, VCPU_RUN);
+	}
+	pthread_cond_broadcast(&m->vcpu_unpark);
+	pthread_mutex_unlock(&m->vcpu_lock);
+}
+
+uint64_t machine_wait_entered(struct machine *m)
+{
+	for (;;) {
+		uint64_t first = UINT64_MAX;
+
+		for (uint32_t i = 0; i < m->guest.cpus; i++) {
+			uint64_t t = atomic_load(&m->vcpus[i].entered_ns);
+
+			if (t && t < first)
+				first = t;
+		}
+		if (first != UINT64_MAX || machine_is_stopping(m))
+			return first == UINT64_MAX ? now_ns() : first;
+		sched_yield();
+	}
+}

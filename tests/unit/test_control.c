@@ -1,0 +1,641 @@
+/* SPDX-License-Identifier: MIT */
+/* The control server as its clients see it: protocol, framing, limits, the socket's file. */
+#include "control_bench.h"
+#include "molt_version.h"
+
+static int setup(void **state)
+{
+	struct bench *b = calloc(1, sizeof(*b));
+
+	bench_init(b);
+	*state = b;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	bench_fini(*state);
+	free(*state);
+	return 0;
+}
+
+/* ---- protocol ---- */
+
+static void test_greeting(void **state)
+{
+	struct bench *b = *state;
+	int fd = bench_connect(b);
+
+	bench_expect(b, fd, "{\"QMP\": {\"version\": {\"qemu\": {\"major\": 10, \"minor\": 2, "
+			    "\"micro\": 0}, \"package\": \"molt " MOLT_VERSION "\"}, "
+			    "\"capabilities\": []}}");
+	close(fd);
+}
+
+static void test_only_negotiation_at_first(void **state)
+{
+	struct bench *b = *state;
+	int fd = bench_greeted(b);
+
+	bench_say(fd, "{\"execute\":\"echo\",\"arguments\":{\"value\":1}}{\"execute\":\"x\"}");
+	for (int i = 0; i < 2; i++)
+		bench_expect(b, fd, NOT_FOUND("Expecting capabilities negotiation with "
+					      "'qmp_capabilities'"));
+	close(fd);
+}
+
+static void test_only_one_negotiation(void **state)
+{
+	struct bench *b = *state;
+	int fd = bench_client(b);
+
+	bench_say(fd, NEGOTIATE);
+	bench_expect(b, fd, NOT_FOUND("Capabilities negotiation is already complete, "
+				      "command ignored"));
+	close(fd);
+}
+
+static void test_unknown_capability_keeps_negotiating(void **state)
+{
+	struct bench *b = *state;
+	int fd = bench_greeted(b);
+
+	bench_say(fd, "{\"execute\":\"qmp_capabilities\",\"arguments\":{\"enable\":[\"oob\"]}}");
+	bench_expect(b, fd, GENERIC("Capability oob not available"));
+	bench_say(fd, "{\"execute\":\"qmp_capabilities\",\"arguments\":{\"enable\":1}}");
+	bench_expect(b, fd, GENERIC("Invalid parameter type for 'enable', expected: array"));
+	bench_say(fd, "{\"execute\":\"qmp_capabilities\",\"arguments\":{\"enable\":[]}}");
+	bench_expect(b, fd, DONE);
+	close(fd);
+}
+
+static void test_id_comes_back(void **state)
+{
+	struct bench *b = *state;
+	int fd = bench_client(b);
+
+	bench_say(fd, "{\"execute\":\"echo\",\"arguments\":{\"value\":[1,\"\\u00e9\"]},"
+		      "\"id\":{\"n\":null}}");
+	bench_expect(b, fd, "{\"return\": [1, \"\\u00E9\"], \"id\": {\"n\": null}}");
+	bench_say(fd, "{\"id\":7,\"execute\":\"nope\"}");
+	bench_expect(b, fd, "{\"error\": {\"class\": \"CommandNotFound\", \"desc\": "
+			    "\"The command nope has not been found\"}, \"id\": 7}");
+	bench_say(fd, "{\"id\":8,\"exec-oob\":\"echo\"}");
+	bench_expect(b, fd, "{\"error\": {\"class\": \"GenericError\", \"desc\": "
+			    "\"QMP input member 'exec-oob' is unexpected\"}, \"id\": 8}");
+	close(fd);
+}
+
+static void test_error_sentences(void **state)
+{
+	static const struct {
+		const char *request, *answer;
+	} cases[] = {
+		{ "[]", GENERIC("QMP input must be a JSON object") },
+		{ "\"stop\" ", GENERIC("QMP input must be a JSON object") },
+		{ "{}", GENERIC("QMP input lacks member 'execute'") },
+		{ "{\"execute\":1}", GENERIC("QMP input member 'execute' must be a string") },
+		{ "{\"execute\":\"echo\",\"arguments\":[]}",
+		  GENERIC("QMP input member 'arguments' must be an object") },
+		{ "{\"execute\":\"echo\",\"control\":1}",
+		  GENERIC("QMP input member 'control' is unexpected") },
+		{ "{\"execute\":\"echo\",\"arguments\":{\"valu\":1}}",
+		  GENERIC("Parameter 'valu' is unexpected") },
+		{ "{\"execute\":\"fail\",\"arguments\":{\"value\":1}}",
+		  GENERIC("Parameter 'value' is unexpected") },
+		{ "{\"execute\":\"fail\"}", GENERIC("no such thing: 'caf?'") },
+		{ "}", GENERIC("JSON parse error, closing bracket without its opening one") },
+		{ "\002", GENERIC("JSON parse error, stray control character or byte that is not "
+				  "UTF-8") },
+	};
+	struct bench *b = *state;
+	int fd = bench_client(b);
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		bench_say(fd, cases[i].request);
+		bench_expect(b, fd, cases[i].answer);
+	}
+	close(fd);
+}
+
+static void test_server_commands(void **state)
+{
+	struct bench *b = *state;
+	int fd = bench_client(b);
+
+	bench_say(fd, "{\"execute\":\"query-commands\"}");
+	bench_expect(b, fd, "{\"return\": [{\"name\": \"qmp_capabilities\"}, "
+			    "{\"name\": \"query-version\"}, {\"name\": \"query-commands\"}, "
+			    "{\"name\": \"echo\"}, {\"name\": \"fail\"}, {\"name\": \"later\"}, "
+			    "{\"name\": \"from-within\"}]}");
+	bench_say(fd, "{\"execute\":\"query-version\"}");
+	bench_expect(b, fd, "{\"return\": {\"qemu\": {\"major\": 10, \"minor\": 2, \"micro\": 0}, "
+			    "\"package\": \"molt " MOLT_VERSION "\"}}");
+	close(fd);
+}
+
+static void test_events_reach_only_those_who_negotiated(void **state)
+{
+	struct bench *b = *state;
+	int fd = bench_client(b), other = bench_greeted(b);
+	char line[256];
+	json_t *msg;
+
+	control_event(b->control, "RESET", json_pack("{s:b}", "guest", 1));
+	assert_true(bench_line(b, fd, line, sizeof(line)));
+	msg = json_loads(line, 0, NULL);
+	assert_string_equal(json_string_value(json_object_get(msg, "event")), "RESET");
+	assert_true(json_is_true(json_object_get(json_object_get(msg, "data"), "guest")));
+	assert_true(json_integer_value(json_object_get(json_object_get(msg, "timestamp"),
+						       "seconds")) > 1700000000);
+	json_decref(msg);
+	bench_expect_nothing(b, other);
+	close(fd);
+	close(other);
+}
+
+static void test_later_answer(void **state)
+{
+	struct error err = ERROR_INIT;
+	struct bench *b = *state;
+	int fd = bench_client(b);
+
+	bench_say(fd, "{\"execute\":\"later\"}{\"execute\":\"echo\",\"arguments\":{\"value\":1}}");
+	bench_expect_nothing(b, fd); /* answers keep the order of requests */
+	control_reply(b->control, b->async.client, NULL, json_string("late"), NULL);
+	bench_expect(b, fd, "{\"return\": \"late\"}");
+	bench_expect(b, fd, "{\"return\": 1}");
+	bench_say(fd, "{\"execute\":\"later\"}");
+	bench_expect_nothing(b, fd);
+	err_set(&err, EBUSY, "not now");
+	control_reply(b->control, b->async.client, json_true(), NULL, &err);
+	bench_expect(b, fd, "{\"error\": {\"class\": \"GenericError\", \"desc\": \"not now\"}, "
+			    "\"id\": true}");
+	close(fd);
+}
+
+static void test_later_answer_from_within(void **state)
+{
+	struct bench *b = *state;
+	int fd = bench_client(b);
+	char line[256];
+
+	bench_say(fd, "{\"execute\":\"from-within\",\"id\":1}{\"execute\":\"fail\"}");
+	assert_true(bench_line(b, fd, line, sizeof(line)));
+	assert_non_null(strstr(line, "FIRST"));
+	bench_expect(b, fd, "{\"return\": true, \"id\": 1}");
+	bench_expect(b, fd, GENERIC("no such thing: 'caf?'"));
+	close(fd);
+}
+
+static void test_later_answer_to_nobody(void **state)
+{
+	struct bench *b = *state;
+	int fd = bench_client(b), other = bench_client(b);
+
+	bench_say(fd, "{\"execute\":\"later\"}");
+	bench_pump(b);
+	close(fd);
+	bench_pump(b);
+	control_reply(b->control, b->async.client, NULL, json_true(), NULL);
+	control_reply(b->control, CONTROL_NO_CLIENT, NULL, json_true(), NULL);
+	bench_expect_nothing(b, other);
+	close(other);
+}
+
+/* ---- framing ---- */
+
+static const char three[] = "{\"execute\":\"echo\",\"arguments\":{\"value\":\"}{\"}}"
+			    "{'execute':'echo','arguments':{'value':'\"'}}\n"
+			    "{\"execute\":\"fail\"}";
+
+static void expect_three(struct bench *b, int fd)
+{
+	bench_expect(b, fd, "{\"return\": \"}{\"}");
+	bench_expect(b, fd, "{\"return\": \"\\\"\"}");
+	bench_expect(b, fd, GENERIC("no such thing: 'caf?'"));
+}
+
+static void test_any_two_pieces(void **state)
+{
+	struct bench *b = *state;
+	int fd = bench_client(b);
+
+	for (size_t at = 0; at <= sizeof(three) - 1; at++) {
+		if (at)
+			bench_send(fd, three, at);
+		bench_pump(b);
+		if (at < sizeof(three) - 1)
+			bench_send(fd, three + at, sizeof(three) - 1 - at);
+		expect_three(b, fd);
+	}
+	close(fd);
+}
+
+static void test_byte_by_byte(void **state)
+{
+	struct bench *b = *state;
+	int fd = bench_client(b);
+
+	for (size_t at = 0; at < sizeof(three) - 1; at++) {
+		bench_send(fd, three + at, 1);
+		bench_pump(b);
+	}
+	expect_three(b, fd);
+	close(fd);
+}
+
+static void test_garbage_costs_one_error_each(void **state)
+{
+	static const char *const garbage[] = { "nonsense ", "{\"execute\": }", "\xff", "[1,}",
+					       "{\"execute\":\"\xc3(\"}", "{\"open\":[\"\x01" };
+	struct bench *b = *state;
+	int fd = bench_client(b);
+	char line[512];
+
+	for (size_t i = 0; i < ARRAY_SIZE(garbage); i++) {
+		bench_say(fd, garbage[i]);
+		assert_true(bench_line(b, fd, line, sizeof(line)));
+		assert_non_null(strstr(line, "JSON parse error, "));
+		bench_say(fd, three);
+		expect_three(b, fd);
+	}
+	close(fd);
+}
+
+static void test_noise_does_not_harm(void **state)
+{
+	struct bench *b = *state;
+	int fd = bench_client(b), other = bench_client(b);
+	uint32_t seed = 7;
+	char noise[512], sink[4096];
+
+	for (unsigned int round = 0; round < 200; round++) {
+		for (size_t i = 0; i < sizeof(noise); i++) {
+			seed = seed * 1664525u + 1013904223u;
+			noise[i] = (char)(seed >> 24);
+		}
+		bench_send(fd, noise, sizeof(noise));
+		bench_pump(b);
+		while (recv(fd, sink, sizeof(sink), MSG_DONTWAIT) > 0)
+			bench_pump(b);
+	}
+	bench_say(other, three);
+	expect_three(b, other);
+	close(fd);
+	close(other);
+}
+
+static void test_half_close_gets_all_answers(void **state)
+{
+	struct bench *b = *state;
+	int fd = bench_greeted(b);
+
+	bench_say(fd, NEGOTIATE);
+	bench_say(fd, three);
+	shutdown(fd, SHUT_WR);
+	bench_expect(b, fd, DONE);
+	expect_three(b, fd);
+	bench_expect_hangup(b, fd);
+	close(fd);
+}
+
+/* ---- limits ---- */
+
+/* An echo request of exactly len bytes. */
+static char *long_request(size_t len)
+{
+	static const char head[] = "{\"execute\":\"fail\",\"arguments\":{},\"id\":\"";
+	char *text = malloc(len);
+
+	memset(text, 'a', len);
+	memcpy(text, head, sizeof(head) - 1);
+	memcpy(text + len - 2, "\"}", 2);
+	return text;
+}
+
+static void send_pumping(struct bench *b, int fd, const char *text, size_t len)
+{
+	for (size_t at = 0; at < len; at += 4096) {
+		size_t piece = len - at < 4096 ? len - at : 4096;
+
+		if (send(fd, text + at, piece, MSG_NOSIGNAL) < 0)
+			return;
+		bench_pump(b);
+	}
+}
+
+static void test_longest_message(void **state)
+{
+	struct bench *b = *state;
+	char *text = long_request(65536);
+	static char line[70000];
+	int fd = bench_client(b);
+
+	send_pumping(b, fd, text, 65536);
+	assert_true(bench_line(b, fd, line, sizeof(line)));
+	assert_non_null(strstr(line, "no such thing"));
+	bench_say(fd, three);
+	expect_three(b, fd);
+	free(text);
+	close(fd);
+}
+
+static void test_too_long_message(void **state)
+{
+	struct bench *b = *state;
+	char *text = long_request(65537);
+	int fd = bench_client(b);
+
+	send_pumping(b, fd, text, 65537);
+	bench_expect(b, fd, GENERIC("JSON token size limit exceeded"));
+	bench_expect_hangup(b, fd);
+	free(text);
+	close(fd);
+}
+
+static void test_white_space_is_no_message(void **state)
+{
+	struct bench *b = *state;
+	char *blanks = malloc(200000);
+	int fd = bench_client(b);
+
+	memset(blanks, '\n', 200000);
+	send_pumping(b, fd, blanks, 200000);
+	bench_say(fd, three);
+	expect_three(b, fd);
+	free(blanks);
+	close(fd);
+}
+
+/* Ten thousand requests before the first answer is read: nothing is lost, nobody is cut off. */
+static void test_requests_far_ahead(void **state)
+{
+	struct bench *b = *state;
+	int fd = bench_client(b);
+	unsigned int sent = 0, got = 0;
+	char text[100], line[100];
+
+	while (got < 10000) {
+		while (sent < 10000) {
+			int n = snprintf(text, sizeof(text), "{\"execute\":\"echo\",\"arguments\":"
+					 "{\"value\":%05u}}", 10000 + sent);
+
+			if (send(fd, text, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL) != n)
+				break;
+			sent++;
+		}
+		bench_pump(b);
+		snprintf(text, sizeof(text), "{\"return\": %u}", 10000 + got);
+		assert_true(bench_line(b, fd, line, sizeof(line)));
+		assert_string_equal(line, text);
+		got++;
+	}
+	close(fd);
+}
+
+static json_t *kilobyte(void)
+{
+	char text[1025];
+
+	memset(text, 'x', 1024);
+	text[1024] = '\0';
+	return json_pack("{s:s}", "text", text);
+}
+
+static void test_who_does_not_read_is_cut_off(void **state)
+{
+	struct bench *b = *state;
+	int lazy = bench_client(b), fd = bench_client(b);
+	static char line[2048];
+	size_t got = 0;
+	ssize_t n;
+
+	for (unsigned int i = 0; i < 3000; i++) {
+		control_event(b->control, "E", kilobyte());
+		assert_true(bench_line(b, fd, line, sizeof(line)));
+	}
+	/* What the kernel had taken already is there, then the connection ends. */
+	while ((n = recv(lazy, line, sizeof(line), MSG_DONTWAIT)) > 0)
+		got += (size_t)n;
+	assert_int_equal(n, 0);
+	assert_true(got > 0 && got < (2u << 20));
+	bench_say(fd, three);
+	expect_three(b, fd);
+	close(fd);
+	close(lazy);
+}
+
+static void test_number_of_clients_is_limited(void **state)
+{
+	struct bench *b = *state;
+	int fds[32], fd;
+
+	for (unsigned int i = 0; i < 32; i++)
+		fds[i] = bench_client(b);
+	fd = bench_connect(b);
+	bench_expect(b, fd, GENERIC("32 clients are connected already, that is all molt serves"));
+	bench_expect_hangup(b, fd);
+	close(fd);
+	close(fds[5]);
+	bench_pump(b);
+	fds[5] = bench_client(b);
+	for (unsigned int i = 0; i < 32; i++)
+		close(fds[i]);
+}
+
+/* ---- the socket's file ---- */
+
+static void test_socket_is_ours_alone(void **state)
+{
+	mode_t mask = umask(0);
+	struct stat st;
+	struct bench b;
+
+	(void)state;
+	bench_init(&b);
+	assert_int_equal(stat(b.path, &st), 0);
+	assert_int_equal(st.st_mode, S_IFSOCK | 0600);
+	umask(mask);
+	bench_fini(&b);
+}
+
+static void test_descriptors_are_close_on_exec(void **state)
+{
+	struct bench *b = *state;
+	int fd = bench_client(b);
+
+	for (int i = 3; i < 64; i++) {
+		struct sockaddr_un sun;
+		socklen_t len = sizeof(sun);
+
+		if (getsockname(i, (struct sockaddr *)&sun, &len) == 0)
+			assert_int_equal(fcntl(i, F_GETFD), FD_CLOEXEC);
+	}
+	close(fd);
+}
+
+static int create_at(struct bench *b, const char *path, struct error *err)
+{
+	struct control *second;
+	int r = control_create(&second, path, b->loop, NULL, NULL, err);
+
+	if (r == 0)
+		control_destroy(second);
+	else
+		assert_null(second);
+	return r;
+}
+
+static void test_live_socket_is_not_replaced(void **state)
+{
+	struct error err = ERROR_INIT;
+	struct bench *b = *state;
+	int fd;
+
+	assert_int_equal(create_at(b, b->path, &err), -EADDRINUSE);
+	assert_non_null(strstr(err.text, b->path));
+	fd = bench_client(b);
+	close(fd);
+}
+
+static void test_stale_socket_is_replaced(void **state)
+{
+	struct sockaddr_un sun = { .sun_family = AF_UNIX };
+	struct error err = ERROR_INIT;
+	struct bench *b = *state;
+	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+	snprintf(sun.sun_path, sizeof(sun.sun_path), "%s/stale", b->dir);
+	assert_int_equal(bind(fd, (struct sockaddr *)&sun, sizeof(sun)), 0);
+	close(fd);
+	assert_int_equal(create_at(b, sun.sun_path, &err), 0);
+	assert_int_equal(access(sun.sun_path, F_OK), -1); /* and removed in the end */
+}
+
+static void test_other_files_are_not_touched(void **state)
+{
+	struct error err = ERROR_INIT;
+	struct bench *b = *state;
+	char path[64], link[64];
+
+	snprintf(path, sizeof(path), "%s/file", b->dir);
+	snprintf(link, sizeof(link), "%s/link", b->dir);
+	close(open(path, O_CREAT | O_WRONLY, 0600));
+	assert_int_equal(create_at(b, path, &err), -EEXIST);
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(symlink(b->path, link), 0);
+	assert_int_equal(create_at(b, link, &err), -EEXIST);
+	assert_int_equal(unlink(link), 0);
+}
+
+static void test_impossible_paths(void **state)
+{
+	struct error err = ERROR_INIT;
+	struct bench *b = *state;
+	char path[200];
+
+	memset(path, 'p', sizeof(path) - 1);
+	path[sizeof(path) - 1] = '\0';
+	assert_int_equal(create_at(b, path, &err), -ENAMETOOLONG);
+	assert_int_equal(create_at(b, "", &err), -EINVAL);
+	assert_int_equal(create_at(b, "/nonexistent/dir/sock", &err), -ENOENT);
+}
+
+static void test_a_successor_at_the_path_keeps_it(void **state)
+{
+	struct error err = ERROR_INIT;
+	struct control *second;
+	struct bench *b = *state;
+
+	assert_int_equal(unlink(b->path), 0);
+	assert_int_equal(control_create(&second, b->path, b->loop, NULL, NULL, &err), 0);
+	control_destroy(b->control);
+	assert_int_equal(access(b->path, F_OK), 0);
+	b->control = second;
+}
+
+static void test_strangers_are_refused(void **state)
+{
+	struct bench *b = *state;
+	pid_t pid;
+	int status;
+
+	if (geteuid() != 0)
+		skip();
+	assert_int_equal(chmod(b->dir, 0755), 0);
+	assert_int_equal(chmod(b->path, 0666), 0);
+	pid = fork();
+	if (pid == 0) {
+		struct sockaddr_un sun = { .sun_family = AF_UNIX };
+		int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+		char ch;
+
+		strcpy(sun.sun_path, b->path);
+		if (setuid(65534) != 0 || connect(fd, (struct sockaddr *)&sun, sizeof(sun)) != 0)
+			_exit(2);
+		_exit(recv(fd, &ch, 1, 0) == 0 ? 0 : 1);
+	}
+	for (status = -1; waitpid(pid, &status, WNOHANG) == 0;)
+		assert_int_equal(loop_turn(b->loop, 1), 0);
+	assert_int_equal(status, 0);
+}
+
+static void test_no_control_socket(void **state)
+{
+	struct error err = ERROR_INIT;
+	struct bench *b = *state;
+	struct control *none = b->control;
+
+	assert_int_equal(control_create(&none, NULL, b->loop, NULL, NULL, &err), 0);
+	assert_null(none);
+	control_add_commands(none, bench_commands, 1, NULL);
+	control_start(none);
+	control_event(none, "X", json_object());
+	control_reply(none, 0, NULL, json_object(), NULL);
+	control_flush(none);
+	assert_int_equal(control_save(none, NULL, NULL, &err), 0);
+	control_destroy(none);
+}
+
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(test_greeting),
+		TEST(test_only_negotiation_at_first),
+		TEST(test_only_one_negotiation),
+		TEST(test_unknown_capability_keeps_negotiating),
+		TEST(test_id_comes_back),
+		TEST(test_error_sentences),
+		TEST(test_server_commands),
+		TEST(test_events_reach_only_those_who_negotiated),
+		TEST(test_later_answer),
+		TEST(test_later_answer_from_within),
+		TEST(test_later_answer_to_nobody),
+		TEST(test_any_two_pieces),
+		TEST(test_byte_by_byte),
+		TEST(test_garbage_costs_one_error_each),
+		TEST(test_noise_does_not_harm),
+		TEST(test_half_close_gets_all_answers),
+		TEST(test_longest_message),
+		TEST(test_too_long_message),
+		TEST(test_white_space_is_no_message),
+		TEST(test_requests_far_ahead),
+		TEST(test_who_does_not_read_is_cut_off),
+		TEST(test_number_of_clients_is_limited),
+		cmocka_unit_test(test_socket_is_ours_alone),
+		TEST(test_descriptors_are_close_on_exec),
+		TEST(test_live_socket_is_not_replaced),
+		TEST(test_stale_socket_is_replaced),
+		TEST(test_other_files_are_not_touched),
+		TEST(test_impossible_paths),
+		TEST(test_a_successor_at_the_path_keeps_it),
+		TEST(test_strangers_are_refused),
+		TEST(test_no_control_socket),
+	};
+
+	log_set_level(LOG_LEVEL_ERROR);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
