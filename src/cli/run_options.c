@@ -4,7 +4,8 @@
 
 static const struct cli_option run_options[] = {
 	{ .name = "kernel", .arg = "FILE",
-	  .help = "kernel to boot: a 64-bit bzImage or an ELF image with a PVH entry" },
+	  .help = "kernel to boot: a 64-bit bzImage or an ELF image with a PVH entry; without it "
+		  "a built-in demo guest" },
 	{ .name = "initramfs", .arg = "FILE", .help = "initial RAM file system for the kernel" },
 	{ .name = "initrd", .alias_of = "initramfs" },
 	{ .name = "cmdline", .arg = "STRING", .help = "the kernel's command line" },
@@ -33,7 +34,7 @@ static const struct cli_option run_options[] = {
 
 const struct cli_command run_command = {
 	.name = "run",
-	.usage = "--kernel FILE [OPTION...]",
+	.usage = "[--kernel FILE] [OPTION...]",
 	.summary = "Run a guest",
 	.details = "At the terminal Ctrl-A x ends the guest.\n"
 		   "\n"

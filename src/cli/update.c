@@ -39,6 +39,8 @@ static json_t *absolute_path(const char *path)
 
 	if (path[0] == '/')
 		return json_string(path);
+	while (strncmp(path, "./", 2) == 0)
+		path += 2 + strspn(path + 2, "/");
 	cwd = getcwd(NULL, 0);
 	return cwd ? json_sprintf("%s/%s", cwd, path) : NULL;
 }

@@ -192,7 +192,8 @@ void control_start(struct control *c)
 
 void control_flush(struct control *c)
 {
-	for (unsigned int i = 0; c && i < c->nclients; i++) {
+	/* Before the start the sockets are still the predecessor's to write to. */
+	for (unsigned int i = 0; c && c->started && i < c->nclients; i++) {
 		control_client_flush(c->clients[i]);
 		control_client_update(c->clients[i]);
 	}

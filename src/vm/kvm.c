@@ -72,15 +72,20 @@ static int ask_capabilities(struct kvm *kvm, struct error *err)
 
 int kvm_open(struct kvm *kvm, int fd, struct error *err)
 {
-	int version, r;
-
 	*kvm = (struct kvm){ .fd = fd, .ioctl = real_ioctl };
 	if (fd < 0)
 		kvm->fd = open(KVM_PATH, O_RDWR | O_CLOEXEC);
 	if (kvm->fd < 0)
 		return err_sys(err, errno, "%s (is KVM enabled, and may this user open it?)",
 			       KVM_PATH);
-	version = kvm_call_num(kvm, kvm->fd, KVM_GET_API_VERSION, 0);
+	return kvm_probe(kvm, err);
+}
+
+int kvm_probe(struct kvm *kvm, struct error *err)
+{
+	int version = kvm_call_num(kvm, kvm->fd, KVM_GET_API_VERSION, 0);
+	int r;
+
 	if (version != KVM_API_VERSION)
 		r = err_set(err, ENOTSUP, "%s: KVM API version %d, molt needs %d", KVM_PATH,
 			    version, KVM_API_VERSION);

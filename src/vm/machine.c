@@ -11,6 +11,7 @@
  * and a list of everything to be cleared would be wrong one day; a new VM is right by construction.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -179,6 +180,15 @@ static int configure(struct machine *m, const struct machine_config *cfg, struct
 	return machine_check_config(m, err);
 }
 
+static int open_kvm(struct machine *m, const struct machine_config *cfg, int fd, struct error *err)
+{
+	if (!cfg->kvm)
+		return kvm_open(&m->kvm, fd, err);
+	m->kvm = *cfg->kvm;
+	m->kvm.fd = fd >= 0 ? fd : fcntl(cfg->kvm->fd, F_DUPFD_CLOEXEC, 0);
+	return kvm_probe(&m->kvm, err);
+}
+
 static int open_host(struct machine *m, const struct machine_config *cfg, struct error *err)
 {
 	int fd = -1, r;
@@ -188,7 +198,7 @@ static int open_host(struct machine *m, const struct machine_config *cfg, struct
 		if (fd < 0)
 			return fd;
 	}
-	r = kvm_open(&m->kvm, fd, err);
+	r = open_kvm(m, cfg, fd, err);
 	if (r == 0 && m->guest.cpus > m->kvm.max_vcpus)
 		r = err_set(err, EINVAL, "%u vCPUs: this host's KVM allows %u", m->guest.cpus,
 			    m->kvm.max_vcpus);

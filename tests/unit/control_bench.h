@@ -95,7 +95,7 @@ static const struct command bench_commands[] = {
 
 /* ---- server ---- */
 
-static void bench_init(struct bench *b)
+static inline void bench_init(struct bench *b)
 {
 	struct error err = ERROR_INIT;
 
@@ -109,7 +109,7 @@ static void bench_init(struct bench *b)
 	control_start(b->control);
 }
 
-static void bench_fini(struct bench *b)
+static inline void bench_fini(struct bench *b)
 {
 	control_destroy(b->control);
 	loop_destroy(b->loop);
@@ -118,7 +118,7 @@ static void bench_fini(struct bench *b)
 }
 
 /* Lets the server do what it can do now. */
-static void bench_pump(struct bench *b)
+static inline void bench_pump(struct bench *b)
 {
 	for (unsigned int i = 0; i < 50; i++)
 		assert_int_equal(loop_turn(b->loop, 0), 0);
@@ -126,7 +126,7 @@ static void bench_pump(struct bench *b)
 
 /* ---- clients ---- */
 
-static int bench_connect(struct bench *b)
+static inline int bench_connect(struct bench *b)
 {
 	struct sockaddr_un sun = { .sun_family = AF_UNIX };
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -137,18 +137,18 @@ static int bench_connect(struct bench *b)
 	return fd;
 }
 
-static void bench_send(int fd, const char *text, size_t len)
+static inline void bench_send(int fd, const char *text, size_t len)
 {
 	assert_int_equal(send(fd, text, len, MSG_NOSIGNAL), (ssize_t)len);
 }
 
-static void bench_say(int fd, const char *text)
+static inline void bench_say(int fd, const char *text)
 {
 	bench_send(fd, text, strlen(text));
 }
 
 /* Reads a line, which must end with CRLF; false where the server hung up instead. */
-static bool bench_line(struct bench *b, int fd, char *line, size_t size)
+static inline bool bench_line(struct bench *b, int fd, char *line, size_t size)
 {
 	size_t n = 0;
 
@@ -177,7 +177,7 @@ static bool bench_line(struct bench *b, int fd, char *line, size_t size)
 	return false;
 }
 
-static void bench_expect(struct bench *b, int fd, const char *expected)
+static inline void bench_expect(struct bench *b, int fd, const char *expected)
 {
 	static char line[200000];
 
@@ -185,7 +185,7 @@ static void bench_expect(struct bench *b, int fd, const char *expected)
 	assert_string_equal(line, expected);
 }
 
-static void bench_expect_hangup(struct bench *b, int fd)
+static inline void bench_expect_hangup(struct bench *b, int fd)
 {
 	char line[1024];
 
@@ -193,7 +193,7 @@ static void bench_expect_hangup(struct bench *b, int fd)
 }
 
 /* Nothing has been sent to the client. */
-static void bench_expect_nothing(struct bench *b, int fd)
+static inline void bench_expect_nothing(struct bench *b, int fd)
 {
 	char ch;
 
@@ -203,7 +203,7 @@ static void bench_expect_nothing(struct bench *b, int fd)
 }
 
 /* A client that has read its greeting. */
-static int bench_greeted(struct bench *b)
+static inline int bench_greeted(struct bench *b)
 {
 	int fd = bench_connect(b);
 	char line[1024];
@@ -214,7 +214,7 @@ static int bench_greeted(struct bench *b)
 }
 
 /* A client that has negotiated. */
-static int bench_client(struct bench *b)
+static inline int bench_client(struct bench *b)
 {
 	int fd = bench_greeted(b);
 

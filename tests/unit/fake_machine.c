@@ -10,6 +10,9 @@
 #include "fake_machine.h"
 
 #define IDLE_TURNS_MAX 20
+#define SETTLE_MS 1
+#define SETTLE_QUIET 3
+#define SETTLE_TURNS_MAX 10000
 
 static int fake_ioctl(struct kvm *kvm, int fd, unsigned long request, uintptr_t arg)
 {
@@ -244,8 +247,16 @@ int fake_post_load_of(struct fake_machine *f, void (*spoil)(void *guest))
 
 void fake_settle(struct fake_machine *f)
 {
-	for (int i = 0; i < 200; i++)
-		assert_int_equal(loop_turn(f->m.loop, 1), 0);
+	int turns = 0, quiet = 0;
+
+	while (quiet < SETTLE_QUIET) {
+		uint64_t start = now_ns();
+
+		assert_int_equal(loop_turn(f->m.loop, SETTLE_MS), 0);
+		/* A turn that took its whole time was quiet, or we were preempted: ask again. */
+		quiet = now_ns() - start >= SETTLE_MS * 1000000ull ? quiet + 1 : 0;
+		assert_true(++turns < SETTLE_TURNS_MAX);
+	}
 }
 
 void fake_assert_idle(struct loop *loop)

@@ -208,6 +208,21 @@ static void initramfs_too_big(void **state)
 	test_end(&t);
 }
 
+/* It would fit but for the page boundary it must begin on. */
+static void initramfs_too_big_by_rounding(void **state)
+{
+	struct boot_test t;
+	struct bz_file bz;
+
+	(void)state;
+	bz_make(&bz);
+	bz.hdr.init_size = BZ_INIT_SIZE + 1;
+	begin_bz(&t, MIB(32), &bz);
+	t.src.initramfs_fd = make_pattern_file(MIB(32) - (BZ_LOAD + BZ_INIT_SIZE) - 1);
+	assert_refused(&t, ENOMEM, "test-initramfs", "8388607 bytes");
+	test_end(&t);
+}
+
 static void initramfs_with_no_room_at_all(void **state)
 {
 	struct boot_test t;
@@ -473,6 +488,7 @@ int main(void)
 		cmocka_unit_test(initramfs_stays_below_the_pci_hole),
 		cmocka_unit_test(initramfs_may_fill_all_room),
 		cmocka_unit_test(initramfs_too_big),
+		cmocka_unit_test(initramfs_too_big_by_rounding),
 		cmocka_unit_test(initramfs_with_no_room_at_all),
 		cmocka_unit_test(initramfs_empty),
 		cmocka_unit_test(initramfs_over_a_segment),

@@ -88,6 +88,22 @@ static void fields_newer_than_ours_are_copied(void **state)
 	test_end(&t);
 }
 
+static void header_cannot_reach_beyond_its_room(void **state)
+{
+	const uint8_t zeroes[0x2d0 - 0x290] = { 0 };
+	struct boot_test t;
+	struct bz_file bz;
+
+	(void)state;
+	bz_make(&bz);
+	bz.hdr.jump = 0xffeb; /* up to 0x301, over the e820 table */
+	begin_with(&t, MIB(256), &bz);
+	assert_loads(&t);
+	assert_memory_equal(ram_at(&t, t.entry.params + 0x290, sizeof(zeroes)), zeroes,
+			    sizeof(zeroes));
+	test_end(&t);
+}
+
 static void no_rsdp_field_before_2_14(void **state)
 {
 	struct boot_test t;
@@ -434,7 +450,7 @@ static void init_size_beyond_low_ram(void **state)
 	(void)state;
 	bz_make(&bz);
 	bz.hdr.init_size = 0xffffffff;
-	refused(&bz, GIB(5), ENOMEM, "needs 4294967295 bytes");
+	refused(&bz, GIB(5), ENOMEM, "4 GiB never goes beyond 0xc0000000");
 }
 
 static void cmdline_too_long(void **state)
@@ -461,7 +477,7 @@ static void cmdline_longer_than_its_place(void **state)
 
 	(void)state;
 	bz_make(&bz);
-	bz.hdr.cmdline_size = 0xffffffff;
+	bz.hdr.cmdline_size = 0x10000;
 	memset(line, 'x', sizeof(line) - 1);
 	begin_with(&t, MIB(64), &bz);
 	t.src.cmdline = line;
@@ -525,6 +541,7 @@ int main(void)
 		cmocka_unit_test(boot_params_are_completed),
 		cmocka_unit_test(bytes_behind_the_header_are_not_copied),
 		cmocka_unit_test(fields_newer_than_ours_are_copied),
+		cmocka_unit_test(header_cannot_reach_beyond_its_room),
 		cmocka_unit_test(no_rsdp_field_before_2_14),
 		cmocka_unit_test(relocatable_kernel_is_aligned),
 		cmocka_unit_test(fixed_kernel_is_not_moved),

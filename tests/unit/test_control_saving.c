@@ -106,7 +106,7 @@ static void test_negotiation_survives(void **state)
 
 static void test_later_answer_comes_from_the_successor(void **state)
 {
-	json_t *report = json_pack("{s:i}", "pid", 1);
+	json_t *report = json_pack("{s:i}", "pid", 1), *id = json_integer(5);
 	struct bench old, new;
 	int fd, other;
 
@@ -120,7 +120,8 @@ static void test_later_answer_comes_from_the_successor(void **state)
 	hand_over(&old, &new);
 	control_start(new.control);
 	bench_expect_nothing(&new, fd);
-	control_reply(new.control, old.async.client, json_integer(5), report, NULL);
+	control_reply(new.control, old.async.client, id, report, NULL);
+	json_decref(id);
 	bench_expect(&new, fd, "{\"return\": {\"pid\": 1}, \"id\": 5}");
 	bench_expect(&new, fd, "{\"return\": \"a}\\\"\"}");
 	bench_expect_nothing(&new, other);
@@ -141,6 +142,7 @@ static void test_nothing_is_said_before_the_start(void **state)
 	hand_over(&old, &new);
 	control_event(new.control, "RESUME", NULL);
 	bench_say(fd, request);
+	control_flush(new.control);
 	bench_expect_nothing(&new, fd);
 	control_start(new.control);
 	assert_true(bench_line(&new, fd, line, sizeof(line)));

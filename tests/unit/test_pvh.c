@@ -80,7 +80,9 @@ static void segment_above_4_gib(void **state)
 	elf_make(&elf);
 	elf.ph[1].p_paddr = GIB(5) - ELF_DATA_MEM + GIB(1);
 	begin_with(&t, GIB(5), &elf);
+	t.src.initramfs_fd = make_pattern_file(100); /* goes below all the same */
 	assert_loads(&t);
+	assert_pattern(&t, GIB(3) - 4096, 100, 0);
 	assert_pattern(&t, elf.ph[1].p_paddr, ELF_DATA_LEN, ELF_DATA_OFF);
 	test_end(&t);
 }

@@ -65,7 +65,7 @@ void control_event(struct control *c, const char *name, json_t *data);
 void control_reply(struct control *c, uint32_t client, json_t *id, json_t *result,
 		   const struct error *err);
 
-/* Writes queued output as far as the sockets take it. */
+/* Writes queued output as far as the sockets take it; nothing before control_start(). */
 void control_flush(struct control *c);
 
 /*

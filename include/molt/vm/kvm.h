@@ -39,6 +39,10 @@ struct kvm {
 
 /* Opens /dev/kvm, or takes the descriptor given (>= 0, becomes kvm's), and asks what it can do. */
 int kvm_open(struct kvm *kvm, int fd, struct error *err);
+
+/* The second half of kvm_open(): fd, ioctl and opaque are set. On failure fd is closed. */
+int kvm_probe(struct kvm *kvm, struct error *err);
+
 void kvm_close(struct kvm *kvm);
 
 static inline int kvm_call(struct kvm *kvm, int fd, unsigned long request, const void *arg)

@@ -129,6 +129,8 @@ struct machine_config {
 	/* Incoming: all of the above that the guest sees comes from the stream instead. */
 	struct stream *stream;
 	struct fdtable *fds;
+	/* A fake KVM for tests: its ioctl and opaque, and on a cold start a copy of its fd. Or NULL. */
+	const struct kvm *kvm;
 };
 
 /*

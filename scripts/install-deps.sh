@@ -1,0 +1,38 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# Installs the Debian packages that building and testing molt needs; says nothing when all are there.
+# usage: scripts/install-deps.sh [build|test]
+set -eu
+
+# gcc, C library, build system; JSON; the ASL compiler for the DSDT
+build="gcc libc6-dev pkg-config meson ninja-build python3 libjansson-dev acpica-tools"
+# unit tests; fetching kernels for the lab; manual page check
+tests="libcmocka-dev ca-certificates cpio kmod xz-utils mandoc"
+
+want=$build
+[ "${1:-build}" = test ] && want="$build $tests"
+
+if ! command -v dpkg-query >/dev/null 2>&1; then
+	echo "install-deps: this is not a Debian system. Install what these Debian packages hold," >&2
+	echo "then run the script again with MOLT_DEPS=present in the environment:" >&2
+	echo "  $want" >&2
+	[ "${MOLT_DEPS:-}" = present ] && exit 0
+	exit 1
+fi
+
+missing=
+for package in $want; do
+	state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+	[ "$state" = installed ] || missing="$missing $package"
+done
+[ -z "$missing" ] && exit 0
+
+if [ "$(id -u)" != 0 ]; then
+	echo "install-deps: missing packages; as root run: apt-get install$missing" >&2
+	exit 1
+fi
+echo "installing:$missing"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+# shellcheck disable=SC2086 # a list of words
+apt-get install -y -qq --no-install-recommends $missing >/dev/null

@@ -1,0 +1,48 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# Installs what is missing, builds molt and runs its tests.
+set -eu
+
+usage() {
+	cat <<-END
+	usage: scripts/test.sh [--suite NAME]... [--sanitize LIST] [--build DIR]
+
+	  --suite NAME     run only this suite: house, unit, guest, lab (may be repeated)
+	  --sanitize LIST  build with sanitizers: address,undefined or thread
+	  --build DIR      build directory (default: build/test, or build/LIST with --sanitize)
+
+	Exit status 0 if nothing failed. The last line counts test cases.
+	END
+}
+
+cd "$(dirname "$0")/.."
+suites= sanitize=none build=
+while [ $# -gt 0 ]; do
+	case "$1" in
+	--suite | --sanitize | --build)
+		[ $# -ge 2 ] || { echo "test.sh: $1 needs a value" >&2; exit 2; }
+		case "$1" in
+		--suite) suites="$suites --suite $2" ;;
+		--sanitize) sanitize=$2 ;;
+		--build) build=$2 ;;
+		esac
+		shift 2 ;;
+	-h | --help) usage; exit 0 ;;
+	*) echo "test.sh: unknown argument '$1'" >&2; usage >&2; exit 2 ;;
+	esac
+done
+if [ -z "$build" ]; then
+	build=build/test
+	[ "$sanitize" = none ] || build=build/$(echo "$sanitize" | tr , -)
+fi
+
+./scripts/install-deps.sh test
+[ -d "$build" ] || meson setup "$build" -Dwerror=true -Db_sanitize="$sanitize" >"/tmp/molt-setup.$$" ||
+	{ cat "/tmp/molt-setup.$$"; exit 1; }
+rm -f "/tmp/molt-setup.$$"
+ninja -C "$build" --quiet
+status=0
+# shellcheck disable=SC2086 # a list of words
+meson test -C "$build" --no-rebuild --print-errorlogs $suites || status=$?
+python3 scripts/count-tests.py "$build/meson-logs/testlog.json" || status=1
+exit "$status"
