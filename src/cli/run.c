@@ -29,6 +29,9 @@
 extern const unsigned char blob_dsdt[], blob_dsdt_end[];
 extern const unsigned char blob_ticker[], blob_ticker_end[];
 
+struct vmm;
+static void tear_down(struct vmm *v);
+
 struct vmm {
 	const struct cli_args *args;
 	struct update_self self;
@@ -161,6 +164,26 @@ static void send_event(void *opaque, const char *name, json_t *data)
 	control_event(((struct vmm *)opaque)->control, name, data);
 }
 
+/* A signalfd gives the signals of the process that put it into the epoll set: that one is gone. */
+static int reborn(void *opaque, struct error *err)
+{
+	struct vmm *v = opaque;
+
+	loop_del(&v->signals);
+	fd_close(&v->signal_fd);
+	return block_signals(v, err);
+}
+
+static void run_on(void *opaque)
+{
+	struct vmm *v = opaque;
+	int status = loop_run(v->loop);
+
+	tear_down(v);
+	/* Not through main's frames, which are another process's. */
+	_exit(status < 0 ? MACHINE_EXIT_FAILURE : status);
+}
+
 static const char *device_option(const struct device_env *env, const char *name)
 {
 	return cli_value(((struct vmm *)env->opaque)->args, name);
@@ -206,7 +229,7 @@ static int open_services(struct vmm *v, struct incoming *in, struct error *err)
 {
 	const struct update_ops ops = {
 		.save = save_rest, .flush = flush_control, .reply = reply, .event = send_event,
-		.opaque = v,
+		.reborn = reborn, .run_on = run_on, .opaque = v,
 	};
 	int r = control_create(&v->control, cli_value(v->args, "control"), v->loop,
 			       in ? in->fds : NULL, in ? &in->stream : NULL, err);
@@ -292,8 +315,14 @@ static int take_over(struct vmm *v, uint64_t main_ns, struct error *err)
 		control_start(v->control);
 		warn_of_differences(v);
 	}
+	if (r < 0) {
+		log_error("%s", err->text);
+		update_give_up(&in, err);
+		/* Terminal, sockets and their paths are the guardian's: nothing is torn down. */
+		_exit(MACHINE_EXIT_FAILURE);
+	}
 	update_incoming_fini(&in);
-	return r;
+	return 0;
 }
 
 static void tear_down(struct vmm *v)

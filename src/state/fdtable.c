@@ -53,6 +53,7 @@ static const struct vmstate mark_vmstate = {
 
 static const struct vmstate_field table_fields[] = {
 	VMSTATE_U32(struct fdtable, count),
+	VMSTATE_U32(struct fdtable, guardian),
 	VMSTATE_STRING(struct fdtable, state_uri),
 	VMSTATE_U32(struct fdtable, nmarks),
 	VMSTATE_U64(struct fdtable, stopped_ns),

@@ -157,6 +157,7 @@ int handover_prepare(struct update *u, struct error *err)
 {
 	int r;
 
+	guardian_reap();
 	u->fds = calloc(1, sizeof(*u->fds));
 	if (!u->fds)
 		return err_set(err, ENOMEM, "no memory for the fd table");
@@ -193,6 +194,8 @@ int handover_write(struct update *u, struct error *err)
 	char number[16];
 	int r = fdtable_add(u->fds, "state", 0, u->state_fd, err);
 
+	if (r == 0)
+		r = guardian_save_fds(&u->guardian, u->fds, err);
 	if (r < 0)
 		return r;
 	snprintf(number, sizeof(number), "%d", u->table_fd);
@@ -223,6 +226,7 @@ int handover_exec(struct update *u, struct error *err)
 	r = fdtable_write(u->fds, u->table_fd, err);
 	if (r < 0)
 		return r;
+	guardian_arm(&u->guardian);
 	execv(u->argv[0], u->argv);
 	return err_sys(err, errno, "successor '%s'", u->argv[0]);
 }

@@ -15,6 +15,8 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <molt/base/fd.h>
@@ -97,7 +99,12 @@ int update_adopt(struct incoming *in, const char *uri, uint64_t main_ns, struct 
 	int r;
 
 	*in = (struct incoming){ .main_ns = main_ns };
+	in->guard = calloc(1, sizeof(*in->guard));
+	if (!in->guard)
+		return err_set(err, ENOMEM, "no memory for the link to the guardian");
 	r = read_table(in, err);
+	if (r == 0)
+		r = guard_link_open(in->guard, in->fds, err);
 	if (r == 0)
 		r = read_stream(in, uri, err);
 	in->adopted_ns = now_ns();
@@ -109,7 +116,14 @@ void update_incoming_fini(struct incoming *in)
 	stream_fini(&in->stream);
 	free(in->stream_buf);
 	free(in->fds);
+	free(in->guard);
 	*in = (struct incoming){ 0 };
+}
+
+void update_give_up(struct incoming *in, const struct error *err)
+{
+	if (in->guard)
+		guard_link_give_up(in->guard, err->text);
 }
 
 static void add_stage(json_t *list, const char *name, uint64_t start_ns, uint64_t end_ns)
@@ -161,6 +175,27 @@ static void answer(struct update *u, const struct update_wire *wire)
 	json_decref(id);
 }
 
+static void guardian_ended(void *opaque, uint32_t events)
+{
+	struct update *u = opaque;
+
+	(void)events;
+	loop_del(&u->reaper);
+	fd_close(&u->reaper_fd);
+	guardian_reap();
+}
+
+/* It is our child since its clone, and would stay a zombie. */
+static void watch_guardian(struct update *u, uint32_t pid)
+{
+	if (!pid)
+		return;
+	u->reaper_fd = (int)syscall(SYS_pidfd_open, (pid_t)pid, 0);
+	if (u->reaper_fd >= 0 && loop_add(u->machine->loop, &u->reaper, u->reaper_fd, EPOLLIN,
+					  guardian_ended, u) < 0)
+		fd_close(&u->reaper_fd);
+}
+
 int update_commit(struct update *u, struct incoming *in, struct error *err)
 {
 	struct update_wire wire = { 0 };
@@ -171,6 +206,8 @@ int update_commit(struct update *u, struct incoming *in, struct error *err)
 		r = stream_check_claimed(&in->stream, err);
 	if (r == 0)
 		r = fdtable_check_taken(in->fds, err);
+	if (r == 0)
+		r = guard_link_commit(in->guard, err);
 	if (r < 0)
 		return r;
 	ready_ns = now_ns();
@@ -181,6 +218,8 @@ int update_commit(struct update *u, struct incoming *in, struct error *err)
 		machine_unpark_vcpus(u->machine);
 		entered_ns = machine_wait_entered(u->machine);
 	}
+	guard_link_release(in->guard);
+	watch_guardian(u, in->fds->guardian);
 	u->last = report(u, in, &wire, ready_ns, entered_ns);
 	answer(u, &wire);
 	log_info("update %llu from %s: blackout %lld us", (unsigned long long)u->updates,

@@ -5,7 +5,10 @@
 
 #include <molt/update/update.h>
 
+#include "guardian.h"
+
 #define UPDATE_ID_MAX 1024
+#define UPDATE_TIMEOUT_MAX_MS 600000
 #define UPDATE_VERSION_MAX 32
 
 enum update_kind {
@@ -49,6 +52,7 @@ struct update {
 	json_t *id;
 	enum update_kind kind;
 	char *state_path; /* NULL: a memfd */
+	uint32_t timeout_ms; /* from exec to commit */
 	char **command;   /* as asked for; NULL: the default successor */
 
 	/* Made by the stages. */
@@ -58,10 +62,20 @@ struct update {
 	int state_fd;
 	int table_fd;
 	bool parked;
+	struct guardian guardian;
+
+	struct loop_source reaper; /* tells when the predecessor's guardian has ended */
+	int reaper_fd;
 };
+
+/* The guardian's way back: undoes the stages and runs the event loop on. Does not return. */
+void update_take_back(void *opaque);
 
 /* The predecessor's stages: returns only when the update failed and the guest runs on. */
 int update_run_stages(struct update *u, struct error *err);
+
+/* The end of an update that failed: tells everyone. */
+void update_failed(struct update *u, const struct error *err);
 
 /* Starts an update from a command; the wake-up does the rest. */
 int update_request(struct update *u, const struct command_origin *origin, enum update_kind kind,

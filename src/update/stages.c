@@ -41,6 +41,19 @@ void update_mark(struct fdtable *fds, const char *name, uint64_t start_ns, uint6
 	mark->end_ns = end_ns;
 }
 
+static int do_guard(struct update *u, struct error *err)
+{
+	u->guardian.deadline_ms = u->timeout_ms;
+	u->guardian.take_back = update_take_back;
+	u->guardian.opaque = u;
+	return guardian_start(&u->guardian, err);
+}
+
+static void undo_guard(struct update *u)
+{
+	guardian_dismiss(&u->guardian);
+}
+
 static int do_pause(struct update *u, struct error *err)
 {
 	(void)err;
@@ -138,6 +151,7 @@ static int do_save(struct update *u, struct error *err)
 
 static const struct stage stages[] = {
 	{ "prepare", handover_prepare, handover_fini },
+	{ "guard", do_guard, undo_guard },
 	{ "pause", do_pause, undo_pause },
 	{ "quiesce", do_quiesce, undo_quiesce },
 	{ "save", do_save, NULL },
@@ -150,6 +164,21 @@ static void undo_from(struct update *u, size_t failed)
 	for (size_t i = failed + 1; i-- > 0;)
 		if (stages[i].undo)
 			stages[i].undo(u);
+}
+
+void update_take_back(void *opaque)
+{
+	struct update *u = opaque;
+	struct error err = ERROR_INIT, trouble = ERROR_INIT;
+
+	err_set(&err, EIO, "%s", u->guardian.page->reason);
+	if (machine_revive(u->machine, &trouble) < 0 ||
+	    u->ops.reborn(u->ops.opaque, &trouble) < 0)
+		log_error("running the guest on: %s", trouble.text);
+	undo_from(u, ARRAY_SIZE(stages) - 1);
+	log_warn("the guardian runs the guest on: process %d", (int)getpid());
+	update_failed(u, &err);
+	u->ops.run_on(u->ops.opaque);
 }
 
 int update_run_stages(struct update *u, struct error *err)

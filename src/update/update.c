@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
@@ -61,7 +62,7 @@ static void forget_request(struct update *u)
 	u->id = NULL;
 }
 
-static void failed(struct update *u, const struct error *err)
+void update_failed(struct update *u, const struct error *err)
 {
 	void *opaque = u->ops.opaque;
 
@@ -75,7 +76,7 @@ static void failed(struct update *u, const struct error *err)
 		if (u->machine->guest.run_state == RUN_STATE_RUNNING)
 			u->ops.event(opaque, "RESUME", NULL);
 	}
-	u->ops.event(opaque, "UPDATE_FAILED", json_pack("{s:s}", "error", err->text));
+	u->ops.event(opaque, "UPDATE_FAILED", json_pack("{s:s,s:i}", "error", err->text, "pid", (int)getpid()));
 	forget_request(u);
 }
 
@@ -92,7 +93,7 @@ static void start(void *opaque)
 			u->ops.event(u->ops.opaque, "STOP", NULL);
 	}
 	update_run_stages(u, &err);
-	failed(u, &err);
+	update_failed(u, &err);
 }
 
 int update_request(struct update *u, const struct command_origin *origin, enum update_kind kind,
@@ -116,6 +117,7 @@ int update_request(struct update *u, const struct command_origin *origin, enum u
 		forget_request(u);
 		return r;
 	}
+	u->timeout_ms = GUARD_DEADLINE_MS;
 	u->client = origin->client;
 	u->id = json_incref(origin->id);
 	u->kind = kind;
@@ -129,14 +131,24 @@ static int run_update(void *opaque, const struct command_origin *origin, json_t 
 		      json_t **result, struct error *err)
 {
 	json_t *path = json_object_get(args, "state-file");
+	json_t *timeout = json_object_get(args, "timeout");
+	struct update *u = opaque;
 	int r;
 
 	(void)result;
 	if (path && !json_is_string(path))
 		return err_set(err, EINVAL, "'state-file' must be a string");
-	r = update_request(opaque, origin, UPDATE_KIND_UPDATE, json_string_value(path),
+	if (timeout && (!json_is_integer(timeout) || json_integer_value(timeout) < 1 ||
+			json_integer_value(timeout) > UPDATE_TIMEOUT_MAX_MS))
+		return err_set(err, EINVAL, "'timeout' must be 1 to %d milliseconds",
+			       UPDATE_TIMEOUT_MAX_MS);
+	r = update_request(u, origin, UPDATE_KIND_UPDATE, json_string_value(path),
 			   json_object_get(args, "command"), err);
-	return r < 0 ? r : COMMAND_ASYNC;
+	if (r < 0)
+		return r;
+	if (timeout)
+		u->timeout_ms = (uint32_t)json_integer_value(timeout);
+	return COMMAND_ASYNC;
 }
 
 static int run_query_update(void *opaque, const struct command_origin *origin, json_t *args,
@@ -162,7 +174,7 @@ static int run_query_update(void *opaque, const struct command_origin *origin, j
 	return 0;
 }
 
-static const char *const update_args[] = { "state-file", "command", NULL };
+static const char *const update_args[] = { "state-file", "command", "timeout", NULL };
 
 const struct command update_commands[] = {
 	{ .name = "update", .help = "replace the running molt, the guest runs on",
@@ -182,7 +194,7 @@ int update_create(struct update **out, struct machine *m, const struct update_se
 	u->machine = m;
 	u->self = self;
 	u->ops = *ops;
-	u->state_fd = u->table_fd = -1;
+	u->state_fd = u->table_fd = u->reaper_fd = -1;
 	r = loop_wake_init(m->loop, &u->start, start, u, err);
 	if (r < 0) {
 		free(u);
@@ -197,6 +209,8 @@ void update_destroy(struct update *u)
 	if (!u)
 		return;
 	loop_wake_fini(&u->start);
+	loop_del(&u->reaper);
+	fd_close(&u->reaper_fd);
 	forget_request(u);
 	json_decref(u->last);
 	json_decref(u->migrate.command);

@@ -235,6 +235,31 @@ static int build(struct machine *m, const struct machine_config *cfg, struct err
 	return r;
 }
 
+static void init_locks(struct machine *m)
+{
+	pthread_mutex_init(&m->vcpu_lock, NULL);
+	pthread_cond_init(&m->vcpu_unpark, NULL);
+	pthread_cond_init(&m->vcpu_parked, NULL);
+}
+
+int machine_revive(struct machine *m, struct error *err)
+{
+	int r = 0;
+
+	/*
+	 * The threads died while they waited on the condition, and glibc would wait for them for ever
+	 * in the next broadcast. With nobody there the objects can simply be made again.
+	 */
+	init_locks(m);
+	for (uint32_t i = 0; i < m->guest.cpus && r == 0; i++) {
+		vcpu_forget_thread(&m->vcpus[i]);
+		r = vcpu_start(&m->vcpus[i], err);
+	}
+	if (r == 0)
+		machine_park_vcpus(m);
+	return r;
+}
+
 int machine_create(struct machine *m, const struct machine_config *cfg, struct error *err)
 {
 	int r;
@@ -243,9 +268,7 @@ int machine_create(struct machine *m, const struct machine_config *cfg, struct e
 	m->kvm.fd = m->vm.fd = -1;
 	m->loop = cfg->loop;
 	m->ops = cfg->ops;
-	pthread_mutex_init(&m->vcpu_lock, NULL);
-	pthread_cond_init(&m->vcpu_unpark, NULL);
-	pthread_cond_init(&m->vcpu_parked, NULL);
+	init_locks(m);
 	r = build(m, cfg, err);
 	if (r < 0)
 		machine_destroy(m);

@@ -241,6 +241,7 @@ int vcpu_start(struct vcpu *v, struct error *err)
 	sigfillset(&all);
 	sigdelset(&all, VCPU_KICK_SIGNAL);
 	atomic_store(&v->goal, VCPU_PARK);
+	v->parked = false;
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	r = pthread_create(&v->thread, NULL, vcpu_thread, v);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
@@ -260,6 +261,14 @@ void vcpu_stop(struct vcpu *v)
 	pthread_mutex_unlock(&v->machine->vcpu_lock);
 	pthread_kill(v->thread, VCPU_KICK_SIGNAL);
 	pthread_join(v->thread, NULL);
+	v->started = false;
+}
+
+void vcpu_forget_thread(struct vcpu *v)
+{
+	/* The kernel clears a dying thread's id, so this frees its stack; if not, that is all we lose. */
+	if (v->started)
+		pthread_tryjoin_np(v->thread, NULL);
 	v->started = false;
 }
 

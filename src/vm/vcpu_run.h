@@ -23,6 +23,9 @@ void vcpu_close(struct vcpu *v);
 int vcpu_start(struct vcpu *v, struct error *err);
 void vcpu_stop(struct vcpu *v);
 
+/* The thread has gone with the process it was in. */
+void vcpu_forget_thread(struct vcpu *v);
+
 /* Whether a request is pending for which every vCPU has to stop by itself. */
 bool machine_is_stopping(struct machine *m);
 

@@ -53,6 +53,7 @@ struct update_mark {
 struct fdtable {
 	struct fdtable_entry entries[FDTABLE_MAX];
 	uint32_t count;
+	uint32_t guardian;           /* its process id, 0 if there is none */
 	uint8_t nonce[STREAM_NONCE_BYTES];
 	char state_uri[4096];        /* the URI given to the successor, see update/handover.c */
 	struct update_mark marks[UPDATE_MARKS_MAX];

@@ -45,10 +45,17 @@ struct update_ops {
 		      const struct error *err);
 	/* Sends an event to all clients; takes over data. */
 	void (*event)(void *opaque, const char *name, json_t *data);
+	/*
+	 * This process is the guardian and has taken the guest back: renew what belongs to a process
+	 * (signals), and when that is done run the event loop to its end. The second never returns.
+	 */
+	int (*reborn)(void *opaque, struct error *err);
+	void (*run_on)(void *opaque);
 	void *opaque;
 };
 
 struct update;
+struct guard_link;
 
 /* What the successor got: the fd table and the parsed stream. */
 struct incoming {
@@ -58,6 +65,7 @@ struct incoming {
 	size_t stream_len;
 	uint64_t main_ns;    /* when the successor's main began */
 	uint64_t adopted_ns;
+	struct guard_link *guard;
 };
 
 /* Whether an fd table waits in the environment, that is, whether a molt started this one. */
@@ -70,6 +78,12 @@ bool update_is_successor(void);
  */
 int update_adopt(struct incoming *in, const char *uri, uint64_t main_ns, struct error *err);
 void update_incoming_fini(struct incoming *in);
+
+/*
+ * The successor cannot take over: leaves the reason for the guardian, which runs the guest on. The
+ * caller must then end the process at once, with nothing torn down: everything is still in use.
+ */
+void update_give_up(struct incoming *in, const struct error *err);
 
 /* The update server of a machine. Its commands are update_commands and migrate_commands. */
 int update_create(struct update **u, struct machine *m, const struct update_self *self,

@@ -161,6 +161,12 @@ uint64_t machine_wait_entered(struct machine *m);
  */
 int machine_reset(struct machine *m, const char *reason, struct error *err);
 
+/*
+ * Makes the vCPU threads anew, parked, and the locks around them: for a process that shares this
+ * memory but not the threads (update/guardian.c). The old threads must be gone.
+ */
+int machine_revive(struct machine *m, struct error *err);
+
 /* From any thread: the request is carried out by main; the calling vCPU parks for all but PANICKED. */
 void machine_request(struct machine *m, enum machine_request req);
 

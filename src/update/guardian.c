@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The guardian. Theory of operation.
+ *
+ * Before the pause the predecessor makes a second process with clone(CLONE_VM), without CLONE_THREAD
+ * and CLONE_FILES: it shares the predecessor's address space and has its own copies of all
+ * descriptors. When the predecessor execs, the kernel gives the new image a new address space and
+ * leaves the old one, with KVM's VM and vCPUs, which are bound to it, to the guardian. That has two
+ * uses. If the successor dies, hangs, or says that it cannot, the guardian has everything that is
+ * needed to run the guest on as it was. And exec need not take the old address space apart, which
+ * takes 15 ms per GiB of guest RAM that was touched: the guardian does when it ends, off the pause.
+ *
+ * Who owns the guest is decided by one compare-and-swap on a word in a page that guardian and
+ * successor share. The successor does it just before its first KVM_RUN; the guardian, when the
+ * process has died or the deadline is over. So there is never more than one owner, not even if a
+ * successor that was given up wakes up again.
+ *
+ * While the predecessor lives the guardian shares its memory, and its *thread-local* memory too:
+ * the thread pointer is the parent's main thread's. So until it takes over it must not call anything
+ * that writes there, errno included. It makes system calls directly and touches only its own stack
+ * and the shared page. Once the predecessor has gone into its exec nobody else uses that memory, and
+ * the guardian is for glibc the main thread: malloc, mutexes and pthread_create work. Only the
+ * cached thread id is that of the dead process, so nothing may rest on it (recursive or robust
+ * mutexes, raise()).
+ */
+#include <errno.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+#include <molt/base/log.h>
+
+#include "guardian.h"
+
+#define STACK_BYTES (1u << 20)
+
+/* Code that runs beside the parent: no instrumentation that keeps books in thread-local memory. */
+#if defined(__clang__)
+#define ALONGSIDE __attribute__((disable_sanitizer_instrumentation, no_stack_protector))
+#else
+#define ALONGSIDE __attribute__((no_sanitize("address", "thread", "undefined"), \
+				 optimize("no-stack-protector")))
+#endif
+
+/* A system call that leaves errno, which is the parent's, alone. */
+ALONGSIDE static long raw(long nr, long a, long b, long c, long d, long e)
+{
+	register long r10 __asm__("r10") = d;
+	register long r8 __asm__("r8") = e;
+	long ret;
+
+	__asm__ volatile("syscall"
+			 : "=a"(ret)
+			 : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
+			 : "rcx", "r11", "memory");
+	return ret;
+}
+
+ALONGSIDE static bool decide(struct guard_page *page, uint32_t owner)
+{
+	uint32_t undecided = GUARD_UNDECIDED;
+
+	return atomic_compare_exchange_strong(&page->owner, &undecided, owner);
+}
+
+enum verdict {
+	VERDICT_DECIDED,
+	VERDICT_DIED,
+	VERDICT_DEADLINE,
+};
+
+ALONGSIDE static uint64_t raw_now(void)
+{
+	struct timespec ts;
+
+	raw(SYS_clock_gettime, CLOCK_MONOTONIC, (long)&ts, 0, 0, 0);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+/* Until something is decided or has to be. Before it is armed there is no deadline. */
+ALONGSIDE static enum verdict watch(const struct guardian *g)
+{
+	uint64_t deadline = raw_now() + g->deadline_ms * 1000000ull;
+
+	for (;;) {
+		struct pollfd fds[2] = {
+			{ .fd = g->wake_fd, .events = POLLIN },
+			{ .fd = g->process_fd, .events = POLLIN },
+		};
+		uint64_t now = raw_now();
+		uint64_t left = now < deadline ? deadline - now : 0;
+		struct timespec timeout = {
+			.tv_sec = (time_t)(left / 1000000000u),
+			.tv_nsec = (long)(left % 1000000000u),
+		};
+		long n = raw(SYS_ppoll, (long)fds, 2, (long)&timeout, 0, 0);
+
+		if (n == -EINTR)
+			continue;
+		if (n > 0 && fds[0].revents)
+			return VERDICT_DECIDED;
+		if (n > 0 && fds[1].revents)
+			return VERDICT_DIED;
+		if (atomic_load(&g->page->armed))
+			return VERDICT_DEADLINE;
+		deadline = raw_now() + g->deadline_ms * 1000000ull;
+	}
+}
+
+/* Nothing of the successor may run when the guest runs on: it could still be mapping its RAM. */
+ALONGSIDE static void end_successor(const struct guardian *g)
+{
+	struct pollfd pfd = { .fd = g->process_fd, .events = POLLIN };
+
+	raw(SYS_pidfd_send_signal, g->process_fd, SIGKILL, 0, 0, 0);
+	raw(SYS_ppoll, (long)&pfd, 1, 0, 0, 0);
+}
+
+ALONGSIDE static int guardian_main(void *opaque)
+{
+	static const char name[] = "molt-guardian";
+	static const char comm[] = "molt";
+	struct guardian *g = opaque;
+	enum verdict verdict;
+
+	raw(SYS_prctl, PR_SET_NAME, (long)name, 0, 0, 0);
+	verdict = watch(g);
+	/* An unarmed predecessor that died was killed with its vCPUs running: nothing to go on from. */
+	if (verdict == VERDICT_DECIDED || !atomic_load(&g->page->armed) ||
+	    !decide(g->page, GUARD_GUARDIAN)) {
+		/* What follows is the teardown of an address space: at the lowest priority. */
+		raw(SYS_setpriority, 0, 0, 19, 0, 0);
+		raw(SYS_exit_group, 0, 0, 0, 0, 0);
+	}
+	end_successor(g);
+	raw(SYS_prctl, PR_SET_NAME, (long)comm, 0, 0, 0);
+	g->is_self = true;
+	if (!g->page->reason[0])
+		strcpy(g->page->reason, verdict == VERDICT_DIED ?
+		       "the successor ended before it took the guest over" :
+		       "the successor did not take the guest over in time");
+	g->take_back(g->opaque);
+	return 1;
+}
+
+static int open_descriptors(struct guardian *g, struct error *err)
+{
+	void *page;
+
+	g->page_fd = memfd_create("molt-guard", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (g->page_fd < 0 || ftruncate(g->page_fd, sizeof(*g->page)) < 0)
+		return err_sys(err, errno, "memfd_create for the guardian");
+	page = mmap(NULL, sizeof(*g->page), PROT_READ | PROT_WRITE, MAP_SHARED, g->page_fd, 0);
+	if (page == MAP_FAILED)
+		return err_sys(err, errno, "mapping the guardian's page");
+	g->page = page;
+	g->wake_fd = eventfd(0, EFD_CLOEXEC);
+	if (g->wake_fd < 0)
+		return err_sys(err, errno, "eventfd for the guardian");
+	g->process_fd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+	if (g->process_fd < 0)
+		return err_sys(err, errno, "pidfd_open for the guardian");
+	return 0;
+}
+
+int guardian_start(struct guardian *g, struct error *err)
+{
+	int r;
+
+	g->page_fd = g->wake_fd = g->process_fd = -1;
+	r = open_descriptors(g, err);
+	if (r < 0)
+		return r;
+	g->stack = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK | MAP_NORESERVE, -1, 0);
+	if (g->stack == MAP_FAILED) {
+		g->stack = NULL;
+		return err_sys(err, errno, "stack for the guardian");
+	}
+	/* No exit signal: a wrapper script must not find a child that it never started. */
+	g->pid = clone(guardian_main, (char *)g->stack + STACK_BYTES, CLONE_VM, g);
+	if (g->pid < 0) {
+		g->pid = 0;
+		return err_sys(err, errno, "clone for the guardian");
+	}
+	return 0;
+}
+
+void guardian_arm(struct guardian *g)
+{
+	atomic_store(&g->page->armed, 1);
+}
+
+void guardian_dismiss(struct guardian *g)
+{
+	const uint64_t one = 1;
+
+	if (g->is_self) {
+		g->stack = NULL; /* it is the one we stand on */
+		g->is_self = false;
+	} else if (g->pid) {
+		decide(g->page, GUARD_DISMISSED);
+		if (write(g->wake_fd, &one, sizeof(one)) < 0)
+			log_warn("the guardian cannot be woken: %s", strerror(errno));
+		while (waitpid(g->pid, NULL, __WALL) < 0 && errno == EINTR)
+			;
+	}
+	g->pid = 0;
+	if (g->stack)
+		munmap(g->stack, STACK_BYTES);
+	g->stack = NULL;
+	if (g->page)
+		munmap(g->page, sizeof(*g->page));
+	g->page = NULL;
+	fd_close(&g->page_fd);
+	fd_close(&g->wake_fd);
+	fd_close(&g->process_fd);
+}
+
+int guardian_save_fds(const struct guardian *g, struct fdtable *fds, struct error *err)
+{
+	int r = fdtable_add(fds, "guard-page", 0, g->page_fd, err);
+
+	fds->guardian = (uint32_t)g->pid;
+	return r < 0 ? r : fdtable_add(fds, "guard-wake", 0, g->wake_fd, err);
+}
+
+void guardian_reap(void)
+{
+	while (waitpid(-1, NULL, __WALL | WNOHANG) > 0)
+		;
+}
+
+int guard_link_open(struct guard_link *link, struct fdtable *fds, struct error *err)
+{
+	int fd = fdtable_take(fds, "guard-page", 0, FD_KIND_MEMFD, err);
+	void *page;
+
+	*link = (struct guard_link){ .wake_fd = -1 };
+	if (fd < 0)
+		return fd;
+	link->wake_fd = fdtable_take(fds, "guard-wake", 0, 0, err);
+	if (link->wake_fd < 0)
+		return link->wake_fd;
+	page = mmap(NULL, sizeof(*link->page), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	close(fd);
+	if (page == MAP_FAILED)
+		return err_sys(err, errno, "mapping the guardian's page");
+	link->page = page;
+	return 0;
+}
+
+int guard_link_commit(struct guard_link *link, struct error *err)
+{
+	if (link->page && !decide(link->page, GUARD_SUCCESSOR))
+		return err_set(err, ESTALE, "too late: the guardian has taken the guest back");
+	return 0;
+}
+
+void guard_link_release(struct guard_link *link)
+{
+	const uint64_t one = 1;
+
+	if (!link->page)
+		return;
+	if (write(link->wake_fd, &one, sizeof(one)) < 0)
+		log_warn("the guardian cannot be woken: %s", strerror(errno));
+	munmap(link->page, sizeof(*link->page));
+	link->page = NULL;
+	fd_close(&link->wake_fd);
+}
+
+void guard_link_give_up(struct guard_link *link, const char *reason)
+{
+	if (link->page)
+		memcpy(link->page->reason, reason, strnlen(reason, GUARD_REASON_MAX - 1));
+}

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT */
+/* The guardian: who runs the guest on when the successor does not; see guardian.c. */
+#ifndef MOLT_UPDATE_GUARDIAN_H
+#define MOLT_UPDATE_GUARDIAN_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include <molt/base/error.h>
+#include <molt/state/fdtable.h>
+
+#define GUARD_REASON_MAX 1024
+#define GUARD_DEADLINE_MS 5000
+
+enum guard_owner {
+	GUARD_UNDECIDED,
+	GUARD_SUCCESSOR, /* committed: the guardian only tears down */
+	GUARD_GUARDIAN,  /* taken back: the successor must touch nothing */
+	GUARD_DISMISSED, /* the predecessor needs no guardian any more */
+};
+
+/* Shared by guardian and successor, a memfd of one page. Who sets `owner` first has the guest. */
+struct guard_page {
+	_Atomic uint32_t owner;  /* enum guard_owner */
+	_Atomic uint32_t armed;  /* vCPUs parked, state saved, exec is next */
+	char reason[GUARD_REASON_MAX]; /* why the successor gave up, where it could say */
+};
+
+struct guardian {
+	struct guard_page *page;
+	int page_fd;
+	int wake_fd;     /* eventfd: the owner is decided */
+	int process_fd;  /* pidfd of the process that becomes the successor */
+	pid_t pid;
+	void *stack;
+	uint32_t deadline_ms;
+	bool is_self;    /* we are the guardian, and have taken the guest back */
+	void (*take_back)(void *opaque); /* runs on in the guardian; does not return */
+	void *opaque;
+};
+
+/* Starts it. Every descriptor that a way back needs is open already. */
+int guardian_start(struct guardian *g, struct error *err);
+
+/* Just before exec, from where on the guardian may act. */
+void guardian_arm(struct guardian *g);
+
+/* Ends it (or what is left of it, where we are it ourselves). Harmless if there is none. */
+void guardian_dismiss(struct guardian *g);
+
+/* Lists what the successor needs. */
+int guardian_save_fds(const struct guardian *g, struct fdtable *fds, struct error *err);
+
+/* Waits for guardians of earlier updates that have ended. */
+void guardian_reap(void);
+
+/* ---- the successor's side ---- */
+
+struct guard_link {
+	struct guard_page *page; /* NULL: no guardian */
+	int wake_fd;
+};
+
+int guard_link_open(struct guard_link *link, struct fdtable *fds, struct error *err);
+
+/* From here on the guest is ours: 0, or -ESTALE where the guardian was faster. */
+int guard_link_commit(struct guard_link *link, struct error *err);
+
+/* Lets the guardian go; not urgent, so after the guest runs. */
+void guard_link_release(struct guard_link *link);
+
+/* Leaves word of why we end without having committed. */
+void guard_link_give_up(struct guard_link *link, const char *reason);
+
+#endif
