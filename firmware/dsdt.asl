@@ -97,6 +97,16 @@ DefinitionBlock ("", "DSDT", 2, "MOLT  ", "MOLTDSDT", 1)
 				IRQNoFlags () { 8 }
 			})
 		}
+
+		/* pvpanic: a guest that panicked says so by writing 1 */
+		Device (PEVT)
+		{
+			Name (_HID, "QEMU0001")
+			Name (_CRS, ResourceTemplate ()
+			{
+				IO (Decode16, 0x0505, 0x0505, 0x01, 0x01)
+			})
+		}
 	}
 
 	Name (\_S5, Package (0x04) { 0x05, 0x05, Zero, Zero })

@@ -413,7 +413,7 @@ static int open_spec(struct chardev *cd, const char *spec, struct error *err)
 	size_t len = path ? (size_t)(path - spec) : strlen(spec);
 	const struct chardev_kind *kind = chardev_kind_find(spec, len);
 
-	if (!kind || kind->takes_path != (path && path[1]))
+	if (!kind || kind->takes_path != (path != NULL) || (path && !path[1]))
 		return err_set(err, EINVAL, "%s: no character backend \"%s\"; there are null, tty, "
 			       "pty, file=PATH and socket=PATH", cd->tag, spec);
 	cd->kind = kind;

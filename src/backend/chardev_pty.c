@@ -3,8 +3,8 @@
  * A new pseudo-terminal. molt holds the slave open, too: without a slave the master is hung up, which
  * epoll reports without end, and what the guest says before the user attaches would be lost.
  *
- * A user's program may hang the slave up all the same (vhangup(2), as getty does). Then molt's hold is
- * gone, and it takes a new one from the master; no path is needed for that.
+ * This holds even after a user's program hung the slave up (vhangup(2), as getty does): the hold still
+ * counts as an open slave, though it can carry nothing.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -67,7 +67,8 @@ static int pty_adopt(struct chardev *cd, struct fdtable *fds, struct error *err)
 		return fd;
 	cd->in_fd = fd;
 	cd->out_fd = fd;
-	cd->aux_fd = chardev_take_fd(cd, "slave", FD_KIND_TTY, fds, err);
+	/* Hung up, it does not even look like a terminal any more. */
+	cd->aux_fd = chardev_take_fd(cd, "slave", 0, fds, err);
 	return cd->aux_fd < 0 ? cd->aux_fd : 0;
 }
 
@@ -86,30 +87,10 @@ static void pty_close(struct chardev *cd, bool undo)
 	fd_close(&cd->in_fd);
 }
 
-static void pty_hangup(struct chardev *cd)
-{
-	int fd = hold_slave(cd->in_fd);
-
-	if (fd < 0) {
-		log_error("%s: %s was hung up and cannot be opened again: %s", cd->tag,
-			  cd->describe, strerror(-fd));
-		chardev_end_input(cd);
-		chardev_lose_output(cd, -fd, true);
-		return;
-	}
-	make_raw(fd);
-	fd_close(&cd->aux_fd);
-	cd->aux_fd = fd;
-}
-
-/* A hang-up reads as EIO; the loop has reported it as such, or will. */
 static void pty_input_error(struct chardev *cd, int error)
 {
-	if (error == EIO) {
-		pty_hangup(cd);
-		return;
-	}
-	log_error("%s: cannot read from %s: %s", cd->tag, cd->describe, strerror(error));
+	log_error("%s: cannot read from %s: %s; there will be no more input", cd->tag,
+		  cd->describe, strerror(error));
 	chardev_end_input(cd);
 }
 
@@ -125,7 +106,6 @@ const struct chardev_kind chardev_pty = {
 	.adopt = pty_adopt,
 	.save_fds = pty_save_fds,
 	.close = pty_close,
-	.hangup = pty_hangup,
 	.input_error = pty_input_error,
 	.output_error = pty_output_error,
 };

@@ -116,9 +116,9 @@ static json_t *fields_json(const struct stream_section *sec)
 static json_t *section_json(const struct stream_section *sec)
 {
 	return json_pack("{s:o,s:I,s:I,s:I,s:I,s:o}", "name", json_any_string(sec->name),
-			 "instance", (json_int_t)sec->instance, "version", (json_int_t)sec->version, "flags",
-			 (json_int_t)sec->flags, "bytes", (json_int_t)sec->payload_len, "fields",
-			 fields_json(sec));
+			 "instance", (json_int_t)sec->instance, "version",
+			 (json_int_t)sec->version, "flags", (json_int_t)sec->flags, "bytes",
+			 (json_int_t)sec->payload_len, "fields", fields_json(sec));
 }
 
 static json_t *header_json(const struct stream_header *h)

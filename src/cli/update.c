@@ -106,7 +106,10 @@ static void print_report(json_t *report)
 
 	json_array_foreach(json_object_get(report, "stages"), i, stage)
 		printf("%-14s %8lld us\n", text_of(stage, "name"), number_of(stage, "us"));
-	printf("%-14s %8lld us\n", "blackout", number_of(report, "blackout-us"));
+	if (json_object_get(report, "blackout-us"))
+		printf("%-14s %8lld us\n", "blackout", number_of(report, "blackout-us"));
+	else
+		printf("%-14s the guest was paused before and stays so\n", "blackout");
 	printf("%-14s %8lld us\n", "total", number_of(report, "total-us"));
 	printf("process %lld is now molt %s, before it was %s: update %lld, %lld bytes of state\n",
 	       number_of(report, "pid"), text_of(report, "version"),

@@ -105,8 +105,11 @@ static int power_on(struct machine *m, struct error *err)
 {
 	int r = 0;
 
-	for (uint32_t i = 0; i < m->guest.cpus && r == 0; i++)
+	for (uint32_t i = 0; i < m->guest.cpus && r == 0; i++) {
 		r = vcpu_state_set_cpuid(m->vcpus[i].state, &m->kvm, m->vcpus[i].fd, err);
+		if (r == 0)
+			r = vcpu_state_power_on(&m->kvm, m->vcpus[i].fd, err);
+	}
 	for (unsigned int i = 0; i < m->ndevices && r == 0; i++)
 		if (m->devices[i]->cls->reset)
 			m->devices[i]->cls->reset(m->devices[i]);

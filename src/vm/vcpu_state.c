@@ -36,6 +36,8 @@
 #define MSR_TSC_DEADLINE 0x6e0u
 #define MSR_KVM_WALL_CLOCK_2 0x4b564d00u
 #define MTRR_VARIABLE_MSRS 16u
+#define MTRR_ENABLE (1u << 11) /* Intel SDM volume 3, "IA32_MTRR_DEF_TYPE MSR" */
+#define MTRR_WRITE_BACK 6u
 #define APIC_LVTT 0x320u
 #define APIC_TMICT 0x380u
 #define APIC_TMCCT 0x390u
@@ -140,6 +142,15 @@ static bool msr_is_special(uint32_t index)
 {
 	return index == MSR_TSC || index == MSR_KVM_WALL_CLOCK_OLD ||
 	       index == MSR_KVM_SYSTEM_TIME_OLD || index == MSR_KVM_WALL_CLOCK_2;
+}
+
+int vcpu_state_power_on(struct kvm *kvm, int vcpu_fd, struct error *err)
+{
+	uint64_t value = MTRR_ENABLE | MTRR_WRITE_BACK;
+
+	if (one_msr(kvm, vcpu_fd, KVM_SET_MSRS, MSR_MTRR_DEF_TYPE, &value) < 0)
+		return err_set(err, EINVAL, "KVM_SET_MSRS: IA32_MTRR_DEF_TYPE refused");
+	return 0;
 }
 
 static void try_msr(struct msr_list *list, struct kvm *kvm, int fd, uint32_t index)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The control server over an update. Old and new server live in one process, each with an event loop
- * of its own: the old one's is simply not turned any more, as after exec.
+ * The control server over an update. Old and new server live in one process, each with an event
+ * loop of its own: the old one's is simply not turned any more, as after exec.
  */
 #include "control_bench.h"
 

@@ -105,6 +105,21 @@ static void assert_heard(struct cable *c, const char *text)
 	assert_string_equal(buf, text);
 }
 
+static int setup(void **state)
+{
+	*state = calloc(1, sizeof(struct cable));
+	assert_non_null(*state);
+	start(*state);
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	stop(*state);
+	free(*state);
+	return 0;
+}
+
 /* The guest's set-up: FIFO with the trigger level, IRQ through, interrupts enabled. */
 static void program(struct cable *c, uint8_t fcr, uint8_t ier)
 {
@@ -117,112 +132,91 @@ static void program(struct cable *c, uint8_t fcr, uint8_t ier)
 
 static void ier_keeps_four_bits(void **state)
 {
-	struct cable c;
+	struct cable *c = *state;
 
-	(void)state;
-	start(&c);
-	fake_outb(&c.f, IER, 0xff);
-	assert_int_equal(fake_inb(&c.f, IER), 0x0f);
-	fake_outb(&c.f, IER, 0);
-	assert_int_equal(fake_inb(&c.f, IER), 0);
-	stop(&c);
+	fake_outb(&c->f, IER, 0xff);
+	assert_int_equal(fake_inb(&c->f, IER), 0x0f);
+	fake_outb(&c->f, IER, 0);
+	assert_int_equal(fake_inb(&c->f, IER), 0);
 }
 
 static void loopback_lines(void **state)
 {
-	struct cable c;
+	struct cable *c = *state;
 
-	(void)state;
-	start(&c);
-	fake_outb(&c.f, MCR, LOOP | 0x0a);
-	assert_int_equal(fake_inb(&c.f, MSR) & 0xf0, 0x90);
-	fake_outb(&c.f, MCR, LOOP | 0x05);
-	assert_int_equal(fake_inb(&c.f, MSR) & 0xf0, 0x60);
-	stop(&c);
+	fake_outb(&c->f, MCR, LOOP | 0x0a);
+	assert_int_equal(fake_inb(&c->f, MSR) & 0xf0, 0x90);
+	fake_outb(&c->f, MCR, LOOP | 0x05);
+	assert_int_equal(fake_inb(&c->f, MSR) & 0xf0, 0x60);
 }
 
 static void iir_says_16550a(void **state)
 {
-	struct cable c;
+	struct cable *c = *state;
 
-	(void)state;
-	start(&c);
-	assert_int_equal(fake_inb(&c.f, IIR), 0x01);
-	fake_outb(&c.f, FCR, 0x01);
-	assert_int_equal(fake_inb(&c.f, IIR), 0xc1);
+	assert_int_equal(fake_inb(&c->f, IIR), 0x01);
+	fake_outb(&c->f, FCR, 0x01);
+	assert_int_equal(fake_inb(&c->f, IIR), 0xc1);
 	/* Not a 16750: its 64-byte FIFO would show in bit 5. */
-	fake_outb(&c.f, LCR, 0x80);
-	fake_outb(&c.f, FCR, 0x21);
-	fake_outb(&c.f, LCR, 0);
-	assert_int_equal(fake_inb(&c.f, IIR) >> 5, 6);
-	fake_outb(&c.f, FCR, 0x00);
-	assert_int_equal(fake_inb(&c.f, IIR), 0x01);
-	stop(&c);
+	fake_outb(&c->f, LCR, 0x80);
+	fake_outb(&c->f, FCR, 0x21);
+	fake_outb(&c->f, LCR, 0);
+	assert_int_equal(fake_inb(&c->f, IIR) >> 5, 6);
+	fake_outb(&c->f, FCR, 0x00);
+	assert_int_equal(fake_inb(&c->f, IIR), 0x01);
 }
 
 static void thre_test(void **state)
 {
-	struct cable c;
+	struct cable *c = *state;
 
-	(void)state;
-	start(&c);
-	fake_outb(&c.f, IER, 0x02);
-	assert_int_equal(fake_inb(&c.f, IIR), 0x02);
-	assert_int_equal(fake_inb(&c.f, IIR), 0x01);
-	fake_outb(&c.f, IER, 0x00);
-	fake_outb(&c.f, IER, 0x02);
-	assert_int_equal(fake_inb(&c.f, IIR), 0x02);
-	fake_outb(&c.f, IER, 0x00);
-	assert_int_equal(fake_inb(&c.f, LSR), 0x60);
-	stop(&c);
+	fake_outb(&c->f, IER, 0x02);
+	assert_int_equal(fake_inb(&c->f, IIR), 0x02);
+	assert_int_equal(fake_inb(&c->f, IIR), 0x01);
+	fake_outb(&c->f, IER, 0x00);
+	fake_outb(&c->f, IER, 0x02);
+	assert_int_equal(fake_inb(&c->f, IIR), 0x02);
+	fake_outb(&c->f, IER, 0x00);
+	assert_int_equal(fake_inb(&c->f, LSR), 0x60);
 }
 
 static void divisor_behind_dlab(void **state)
 {
-	struct cable c;
+	struct cable *c = *state;
 
-	(void)state;
-	start(&c);
-	fake_outb(&c.f, LCR, 0x83);
-	assert_int_equal(fake_inb(&c.f, DATA), 12);
-	fake_outb(&c.f, DATA, 0x34);
-	fake_outb(&c.f, IER, 0x12);
-	assert_int_equal(fake_inb(&c.f, DATA), 0x34);
-	assert_int_equal(fake_inb(&c.f, IER), 0x12);
-	fake_outb(&c.f, LCR, 0x03);
-	assert_int_equal(fake_inb(&c.f, LCR), 0x03);
-	assert_int_equal(fake_inb(&c.f, IER), 0);
-	assert_heard(&c, "");
-	stop(&c);
+	fake_outb(&c->f, LCR, 0x83);
+	assert_int_equal(fake_inb(&c->f, DATA), 12);
+	fake_outb(&c->f, DATA, 0x34);
+	fake_outb(&c->f, IER, 0x12);
+	assert_int_equal(fake_inb(&c->f, DATA), 0x34);
+	assert_int_equal(fake_inb(&c->f, IER), 0x12);
+	fake_outb(&c->f, LCR, 0x03);
+	assert_int_equal(fake_inb(&c->f, LCR), 0x03);
+	assert_int_equal(fake_inb(&c->f, IER), 0);
+	assert_heard(c, "");
 }
 
 static void scratch_and_read_only(void **state)
 {
-	struct cable c;
+	struct cable *c = *state;
 
-	(void)state;
-	start(&c);
-	fake_outb(&c.f, SCR, 0xa5);
-	assert_int_equal(fake_inb(&c.f, SCR), 0xa5);
-	fake_outb(&c.f, LSR, 0xff);
-	assert_int_equal(fake_inb(&c.f, LSR), 0x60);
-	fake_outb(&c.f, MSR, 0xff);
-	assert_int_equal(fake_inb(&c.f, MSR), 0xb0);
-	stop(&c);
+	fake_outb(&c->f, SCR, 0xa5);
+	assert_int_equal(fake_inb(&c->f, SCR), 0xa5);
+	fake_outb(&c->f, LSR, 0xff);
+	assert_int_equal(fake_inb(&c->f, LSR), 0x60);
+	fake_outb(&c->f, MSR, 0xff);
+	assert_int_equal(fake_inb(&c->f, MSR), 0xb0);
 }
 
 /* ---- output ---- */
 
 static void output_reaches_the_peer(void **state)
 {
-	struct cable c;
+	struct cable *c = *state;
 
-	(void)state;
-	start(&c);
 	for (const char *p = "hello"; *p; p++)
-		fake_outb(&c.f, DATA, (uint8_t)*p);
-	assert_heard(&c, "hello");
-	stop(&c);
+		fake_outb(&c->f, DATA, (uint8_t)*p);
+	assert_heard(c, "hello");
 }
 
 static void output_waits_for_the_first_peer(void **state)
@@ -240,60 +234,51 @@ static void output_waits_for_the_first_peer(void **state)
 
 static void each_byte_sent_interrupts(void **state)
 {
-	struct cable c;
+	struct cable *c = *state;
 	unsigned int before;
 
-	(void)state;
-	start(&c);
-	program(&c, 0x01, 0x02);
-	assert_true(c.f.level[IRQ]);
-	assert_int_equal(fake_inb(&c.f, IIR), 0xc2);
-	assert_false(c.f.level[IRQ]);
-	before = c.f.edges[IRQ];
-	fake_outb(&c.f, DATA, 'a');
-	assert_true(c.f.level[IRQ]);
+	program(c, 0x01, 0x02);
+	assert_true(c->f.level[IRQ]);
+	assert_int_equal(fake_inb(&c->f, IIR), 0xc2);
+	assert_false(c->f.level[IRQ]);
+	before = c->f.edges[IRQ];
+	fake_outb(&c->f, DATA, 'a');
+	assert_true(c->f.level[IRQ]);
 	/* A handler that does not read IIR gets its next edge, too. */
-	fake_outb(&c.f, DATA, 'b');
-	assert_int_equal(c.f.edges[IRQ], before + 2);
-	fake_outb(&c.f, IER, 0);
-	assert_false(c.f.level[IRQ]);
-	stop(&c);
+	fake_outb(&c->f, DATA, 'b');
+	assert_int_equal(c->f.edges[IRQ], before + 2);
+	fake_outb(&c->f, IER, 0);
+	assert_false(c->f.level[IRQ]);
 }
 
 static void a_wide_write_is_split(void **state)
 {
-	struct cable c;
+	struct cable *c = *state;
 
-	(void)state;
-	start(&c);
-	fake_write(&c.f, BUS_PIO, DATA, 0x0158, 2);
-	assert_int_equal(fake_inb(&c.f, IER), 0x01);
-	assert_heard(&c, "X");
-	assert_int_equal(fake_read(&c.f, BUS_PIO, LSR, 2) & 0xff, 0x60);
-	stop(&c);
+	fake_write(&c->f, BUS_PIO, DATA, 0x0158, 2);
+	assert_int_equal(fake_inb(&c->f, IER), 0x01);
+	assert_heard(c, "X");
+	assert_int_equal(fake_read(&c->f, BUS_PIO, LSR, 2) & 0xff, 0x60);
 }
 
 /* ---- input ---- */
 
 static void without_fifo_one_byte_at_a_time(void **state)
 {
-	struct cable c;
+	struct cable *c = *state;
 
-	(void)state;
-	start(&c);
-	program(&c, 0x00, 0x01);
-	say(&c, "ab");
-	assert_int_equal(fake_inb(&c.f, IIR), 0x04);
-	assert_int_equal(fake_inb(&c.f, LSR), 0x61);
-	assert_int_equal(fake_inb(&c.f, DATA), 'a');
-	assert_false(c.f.level[IRQ]);
-	assert_int_equal(fake_inb(&c.f, LSR), 0x60);
-	fake_settle(&c.f);
-	assert_true(c.f.level[IRQ]);
-	assert_int_equal(fake_inb(&c.f, DATA), 'b');
-	assert_int_equal(fake_inb(&c.f, LSR), 0x60);
-	assert_int_equal(c.f.edges[IRQ], 2);
-	stop(&c);
+	program(c, 0x00, 0x01);
+	say(c, "ab");
+	assert_int_equal(fake_inb(&c->f, IIR), 0x04);
+	assert_int_equal(fake_inb(&c->f, LSR), 0x61);
+	assert_int_equal(fake_inb(&c->f, DATA), 'a');
+	assert_false(c->f.level[IRQ]);
+	assert_int_equal(fake_inb(&c->f, LSR), 0x60);
+	fake_settle(&c->f);
+	assert_true(c->f.level[IRQ]);
+	assert_int_equal(fake_inb(&c->f, DATA), 'b');
+	assert_int_equal(fake_inb(&c->f, LSR), 0x60);
+	assert_int_equal(c->f.edges[IRQ], 2);
 }
 
 static void trigger_levels(void **state)
@@ -324,200 +309,167 @@ static void fifo_holds_sixteen_and_the_rest_waits(void **state)
 	const char *text = "the quick brown fox jumps over the lazy dog";
 	char got[64] = "";
 	size_t n = 0;
-	struct cable c;
+	struct cable *c = *state;
 
-	(void)state;
-	start(&c);
-	program(&c, 0xc1, 0x01);
-	say(&c, text);
+	program(c, 0xc1, 0x01);
+	say(c, text);
 	while (n < strlen(text)) {
 		unsigned int burst = 0;
 
-		while (fake_inb(&c.f, LSR) & 0x01) {
+		while (fake_inb(&c->f, LSR) & 0x01) {
 			assert_true(n < sizeof(got) - 1);
-			got[n++] = (char)fake_inb(&c.f, DATA);
+			got[n++] = (char)fake_inb(&c->f, DATA);
 			burst++;
 		}
 		assert_true(burst > 0 && burst <= 16);
-		fake_settle(&c.f);
+		fake_settle(&c->f);
 	}
 	assert_string_equal(got, text);
 	/* Nothing was lost on the way. */
-	assert_int_equal(fake_inb(&c.f, LSR), 0x60);
-	stop(&c);
+	assert_int_equal(fake_inb(&c->f, LSR), 0x60);
 }
 
 static void fifo_reset_drops_input(void **state)
 {
-	struct cable c;
+	struct cable *c = *state;
 
-	(void)state;
-	start(&c);
-	program(&c, 0x01, 0x01);
-	say(&c, "abc");
-	assert_true(c.f.level[IRQ]);
-	fake_outb(&c.f, FCR, 0x03);
-	assert_false(c.f.level[IRQ]);
-	assert_int_equal(fake_inb(&c.f, LSR), 0x60);
-	say(&c, "d");
-	assert_int_equal(fake_inb(&c.f, DATA), 'd');
-	stop(&c);
+	program(c, 0x01, 0x01);
+	say(c, "abc");
+	assert_true(c->f.level[IRQ]);
+	fake_outb(&c->f, FCR, 0x03);
+	assert_false(c->f.level[IRQ]);
+	assert_int_equal(fake_inb(&c->f, LSR), 0x60);
+	say(c, "d");
+	assert_int_equal(fake_inb(&c->f, DATA), 'd');
 }
 
 static void turning_the_fifo_off_clears_it(void **state)
 {
-	struct cable c;
+	struct cable *c = *state;
 
-	(void)state;
-	start(&c);
-	program(&c, 0x01, 0x01);
-	say(&c, "abc");
-	fake_outb(&c.f, FCR, 0x00);
-	assert_int_equal(fake_inb(&c.f, LSR), 0x60);
+	program(c, 0x01, 0x01);
+	say(c, "abc");
+	fake_outb(&c->f, FCR, 0x00);
+	assert_int_equal(fake_inb(&c->f, LSR), 0x60);
 	/* Without the enable bit the reset bits are not looked at. */
-	say(&c, "x");
-	fake_outb(&c.f, FCR, 0x02);
-	assert_int_equal(fake_inb(&c.f, LSR), 0x61);
-	stop(&c);
+	say(c, "x");
+	fake_outb(&c->f, FCR, 0x02);
+	assert_int_equal(fake_inb(&c->f, LSR), 0x61);
 }
 
 static void tx_fifo_reset_keeps_input(void **state)
 {
-	struct cable c;
+	struct cable *c = *state;
 
-	(void)state;
-	start(&c);
-	program(&c, 0x01, 0x01);
-	say(&c, "abc");
-	fake_outb(&c.f, FCR, 0x05);
-	assert_int_equal(fake_inb(&c.f, DATA), 'a');
-	stop(&c);
+	program(c, 0x01, 0x01);
+	say(c, "abc");
+	fake_outb(&c->f, FCR, 0x05);
+	assert_int_equal(fake_inb(&c->f, DATA), 'a');
 }
 
 /* ---- loopback ---- */
 
 static void loopback_carries_data(void **state)
 {
-	struct cable c;
+	struct cable *c = *state;
 
-	(void)state;
-	start(&c);
-	fake_outb(&c.f, FCR, 0x01);
-	fake_outb(&c.f, MCR, LOOP);
-	fake_outb(&c.f, DATA, 'q');
-	assert_int_equal(fake_inb(&c.f, LSR), 0x61);
-	assert_int_equal(fake_inb(&c.f, DATA), 'q');
-	assert_heard(&c, "");
-	stop(&c);
+	fake_outb(&c->f, FCR, 0x01);
+	fake_outb(&c->f, MCR, LOOP);
+	fake_outb(&c->f, DATA, 'q');
+	assert_int_equal(fake_inb(&c->f, LSR), 0x61);
+	assert_int_equal(fake_inb(&c->f, DATA), 'q');
+	assert_heard(c, "");
 }
 
 static void loopback_does_not_hear_the_peer(void **state)
 {
-	struct cable c;
+	struct cable *c = *state;
 
-	(void)state;
-	start(&c);
-	fake_outb(&c.f, FCR, 0x01);
-	fake_outb(&c.f, MCR, LOOP);
-	say(&c, "z");
-	assert_int_equal(fake_inb(&c.f, LSR), 0x60);
-	fake_outb(&c.f, MCR, 0);
-	fake_settle(&c.f);
-	assert_int_equal(fake_inb(&c.f, DATA), 'z');
-	stop(&c);
+	fake_outb(&c->f, FCR, 0x01);
+	fake_outb(&c->f, MCR, LOOP);
+	say(c, "z");
+	assert_int_equal(fake_inb(&c->f, LSR), 0x60);
+	fake_outb(&c->f, MCR, 0);
+	fake_settle(&c->f);
+	assert_int_equal(fake_inb(&c->f, DATA), 'z');
 }
 
 static void overrun_with_fifo_keeps_the_old(void **state)
 {
-	struct cable c;
+	struct cable *c = *state;
 
-	(void)state;
-	start(&c);
-	program(&c, 0x01, 0x04);
-	fake_outb(&c.f, MCR, LOOP);
+	program(c, 0x01, 0x04);
+	fake_outb(&c->f, MCR, LOOP);
 	for (uint8_t i = 0; i < 17; i++)
-		fake_outb(&c.f, DATA, i);
-	assert_int_equal(fake_inb(&c.f, IIR), 0xc6);
-	assert_int_equal(fake_inb(&c.f, LSR), 0x63);
-	assert_int_equal(fake_inb(&c.f, LSR), 0x61);
-	assert_int_equal(fake_inb(&c.f, IIR), 0xc1);
+		fake_outb(&c->f, DATA, i);
+	assert_int_equal(fake_inb(&c->f, IIR), 0xc6);
+	assert_int_equal(fake_inb(&c->f, LSR), 0x63);
+	assert_int_equal(fake_inb(&c->f, LSR), 0x61);
+	assert_int_equal(fake_inb(&c->f, IIR), 0xc1);
 	for (uint8_t i = 0; i < 16; i++)
-		assert_int_equal(fake_inb(&c.f, DATA), i);
-	assert_int_equal(fake_inb(&c.f, LSR), 0x60);
-	stop(&c);
+		assert_int_equal(fake_inb(&c->f, DATA), i);
+	assert_int_equal(fake_inb(&c->f, LSR), 0x60);
 }
 
 static void overrun_without_fifo_keeps_the_new(void **state)
 {
-	struct cable c;
+	struct cable *c = *state;
 
-	(void)state;
-	start(&c);
-	fake_outb(&c.f, MCR, LOOP);
-	fake_outb(&c.f, DATA, 'a');
-	fake_outb(&c.f, DATA, 'b');
-	assert_int_equal(fake_inb(&c.f, LSR), 0x63);
-	assert_int_equal(fake_inb(&c.f, DATA), 'b');
-	stop(&c);
+	fake_outb(&c->f, MCR, LOOP);
+	fake_outb(&c->f, DATA, 'a');
+	fake_outb(&c->f, DATA, 'b');
+	assert_int_equal(fake_inb(&c->f, LSR), 0x63);
+	assert_int_equal(fake_inb(&c->f, DATA), 'b');
 }
 
 static void ring_indicator_reports_its_end(void **state)
 {
-	struct cable c;
+	struct cable *c = *state;
 
-	(void)state;
-	start(&c);
-	fake_outb(&c.f, MCR, LOOP);
-	fake_inb(&c.f, MSR);
-	fake_outb(&c.f, MCR, LOOP | 0x04);
-	assert_int_equal(fake_inb(&c.f, MSR), 0x40);
-	fake_outb(&c.f, MCR, LOOP);
-	assert_int_equal(fake_inb(&c.f, MSR), 0x04);
-	assert_int_equal(fake_inb(&c.f, MSR), 0x00);
-	stop(&c);
+	fake_outb(&c->f, MCR, LOOP);
+	fake_inb(&c->f, MSR);
+	fake_outb(&c->f, MCR, LOOP | 0x04);
+	assert_int_equal(fake_inb(&c->f, MSR), 0x40);
+	fake_outb(&c->f, MCR, LOOP);
+	assert_int_equal(fake_inb(&c->f, MSR), 0x04);
+	assert_int_equal(fake_inb(&c->f, MSR), 0x00);
 }
 
 /* ---- interrupts and modem lines ---- */
 
 static void priorities(void **state)
 {
-	struct cable c;
+	struct cable *c = *state;
 
-	(void)state;
-	start(&c);
-	fake_outb(&c.f, FCR, 0x01);
-	fake_outb(&c.f, MCR, LOOP);
+	fake_outb(&c->f, FCR, 0x01);
+	fake_outb(&c->f, MCR, LOOP);
 	for (uint8_t i = 0; i < 17; i++)
-		fake_outb(&c.f, DATA, i);
-	fake_outb(&c.f, MCR, LOOP | 0x01);
-	fake_outb(&c.f, IER, 0x0f);
-	assert_int_equal(fake_inb(&c.f, IIR), 0xc6);
-	fake_inb(&c.f, LSR);
-	assert_int_equal(fake_inb(&c.f, IIR), 0xc4);
+		fake_outb(&c->f, DATA, i);
+	fake_outb(&c->f, MCR, LOOP | 0x01);
+	fake_outb(&c->f, IER, 0x0f);
+	assert_int_equal(fake_inb(&c->f, IIR), 0xc6);
+	fake_inb(&c->f, LSR);
+	assert_int_equal(fake_inb(&c->f, IIR), 0xc4);
 	for (uint8_t i = 0; i < 16; i++)
-		fake_inb(&c.f, DATA);
-	assert_int_equal(fake_inb(&c.f, IIR), 0xc2);
-	assert_int_equal(fake_inb(&c.f, IIR), 0xc0);
-	fake_inb(&c.f, MSR);
-	assert_int_equal(fake_inb(&c.f, IIR), 0xc1);
-	stop(&c);
+		fake_inb(&c->f, DATA);
+	assert_int_equal(fake_inb(&c->f, IIR), 0xc2);
+	assert_int_equal(fake_inb(&c->f, IIR), 0xc0);
+	fake_inb(&c->f, MSR);
+	assert_int_equal(fake_inb(&c->f, IIR), 0xc1);
 }
 
 static void out2_gates_the_interrupt(void **state)
 {
-	struct cable c;
+	struct cable *c = *state;
 
-	(void)state;
-	start(&c);
-	fake_outb(&c.f, IER, 0x02);
-	assert_false(c.f.level[IRQ]);
-	fake_outb(&c.f, MCR, OUT2);
-	assert_true(c.f.level[IRQ]);
-	fake_outb(&c.f, MCR, OUT2 | LOOP);
-	assert_false(c.f.level[IRQ]);
-	fake_outb(&c.f, MCR, OUT2);
-	assert_true(c.f.level[IRQ]);
-	stop(&c);
+	fake_outb(&c->f, IER, 0x02);
+	assert_false(c->f.level[IRQ]);
+	fake_outb(&c->f, MCR, OUT2);
+	assert_true(c->f.level[IRQ]);
+	fake_outb(&c->f, MCR, OUT2 | LOOP);
+	assert_false(c->f.level[IRQ]);
+	fake_outb(&c->f, MCR, OUT2);
+	assert_true(c->f.level[IRQ]);
 }
 
 static void modem_lines_follow_the_peer(void **state)
@@ -546,38 +498,33 @@ static void modem_lines_follow_the_peer(void **state)
 
 static void reset_goes_back_to_power_on(void **state)
 {
-	struct cable c;
+	struct cable *c = *state;
 
-	(void)state;
-	start(&c);
-	program(&c, 0xc1, 0x0f);
-	fake_outb(&c.f, LCR, 0x1b);
-	fake_outb(&c.f, SCR, 0x55);
-	say(&c, "junk");
-	c.f.dev->cls->reset(c.f.dev);
-	assert_false(c.f.level[IRQ]);
-	assert_int_equal(fake_inb(&c.f, IIR), 0x01);
-	assert_int_equal(fake_inb(&c.f, IER), 0);
-	assert_int_equal(fake_inb(&c.f, LCR), 0);
-	assert_int_equal(fake_inb(&c.f, MCR), 0);
-	assert_int_equal(fake_inb(&c.f, LSR), 0x60);
+	program(c, 0xc1, 0x0f);
+	fake_outb(&c->f, LCR, 0x1b);
+	fake_outb(&c->f, SCR, 0x55);
+	say(c, "junk");
+	c->f.dev->cls->reset(c->f.dev);
+	assert_false(c->f.level[IRQ]);
+	assert_int_equal(fake_inb(&c->f, IIR), 0x01);
+	assert_int_equal(fake_inb(&c->f, IER), 0);
+	assert_int_equal(fake_inb(&c->f, LCR), 0);
+	assert_int_equal(fake_inb(&c->f, MCR), 0);
+	assert_int_equal(fake_inb(&c->f, LSR), 0x60);
 	/* The peer is still there, and that is no news. */
-	assert_int_equal(fake_inb(&c.f, MSR), 0xb0);
-	stop(&c);
+	assert_int_equal(fake_inb(&c->f, MSR), 0xb0);
 }
 
 static void an_update_keeps_everything(void **state)
 {
 	struct fake_machine g;
-	struct cable c;
+	struct cable *c = *state;
 
-	(void)state;
-	start(&c);
-	program(&c, 0x41, 0x05);
-	fake_outb(&c.f, LCR, 0x1b);
-	fake_outb(&c.f, SCR, 0x77);
-	say(&c, "abcdefghijklmnopqrst");
-	fake_migrate(&c.f, &g);
+	program(c, 0x41, 0x05);
+	fake_outb(&c->f, LCR, 0x1b);
+	fake_outb(&c->f, SCR, 0x77);
+	say(c, "abcdefghijklmnopqrst");
+	fake_migrate(&c->f, &g);
 	/* The edge is in the irqchip's state already: the wire is high without a second one. */
 	assert_int_equal(g.irq_calls, 0);
 	g.dev->cls->resume(g.dev);
@@ -590,31 +537,27 @@ static void an_update_keeps_everything(void **state)
 	assert_int_equal(fake_inb(&g, LSR), 0x60);
 	fake_outb(&g, DATA, '!');
 	fake_settle(&g);
-	assert_heard(&c, "!");
+	assert_heard(c, "!");
 	fake_machine_fini(&g);
 	/* The successor owns the socket now, and has removed its path. */
-	assert_int_equal(access(socket_path(&c), F_OK), -1);
-	stop(&c);
+	assert_int_equal(access(socket_path(c), F_OK), -1);
 }
 
 static void a_failed_update_changes_nothing(void **state)
 {
 	struct fake_machine g;
-	struct cable c;
+	struct cable *c = *state;
 
-	(void)state;
-	start(&c);
-	program(&c, 0x01, 0x01);
-	fake_outb(&c.f, DATA, '1');
-	fake_migrate(&c.f, &g);
+	program(c, 0x01, 0x01);
+	fake_outb(&c->f, DATA, '1');
+	fake_migrate(&c->f, &g);
 	fake_machine_fini(&g);
-	assert_int_equal(access(socket_path(&c), F_OK), 0);
-	c.f.dev->cls->resume(c.f.dev);
-	fake_outb(&c.f, DATA, '2');
-	assert_heard(&c, "12");
-	say(&c, "x");
-	assert_int_equal(fake_inb(&c.f, DATA), 'x');
-	stop(&c);
+	assert_int_equal(access(socket_path(c), F_OK), 0);
+	c->f.dev->cls->resume(c->f.dev);
+	fake_outb(&c->f, DATA, '2');
+	assert_heard(c, "12");
+	say(c, "x");
+	assert_int_equal(fake_inb(&c->f, DATA), 'x');
 }
 
 /* The guest part begins with rx_len, rx[16], dll, dlm, ier, fcr, lcr, mcr, msr. */
@@ -646,17 +589,14 @@ static void spoil_msr(void *guest)
 
 static void impossible_state_is_refused(void **state)
 {
-	struct cable c;
+	struct cable *c = *state;
 
-	(void)state;
-	start(&c);
-	fake_outb(&c.f, FCR, 0x01);
-	assert_true(fake_post_load_of(&c.f, spoil_length) < 0);
-	assert_true(fake_post_load_of(&c.f, spoil_fifo_off) < 0);
-	assert_true(fake_post_load_of(&c.f, spoil_ier) < 0);
-	assert_true(fake_post_load_of(&c.f, spoil_mcr) < 0);
-	assert_true(fake_post_load_of(&c.f, spoil_msr) < 0);
-	stop(&c);
+	fake_outb(&c->f, FCR, 0x01);
+	assert_true(fake_post_load_of(&c->f, spoil_length) < 0);
+	assert_true(fake_post_load_of(&c->f, spoil_fifo_off) < 0);
+	assert_true(fake_post_load_of(&c->f, spoil_ier) < 0);
+	assert_true(fake_post_load_of(&c->f, spoil_mcr) < 0);
+	assert_true(fake_post_load_of(&c->f, spoil_msr) < 0);
 }
 
 static void without_an_option_nothing_is_plugged_in(void **state)
@@ -687,37 +627,39 @@ static void a_bad_option_is_an_error(void **state)
 	fake_machine_fini(&f);
 }
 
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(ier_keeps_four_bits),
-		cmocka_unit_test(loopback_lines),
-		cmocka_unit_test(iir_says_16550a),
-		cmocka_unit_test(thre_test),
-		cmocka_unit_test(divisor_behind_dlab),
-		cmocka_unit_test(scratch_and_read_only),
-		cmocka_unit_test(output_reaches_the_peer),
+		T(ier_keeps_four_bits),
+		T(loopback_lines),
+		T(iir_says_16550a),
+		T(thre_test),
+		T(divisor_behind_dlab),
+		T(scratch_and_read_only),
+		T(output_reaches_the_peer),
 		cmocka_unit_test(output_waits_for_the_first_peer),
-		cmocka_unit_test(each_byte_sent_interrupts),
-		cmocka_unit_test(a_wide_write_is_split),
-		cmocka_unit_test(without_fifo_one_byte_at_a_time),
+		T(each_byte_sent_interrupts),
+		T(a_wide_write_is_split),
+		T(without_fifo_one_byte_at_a_time),
 		cmocka_unit_test(trigger_levels),
-		cmocka_unit_test(fifo_holds_sixteen_and_the_rest_waits),
-		cmocka_unit_test(fifo_reset_drops_input),
-		cmocka_unit_test(turning_the_fifo_off_clears_it),
-		cmocka_unit_test(tx_fifo_reset_keeps_input),
-		cmocka_unit_test(loopback_carries_data),
-		cmocka_unit_test(loopback_does_not_hear_the_peer),
-		cmocka_unit_test(overrun_with_fifo_keeps_the_old),
-		cmocka_unit_test(overrun_without_fifo_keeps_the_new),
-		cmocka_unit_test(ring_indicator_reports_its_end),
-		cmocka_unit_test(priorities),
-		cmocka_unit_test(out2_gates_the_interrupt),
+		T(fifo_holds_sixteen_and_the_rest_waits),
+		T(fifo_reset_drops_input),
+		T(turning_the_fifo_off_clears_it),
+		T(tx_fifo_reset_keeps_input),
+		T(loopback_carries_data),
+		T(loopback_does_not_hear_the_peer),
+		T(overrun_with_fifo_keeps_the_old),
+		T(overrun_without_fifo_keeps_the_new),
+		T(ring_indicator_reports_its_end),
+		T(priorities),
+		T(out2_gates_the_interrupt),
 		cmocka_unit_test(modem_lines_follow_the_peer),
-		cmocka_unit_test(reset_goes_back_to_power_on),
-		cmocka_unit_test(an_update_keeps_everything),
-		cmocka_unit_test(a_failed_update_changes_nothing),
-		cmocka_unit_test(impossible_state_is_refused),
+		T(reset_goes_back_to_power_on),
+		T(an_update_keeps_everything),
+		T(a_failed_update_changes_nothing),
+		T(impossible_state_is_refused),
 		cmocka_unit_test(without_an_option_nothing_is_plugged_in),
 		cmocka_unit_test(a_bad_option_is_an_error),
 	};

@@ -69,6 +69,12 @@ int vcpu_state_set_cpuid(const struct vcpu_state *st, struct kvm *kvm, int vcpu_
 int vcpu_state_init_cpuid(struct vcpu_state *st, struct kvm *kvm, uint32_t id, uint32_t cpus,
 			  uint32_t tsc_khz, struct error *err);
 
+/*
+ * Power-on state that firmware would have set up and KVM does not: memory is write-back cached
+ * (IA32_MTRR_DEF_TYPE), without which Linux makes no use of the PAT.
+ */
+int vcpu_state_power_on(struct kvm *kvm, int vcpu_fd, struct error *err);
+
 /* Sets everything on a fresh vCPU, CPUID included, and nothing in guest RAM. */
 int vcpu_state_set(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, struct error *err);
 

@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Checks that the documentation and the program say the same.
+
+- Every option of every subcommand, with its placeholder, aliases and default, is in the manual
+  page, and the manual page has no other.
+- --help names every option, too.
+- Every command that is registered for the control socket has its section in docs/control.md, and
+  there is no section without a command; the same for events.
+- The examples in docs/control.md are JSON.
+
+usage: check-docs.py MOLT SOURCE_ROOT
+"""
+
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+problems = []
+
+
+def complain(text):
+    problems.append(text)
+
+
+def run(molt, *args):
+    return subprocess.run([molt, *args], check=True, capture_output=True, text=True).stdout
+
+
+def man_options(page):
+    """{subcommand: {option: {"aliases", "arg", "text"}}} of the manual page."""
+    found = {}
+    for part in re.split(r"^\.Ss molt ", page, flags=re.M)[1:]:
+        part = re.split(r"^\.Sh ", part, flags=re.M)[0]
+        name, _, body = part.partition("\n")
+        options = found[name.strip()] = {}
+        items = re.split(r"^\.It (?=Fl -)", body, flags=re.M)[1:]
+        for item in items:
+            head, _, text = item.partition("\n")
+            names = re.findall(r"Fl -([a-z0-9-]+)", head)
+            args = set(re.findall(r"Ar (\S+)", head))
+            if len(args) > 1:
+                complain(f"molt.1: {name}: --{names[0]}: one placeholder is enough: {args}")
+            options[names[0]] = {"aliases": names[1:], "arg": args.pop() if args else None,
+                                 "text": text}
+    return found
+
+
+def check_options(molt, root):
+    program = json.loads(run(molt, "--dump-options"))
+    page = man_options((root / "docs/molt.1").read_text())
+    if set(program) != set(page):
+        complain(f"molt.1: subcommands {sorted(page)}, molt has {sorted(program)}")
+    for sub, options in program.items():
+        documented = dict(page.get(sub, {}))
+        text = " ".join(run(molt, sub, "--help").split())
+        if documented.pop("help", None) is None:
+            complain(f"molt.1: {sub}: --help is missing")
+        for opt in options:
+            where = f"molt.1: {sub}: --{opt['name']}"
+            doc = documented.pop(opt["name"], None)
+            if doc is None:
+                complain(f"{where} is missing")
+                continue
+            if doc["arg"] != opt["arg"]:
+                complain(f"{where}: placeholder {doc['arg']}, in the program {opt['arg']}")
+            if sorted(doc["aliases"]) != sorted(opt["aliases"]):
+                complain(f"{where}: aliases {doc['aliases']}, in the program {opt['aliases']}")
+            if opt["default"] and not re.search(r"default(?: is|: )\s*(\.Cm )?"
+                                                + re.escape(opt["default"]) + r"\b", doc["text"]):
+                complain(f"{where}: the default {opt['default']} is not told")
+            for name in [opt["name"], *opt["aliases"]]:
+                if f"--{name}" not in text:
+                    complain(f"molt {sub} --help does not name --{name}")
+        for name in documented:
+            complain(f"molt.1: {sub}: the program has no --{name}")
+
+
+def sources(root):
+    return {p: p.read_text() for p in (root / "src").rglob("*.c")}
+
+
+def check_commands(root):
+    registered = set()
+    for text in sources(root).values():
+        for table in re.findall(r"const struct command \w+\[\] = \{(.*?)\n\};", text, re.S):
+            registered |= set(re.findall(r'\.name = "([^"]+)"', table))
+    doc = (root / "docs/control.md").read_text()
+    section = doc.partition("\n## Commands\n")[2].partition("\n## ")[0]
+    documented = set(re.findall(r"^### (\S+)$", section, re.M))
+    if len(registered) < 10:
+        complain("the command tables were not found in the sources")
+    for name in sorted(registered - documented):
+        complain(f"control.md: command '{name}' is missing")
+    for name in sorted(documented - registered):
+        complain(f"control.md: there is no command '{name}'")
+
+
+def check_events(root):
+    sent = set()
+    for text in sources(root).values():
+        sent |= set(re.findall(r'(?:control_event|ops\.event)\([^;"]*?"([A-Z_]+)"', text))
+    doc = (root / "docs/control.md").read_text()
+    section = doc.partition("\n## Events\n")[2].partition("\n## ")[0]
+    documented = set(re.findall(r"^\| `([A-Z_]+)`", section, re.M))
+    if len(sent) < 5:
+        complain("the events were not found in the sources")
+    for name in sorted(sent - documented):
+        complain(f"control.md: event {name} is missing")
+    for name in sorted(documented - sent):
+        complain(f"control.md: there is no event {name}")
+
+
+def check_examples(root):
+    doc = (root / "docs/control.md").read_text()
+    for block in re.findall(r"^```json\n(.*?)^```", doc, re.S | re.M):
+        for line in block.splitlines():
+            if not line.startswith(("-> ", "<- ")):
+                complain(f"control.md: example line without direction: {line}")
+                continue
+            try:
+                json.loads(line[3:])
+            except ValueError as why:
+                complain(f"control.md: {why}: {line}")
+
+
+def check_page(root):
+    if not shutil.which("mandoc"):
+        return
+    lint = subprocess.run(["mandoc", "-T", "lint", "-W", "warning", root / "docs/molt.1"],
+                          check=False, capture_output=True, text=True)
+    for line in lint.stdout.splitlines():
+        complain(line)
+
+
+def main():
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    molt, root = sys.argv[1], pathlib.Path(sys.argv[2])
+    check_options(molt, root)
+    check_commands(root)
+    check_events(root)
+    check_examples(root)
+    check_page(root)
+    for text in problems:
+        print(text)
+    sys.exit(1 if problems else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,366 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Tests of molt's client side and command line: no KVM, a server of our own.
+
+usage: test-cli.py MOLT [unittest arguments]
+"""
+
+import json
+import os
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import unittest
+
+MOLT = ""
+GREETING = {"QMP": {"version": {"qemu": {"major": 10, "minor": 2, "micro": 0},
+                                "package": "fake"}, "capabilities": []}}
+
+
+def molt(*args, cwd=None, stdout=subprocess.PIPE):
+    return subprocess.run([MOLT, *args], cwd=cwd, stdin=subprocess.DEVNULL, stdout=stdout,
+                          stderr=subprocess.PIPE, text=True, timeout=30, check=False)
+
+
+class Server(threading.Thread):
+    """Serves one client: greets, agrees to the negotiation, then sends the next of answers for each
+    request: an object, bytes to be sent as they are, or None to hang up."""
+
+    def __init__(self, path, answers, greeting=None):
+        super().__init__(daemon=True)
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(path)
+        self.listener.listen()
+        self.answers = list(answers)
+        self.greeting = greeting
+        self.requests = []
+        self.start()
+
+    def run(self):
+        conn, _ = self.listener.accept()
+        with conn, conn.makefile("r", encoding="utf-8") as lines:
+            greeting = self.greeting or json.dumps(GREETING).encode() + b"\r\n"
+            conn.sendall(greeting)
+            if lines.readline() and not self.greeting:
+                conn.sendall(b'{"return": {}}\r\n')
+            while self.answers:
+                line = lines.readline()
+                if not line:
+                    return
+                self.requests.append(json.loads(line))
+                answer = self.answers.pop(0)
+                if answer is None:
+                    return
+                if not isinstance(answer, bytes):
+                    answer = json.dumps(answer).encode() + b"\r\n"
+                for at in range(0, len(answer), 7):
+                    conn.sendall(answer[at:at + 7])
+            lines.readline()
+
+
+class Base(unittest.TestCase):
+    def setUp(self):
+        tmp = tempfile.TemporaryDirectory()
+        self.addCleanup(tmp.cleanup)
+        self.dir = os.path.realpath(tmp.name)
+        self.path = f"{self.dir}/sock"
+
+    def serve(self, *answers, greeting=None):
+        server = Server(self.path, answers, greeting)
+        self.addCleanup(server.listener.close)
+        return server
+
+    def expect(self, result, code, out=None, err=None):
+        self.assertEqual(result.returncode, code, result.stderr)
+        if out is not None:
+            self.assertEqual(result.stdout, out)
+        if err is not None:
+            self.assertIn(err, result.stderr)
+        self.assertEqual(bool(result.stderr), code != 0, result.stderr)
+
+
+class Ctl(Base):
+    def test_answer_is_printed(self):
+        server = self.serve({"return": {"running": True}})
+        self.expect(molt("ctl", self.path, "query-status"), 0, '{\n  "running": true\n}\n')
+        self.assertEqual(server.requests, [{"execute": "query-status"}])
+
+    def test_empty_answer_prints_nothing(self):
+        self.serve({"return": {}})
+        self.expect(molt("ctl", self.path, "stop"), 0, "")
+
+    def test_compact(self):
+        self.serve({"return": [1, "a", None]})
+        self.expect(molt("ctl", "--compact", self.path, "x"), 0, '[1, "a", null]\n')
+
+    def test_error(self):
+        self.serve({"error": {"class": "GenericError", "desc": "no way"}})
+        self.expect(molt("ctl", self.path, "x"), 1, "", "molt ctl: no way\n")
+
+    def test_values(self):
+        server = self.serve({"return": {}})
+        self.expect(molt("ctl", self.path, "x", "n=5", "t=true", "s=file:a=b", 'o={"a":[1]}',
+                         'q="5"', "e=", "z=null"), 0, "")
+        self.assertEqual(server.requests[0]["arguments"],
+                         {"n": 5, "t": True, "s": "file:a=b", "o": {"a": [1]}, "q": "5", "e": "",
+                          "z": None})
+
+    def test_bad_arguments(self):
+        self.expect(molt("ctl", self.path, "x", "y"), 2, "", "'y' is not KEY=VALUE")
+        self.expect(molt("ctl", self.path, "x", "a=1", "a=2"), 2, "", "'a' is given twice")
+        self.expect(molt("ctl", self.path), 2, "", "which command?")
+        self.expect(molt("ctl", self.path, "x", "--timeout", "-1"), 2, "", "'-1' is not a number")
+        self.expect(molt("ctl", self.path, "{"), 2, "", "not JSON")
+
+    def test_whole_request(self):
+        server = self.serve({"return": 1, "id": 9})
+        self.expect(molt("ctl", self.path, '{"execute": "x", "id": 9}'), 0, "1\n")
+        self.assertEqual(server.requests, [{"execute": "x", "id": 9}])
+
+    def test_events_before_the_answer_are_no_answer(self):
+        event = {"timestamp": {"seconds": 1, "microseconds": 2}, "event": "STOP"}
+        self.serve(json.dumps(event).encode() + b'\r\n{"return": 3}\r\n')
+        self.expect(molt("ctl", self.path, "x"), 0, "3\n")
+
+    def test_events_are_followed(self):
+        event = {"timestamp": {"seconds": 1, "microseconds": 2}, "event": "STOP"}
+        text = json.dumps(event)
+        greeting = json.dumps(GREETING) + '\r\n{"return": {}}\r\n' + (text + "\r\n") * 3
+        self.serve(greeting=greeting.encode())
+        with subprocess.Popen([MOLT, "ctl", "--events", self.path], stdout=subprocess.PIPE,
+                              text=True) as proc:
+            for _ in range(3):
+                self.assertEqual(proc.stdout.readline(), text + "\n")
+            proc.terminate()
+
+    def test_no_socket(self):
+        self.expect(molt("ctl", self.path, "x"), 1, "", "there is none")
+
+    def test_stale_socket(self):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.bind(self.path)
+        self.expect(molt("ctl", self.path, "x"), 1, "", "nobody listens there")
+
+    def test_refusal_in_the_greetings_place(self):
+        self.serve(greeting=b'{"error": {"class": "GenericError", "desc": "too many"}}\r\n')
+        self.expect(molt("ctl", self.path, "x"), 1, "", "too many")
+
+    def test_other_protocols(self):
+        self.serve(greeting=b"220 mail.example.org ESMTP\r\n")
+        self.expect(molt("ctl", self.path, "x"), 1, "", "does not speak QMP")
+
+    def test_lost_connection(self):
+        self.serve(None)
+        self.expect(molt("ctl", self.path, "x"), 1, "", "the connection was lost")
+
+    def test_timeout(self):
+        self.serve(b"\r\n")
+        self.expect(molt("ctl", "--timeout", "1", self.path, "x"), 1, "", "no answer in time")
+
+
+REPORT = {"pid": 123, "version": "0.2.0", "previous-version": "0.1.0", "blackout-us": 1500,
+          "total-us": 9000, "updates": 3, "state-bytes": 12345,
+          "stages": [{"name": "pause", "us": 12}, {"name": "exec", "us": 700}]}
+
+
+class Update(Base):
+    def test_report(self):
+        server = self.serve({"return": REPORT})
+        result = molt("update", self.path)
+        self.expect(result, 0)
+        self.assertEqual(server.requests, [{"execute": "update", "arguments": {}}])
+        lines = [line.split() for line in result.stdout.splitlines()]
+        self.assertEqual(lines[:4], [["pause", "12", "us"], ["exec", "700", "us"],
+                                     ["blackout", "1500", "us"], ["total", "9000", "us"]])
+        for word in ["123", "0.2.0,", "0.1.0:", "3,", "12345"]:
+            self.assertIn(word, lines[4])
+
+    def test_report_as_json(self):
+        self.serve({"return": REPORT})
+        result = molt("update", "--json", self.path)
+        self.expect(result, 0)
+        self.assertEqual(json.loads(result.stdout), REPORT)
+
+    def test_paths_are_made_absolute(self):
+        server = self.serve({"return": REPORT})
+        self.expect(molt("update", self.path, "--state", "st", "--", "./new/molt", "--x", "./y",
+                         cwd=self.dir), 0)
+        self.assertEqual(server.requests[0]["arguments"],
+                         {"state-file": f"{self.dir}/st",
+                          "command": [f"{self.dir}/new/molt", "--x", "./y"]})
+
+    def test_other_paths_stay(self):
+        server = self.serve({"return": REPORT})
+        self.expect(molt("update", "--state=/x/st", self.path, "--", "molt2"), 0)
+        self.assertEqual(server.requests[0]["arguments"],
+                         {"state-file": "/x/st", "command": ["molt2"]})
+
+    def test_failure(self):
+        self.serve({"error": {"class": "GenericError", "desc": "check: no such section"}})
+        result = molt("update", self.path)
+        self.expect(result, 1, "", "molt update: check: no such section\n")
+        self.assertNotIn("not known", result.stderr)
+
+    def test_lost_connection_tells_what_to_check(self):
+        self.serve(None)
+        result = molt("update", self.path)
+        self.expect(result, 1, "", "how the update ended is not known")
+        self.assertIn(f"molt ctl {self.path} query-status", result.stderr)
+        self.assertIn(f"process {os.getpid()} ", result.stderr)
+
+    def test_timeout_tells_what_to_check(self):
+        self.serve(b"\r\n")
+        self.expect(molt("update", "--timeout=1", self.path), 1, "",
+                    "how the update ended is not known")
+
+    def test_command_needs_dashes(self):
+        self.expect(molt("update", self.path, "molt2"), 2, "", "comes after '--'")
+
+
+def crc32c(data, crc=0):
+    crc ^= 0xffffffff
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82f63b78 if crc & 1 else 0)
+    return crc ^ 0xffffffff
+
+
+def u32(value):
+    return struct.pack("<I", value)
+
+
+def field(name, kind, count, data, flags=0):
+    return struct.pack("<BBBBI", kind, flags, len(name), 0, count) + name.encode() + data
+
+
+def stream(sections):
+    """A state stream as docs/state-format.md has it, written down a second time."""
+    header = struct.pack("<8sII32s16s16sI", b"MOLTSTRM", 1, 1, b"0.1.0", bytes(range(16)),
+                         bytes(range(16, 32)), 0)
+    crcs = u32(crc32c(header))
+    text = header + crcs
+    for name, instance, version, flags, payload in sections:
+        body = struct.pack("<IIIII48s", 0x54434553, instance, version, flags, len(payload),
+                           name.encode()) + payload
+        crc = u32(crc32c(body))
+        crcs += crc
+        text += body + crc
+    end = struct.pack("<III", 0x21444e45, len(sections), crc32c(crcs))
+    return text + end + u32(crc32c(end))
+
+
+class State(Base):
+    def write(self, data):
+        path = f"{self.dir}/state"
+        with open(path, "wb") as out:
+            out.write(data)
+        return path
+
+    def sample(self):
+        return stream([
+            ("uart", 2, 3, 0,
+             field("on", 1, 1, b"\1") + field("ier", 2, 1, b"\x0f")
+             + field("rx", 2, 3, b"\1\2\xff") + field("fifo", 2, 9, bytes(range(9)))
+             + field("none", 2, 0, b"") + field("irqs", 4, 2, u32(7) + u32(0xffffffff))
+             + field("tsc", 5, 1, struct.pack("<Q", 0xfedcba9876543210))
+             + field("times", 5, 2, struct.pack("<QQ", 1, 2))
+             + field("path", 6, 4, "/\u00e9x".encode(), 1)),
+            ("hint", 0, 1, 1, b""),
+        ])
+
+    def test_json(self):
+        result = molt("state", self.write(self.sample()))
+        self.expect(result, 0)
+        state = json.loads(result.stdout)
+        self.assertEqual(state["header"], {
+            "format": 1, "machine-version": 1, "producer": "0.1.0",
+            "uuid": "00010203-0405-0607-0809-0a0b0c0d0e0f",
+            "nonce": "101112131415161718191a1b1c1d1e1f"})
+        uart, hint = state["sections"]
+        self.assertEqual([uart[k] for k in ("name", "instance", "version", "flags")],
+                         ["uart", 2, 3, 0])
+        self.assertEqual([hint[k] for k in ("name", "flags", "bytes", "fields")],
+                         ["hint", 1, 0, []])
+        self.assertEqual({f["name"]: f["value"] for f in uart["fields"]}, {
+            "on": True, "ier": 15, "rx": [1, 2, 255], "fifo": "000102030405060708", "none": [],
+            "irqs": [7, 0xffffffff], "tsc": "0xfedcba9876543210", "times": ["0x1", "0x2"],
+            "path": "/\u00e9x"})
+        self.assertEqual({f["name"]: (f["type"], f["count"]) for f in uart["fields"]}["irqs"],
+                         ("u32", 2))
+        self.assertEqual([f["name"] for f in uart["fields"] if f.get("ignorable")], ["path"])
+
+    def test_summary(self):
+        result = molt("state", "--summary", self.write(self.sample()))
+        self.expect(result, 0)
+        lines = [line.split() for line in result.stdout.splitlines()]
+        self.assertEqual(lines[0][:2], ["format", "1,"])
+        self.assertEqual(lines[1][:3], ["uart", "2", "v3"])
+        self.assertEqual(lines[2], ["hint", "0", "v1", "0", "bytes", "ignorable"])
+
+    def test_damage_is_named(self):
+        good = self.sample()
+        self.expect(molt("state", self.write(good[:-1])), 1, "", "state:")
+        bad = bytearray(good)
+        bad[200] ^= 1
+        self.expect(molt("state", self.write(bytes(bad))), 1, "", "uart")
+        self.expect(molt("state", self.write(b"")), 1, "", "state:")
+        self.expect(molt("state", f"{self.dir}/none"), 1, "", "No such file")
+        self.expect(molt("state", self.dir), 1, "", "not a regular file")
+        self.expect(molt("state"), 2, "", "FILE")
+
+
+class Main(Base):
+    def test_no_arguments(self):
+        self.expect(molt(), 2, "", "usage: molt")
+
+    def test_unknown_command(self):
+        self.expect(molt("updaet"), 2, "", "did you mean 'update'?")
+        self.expect(molt("xyzzy"), 2, "", "commands: run update ctl state version help")
+        self.expect(molt("help", "xyzzy"), 2, "", "unknown command 'xyzzy'")
+
+    def test_unknown_option(self):
+        for args in (["--kernle", "x"], ["run", "--kernle", "x"], ["run", "--kernle=x"]):
+            self.expect(molt(*args), 2, "", "did you mean '--kernel'?")
+            self.expect(molt(*args), 2, "", "try 'molt run --help'")
+
+    def test_help(self):
+        for args in (["help"], ["--help"], ["-h"]):
+            result = molt(*args)
+            self.expect(result, 0)
+            for sub in ("run", "update", "ctl", "state", "version"):
+                self.assertIn(f"\n  {sub} ", result.stdout)
+        self.assertEqual(molt("help", "ctl").stdout, molt("ctl", "--help").stdout)
+
+    def test_help_fits_a_terminal(self):
+        for sub in ("run", "update", "ctl", "state", "version"):
+            for line in molt("help", sub).stdout.splitlines():
+                self.assertLess(len(line), 80, line)
+
+    def test_version(self):
+        text = molt("version").stdout
+        self.assertRegex(text, r"^molt \d+\.\d+\.\d+\n$")
+        for args in (["--version"], ["-V"]):
+            self.expect(molt(*args), 0, text)
+        versions = json.loads(molt("version", "--json").stdout)
+        self.assertEqual(f"molt {versions['version']}\n", text)
+        self.assertEqual(versions["qmp"], "10.2.0")
+
+    def test_full_disk_is_noticed(self):
+        with open("/dev/full", "w", encoding="ascii") as full:
+            self.expect(molt("version", stdout=full), 1, None, "cannot write")
+
+    def test_closed_standard_output_is_noticed(self):
+        result = subprocess.run(["sh", "-c", '"$1" version >&-', "sh", MOLT], check=False,
+                                capture_output=True, text=True)
+        self.expect(result, 1, "", "cannot write")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    MOLT = os.path.abspath(sys.argv.pop(1))
+    unittest.main()

@@ -1,0 +1,698 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+
+#include "../../src/vm/vcpu_run.h"
+#include "fake_kvm.h"
+
+#define RUN_BYTES 12288u
+#define RUN_IO_OFFSET 4096u
+#define WAIT_PLAYED_MS 20000
+#define RECHECK_NS 20000000
+
+uint32_t fake_random(uint32_t *state)
+{
+	/* xorshift32 */
+	*state ^= *state << 13;
+	*state ^= *state >> 17;
+	*state ^= *state << 5;
+	return *state;
+}
+
+void fake_random_bytes(uint32_t *state, void *buf, size_t len)
+{
+	uint8_t *p = buf;
+
+	while (len--)
+		*p++ = (uint8_t)(fake_random(state) >> 11);
+}
+
+/* ---- objects ---- */
+
+static struct fake_vm *vm_of(struct fake_kvm *f, int fd)
+{
+	for (unsigned int i = f->nvms; i-- > 0;)
+		if (f->vms[i]->fd == fd)
+			return f->vms[i];
+	return NULL;
+}
+
+static struct fake_vcpu *vcpu_of(struct fake_kvm *f, int fd)
+{
+	for (unsigned int i = f->nvcpus; i-- > 0;)
+		if (f->vcpus[i]->fd == fd)
+			return f->vcpus[i];
+	return NULL;
+}
+
+/* A number that was closed and given out again stands for the new thing only. */
+static void forget_fd(struct fake_kvm *f, int fd)
+{
+	struct fake_vm *vm = vm_of(f, fd);
+	struct fake_vcpu *v = vcpu_of(f, fd);
+
+	if (vm)
+		vm->fd = -1;
+	if (v)
+		v->fd = -1;
+}
+
+struct fake_vm *fake_kvm_vm(struct fake_kvm *f, int fd)
+{
+	struct fake_vm *vm;
+
+	pthread_mutex_lock(&f->lock);
+	vm = vm_of(f, fd);
+	pthread_mutex_unlock(&f->lock);
+	assert_non_null(vm);
+	return vm;
+}
+
+struct fake_vcpu *fake_kvm_vcpu(struct fake_kvm *f, int fd)
+{
+	struct fake_vcpu *v;
+
+	pthread_mutex_lock(&f->lock);
+	v = vcpu_of(f, fd);
+	pthread_mutex_unlock(&f->lock);
+	assert_non_null(v);
+	return v;
+}
+
+static int new_fd(struct fake_kvm *f, size_t size)
+{
+	int fd = memfd_create("fake-kvm", MFD_CLOEXEC);
+
+	if (fd < 0 || ftruncate(fd, (off_t)size) < 0)
+		return -errno;
+	forget_fd(f, fd);
+	return fd;
+}
+
+static int create_vm(struct fake_kvm *f)
+{
+	struct fake_vm *vm;
+
+	if (f->nvms == FAKE_VMS)
+		return -ENOMEM;
+	vm = calloc(1, sizeof(*vm));
+	vm->fd = new_fd(f, 4096);
+	f->vms[f->nvms++] = vm;
+	return vm->fd;
+}
+
+static const uint32_t msr_indices[] = {
+	0x10, 0x11, 0x12, 0x3a, 0x174, 0x175, 0x176, 0x277, FAKE_MSR_UNREADABLE,
+	FAKE_MSR_READ_ONLY, FAKE_MSR_TSC_DEADLINE, 0x4b564d00, 0x4b564d01, 0x4b564d02,
+	0xc0000081, 0xc0000082, 0xc0000083, 0xc0000102, 0xc0000103,
+};
+/* What KVM has, but does not list. */
+static const uint32_t unlisted_msrs[] = { 0x1d9, 0x200, 0x201, 0x250, 0x2ff, 0x400, 0x401 };
+
+static void power_on(struct fake_vcpu *v)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(msr_indices); i++)
+		if (msr_indices[i] != FAKE_MSR_UNREADABLE)
+			v->msr_index[v->nmsrs++] = msr_indices[i];
+	for (size_t i = 0; i < ARRAY_SIZE(unlisted_msrs); i++)
+		v->msr_index[v->nmsrs++] = unlisted_msrs[i];
+	v->tsc_khz = FAKE_TSC_KHZ;
+	v->regs.rip = 0xfff0;
+	v->regs.rflags = 2;
+	v->sregs.cs.selector = 0xf000;
+	v->mp_state.mp_state = v->id ? KVM_MP_STATE_UNINITIALIZED : KVM_MP_STATE_RUNNABLE;
+}
+
+static int create_vcpu(struct fake_kvm *f, uint32_t id)
+{
+	struct fake_vcpu *v;
+	void *run;
+
+	if (f->nvcpus == FAKE_VCPUS)
+		return -ENOMEM;
+	v = calloc(1, sizeof(*v));
+	v->id = id;
+	v->fd = new_fd(f, RUN_BYTES);
+	v->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	run = mmap(NULL, RUN_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd, 0);
+	v->run = run == MAP_FAILED ? NULL : run;
+	power_on(v);
+	f->vcpus[f->nvcpus++] = v;
+	return v->fd;
+}
+
+/* ---- the system ---- */
+
+static int supported_cpuid(struct kvm_cpuid2 *c)
+{
+	static const struct kvm_cpuid_entry2 leaves[] = {
+		{ .function = 0, .eax = 0x1f, .ebx = 0x756e6547, .ecx = 0x6c65746e,
+		  .edx = 0x49656e69 },
+		{ .function = 1, .eax = 0x906a3, .ebx = 0x55ff0800, .ecx = 0x7fffffff,
+		  .edx = 0xffffffff },
+		{ .function = 4, .index = 0, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+		  .eax = 0xfc004121 },
+		{ .function = 4, .index = 3, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+		  .eax = 0xfc1fc163 },
+		{ .function = 4, .index = 4, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX },
+		{ .function = 7, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX, .ebx = 0x1234 },
+		{ .function = 0xb, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX, .eax = 7, .edx = 99 },
+		{ .function = 0x40000000, .eax = 0x40000001 },
+		{ .function = 0x40000001, .eax = 0x01007efb },
+		{ .function = 0x80000001, .ecx = 0x00000127 },
+		{ .function = 0x80000008, .eax = 0x3030, .ecx = 0x700f },
+		{ .function = 0x8000000a, .eax = 1, .ebx = 8 },
+		{ .function = 0x8000001d, .eax = 0xfc1fc163 },
+		{ .function = 0x8000001e, .eax = 77, .ebx = 0x177, .ecx = 0x303, .edx = 5 },
+	};
+
+	if (c->nent < ARRAY_SIZE(leaves))
+		return -E2BIG;
+	c->nent = ARRAY_SIZE(leaves);
+	memcpy(c->entries, leaves, sizeof(leaves));
+	return 0;
+}
+
+static int msr_index_list(struct kvm_msr_list *list)
+{
+	if (list->nmsrs < ARRAY_SIZE(msr_indices))
+		return -E2BIG;
+	list->nmsrs = ARRAY_SIZE(msr_indices);
+	memcpy(list->indices, msr_indices, sizeof(msr_indices));
+	return 0;
+}
+
+static int system_ioctl(struct fake_kvm *f, unsigned long request, uintptr_t arg)
+{
+	switch (request) {
+	case KVM_GET_API_VERSION:
+		return f->api_version;
+	case KVM_CHECK_EXTENSION:
+		return arg < FAKE_CAPS ? f->caps[arg] : 0;
+	case KVM_GET_VCPU_MMAP_SIZE:
+		return RUN_BYTES;
+	case KVM_CREATE_VM:
+		return create_vm(f);
+	case KVM_GET_SUPPORTED_CPUID:
+		return supported_cpuid((struct kvm_cpuid2 *)arg);
+	case KVM_GET_MSR_INDEX_LIST:
+		return msr_index_list((struct kvm_msr_list *)arg);
+	default:
+		return -ENOTTY;
+	}
+}
+
+/* ---- a VM ---- */
+
+static uint64_t raw_now(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC_RAW, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+static int add_slot(struct fake_vm *vm, const struct kvm_userspace_memory_region *slot)
+{
+	if (vm->nslots == FAKE_SLOTS)
+		return -EINVAL;
+	vm->slots[vm->nslots++] = *slot;
+	vm->slots_after_irqchip |= vm->has_irqchip;
+	return 0;
+}
+
+static int irq_line(struct fake_vm *vm, const struct kvm_irq_level *il)
+{
+	if (!vm->has_irqchip || il->irq >= ARRAY_SIZE(vm->level))
+		return -ENXIO;
+	vm->edges[il->irq] += il->level && !vm->level[il->irq];
+	vm->level[il->irq] = il->level;
+	return 0;
+}
+
+static int irqchip(struct fake_vm *vm, struct kvm_irqchip *chip, bool set)
+{
+	if (!vm->has_irqchip)
+		return -ENXIO;
+	if (chip->chip_id >= ARRAY_SIZE(vm->chips))
+		return -EINVAL;
+	if (set)
+		vm->chips[chip->chip_id] = *chip;
+	else
+		memcpy(&chip->chip, &vm->chips[chip->chip_id].chip, sizeof(chip->chip));
+	return 0;
+}
+
+static int pit(struct fake_vm *vm, struct kvm_pit_state2 *state, bool set)
+{
+	if (!vm->has_pit)
+		return -ENXIO;
+	if (set)
+		vm->pit = *state;
+	else
+		*state = vm->pit;
+	return 0;
+}
+
+static int once(bool *flag)
+{
+	if (*flag)
+		return -EEXIST;
+	*flag = true;
+	return 0;
+}
+
+static int kvmclock(struct fake_vm *vm, struct kvm_clock_data *data, bool set)
+{
+	if (set)
+		vm->clock_offset = (int64_t)(data->clock - raw_now());
+	else
+		*data = (struct kvm_clock_data){ .clock = raw_now() + (uint64_t)vm->clock_offset };
+	return 0;
+}
+
+static int vm_ioctl(struct fake_kvm *f, struct fake_vm *vm, unsigned long request, uintptr_t arg)
+{
+	switch (request) {
+	case KVM_SET_IDENTITY_MAP_ADDR:
+	case KVM_SET_TSS_ADDR:
+	case KVM_ENABLE_CAP:
+		return 0;
+	case KVM_SET_USER_MEMORY_REGION:
+		return add_slot(vm, (const struct kvm_userspace_memory_region *)arg);
+	case KVM_CREATE_IRQCHIP:
+		return once(&vm->has_irqchip);
+	case KVM_CREATE_PIT2:
+		return once(&vm->has_pit);
+	case KVM_GET_IRQCHIP:
+	case KVM_SET_IRQCHIP:
+		return irqchip(vm, (struct kvm_irqchip *)arg, request == KVM_SET_IRQCHIP);
+	case KVM_GET_PIT2:
+	case KVM_SET_PIT2:
+		return pit(vm, (struct kvm_pit_state2 *)arg, request == KVM_SET_PIT2);
+	case KVM_GET_CLOCK:
+	case KVM_SET_CLOCK:
+		return kvmclock(vm, (struct kvm_clock_data *)arg, request == KVM_SET_CLOCK);
+	case KVM_IRQ_LINE:
+		return irq_line(vm, (const struct kvm_irq_level *)arg);
+	case KVM_CREATE_VCPU:
+		return create_vcpu(f, (uint32_t)arg);
+	default:
+		return -ENOTTY;
+	}
+}
+
+/* ---- a vCPU's state ---- */
+
+#define SREGS_HEAD offsetof(struct kvm_sregs2, flags)
+
+/* State that is one struct: what is set is what is got. */
+static const struct blob {
+	unsigned long get;
+	unsigned long set;
+	size_t offset;
+	size_t size;
+} blobs[] = {
+	{ KVM_GET_REGS, KVM_SET_REGS, offsetof(struct fake_vcpu, regs), sizeof(struct kvm_regs) },
+	{ KVM_GET_SREGS2, KVM_SET_SREGS2, offsetof(struct fake_vcpu, sregs),
+	  sizeof(struct kvm_sregs2) },
+	{ KVM_GET_SREGS, KVM_SET_SREGS, offsetof(struct fake_vcpu, sregs), SREGS_HEAD },
+	{ KVM_GET_XCRS, KVM_SET_XCRS, offsetof(struct fake_vcpu, xcrs), sizeof(struct kvm_xcrs) },
+	{ KVM_GET_XSAVE, 0, offsetof(struct fake_vcpu, xsave), sizeof(struct kvm_xsave) },
+	{ KVM_GET_XSAVE2, KVM_SET_XSAVE, offsetof(struct fake_vcpu, xsave), FAKE_XSAVE_BYTES },
+	{ KVM_GET_LAPIC, KVM_SET_LAPIC, offsetof(struct fake_vcpu, lapic),
+	  sizeof(struct kvm_lapic_state) },
+	{ KVM_GET_MP_STATE, KVM_SET_MP_STATE, offsetof(struct fake_vcpu, mp_state),
+	  sizeof(struct kvm_mp_state) },
+	{ KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, offsetof(struct fake_vcpu, events),
+	  sizeof(struct kvm_vcpu_events) },
+	{ KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, offsetof(struct fake_vcpu, debugregs),
+	  sizeof(struct kvm_debugregs) },
+};
+
+static int blob_ioctl(struct fake_vcpu *v, unsigned long request, void *arg)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(blobs); i++) {
+		const struct blob *b = &blobs[i];
+
+		if (request == b->get) {
+			v->torn_reads += v->in_flight;
+			memcpy(arg, (char *)v + b->offset, b->size);
+			return 0;
+		}
+		if (request == b->set) {
+			memcpy((char *)v + b->offset, arg, b->size);
+			return 0;
+		}
+	}
+	return -ENOTTY;
+}
+
+static int msrs_ioctl(struct fake_vcpu *v, struct kvm_msrs *m, bool set)
+{
+	for (uint32_t n = 0; n < m->nmsrs; n++) {
+		struct kvm_msr_entry *e = &m->entries[n];
+		uint32_t i = 0;
+
+		while (i < v->nmsrs && v->msr_index[i] != e->index)
+			i++;
+		if (i == v->nmsrs || (set && e->index == FAKE_MSR_READ_ONLY))
+			return (int)n;
+		v->msr_writes[i] += set;
+		if (set)
+			v->msr_value[i] = e->data;
+		else
+			e->data = v->msr_value[i];
+	}
+	return (int)m->nmsrs;
+}
+
+static int set_cpuid(struct fake_vcpu *v, const struct kvm_cpuid2 *c)
+{
+	if (c->nent > ARRAY_SIZE(v->cpuid))
+		return -E2BIG;
+	v->cpuid_head = *c;
+	memcpy(v->cpuid, c->entries, c->nent * sizeof(c->entries[0]));
+	return 0;
+}
+
+static int tsc_attr(struct fake_vcpu *v, const struct kvm_device_attr *attr, bool set)
+{
+	uint64_t *user = (uint64_t *)(uintptr_t)attr->addr;
+
+	if (attr->group != KVM_VCPU_TSC_CTRL || attr->attr != KVM_VCPU_TSC_OFFSET)
+		return -ENXIO;
+	if (set)
+		v->tsc_offset = *user;
+	else
+		*user = v->tsc_offset;
+	return 0;
+}
+
+static int vcpu_ioctl(struct fake_vcpu *v, unsigned long request, uintptr_t arg)
+{
+	switch (request) {
+	case KVM_SET_CPUID2:
+		return set_cpuid(v, (const struct kvm_cpuid2 *)arg);
+	case KVM_GET_MSRS:
+	case KVM_SET_MSRS:
+		return msrs_ioctl(v, (struct kvm_msrs *)arg, request == KVM_SET_MSRS);
+	case KVM_GET_TSC_KHZ:
+		return (int)v->tsc_khz;
+	case KVM_SET_TSC_KHZ:
+		v->tsc_khz = arg;
+		return 0;
+	case KVM_GET_DEVICE_ATTR:
+	case KVM_SET_DEVICE_ATTR:
+		return tsc_attr(v, (const struct kvm_device_attr *)arg,
+				request == KVM_SET_DEVICE_ATTR);
+	case KVM_KVMCLOCK_CTRL:
+		v->kvmclock_ctrls++;
+		return 0;
+	default:
+		return blob_ioctl(v, request, (void *)arg);
+	}
+}
+
+/* ---- KVM_RUN ---- */
+
+static bool immediate_exit(const struct fake_vcpu *v)
+{
+	return *(volatile const uint8_t *)&v->run->immediate_exit;
+}
+
+static void fill_run(struct fake_vcpu *v, const struct fake_exit *e)
+{
+	struct kvm_run *run = v->run;
+
+	run->exit_reason = e->reason;
+	if (e->reason == KVM_EXIT_IO) {
+		run->io.direction = e->write ? KVM_EXIT_IO_OUT : KVM_EXIT_IO_IN;
+		run->io.port = (uint16_t)e->addr;
+		run->io.size = e->size;
+		run->io.count = e->count;
+		run->io.data_offset = RUN_IO_OFFSET;
+		memcpy((char *)run + RUN_IO_OFFSET, e->data, sizeof(e->data));
+	} else if (e->reason == KVM_EXIT_MMIO) {
+		run->mmio.phys_addr = e->addr;
+		run->mmio.len = e->size;
+		run->mmio.is_write = e->write;
+		memcpy(run->mmio.data, e->data, sizeof(run->mmio.data));
+	} else if (e->reason == KVM_EXIT_INTERNAL_ERROR) {
+		run->internal.suberror = KVM_INTERNAL_ERROR_EMULATION;
+		run->internal.ndata = e->count;
+		memset(run->internal.data, 0x5a, sizeof(run->internal.data));
+	}
+	v->in_flight = e->reason == KVM_EXIT_IO || e->reason == KVM_EXIT_MMIO;
+}
+
+static int play(struct fake_vcpu *v)
+{
+	const struct fake_exit *e = &v->script[v->at++];
+
+	if (e->error)
+		return -e->error;
+	fill_run(v, e);
+	return 0;
+}
+
+/* Takes the VMM's answer to the last exit; whether the same instruction exits once more. */
+static bool complete(struct fake_vcpu *v)
+{
+	struct fake_exit *done = &v->done[v->ndone++];
+
+	*done = v->script[v->at - 1];
+	memcpy(done->data,
+	       done->reason == KVM_EXIT_IO ? (char *)v->run + RUN_IO_OFFSET : (char *)v->run->mmio.data,
+	       done->reason == KVM_EXIT_IO ? sizeof(done->data) : sizeof(v->run->mmio.data));
+	v->in_flight = false;
+	return v->at < v->nscript && v->script[v->at].goes_on;
+}
+
+/* Sleeps until a kick or more of the script. The lock is held before and after. */
+static void halt(struct fake_kvm *f, struct fake_vcpu *v)
+{
+	struct timespec recheck = { .tv_nsec = RECHECK_NS };
+	struct pollfd pfd = { .fd = v->wake, .events = POLLIN };
+	sigset_t kick, old;
+	uint64_t count;
+
+	pthread_mutex_unlock(&f->lock);
+	/* Blocked around the look at immediate_exit, or a kick in between would be slept over. */
+	sigemptyset(&kick);
+	sigaddset(&kick, VCPU_KICK_SIGNAL);
+	pthread_sigmask(SIG_BLOCK, &kick, &old);
+	if (!immediate_exit(v) && ppoll(&pfd, 1, &recheck, &old) > 0)
+		(void)!read(v->wake, &count, sizeof(count));
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	pthread_mutex_lock(&f->lock);
+}
+
+static int run_vcpu(struct fake_kvm *f, struct fake_vcpu *v)
+{
+	v->runs++;
+	if (v->in_flight && complete(v))
+		return play(v);
+	for (;;) {
+		if (immediate_exit(v)) {
+			v->run->exit_reason = KVM_EXIT_INTR;
+			return -EINTR;
+		}
+		if (v->at < v->nscript)
+			return play(v);
+		halt(f, v);
+	}
+}
+
+/* ---- the door ---- */
+
+static void record(struct fake_kvm *f, int fd, unsigned long request, uintptr_t arg)
+{
+	struct fake_call *c = &f->calls[f->ncalls];
+
+	if (f->ncalls == FAKE_CALLS)
+		return;
+	f->ncalls++;
+	*c = (struct fake_call){ .fd = fd, .request = request };
+	if (request == KVM_SET_MSRS || request == KVM_GET_MSRS) {
+		const struct kvm_msrs *m = (const struct kvm_msrs *)arg;
+
+		c->nmsrs = m->nmsrs;
+		c->msr = m->nmsrs ? m->entries[0].index : 0;
+	}
+}
+
+static bool must_fail(struct fake_kvm *f, unsigned long request)
+{
+	if (!f->fail_error || request != f->fail_request)
+		return false;
+	if (f->fail_skip) {
+		f->fail_skip--;
+		return false;
+	}
+	return true;
+}
+
+static int dispatch(struct fake_kvm *f, int fd, unsigned long request, uintptr_t arg)
+{
+	struct fake_vm *vm = vm_of(f, fd);
+	struct fake_vcpu *v = vcpu_of(f, fd);
+
+	if (request == KVM_RUN)
+		return v ? run_vcpu(f, v) : -ENOTTY;
+	if (v)
+		return vcpu_ioctl(v, request, arg);
+	if (vm)
+		return vm_ioctl(f, vm, request, arg);
+	return system_ioctl(f, request, arg);
+}
+
+static int fake_ioctl(struct kvm *kvm, int fd, unsigned long request, uintptr_t arg)
+{
+	struct fake_kvm *f = kvm->opaque;
+	int r;
+
+	pthread_mutex_lock(&f->lock);
+	if (request != KVM_RUN)
+		record(f, fd, request, arg);
+	r = must_fail(f, request) ? -f->fail_error : dispatch(f, fd, request, arg);
+	pthread_mutex_unlock(&f->lock);
+	return r;
+}
+
+static void all_capabilities(struct fake_kvm *f)
+{
+	static const int flags[] = {
+		KVM_CAP_IRQCHIP, KVM_CAP_PIT2, KVM_CAP_PIT_STATE2, KVM_CAP_IMMEDIATE_EXIT,
+		KVM_CAP_XSAVE, KVM_CAP_VCPU_EVENTS, KVM_CAP_DEBUGREGS, KVM_CAP_MP_STATE,
+		KVM_CAP_GET_TSC_KHZ, KVM_CAP_SREGS2, KVM_CAP_XCRS, KVM_CAP_VCPU_ATTRIBUTES,
+		KVM_CAP_TSC_CONTROL, KVM_CAP_TSC_DEADLINE_TIMER, KVM_CAP_EXCEPTION_PAYLOAD,
+		KVM_CAP_X86_TRIPLE_FAULT_EVENT, KVM_CAP_KVMCLOCK_CTRL,
+		KVM_CAP_SET_IDENTITY_MAP_ADDR, KVM_CAP_SET_TSS_ADDR,
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(flags); i++)
+		f->caps[flags[i]] = 1;
+	f->caps[KVM_CAP_ADJUST_CLOCK] = KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME;
+	f->caps[KVM_CAP_XSAVE2] = FAKE_XSAVE_BYTES;
+	f->caps[KVM_CAP_MAX_VCPUS] = 16;
+}
+
+void fake_kvm_init(struct fake_kvm *f)
+{
+	memset(f, 0, sizeof(*f));
+	pthread_mutex_init(&f->lock, NULL);
+	f->api_version = KVM_API_VERSION;
+	all_capabilities(f);
+	/* A character device, as /dev/kvm is one in the fd table. */
+	f->kvm.fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+	assert_true(f->kvm.fd >= 0);
+	f->kvm.ioctl = fake_ioctl;
+	f->kvm.opaque = f;
+}
+
+void fake_kvm_fini(struct fake_kvm *f)
+{
+	for (unsigned int i = 0; i < f->nvms; i++)
+		free(f->vms[i]);
+	for (unsigned int i = 0; i < f->nvcpus; i++) {
+		munmap(f->vcpus[i]->run, RUN_BYTES);
+		close(f->vcpus[i]->wake);
+		free(f->vcpus[i]);
+	}
+	fd_close(&f->kvm.fd);
+	pthread_mutex_destroy(&f->lock);
+}
+
+/* ---- for tests ---- */
+
+void fake_vcpu_play(struct fake_kvm *f, int fd, const struct fake_exit *e)
+{
+	struct fake_vcpu *v = fake_kvm_vcpu(f, fd);
+	const uint64_t one = 1;
+
+	pthread_mutex_lock(&f->lock);
+	assert_true(v->nscript < FAKE_SCRIPT);
+	v->script[v->nscript++] = *e;
+	pthread_mutex_unlock(&f->lock);
+	assert_int_equal(write(v->wake, &one, sizeof(one)), sizeof(one));
+}
+
+void fake_vcpu_wait_played(struct fake_kvm *f, int fd)
+{
+	struct fake_vcpu *v = fake_kvm_vcpu(f, fd);
+	bool played = false;
+
+	for (int ms = 0; ms < WAIT_PLAYED_MS && !played; ms++) {
+		pthread_mutex_lock(&f->lock);
+		played = v->at == v->nscript && !v->in_flight;
+		pthread_mutex_unlock(&f->lock);
+		if (!played)
+			usleep(1000);
+	}
+	assert_true(played);
+}
+
+static void randomise_segment(struct kvm_segment *s, uint32_t *seed)
+{
+	fake_random_bytes(seed, s, sizeof(*s));
+	s->padding = 0;
+}
+
+void fake_vcpu_randomise(struct fake_vcpu *v, uint32_t seed)
+{
+	struct kvm_segment *const segments[] = {
+		&v->sregs.cs, &v->sregs.ds, &v->sregs.es, &v->sregs.fs, &v->sregs.gs, &v->sregs.ss,
+		&v->sregs.tr, &v->sregs.ldt,
+	};
+
+	fake_random_bytes(&seed, v->msr_value, sizeof(v->msr_value));
+	fake_random_bytes(&seed, &v->tsc_offset, sizeof(v->tsc_offset));
+	fake_random_bytes(&seed, &v->regs, sizeof(v->regs));
+	fake_random_bytes(&seed, &v->sregs, sizeof(v->sregs));
+	for (size_t i = 0; i < ARRAY_SIZE(segments); i++)
+		randomise_segment(segments[i], &seed);
+	memset(v->sregs.gdt.padding, 0, sizeof(v->sregs.gdt.padding));
+	memset(v->sregs.idt.padding, 0, sizeof(v->sregs.idt.padding));
+	fake_random_bytes(&seed, &v->xcrs.xcrs, sizeof(v->xcrs.xcrs));
+	v->xcrs.nr_xcrs = 1;
+	fake_random_bytes(&seed, v->xsave, sizeof(v->xsave));
+	fake_random_bytes(&seed, &v->lapic, sizeof(v->lapic));
+	/* A timer that is not running: one that runs is aged by the load. */
+	memset(v->lapic.regs + 0x390, 0, 4);
+	fake_random_bytes(&seed, &v->mp_state, sizeof(v->mp_state));
+	fake_random_bytes(&seed, &v->events, offsetof(struct kvm_vcpu_events, reserved));
+	fake_random_bytes(&seed, &v->events.exception_has_payload,
+			  sizeof(v->events) -
+				  offsetof(struct kvm_vcpu_events, exception_has_payload));
+	v->events.nmi.pad = 0;
+	fake_random_bytes(&seed, &v->debugregs, offsetof(struct kvm_debugregs, reserved));
+}
+
+uint32_t fake_vcpu_msr(const struct fake_vcpu *v, uint32_t index)
+{
+	uint32_t i = 0;
+
+	while (i < v->nmsrs && v->msr_index[i] != index)
+		i++;
+	assert_true(i < v->nmsrs);
+	return i;
+}
+
+int fake_kvm_find_call(const struct fake_kvm *f, int fd, unsigned long request, unsigned int start)
+{
+	for (unsigned int i = start; i < f->ncalls; i++)
+		if (f->calls[i].request == request && (fd < 0 || f->calls[i].fd == fd))
+			return (int)i;
+	return -1;
+}

@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A KVM in memory: enough of it that a whole machine is created, run, reset, saved and loaded without
+ * /dev/kvm. State that is set can be got again. KVM_RUN plays a script of exits and then sleeps until
+ * it is kicked, as a halted guest does. Every ioctl is recorded.
+ *
+ * As in the real one, an instruction that ended in a PIO or MMIO exit is completed by the next
+ * KVM_RUN, even one with immediate_exit; what is read from a vCPU before that is counted as torn.
+ */
+#ifndef MOLT_TESTS_FAKE_KVM_H
+#define MOLT_TESTS_FAKE_KVM_H
+
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <molt/vm/kvm.h>
+
+#define FAKE_CAPS 256
+#define FAKE_SLOTS 8
+#define FAKE_MSRS 64
+#define FAKE_XSAVE_BYTES 5120 /* more than the old 4096 */
+#define FAKE_SCRIPT 32
+#define FAKE_CALLS 16384
+#define FAKE_VMS 16
+#define FAKE_VCPUS 32
+#define FAKE_TSC_KHZ 2100000
+
+/* MSRs of the fake that are like no other. */
+#define FAKE_MSR_TSC_DEADLINE 0x6e0u
+#define FAKE_MSR_UNREADABLE 0x1a0u /* in the list, but cannot be read */
+#define FAKE_MSR_READ_ONLY 0x345u  /* in the list, can be read, not written */
+
+/* One result of KVM_RUN. */
+struct fake_exit {
+	int error;       /* positive errno: KVM_RUN fails with it */
+	uint32_t reason; /* KVM_EXIT_* */
+	/* Comes while the instruction before is completed (string I/O), so also while parking. */
+	bool goes_on;
+	bool write;
+	uint64_t addr; /* port or gpa */
+	uint8_t size;
+	uint8_t count;
+	uint8_t data[16];
+};
+
+struct fake_call {
+	int fd;
+	unsigned long request;
+	uint32_t msr; /* KVM_SET_MSRS, KVM_GET_MSRS: the first one, and how many */
+	uint32_t nmsrs;
+};
+
+struct fake_vm {
+	int fd;
+	unsigned int nslots;
+	struct kvm_userspace_memory_region slots[FAKE_SLOTS];
+	bool has_irqchip;
+	bool has_pit;
+	bool slots_after_irqchip;
+	struct kvm_irqchip chips[3];
+	struct kvm_pit_state2 pit;
+	int64_t clock_offset; /* kvmclock less CLOCK_MONOTONIC_RAW */
+	bool level[24];
+	unsigned int edges[24];
+};
+
+struct fake_vcpu {
+	int fd;
+	uint32_t id;
+	struct kvm_run *run;
+	int wake; /* eventfd */
+
+	struct kvm_cpuid2 cpuid_head;
+	struct kvm_cpuid_entry2 cpuid[256];
+	uint32_t msr_index[FAKE_MSRS];
+	uint64_t msr_value[FAKE_MSRS];
+	unsigned int msr_writes[FAKE_MSRS];
+	uint32_t nmsrs;
+	uint64_t tsc_khz;
+	uint64_t tsc_offset;
+	struct kvm_regs regs;
+	struct kvm_sregs2 sregs;
+	struct kvm_xcrs xcrs;
+	uint8_t xsave[FAKE_XSAVE_BYTES];
+	struct kvm_lapic_state lapic;
+	struct kvm_mp_state mp_state;
+	struct kvm_vcpu_events events;
+	struct kvm_debugregs debugregs;
+
+	struct fake_exit script[FAKE_SCRIPT];
+	unsigned int nscript;
+	unsigned int at;
+	bool in_flight;          /* an exit whose instruction is not completed */
+	struct fake_exit done[FAKE_SCRIPT]; /* completed ones, data as the guest then has it */
+	unsigned int ndone;
+	unsigned int runs;
+	unsigned int torn_reads; /* state read with an instruction half done */
+	unsigned int kvmclock_ctrls;
+};
+
+struct fake_kvm {
+	struct kvm kvm; /* for struct machine_config */
+	pthread_mutex_t lock;
+	int caps[FAKE_CAPS];
+	int api_version;
+	struct fake_vm *vms[FAKE_VMS];
+	unsigned int nvms;
+	struct fake_vcpu *vcpus[FAKE_VCPUS];
+	unsigned int nvcpus;
+	struct fake_call calls[FAKE_CALLS];
+	unsigned int ncalls;
+	/* Calls of this request fail with this errno, after some that do not. */
+	unsigned long fail_request;
+	int fail_error;
+	unsigned int fail_skip;
+};
+
+void fake_kvm_init(struct fake_kvm *f);
+void fake_kvm_fini(struct fake_kvm *f);
+
+/* What a descriptor stands for now; fails the test if for nothing. */
+struct fake_vm *fake_kvm_vm(struct fake_kvm *f, int fd);
+struct fake_vcpu *fake_kvm_vcpu(struct fake_kvm *f, int fd);
+
+/* Appends to a vCPU's script; a sleeping KVM_RUN takes it up at once. */
+void fake_vcpu_play(struct fake_kvm *f, int fd, const struct fake_exit *e);
+
+/* Waits until the vCPU's whole script was played and completed (at most some seconds). */
+void fake_vcpu_wait_played(struct fake_kvm *f, int fd);
+
+/* Something else than zero in everything that is saved; the same for the same seed. */
+void fake_vcpu_randomise(struct fake_vcpu *v, uint32_t seed);
+
+/* The MSR's place in msr_index, msr_value and msr_writes; fails the test if there is none. */
+uint32_t fake_vcpu_msr(const struct fake_vcpu *v, uint32_t index);
+
+/* The position in f->calls of the first call of request on fd (-1: on any) from start on, or -1. */
+int fake_kvm_find_call(const struct fake_kvm *f, int fd, unsigned long request, unsigned int start);
+
+/* A small deterministic generator, so that a failure can be had again. */
+uint32_t fake_random(uint32_t *state);
+void fake_random_bytes(uint32_t *state, void *buf, size_t len);
+
+#endif

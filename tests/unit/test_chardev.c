@@ -1,0 +1,345 @@
+/* SPDX-License-Identifier: MIT */
+/* Character backends: opening, files, the queue, saving and loading. */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+
+#include "chardev_bench.h"
+
+/* ---- opening ---- */
+
+static void unknown_backends_are_refused(void **state)
+{
+	static const char *const specs[] = { "", "modem", "tt", "ttyx", "tty=", "null=x", "file",
+					     "file=", "socket", "socket=", "=x" };
+	struct sink *s = *state;
+
+	for (size_t i = 0; i < ARRAY_SIZE(specs); i++)
+		assert_int_equal(open_fails(s, specs[i], "socket=PATH"), -EINVAL);
+}
+
+static void null_swallows(void **state)
+{
+	struct sink *s = *state;
+
+	open_chardev(s, "null");
+	assert_false(chardev_connected(s->cd));
+	assert_string_equal(chardev_describe(s->cd), "null");
+	for (int i = 0; i < 1000; i++)
+		put_text(s, "nobody hears a thing of what is said here, and nothing is logged");
+	update(s);
+	assert_idle(s);
+	assert_int_equal(log_count(s, "dropped"), 0);
+}
+
+/* ---- file ---- */
+
+static void file_appends_and_is_private(void **state)
+{
+	struct sink *s = *state;
+	struct stat st;
+	int fd = open(s->path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+
+	assert_int_equal(write(fd, "old ", 4), 4);
+	close(fd);
+	open_path(s, "file");
+	assert_true(chardev_connected(s->cd));
+	put_text(s, "new");
+	settle(s);
+	assert_file(s->path, "old new");
+	assert_int_equal(stat(s->path, &st), 0);
+	assert_int_equal(st.st_mode & 0777, 0600);
+}
+
+static void file_is_created_private(void **state)
+{
+	struct sink *s = *state;
+	mode_t mask = umask(0);
+	struct stat st;
+
+	open_path(s, "file");
+	umask(mask);
+	assert_int_equal(stat(s->path, &st), 0);
+	assert_int_equal(st.st_mode & 0777, 0600);
+}
+
+static void file_that_cannot_be_is_named(void **state)
+{
+	struct sink *s = *state;
+
+	assert_int_equal(open_fails(s, "file=/no/such/place", "/no/such/place"), -ENOENT);
+	assert_int_equal(open_fails(s, "file=/tmp", "/tmp"), -EISDIR);
+}
+
+static void full_disk_is_logged_once(void **state)
+{
+	struct sink *s = *state;
+
+	open_chardev(s, "file=/dev/full");
+	for (int i = 0; i < 10; i++) {
+		put_text(s, "lost");
+		settle(s);
+	}
+	assert_idle(s);
+	assert_int_equal(log_count(s, "No space left"), 1);
+}
+
+static void fifo_gets_its_reader_back(void **state)
+{
+	struct sink *s = *state;
+	int fd;
+
+	assert_int_equal(mkfifo(s->path, 0600), 0);
+	snprintf(s->spec, sizeof(s->spec), "file=%s", s->path);
+	assert_int_equal(open_fails(s, s->spec, "reader"), -ENXIO);
+	fd = open(s->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	open_chardev(s, s->spec);
+	put_text(s, "one");
+	assert_read(s, fd, "one");
+	close(fd);
+	put_text(s, "lost");
+	assert_idle(s);
+	fd = open(s->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	put_text(s, "two");
+	assert_read(s, fd, "two");
+	assert_int_equal(log_count(s, "Broken pipe"), 1);
+	assert_int_equal(log_count(s, "again"), 2);
+	close(fd);
+}
+
+static void file_goes_on_after_an_update(void **state)
+{
+	struct sink *s = *state;
+
+	open_path(s, "file");
+	put_text(s, "before ");
+	update(s);
+	put_text(s, "after");
+	update(s);
+	put_text(s, " again");
+	settle(s);
+	assert_file(s->path, "before after again");
+}
+
+/* ---- the pause, and loading ---- */
+
+static void quiesced_it_reads_nothing_and_accepts_nobody(void **state)
+{
+	struct sink *s = *state;
+	int fd, second;
+
+	open_path(s, "socket");
+	fd = dial(s->path);
+	settle(s);
+	put_text(s, "flushed");
+	chardev_quiesce(s->cd);
+	assert_int_equal(write(fd, "later", 5), 5);
+	assert_read(s, fd, "flushed");
+	assert_idle(s);
+	assert_int_equal(s->len, 0);
+	chardev_resume(s->cd);
+	assert_input(s, "later");
+	close(fd);
+	settle(s);
+	chardev_quiesce(s->cd);
+	second = dial(s->path);
+	assert_idle(s);
+	assert_int_equal(s->connects, 1);
+	chardev_resume(s->cd);
+	settle(s);
+	assert_int_equal(s->connects, 2);
+	close(second);
+}
+
+static void queued_output_crosses_the_update(void **state)
+{
+	struct sink *s = *state;
+	int fd;
+
+	open_path(s, "socket");
+	put_text(s, "said before anyone listened");
+	update(s);
+	update(s);
+	fd = dial(s->path);
+	assert_read(s, fd, "said before anyone listened");
+	close(fd);
+}
+
+static void a_missing_descriptor_is_an_error(void **state)
+{
+	struct sink *s = *state;
+	struct error err = ERROR_INIT;
+	struct chardev *cd;
+
+	open_path(s, "file");
+	save_state(s);
+	s->fds.count = 0;
+	assert_true(load_saved(s, &cd, &err) < 0);
+	assert_null(cd);
+	assert_non_null(strstr(err.text, "test-chardev-file"));
+}
+
+/* The saved section again, with another kind in it. */
+static void rewrite_kind(struct sink *s, const char *kind)
+{
+	struct error err = ERROR_INIT;
+	struct stream_field field;
+	struct stream_writer w;
+	struct stream stream;
+	size_t pos = 0;
+
+	assert_int_equal(stream_parse(&stream, s->saved, s->saved_len, &err), 0);
+	assert_int_equal(stream_writer_init(&w, 1 << 17, &err), 0);
+	stream_begin(&w, &stream.header);
+	stream_section_begin(&w, "test-chardev", 0, 1, 0);
+	while (stream_next_field(&stream.sections[0], &pos, &field) > 0) {
+		if (strcmp(field.name, "kind") == 0) {
+			field.data = (const uint8_t *)kind;
+			field.count = (uint32_t)strlen(kind);
+		}
+		stream_field(&w, field.name, field.type, field.flags, field.data, field.count);
+	}
+	stream_section_end(&w);
+	assert_int_equal(stream_end(&w, &err), 0);
+	stream_fini(&stream);
+	free(s->saved);
+	s->saved = malloc(w.len);
+	s->saved_len = w.len;
+	memcpy(s->saved, w.data, w.len);
+	stream_writer_fini(&w);
+}
+
+static void an_unknown_kind_is_an_error(void **state)
+{
+	struct sink *s = *state;
+	struct error err = ERROR_INIT;
+	struct chardev *cd;
+
+	open_chardev(s, "null");
+	save_state(s);
+	rewrite_kind(s, "modem");
+	assert_true(load_saved(s, &cd, &err) < 0);
+	assert_null(cd);
+	assert_non_null(strstr(err.text, "modem"));
+}
+
+/* ---- threads ---- */
+
+#define THREAD_BYTES 2000000
+
+struct writer {
+	struct sink *s;
+	const char *text;
+	atomic_bool done;
+};
+
+/* As a vCPU does: byte by byte, and never waiting for main but for this test's sake. */
+static void *write_all(void *opaque)
+{
+	struct writer *w = opaque;
+
+	for (size_t i = 0; i < THREAD_BYTES; i++) {
+		chardev_write(w->s->cd, (const uint8_t *)w->text + i, 1);
+		if (i % 10000 == 0)
+			usleep(500);
+	}
+	atomic_store(&w->done, true);
+	return NULL;
+}
+
+/* Either all of it comes in order, or the log says how much did not. */
+static void another_thread_writes(void **state)
+{
+	struct sink *s = *state;
+	char *text = malloc(THREAD_BYTES + 16);
+	struct writer w = { .s = s, .text = text };
+	pthread_t thread;
+	char *got = malloc(THREAD_BYTES);
+	size_t len;
+	int fd;
+
+	assert_non_null(text);
+	assert_non_null(got);
+	len = numbered(text, THREAD_BYTES + 16);
+	assert_true(len >= THREAD_BYTES);
+	open_path(s, "file");
+	assert_int_equal(pthread_create(&thread, NULL, write_all, &w), 0);
+	while (!atomic_load(&w.done))
+		assert_int_equal(loop_turn(s->loop, 10), 0);
+	pthread_join(thread, NULL);
+	settle(s);
+	fd = open(s->path, O_RDONLY | O_CLOEXEC);
+	len = (size_t)read(fd, got, THREAD_BYTES);
+	close(fd);
+	if (!log_count(s, "dropped so far")) {
+		assert_int_equal(len, THREAD_BYTES);
+		assert_memory_equal(got, text, len);
+	} else {
+		assert_true(len < THREAD_BYTES);
+	}
+	free(text);
+	free(got);
+}
+
+static void *make_room(void *opaque)
+{
+	struct sink *s = opaque;
+
+	usleep(20000);
+	chardev_input_ready(s->cd);
+	return NULL;
+}
+
+static void another_thread_makes_room(void **state)
+{
+	struct sink *s = *state;
+	pthread_t thread;
+	int fd;
+
+	open_path(s, "socket");
+	fd = dial(s->path);
+	s->room = 0;
+	assert_int_equal(write(fd, "x", 1), 1);
+	settle(s);
+	s->room = 1;
+	assert_int_equal(pthread_create(&thread, NULL, make_room, s), 0);
+	assert_int_equal(s->len, 0);
+	for (int i = 0; i < 100 && !s->len; i++)
+		assert_int_equal(loop_turn(s->loop, 50), 0);
+	pthread_join(thread, NULL);
+	assert_input(s, "x");
+	close(fd);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		T(unknown_backends_are_refused),
+		T(null_swallows),
+		T(file_appends_and_is_private),
+		T(file_is_created_private),
+		T(file_that_cannot_be_is_named),
+		T(full_disk_is_logged_once),
+		T(fifo_gets_its_reader_back),
+		T(file_goes_on_after_an_update),
+		T(quiesced_it_reads_nothing_and_accepts_nobody),
+		T(queued_output_crosses_the_update),
+		T(a_missing_descriptor_is_an_error),
+		T(an_unknown_kind_is_an_error),
+		T(another_thread_writes),
+		T(another_thread_makes_room),
+	};
+
+	/* As main() does. */
+	signal(SIGPIPE, SIG_IGN);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,514 @@
+/* SPDX-License-Identifier: MIT */
+/* Character backends on standard descriptors of all kinds, and on a new pseudo-terminal. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <termios.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+
+#include "chardev_bench.h"
+
+/* ---- standard input and output ---- */
+
+static void pipes_carry_bytes_as_they_are(void **state)
+{
+	struct sink *s = *state;
+	int in[2], out[2];
+
+	assert_int_equal(pipe(in), 0);
+	assert_int_equal(pipe(out), 0);
+	replace_std(s, in[0], out[1]);
+	open_chardev(s, "tty");
+	assert_int_equal(write(in[1], "a\001x\003", 4), 4);
+	assert_input(s, "a\001x\003");
+	assert_int_equal(s->quits, 0);
+	put_text(s, "out");
+	assert_read(s, out[0], "out");
+	/* Whoever shares these with us must not find them changed. */
+	assert_int_equal(fcntl(0, F_GETFL) & O_NONBLOCK, 0);
+	assert_int_equal(fcntl(1, F_GETFL) & O_NONBLOCK, 0);
+	for (int i = 0; i < 2; i++) {
+		close(in[i]);
+		close(out[i]);
+	}
+}
+
+static void input_stops_without_room(void **state)
+{
+	struct sink *s = *state;
+	int in[2];
+
+	assert_int_equal(pipe(in), 0);
+	replace_std(s, in[0], 1);
+	open_chardev(s, "tty");
+	s->room = 3;
+	assert_int_equal(write(in[1], "abcdef", 6), 6);
+	settle(s);
+	assert_int_equal(s->len, 3);
+	assert_idle(s);
+	s->room = 2;
+	chardev_input_ready(s->cd);
+	settle(s);
+	assert_int_equal(s->len, 5);
+	s->room = 10;
+	chardev_input_ready(s->cd);
+	assert_input(s, "abcdef");
+	close(in[0]);
+	close(in[1]);
+}
+
+static void end_of_input_is_quiet(void **state)
+{
+	struct sink *s = *state;
+	int in[2];
+
+	assert_int_equal(pipe(in), 0);
+	replace_std(s, in[0], 1);
+	close(in[0]);
+	open_chardev(s, "tty");
+	assert_int_equal(write(in[1], "last", 4), 4);
+	close(in[1]);
+	assert_input(s, "last");
+	assert_idle(s);
+	chardev_input_ready(s->cd);
+	assert_idle(s);
+}
+
+static void end_of_input_without_room_is_quiet_and_keeps_the_rest(void **state)
+{
+	struct sink *s = *state;
+	int in[2];
+
+	assert_int_equal(pipe(in), 0);
+	replace_std(s, in[0], 1);
+	close(in[0]);
+	open_chardev(s, "tty");
+	s->room = 1;
+	assert_int_equal(write(in[1], "last", 4), 4);
+	close(in[1]);
+	assert_idle(s);
+	assert_int_equal(s->len, 1);
+	s->room = 100;
+	chardev_input_ready(s->cd);
+	assert_input(s, "last");
+	assert_idle(s);
+}
+
+static void dev_null_is_quiet(void **state)
+{
+	struct sink *s = *state;
+	int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	replace_std(s, fd, fd);
+	close(fd);
+	open_chardev(s, "tty");
+	put_text(s, "x");
+	assert_idle(s);
+	assert_int_equal(s->len, 0);
+	update(s);
+	assert_idle(s);
+}
+
+static void a_file_as_input_is_read_to_its_end(void **state)
+{
+	struct sink *s = *state;
+	int fd = open(s->path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+
+	for (int i = 0; i < 10000; i++)
+		assert_int_equal(write(fd, "0123456789", 10), 10);
+	lseek(fd, 0, SEEK_SET);
+	replace_std(s, fd, 1);
+	close(fd);
+	open_chardev(s, "tty");
+	for (size_t want = 16; want < 1600; want += 16) {
+		s->room = 16;
+		chardev_input_ready(s->cd);
+		settle(s);
+		assert_int_equal(s->len, want);
+	}
+	update(s);
+	s->room = INPUT_MAX - s->len;
+	chardev_input_ready(s->cd);
+	assert_idle(s);
+	assert_int_equal(s->len, 100000);
+	for (size_t i = 0; i < s->len; i++)
+		assert_int_equal(s->input[i], '0' + i % 10);
+}
+
+static void sockets_as_standard_descriptors(void **state)
+{
+	struct sink *s = *state;
+	int sv[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv), 0);
+	replace_std(s, sv[0], sv[0]);
+	close(sv[0]);
+	open_chardev(s, "tty");
+	assert_int_equal(send(sv[1], "in", 2, 0), 2);
+	assert_input(s, "in");
+	put_text(s, "out");
+	assert_read(s, sv[1], "out");
+	close(sv[1]);
+	assert_idle(s);
+	put_text(s, "gone");
+	assert_idle(s);
+}
+
+static void a_reader_that_leaves_ends_output_for_good(void **state)
+{
+	struct sink *s = *state;
+	int out[2];
+
+	assert_int_equal(pipe(out), 0);
+	replace_std(s, open("/dev/null", O_RDONLY), out[1]);
+	close(out[1]);
+	open_chardev(s, "tty");
+	close(out[0]);
+	for (int i = 0; i < 10; i++) {
+		put_text(s, "lost");
+		settle(s);
+	}
+	assert_idle(s);
+	assert_int_equal(log_count(s, "Broken pipe"), 1);
+	update(s);
+	put_text(s, "lost");
+	assert_idle(s);
+	assert_int_equal(log_count(s, "Broken pipe"), 1);
+}
+
+static void a_slow_reader_blocks_nobody(void **state)
+{
+	static char text[300000];
+	struct sink *s = *state;
+	size_t len = numbered(text, sizeof(text)), got;
+	int out[2];
+
+	assert_int_equal(pipe(out), 0);
+	replace_std(s, open("/dev/null", O_RDONLY), out[1]);
+	close(out[1]);
+	open_chardev(s, "tty");
+	for (size_t i = 0; i < len; i += 100) {
+		chardev_write(s->cd, (const uint8_t *)text + i, len - i < 100 ? len - i : 100);
+		if (i % 10000 == 0)
+			settle(s);
+	}
+	assert_idle(s);
+	assert_int_equal(log_count(s, "dropped so far"), 1);
+	/* The pipe's 64 KiB and the queue's: what came first, with no gap. */
+	got = drain(s, out[0], text);
+	assert_in_range(got, QUEUE_BYTES + 4096, 2 * QUEUE_BYTES);
+	put_text(s, "and on it goes");
+	assert_read(s, out[0], "and on it goes");
+	close(out[0]);
+}
+
+/* ---- a terminal ---- */
+
+struct terminal {
+	int master;
+	int slave;
+	struct termios before;
+};
+
+static void make_terminal(struct sink *s, struct terminal *t)
+{
+	char name[64];
+
+	/* There is padding in it, and it is compared. */
+	memset(&t->before, 0, sizeof(t->before));
+	t->master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
+	assert_true(t->master >= 0);
+	assert_int_equal(unlockpt(t->master), 0);
+	assert_int_equal(ptsname_r(t->master, name, sizeof(name)), 0);
+	t->slave = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	assert_true(t->slave >= 0);
+	assert_int_equal(tcgetattr(t->slave, &t->before), 0);
+	replace_std(s, t->slave, t->slave);
+	open_chardev(s, "tty");
+}
+
+static void end_terminal(struct terminal *t)
+{
+	close(t->master);
+	close(t->slave);
+}
+
+static void type(struct terminal *t, const char *keys)
+{
+	assert_int_equal(write(t->master, keys, strlen(keys)), (ssize_t)strlen(keys));
+}
+
+static void terminal_is_raw_until_close(void **state)
+{
+	struct sink *s = *state;
+	struct terminal t;
+	struct termios now = { 0 };
+
+	make_terminal(s, &t);
+	tcgetattr(t.slave, &now);
+	assert_int_equal(now.c_lflag & (ICANON | ECHO | ISIG), 0);
+	assert_true(now.c_oflag & OPOST);
+	assert_int_equal(fcntl(0, F_GETFL) & O_NONBLOCK, 0);
+	type(&t, "\003\r");
+	assert_input(s, "\003\r");
+	chardev_close(s->cd);
+	s->cd = NULL;
+	tcgetattr(t.slave, &now);
+	assert_memory_equal(&now, &t.before, sizeof(now));
+	end_terminal(&t);
+}
+
+static void ctrl_a_x_quits(void **state)
+{
+	struct sink *s = *state;
+	struct terminal t;
+
+	make_terminal(s, &t);
+	type(&t, "ab\001xc");
+	assert_input(s, "abc");
+	assert_int_equal(s->quits, 1);
+	end_terminal(&t);
+}
+
+static void ctrl_a_twice_sends_one(void **state)
+{
+	struct sink *s = *state;
+	struct terminal t;
+
+	make_terminal(s, &t);
+	type(&t, "\001");
+	settle(s);
+	assert_int_equal(s->len, 0);
+	type(&t, "\001x");
+	assert_input(s, "\001x");
+	type(&t, "\001qz");
+	assert_input(s, "z");
+	assert_int_equal(s->quits, 0);
+	end_terminal(&t);
+}
+
+static void terminal_survives_an_update(void **state)
+{
+	struct sink *s = *state;
+	struct terminal t;
+	struct termios raw = { 0 }, now = { 0 };
+
+	make_terminal(s, &t);
+	tcgetattr(t.slave, &raw);
+	type(&t, "\001");
+	settle(s);
+	update(s);
+	tcgetattr(t.slave, &now);
+	assert_memory_equal(&now, &raw, sizeof(now));
+	type(&t, "x");
+	settle(s);
+	assert_int_equal(s->quits, 1);
+	put_text(s, "on");
+	assert_read(s, t.master, "on");
+	/* The successor gives the user the settings back that its predecessor found. */
+	chardev_close(s->cd);
+	s->cd = NULL;
+	tcgetattr(t.slave, &now);
+	assert_memory_equal(&now, &t.before, sizeof(now));
+	end_terminal(&t);
+}
+
+static void a_failed_update_leaves_the_terminal_raw(void **state)
+{
+	struct sink *s = *state;
+	struct terminal t;
+	struct termios raw = { 0 }, now = { 0 };
+
+	make_terminal(s, &t);
+	tcgetattr(t.slave, &raw);
+	failed_update(s);
+	tcgetattr(t.slave, &now);
+	assert_memory_equal(&now, &raw, sizeof(now));
+	type(&t, "k");
+	assert_input(s, "k");
+	end_terminal(&t);
+}
+
+static void a_terminal_that_goes_away_is_quiet(void **state)
+{
+	struct sink *s = *state;
+	struct terminal t;
+
+	make_terminal(s, &t);
+	end_terminal(&t);
+	assert_idle(s);
+	put_text(s, "lost");
+	assert_idle(s);
+	put_text(s, "lost");
+	assert_idle(s);
+	assert_int_equal(log_count(s, "cannot write"), 1);
+}
+
+static void a_stopped_terminal_blocks_nobody(void **state)
+{
+	static char text[300000];
+	struct sink *s = *state;
+	size_t len = numbered(text, sizeof(text)), got;
+	struct terminal t;
+
+	make_terminal(s, &t);
+	for (size_t i = 0; i < len; i += 1000) {
+		chardev_write(s->cd, (const uint8_t *)text + i, len - i < 1000 ? len - i : 1000);
+		settle(s);
+	}
+	assert_idle(s);
+	got = drain(s, t.master, text);
+	assert_in_range(got, QUEUE_BYTES, len);
+	end_terminal(&t);
+}
+
+/* ---- pty ---- */
+
+static int open_slave(struct sink *s)
+{
+	const char *where = chardev_describe(s->cd);
+	int fd;
+
+	assert_memory_equal(where, "pty /dev/", 9);
+	fd = open(where + 4, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	assert_true(fd >= 0);
+	return fd;
+}
+
+static void pty_carries_both_ways(void **state)
+{
+	struct sink *s = *state;
+	int fd;
+
+	open_chardev(s, "pty");
+	assert_int_equal(log_count(s, chardev_describe(s->cd)), 1);
+	fd = open_slave(s);
+	put_text(s, "login: \r\n");
+	assert_read(s, fd, "login: \r\n");
+	assert_int_equal(write(fd, "root\003\r", 6), 6);
+	assert_input(s, "root\003\r");
+	/* The line discipline does not echo. */
+	assert_read(s, fd, "");
+	close(fd);
+}
+
+static void pty_without_a_user_is_quiet(void **state)
+{
+	struct sink *s = *state;
+	int fd;
+
+	open_chardev(s, "pty");
+	assert_idle(s);
+	put_text(s, "hello");
+	assert_idle(s);
+	fd = open_slave(s);
+	assert_read(s, fd, "hello");
+	close(fd);
+	assert_idle(s);
+	put_text(s, "again");
+	fd = open_slave(s);
+	assert_read(s, fd, "again");
+	close(fd);
+}
+
+static void pty_overflow_keeps_what_came_first(void **state)
+{
+	static char text[300000];
+	struct sink *s = *state;
+	size_t len = numbered(text, sizeof(text));
+	int fd;
+
+	open_chardev(s, "pty");
+	for (size_t i = 0; i < len; i += 1000)
+		chardev_write(s->cd, (const uint8_t *)text + i, len - i < 1000 ? len - i : 1000);
+	assert_idle(s);
+	fd = open_slave(s);
+	assert_in_range(drain(s, fd, text), QUEUE_BYTES, len);
+	close(fd);
+}
+
+static void pty_survives_an_update(void **state)
+{
+	struct sink *s = *state;
+	char where[64];
+	int fd;
+
+	open_chardev(s, "pty");
+	snprintf(where, sizeof(where), "%s", chardev_describe(s->cd));
+	fd = open_slave(s);
+	put_text(s, "one ");
+	update(s);
+	assert_string_equal(chardev_describe(s->cd), where);
+	put_text(s, "two");
+	assert_read(s, fd, "one two");
+	assert_int_equal(write(fd, "x", 1), 1);
+	assert_input(s, "x");
+	close(fd);
+	assert_idle(s);
+}
+
+static void pty_goes_on_after_a_hangup(void **state)
+{
+	struct sink *s = *state;
+	struct termios t;
+	int fd;
+
+	open_chardev(s, "pty");
+	fd = open_slave(s);
+	if (ioctl(fd, TIOCVHANGUP) < 0) {
+		print_message("hanging up a terminal needs CAP_SYS_ADMIN: %s\n", strerror(errno));
+		close(fd);
+		skip();
+	}
+	close(fd);
+	assert_idle(s);
+	/* The hang-up reset the settings; the next user makes their own. */
+	fd = open_slave(s);
+	assert_int_equal(tcgetattr(fd, &t), 0);
+	cfmakeraw(&t);
+	assert_int_equal(tcsetattr(fd, TCSANOW, &t), 0);
+	put_text(s, "still here");
+	assert_read(s, fd, "still here");
+	update(s);
+	assert_int_equal(write(fd, "me too", 6), 6);
+	assert_input(s, "me too");
+	close(fd);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		T(pipes_carry_bytes_as_they_are),
+		T(input_stops_without_room),
+		T(end_of_input_is_quiet),
+		T(end_of_input_without_room_is_quiet_and_keeps_the_rest),
+		T(dev_null_is_quiet),
+		T(a_file_as_input_is_read_to_its_end),
+		T(sockets_as_standard_descriptors),
+		T(a_reader_that_leaves_ends_output_for_good),
+		T(a_slow_reader_blocks_nobody),
+		T(terminal_is_raw_until_close),
+		T(ctrl_a_x_quits),
+		T(ctrl_a_twice_sends_one),
+		T(terminal_survives_an_update),
+		T(a_failed_update_leaves_the_terminal_raw),
+		T(a_terminal_that_goes_away_is_quiet),
+		T(a_stopped_terminal_blocks_nobody),
+		T(pty_carries_both_ways),
+		T(pty_without_a_user_is_quiet),
+		T(pty_overflow_keeps_what_came_first),
+		T(pty_survives_an_update),
+		T(pty_goes_on_after_a_hangup),
+	};
+
+	/* As main() does. */
+	signal(SIGPIPE, SIG_IGN);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
