@@ -14,6 +14,7 @@
 #include <jansson.h>
 
 #include <molt/base/fd.h>
+#include <molt/base/json.h>
 #include <molt/control/json_framing.h>
 #include <molt/state/stream.h>
 

@@ -205,19 +205,3 @@ json_t *json_message_parse(const char *text, size_t len, struct error *err)
 		err_set(err, EINVAL, "JSON parse error, %s", why.text);
 	return msg;
 }
-
-json_t *json_any_string(const char *text)
-{
-	json_t *string = json_string(text);
-	_cleanup_free_ char *copy = NULL;
-
-	if (string)
-		return string;
-	copy = strdup(text);
-	if (!copy)
-		return NULL;
-	for (char *p = copy; *p; p++)
-		if ((unsigned char)*p >= 0x80)
-			*p = '?';
-	return json_string(copy);
-}

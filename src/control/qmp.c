@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include <molt/base/fd.h>
+#include <molt/base/json.h>
 #include "molt_version.h"
 
 #include "internal.h"

@@ -118,11 +118,14 @@ static int build_argv(struct update *u, struct error *err)
 /* Reserves the space now: a full disk is found out while the guest still runs. */
 static int open_state_file(struct update *u, struct error *err)
 {
+	const int flags = O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
 	struct stat st;
 	int r;
 
-	u->state_fd = open(u->state_path, O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY,
-			   0600);
+	u->state_fd = open(u->state_path, flags | O_EXCL, 0600);
+	u->state_made = u->state_fd >= 0;
+	if (u->state_fd < 0 && errno == EEXIST)
+		u->state_fd = open(u->state_path, flags, 0600);
 	if (u->state_fd < 0)
 		return err_sys(err, errno, "state file %s", u->state_path);
 	if (fstat(u->state_fd, &st) < 0 || !S_ISREG(st.st_mode))
@@ -183,6 +186,10 @@ void handover_fini(struct update *u)
 	free(u->argv);
 	u->argv = NULL;
 	stream_writer_fini(&u->w);
+	/* Half a state is of no use to anybody; a file that was there before is not ours to remove. */
+	if (u->state_made)
+		unlink(u->state_path);
+	u->state_made = false;
 	fd_close(&u->table_fd);
 	fd_close(&u->state_fd);
 	free(u->fds);

@@ -60,6 +60,7 @@ struct update {
 	struct stream_writer w;
 	struct fdtable *fds;
 	int state_fd;
+	bool state_made;  /* the state file was not there before */
 	int table_fd;
 	bool parked;
 	struct guardian guardian;

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include <molt/base/fd.h>
+#include <molt/base/json.h>
 
 #include "internal.h"
 
@@ -171,7 +172,7 @@ static int run_query_migrate(void *opaque, const struct command_origin *origin, 
 	if (u->status != UPDATE_STATUS_NONE)
 		json_object_set_new(*result, "status", json_string(names[u->status]));
 	if (u->status == UPDATE_STATUS_FAILED)
-		json_object_set_new(*result, "error-desc", json_string(u->last_error.text));
+		json_object_set_new(*result, "error-desc", json_any_string(u->last_error.text));
 	return 0;
 }
 

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <molt/base/fd.h>
+#include <molt/base/json.h>
 #include <molt/base/log.h>
 
 #include "internal.h"
@@ -76,7 +77,8 @@ void update_failed(struct update *u, const struct error *err)
 		if (u->machine->guest.run_state == RUN_STATE_RUNNING)
 			u->ops.event(opaque, "RESUME", NULL);
 	}
-	u->ops.event(opaque, "UPDATE_FAILED", json_pack("{s:s,s:i}", "error", err->text, "pid", (int)getpid()));
+	u->ops.event(opaque, "UPDATE_FAILED", json_pack("{s:o,s:i}", "error", json_any_string(err->text),
+						       "pid", (int)getpid()));
 	forget_request(u);
 }
 
@@ -107,7 +109,8 @@ int update_request(struct update *u, const struct command_origin *origin, enum u
 		return err_set(err, EBUSY, "the machine is in state '%s': nothing to keep running",
 			       run_state_name((enum run_state)u->machine->guest.run_state));
 	r = copy_command(command, &u->command, err);
-	if (r == 0 && state_path && state_path[0] != '/')
+	/* QEMU's users name a file in the working directory, which the successor will have, too. */
+	if (r == 0 && state_path && state_path[0] != '/' && kind == UPDATE_KIND_UPDATE)
 		r = err_set(err, EINVAL, "state file '%s': the path must be absolute", state_path);
 	if (r == 0 && state_path) {
 		u->state_path = strdup(state_path);
@@ -168,7 +171,7 @@ static int run_query_update(void *opaque, const struct command_origin *origin, j
 	*result = json_pack("{s:s,s:I}", "status", names[u->status], "updates",
 			    (json_int_t)u->updates);
 	if (u->status == UPDATE_STATUS_FAILED)
-		json_object_set_new(*result, "error", json_string(u->last_error.text));
+		json_object_set_new(*result, "error", json_any_string(u->last_error.text));
 	if (u->last)
 		json_object_set(*result, "last", u->last);
 	return 0;

@@ -11,6 +11,7 @@
 
 #include <cmocka.h>
 
+#include <molt/base/json.h>
 #include <molt/control/json_framing.h>
 
 /* Feeds text in pieces of step bytes and writes what comes out as "[message]" or "!<error>". */

@@ -59,7 +59,4 @@ const char *json_frame_text(enum json_frame frame);
  */
 json_t *json_message_parse(const char *text, size_t len, struct error *err);
 
-/* A JSON string of any text: what is not UTF-8 becomes '?'. NULL if there is no memory. */
-json_t *json_any_string(const char *text);
-
 #endif
