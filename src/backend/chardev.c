@@ -10,8 +10,8 @@
  * it waits for a peer. In both cases the ring is not empty, so writers need not wake anyone.
  *
  * Input: main reads no more than the device has room for. Where it has none, main raises in_stopped
- * and asks once more (the device may just have made room, and then it saw no flag to wake for). From
- * then on EPOLLIN is off until chardev_input_ready() takes the flag down.
+ * and asks once more (the device may just have made room, and then it saw no flag to wake for).
+ * From then on EPOLLIN is off until chardev_input_ready() takes the flag down.
  *
  * What keeps the loop from spinning: epoll reports hang-ups and errors even to those who ask for
  * nothing. So a descriptor that cannot make progress must leave the loop:

@@ -28,7 +28,7 @@ struct chardev_kind {
 
 	/* Cold start: opens the descriptors and fills describe. */
 	int (*open)(struct chardev *cd, const char *path, struct error *err);
-	/* Incoming: takes the descriptors; describe and the rest of the state are loaded already. */
+	/* Incoming: takes the descriptors; describe and the rest of the state are loaded. */
 	int (*adopt)(struct chardev *cd, struct fdtable *fds, struct error *err);
 	int (*save_fds)(const struct chardev *cd, struct fdtable *fds, struct error *err);
 	/* undo: this process owns the backend, so what open() changed in the world is undone. */
@@ -63,7 +63,7 @@ struct chardev {
 
 	bool running;     /* not quiesced */
 	bool owner;       /* cold start, or resumed after an incoming one: close may undo */
-	bool shared;      /* others hold the open file description too: poll before read and write */
+	bool shared;      /* others hold the open file description, too: poll first */
 	bool in_socket;   /* in_fd and out_fd are sockets: recv and send */
 	bool out_socket;
 	size_t out_chunk; /* most that one write may carry, up to CHARDEV_CHUNK */

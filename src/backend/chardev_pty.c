@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A new pseudo-terminal. molt holds the slave open, too: without a slave the master is hung up, which
- * epoll reports without end, and what the guest says before the user attaches would be lost.
+ * A new pseudo-terminal. molt holds the slave open, too: without a slave the master is hung up,
+ * which epoll reports without end, and what the guest says before the user attaches would be lost.
  *
- * This holds even after a user's program hung the slave up (vhangup(2), as getty does): the hold still
- * counts as an open slave, though it can carry nothing.
+ * This holds even after a user's program hung the slave up (vhangup(2), as getty does): the hold
+ * still counts as an open slave, though it can carry nothing.
  */
 #include <errno.h>
 #include <fcntl.h>

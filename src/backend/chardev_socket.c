@@ -134,16 +134,17 @@ static int socket_open(struct chardev *cd, const char *path, struct error *err)
 	int rc;
 
 	if (strlen(path) >= sizeof(addr.sun_path))
-		return err_set(err, ENAMETOOLONG, "%s: the socket path %s is longer than %zu bytes; "
-			       "use a shorter or a relative one", cd->tag, path,
-			       sizeof(addr.sun_path) - 1);
+		return err_set(err, ENAMETOOLONG,
+			       "%s: the socket path %s is longer than %zu bytes; use a shorter or "
+			       "a relative one", cd->tag, path, sizeof(addr.sun_path) - 1);
 	memcpy(addr.sun_path, path, strlen(path));
 	cd->aux_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (cd->aux_fd < 0)
 		return err_sys(err, errno, "%s: cannot make a socket", cd->tag);
 	rc = bind_at(cd->aux_fd, &addr);
 	if (rc == -EEXIST)
-		return err_set(err, EEXIST, "%s: %s is there already and is no socket", cd->tag, path);
+		return err_set(err, EEXIST, "%s: %s is there already and is no socket", cd->tag,
+			       path);
 	if (rc)
 		return err_sys(err, -rc, "%s: cannot listen at %s", cd->tag, path);
 	if (listen(cd->aux_fd, BACKLOG) < 0)
@@ -220,7 +221,9 @@ static void socket_input_error(struct chardev *cd, int error)
 	drop_peer(cd);
 }
 
-/* The peer reads no more; if it is gone altogether the hang-up says so. The next one gets the rest. */
+/*
+ * The peer reads no more; if it is gone altogether the hang-up says so. The next one gets the rest.
+ */
 static void socket_output_error(struct chardev *cd, int error)
 {
 	(void)error;

@@ -2,9 +2,9 @@
 /*
  * Character backends without a descriptor of their own: null, and molt's standard input and output.
  *
- * Standard input may be anything: a terminal, a pipe, a file, /dev/null. Only a terminal is put into
- * raw mode (its settings come back in the end) and only there Ctrl-A is an escape: what comes through
- * a pipe is data.
+ * Standard input may be anything: a terminal, a pipe, a file, /dev/null. Only a terminal is put
+ * into raw mode (its settings come back in the end) and only there Ctrl-A is an escape: what comes
+ * through a pipe is data.
  */
 #include <errno.h>
 #include <fcntl.h>

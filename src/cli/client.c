@@ -14,9 +14,9 @@
 #define MESSAGE_MAX (16u << 20)
 #define CHUNK 4096
 
-void client_set_timeout(struct client *c, uint64_t seconds)
+void client_set_timeout(struct client *c, uint64_t ms)
 {
-	c->deadline_ns = seconds ? now_ns() + seconds * 1000000000u : 0;
+	c->deadline_ns = ms ? now_ns() + ms * 1000000u : 0;
 }
 
 static int lost(struct error *err)

@@ -14,7 +14,7 @@
 
 struct client {
 	int fd;
-	pid_t peer;           /* the process that made the socket; it keeps its id over updates */
+	pid_t peer;           /* the process that made the socket, as seen from here */
 	uint64_t deadline_ns; /* CLOCK_MONOTONIC until when answers are waited for, 0 for ever */
 	struct json_framer framer;
 	char *buf;
@@ -25,8 +25,8 @@ struct client {
 	void *opaque;
 };
 
-/* Sets until when all that follows may take; 0 seconds means for ever. */
-void client_set_timeout(struct client *c, uint64_t seconds);
+/* Sets how many milliseconds all that follows may take; 0 means for ever. */
+void client_set_timeout(struct client *c, uint64_t ms);
 
 /*
  * Connects to the control socket at path and negotiates. c is all zeroes but for deadline_ns and

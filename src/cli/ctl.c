@@ -10,7 +10,7 @@
 #include "cli.h"
 #include "client.h"
 
-#define TIMEOUT_MAX_S 86400
+#define TIMEOUT_MAX_MS 86400000
 
 static const struct cli_option ctl_options[] = {
 	{ .name = "compact", .help = "print the answer on one line" },
@@ -154,8 +154,8 @@ static int check_and_run(const struct cli_args *args)
 		return cli_usage_error(cmd, "which control socket?");
 	if (args->nwords == 1 && !cli_given(args, "events"))
 		return cli_usage_error(cmd, "which command?");
-	if (cli_parse_number("--timeout", cli_value(args, "timeout"), 0, TIMEOUT_MAX_S, &timeout,
-			     &err) < 0)
+	if (cli_parse_seconds("--timeout", cli_value(args, "timeout"), 0, TIMEOUT_MAX_MS, &timeout,
+			      &err) < 0)
 		return cli_usage_error(cmd, "%s", err.text);
 	if (args->nwords > 1 &&
 	    make_request(args->words + 1, args->nwords - 1, &request, &err) < 0)

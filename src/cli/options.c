@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <getopt.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -73,15 +74,71 @@ static const char *nearest_option(const struct cli_command *cmd, const char *typ
 
 /* ---- parsing ---- */
 
-static const struct cli_option *find_option(const struct cli_command *cmd, const char *name,
-					    size_t len)
+/* getopt_long()'s code of the first option in a table; below are characters. */
+#define CODE_OPTIONS 256
+#define CODE_WORD 1 /* no option: what '-' at the head of the option characters asks for */
+
+/* Words in their order; ':' instead of '?' for a missing value, and nothing printed. */
+#define SHORT_OPTIONS "-:h"
+
+static const struct cli_option help_option = { .name = "help" };
+
+static const struct cli_option *find_option(const struct cli_command *cmd, const char *name)
 {
-	for (const struct cli_option *o = cmd->options; o->name; o++) {
-		if (strlen(o->name) != len || memcmp(o->name, name, len) != 0)
-			continue;
-		return o->alias_of ? find_option(cmd, o->alias_of, strlen(o->alias_of)) : o;
-	}
+	for (const struct cli_option *o = cmd->options; o->name; o++)
+		if (strcmp(o->name, name) == 0)
+			return o->alias_of ? find_option(cmd, o->alias_of) : o;
 	return NULL;
+}
+
+/* The table as getopt_long() wants it, --help last; the caller frees it. */
+static struct option *long_options(const struct cli_command *cmd)
+{
+	struct option *list;
+	int n = 0;
+
+	while (cmd->options[n].name)
+		n++;
+	list = calloc((size_t)n + 2, sizeof(*list));
+	if (!list)
+		return NULL;
+	for (int i = 0; i < n; i++) {
+		const char *name = cmd->options[i].name;
+
+		list[i].name = name;
+		list[i].has_arg = find_option(cmd, name)->arg ? required_argument : no_argument;
+		list[i].val = CODE_OPTIONS + i;
+	}
+	list[n].name = help_option.name;
+	list[n].val = CODE_OPTIONS + n;
+	return list;
+}
+
+/* Whether arg is the name and not the abbreviation that getopt_long() also takes. */
+static bool typed_in_full(const char *arg, const char *name)
+{
+	size_t len = strlen(name);
+
+	return strncmp(arg, "--", 2) == 0 && strcspn(arg + 2, "=") == len &&
+	       memcmp(arg + 2, name, len) == 0;
+}
+
+/* The option that getopt_long() found in arg, a result and optopt being given; NULL for none. */
+static const struct cli_option *found_option(const struct cli_command *cmd,
+					     const struct option *list, int result,
+					     const char *arg)
+{
+	int code = result == '?' || result == ':' ? optopt : result;
+	const char *name;
+
+	if (code == 'h' && strcmp(arg, "-h") == 0)
+		return &help_option;
+	if (code < CODE_OPTIONS)
+		return NULL;
+	name = list[code - CODE_OPTIONS].name;
+	if (!typed_in_full(arg, name))
+		return NULL;
+	return name == help_option.name ? &help_option : find_option(cmd, name);
 }
 
 static int unknown_option(const struct cli_command *cmd, const char *arg, struct error *err)
@@ -97,31 +154,48 @@ static int unknown_option(const struct cli_command *cmd, const char *arg, struct
 	return err_set(err, EINVAL, "unknown option '%.*s'", (int)strcspn(arg, "="), arg);
 }
 
-/* Takes argv[*i], an option, and its value; leaves *i at the last one used. */
-static int take_option(struct cli_args *args, int argc, char **argv, int *i, struct error *err)
+/* Takes what getopt_long() made of arg. */
+static int take_option(struct cli_args *args, const struct option *list, int result,
+		       const char *arg, struct error *err)
 {
-	const char *arg = argv[*i], *name = arg + 2, *value = NULL;
-	size_t len = strcspn(name, "=");
-	const struct cli_option *opt = NULL;
+	const struct cli_option *opt = found_option(args->command, list, result, arg);
 
-	if (strcmp(arg, "-h") == 0 || strcmp(arg, "--help") == 0)
-		return CLI_HELP_WANTED;
-	if (arg[1] == '-')
-		opt = find_option(args->command, name, len);
 	if (!opt)
 		return unknown_option(args->command, arg, err);
-	if (name[len] == '=')
-		value = name + len + 1;
-	if (!opt->arg && value)
+	if (result == ':')
+		return err_set(err, EINVAL, "option '%s' needs a value: %s %s", arg, arg,
+			       opt->arg);
+	if (result == '?')
 		return err_set(err, EINVAL, "option '--%s' takes no value", opt->name);
-	if (opt->arg && !value) {
-		if (*i + 1 >= argc)
-			return err_set(err, EINVAL, "option '%s' needs a value: %s %s", arg, arg,
-				       opt->arg);
-		value = argv[++*i];
-	}
+	if (opt == &help_option)
+		return CLI_HELP_WANTED;
 	args->given[args->ngiven].option = opt;
-	args->given[args->ngiven++].value = value;
+	args->given[args->ngiven++].value = optarg;
+	return 0;
+}
+
+static int take_all(struct cli_args *args, const struct option *list, int argc, char **argv,
+		    struct error *err)
+{
+	opterr = 0;
+	optind = 0; /* and not 1: getopt_long() is to forget what it read before */
+	for (;;) {
+		int at = optind ? optind : 1;
+		int result = getopt_long(argc, argv, SHORT_OPTIONS, list, NULL);
+		int r = 0;
+
+		if (result == -1)
+			break;
+		if (result == CODE_WORD)
+			args->words[args->nwords++] = optarg;
+		else
+			r = take_option(args, list, result, argv[at], err);
+		if (r != 0)
+			return r;
+	}
+	args->dashes = args->nwords;
+	while (optind < argc)
+		args->words[args->nwords++] = argv[optind++];
 	return 0;
 }
 
@@ -129,30 +203,14 @@ int cli_args_parse(struct cli_args *args, const struct cli_command *cmd, int arg
 		   struct error *err)
 {
 	size_t room = argc > 0 ? (size_t)argc : 1;
-	bool dashes = false;
+	_cleanup_free_ struct option *list = long_options(cmd);
 
 	*args = (struct cli_args){ .command = cmd };
 	args->given = calloc(room, sizeof(*args->given));
 	args->words = calloc(room, sizeof(*args->words));
-	if (!args->given || !args->words)
+	if (!list || !args->given || !args->words)
 		return err_set(err, ENOMEM, "no memory for the command line");
-	for (int i = 1; i < argc; i++) {
-		int r = 0;
-
-		if (!dashes && strcmp(argv[i], "--") == 0) {
-			dashes = true;
-			args->dashes = args->nwords;
-		} else if (!dashes && argv[i][0] == '-' && argv[i][1]) {
-			r = take_option(args, argc, argv, &i, err);
-		} else {
-			args->words[args->nwords++] = argv[i];
-		}
-		if (r != 0)
-			return r;
-	}
-	if (!dashes)
-		args->dashes = args->nwords;
-	return 0;
+	return take_all(args, list, argc, argv, err);
 }
 
 void cli_args_fini(struct cli_args *args)
@@ -189,7 +247,7 @@ const char *cli_value_at(const struct cli_args *args, const char *name, size_t i
 
 const char *cli_value(const struct cli_args *args, const char *name)
 {
-	const struct cli_option *opt = find_option(args->command, name, strlen(name));
+	const struct cli_option *opt = find_option(args->command, name);
 
 	for (size_t i = args->ngiven; i > 0; i--)
 		if (args->given[i - 1].option == opt)

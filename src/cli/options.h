@@ -5,8 +5,9 @@
  *
  * Options are long ones: `--name VALUE`, `--name=VALUE`, `--flag`, and -h for --help, which every
  * subcommand has. Options and other arguments may come in any order; after `--` everything is an
- * argument. Names are not abbreviated, so that a new option never changes what an old script means.
- * (That, and messages that can name the nearest match, is why this is not getopt_long().)
+ * argument. getopt_long(3) takes them apart; what is added here is that names are not abbreviated,
+ * so that a new option never changes what an old script means, and that an unknown one's sentence
+ * names the nearest match.
  */
 #ifndef MOLT_CLI_OPTIONS_H
 #define MOLT_CLI_OPTIONS_H
@@ -51,7 +52,7 @@ struct cli_args {
 #define CLI_HELP_WANTED 1
 
 /*
- * Takes argv[1..] apart. 0; CLI_HELP_WANTED where --help or -h was given; -EINVAL for an unknown
+ * Takes argv[1..] apart and leaves it as it is. For the main thread: getopt_long() has statics. 0; CLI_HELP_WANTED where --help or -h was given; -EINVAL for an unknown
  * option (the sentence names the nearest one), a missing value or one too many; -ENOMEM.
  */
 int cli_args_parse(struct cli_args *args, const struct cli_command *cmd, int argc, char **argv,
@@ -102,6 +103,13 @@ int cli_parse_size(const char *what, const char *text, uint64_t *bytes, struct e
 /* A decimal or 0x number within min..max. -EINVAL, -ERANGE with the range in the sentence. */
 int cli_parse_number(const char *what, const char *text, uint64_t min, uint64_t max,
 		     uint64_t *value, struct error *err);
+
+/*
+ * Seconds, "5" or "0.25" with at most three decimals, to milliseconds within min_ms..max_ms.
+ * -EINVAL, -ERANGE with the range in the sentence.
+ */
+int cli_parse_seconds(const char *what, const char *text, uint64_t min_ms, uint64_t max_ms,
+		      uint64_t *ms, struct error *err);
 
 #define CLI_LIST_MAX 16
 

@@ -70,7 +70,9 @@ static int block_signals(struct vmm *v, struct error *err)
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGHUP);
-	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0 || sigaction(SIGPIPE, &ignore, NULL) < 0)
+	/* A peer that is gone or a file that may not grow is an error of that write, not our end. */
+	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0 || sigaction(SIGPIPE, &ignore, NULL) < 0 ||
+	    sigaction(SIGXFSZ, &ignore, NULL) < 0)
 		return err_sys(err, errno, "blocking signals");
 	v->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (v->signal_fd < 0)
@@ -302,6 +304,8 @@ static int take_over(struct vmm *v, uint64_t main_ns, struct error *err)
 	cfg.fds = in.fds;
 	if (r == 0)
 		r = open_log(v, in.fds, err);
+	if (r == 0)
+		r = update_self_load(&v->self, &in, err);
 	if (r == 0)
 		r = boot_files_load(&v->boot, &in.stream, in.fds, err);
 	if (r == 0)

@@ -75,8 +75,12 @@ static json_t *element(unsigned int type, const uint8_t *data)
 static json_t *text_value(const struct stream_field *f)
 {
 	json_t *text = json_stringn((const char *)f->data, f->count);
+	_cleanup_free_ char *copy = NULL;
 
-	return text ? text : hex_string(f->data, f->count);
+	if (text)
+		return text;
+	copy = strndup((const char *)f->data, f->count);
+	return copy ? json_any_string(copy) : NULL;
 }
 
 static json_t *field_value(const struct stream_field *f)

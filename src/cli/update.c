@@ -11,14 +11,21 @@
 #include "cli.h"
 #include "client.h"
 
-#define TIMEOUT_MAX_S 86400
+#define TIMEOUT_MAX_MS 600000
+/*
+ * The timeout counts from exec to commit. This is for what comes before (the state file's disk
+ * space, devices' last I/O) and after (the guardian's way back), and for asking once more.
+ */
+#define MARGIN_MS 10000
+#define AFTERWARDS_MS 2000
 
 static const struct cli_option update_options[] = {
 	{ .name = "state", .arg = "FILE",
 	  .help = "keep the state stream in this file; without it no file is needed" },
 	{ .name = "json", .help = "print the whole report as JSON" },
 	{ .name = "timeout", .arg = "SECONDS",
-	  .help = "wait so long for the successor's answer; 0: for ever", .def = "120" },
+	  .help = "how long the successor may take to get ready; then the guest runs on without it",
+	  .def = "5" },
 	{ .name = NULL }
 };
 
@@ -70,7 +77,8 @@ static int set_argument(json_t *args, const char *name, json_t *value, struct er
 		       "directory has no path", name);
 }
 
-static int make_request(const struct cli_args *args, json_t **request, struct error *err)
+static int make_request(const struct cli_args *args, uint64_t timeout_ms, json_t **request,
+			struct error *err)
 {
 	const char *state = cli_value(args, "state");
 	json_t *arguments = json_object();
@@ -81,6 +89,9 @@ static int make_request(const struct cli_args *args, json_t **request, struct er
 	if (r == 0 && args->nwords > 1)
 		r = set_argument(arguments, "command",
 				 command_list(args->words + 1, args->nwords - 1), err);
+	/* A molt that does not know the argument yet can be asked without it. */
+	if (r == 0 && cli_given(args, "timeout"))
+		r = set_argument(arguments, "timeout", json_integer((json_int_t)timeout_ms), err);
 	if (r == 0)
 		*request = json_pack("{s:s,s:O}", "execute", "update", "arguments", arguments);
 	json_decref(arguments);
@@ -117,6 +128,33 @@ static void print_report(json_t *report)
 	       number_of(report, "state-bytes"));
 }
 
+static void note_event(void *opaque, json_t *msg)
+{
+	long long *pid = opaque;
+
+	if (strcmp(text_of(msg, "event"), "UPDATE_FAILED") == 0)
+		*pid = number_of(json_object_get(msg, "data"), "pid");
+}
+
+/*
+ * After the guardian has taken over it is another process. The event comes behind the answer, so it
+ * is here when the next command has its answer; after a mere refusal ("busy") there is none.
+ */
+static void say_where_it_runs(struct client *c)
+{
+	struct error err = ERROR_INIT;
+	json_t *status = NULL;
+	long long pid = 0;
+
+	c->event = note_event;
+	c->opaque = &pid;
+	client_set_timeout(c, AFTERWARDS_MS);
+	client_call(c, json_pack("{s:s}", "execute", "query-status"), &status, &err);
+	json_decref(status);
+	if (pid)
+		fprintf(stderr, "molt update: the guest runs on in process %lld\n", pid);
+}
+
 /* No answer: the guest may run in the predecessor, in the successor, or not at all. */
 static void say_unknown(const struct client *c, const char *path)
 {
@@ -124,11 +162,12 @@ static void say_unknown(const struct client *c, const char *path)
 		"molt update: how the update ended is not known. Check the guest:\n"
 		"    molt ctl %s query-status\n"
 		"    molt ctl %s query-version\n"
-		"If nobody answers there, see whether process %d still lives, and read its log.\n",
+		"If nobody answers there, see whether process %d still lives, and read its log;\n"
+		"it tells if another process has taken the guest back.\n",
 		path, path, (int)c->peer);
 }
 
-static int run_update(const struct cli_args *args, json_t *request, uint64_t timeout)
+static int run_update(const struct cli_args *args, json_t *request, uint64_t timeout_ms)
 {
 	const char *path = args->words[0];
 	struct error err = ERROR_INIT;
@@ -136,7 +175,7 @@ static int run_update(const struct cli_args *args, json_t *request, uint64_t tim
 	struct client c = { 0 };
 	int r, status = 0;
 
-	client_set_timeout(&c, timeout);
+	client_set_timeout(&c, timeout_ms + MARGIN_MS);
 	r = client_connect(&c, path, &err);
 	if (r < 0) {
 		json_decref(request);
@@ -146,7 +185,9 @@ static int run_update(const struct cli_args *args, json_t *request, uint64_t tim
 	r = client_call(&c, request, &report, &err);
 	if (r < 0) {
 		status = cli_failure(args->command, &err);
-		if (r != -EREMOTEIO)
+		if (r == -EREMOTEIO)
+			say_where_it_runs(&c);
+		else
 			say_unknown(&c, path);
 	} else if (cli_given(args, "json")) {
 		json_dumpf(report, stdout, JSON_ENCODE_ANY | JSON_INDENT(2));
@@ -164,19 +205,19 @@ static int check_and_run(const struct cli_args *args)
 	const struct cli_command *cmd = args->command;
 	struct error err = ERROR_INIT;
 	json_t *request = NULL;
-	uint64_t timeout;
+	uint64_t timeout_ms;
 
 	if (args->nwords == 0 || args->dashes == 0)
 		return cli_usage_error(cmd, "which control socket?");
 	if (args->dashes > 1)
 		return cli_usage_error(cmd, "'%s' is one argument too many; the successor's "
 				       "command comes after '--'", args->words[1]);
-	if (cli_parse_number("--timeout", cli_value(args, "timeout"), 0, TIMEOUT_MAX_S, &timeout,
-			     &err) < 0)
+	if (cli_parse_seconds("--timeout", cli_value(args, "timeout"), 1, TIMEOUT_MAX_MS,
+			      &timeout_ms, &err) < 0)
 		return cli_usage_error(cmd, "%s", err.text);
-	if (make_request(args, &request, &err) < 0)
+	if (make_request(args, timeout_ms, &request, &err) < 0)
 		return cli_failure(cmd, &err);
-	return run_update(args, request, timeout);
+	return run_update(args, request, timeout_ms);
 }
 
 int cmd_update(int argc, char **argv)

@@ -74,6 +74,38 @@ int cli_parse_number(const char *what, const char *text, uint64_t min, uint64_t 
 	return 0;
 }
 
+/* Up to three decimals as thousandths; *end is moved behind them. */
+static uint64_t thousandths(const char **end)
+{
+	uint64_t n = 0;
+
+	for (uint64_t unit = 100; unit && isdigit((unsigned char)**end); unit /= 10)
+		n += unit * (uint64_t)(*(*end)++ - '0');
+	return n;
+}
+
+int cli_parse_seconds(const char *what, const char *text, uint64_t min_ms, uint64_t max_ms,
+		      uint64_t *ms, struct error *err)
+{
+	const char *end = text;
+	uint64_t seconds = 0, fraction = 0;
+	int r = digits(text, 10, &seconds, &end);
+
+	if (r != -EINVAL && *end == '.' && isdigit((unsigned char)end[1])) {
+		end++;
+		fraction = thousandths(&end);
+	}
+	if (r == -EINVAL || *end)
+		return err_set(err, EINVAL, "%s '%s' is not a number of seconds, such as 5 or 0.25 "
+			       "(at most three decimals)", what, text);
+	if (r == -ERANGE || seconds > max_ms / 1000 || seconds * 1000 + fraction < min_ms ||
+	    seconds * 1000 + fraction > max_ms)
+		return err_set(err, ERANGE, "%s %s is out of range: %g to %g seconds", what, text,
+			       (double)min_ms / 1000, (double)max_ms / 1000);
+	*ms = seconds * 1000 + fraction;
+	return 0;
+}
+
 /* Cuts the element at *text off at its comma, doubled commas made single; moves *text behind it. */
 static char *next_element(char **text)
 {

@@ -198,8 +198,9 @@ static int power_post_load(struct device *dev, struct error *err)
 
 	if ((g->status & ~STS_PWRBTN) || (g->enable & ~EN_MASK) || (g->control & ~CNT_KEPT) ||
 	    (g->reset & ~RESET_KEPT))
-		return err_set(err, EINVAL, "power: impossible register: PM1_STS %#x, PM1_EN %#x, "
-			       "PM1_CNT %#x, reset %#x", g->status, g->enable, g->control, g->reset);
+		return err_set(err, EINVAL,
+			       "power: impossible register: PM1_STS %#x, PM1_EN %#x, PM1_CNT %#x, "
+			       "reset %#x", g->status, g->enable, g->control, g->reset);
 	irq_line_restore(&p->host.sci, g->sci_level);
 	update_sci(p);
 	return 0;

@@ -6,18 +6,19 @@
  * Theory of operation
  *
  * Nothing ticks. Guest time is the host's CLOCK_REALTIME plus an offset, both counted in the chip's
- * own ticks of 1/32768 s since the year 0; time registers are computed when they are read. `last` is
- * the guest time up to which updates, alarms and periods were accounted for in the flags of register
- * C. rtc_advance() moves it on; it is called before anything that looks at the flags or changes what
- * they depend on.
+ * own ticks of 1/32768 s since the year 0; time registers are computed when they are read. `last`
+ * is the guest time up to which updates, alarms and periods were accounted for in the flags of
+ * register C. rtc_advance() moves it on; it is called before anything that looks at the flags or
+ * changes what they depend on.
  *
  * A timer runs only while an interrupt is enabled whose flag is not up yet, to the first tick after
  * `last` that would raise it. Since it counts from `last`, and not from now, it expires at once for
  * what fell into a pause or was skipped by a step of the host's clock: no alarm is lost.
  *
- * While register B's SET is on, or the divider is held in reset (register A), the time is frozen: the
- * registers are plain bytes. When it thaws, and only if they were written, they become the new time
- * by changing the offset. Where the divider was in reset, the first update comes half a second later.
+ * While register B's SET is on, or the divider is held in reset (register A), the time is frozen:
+ * the registers are plain bytes. When it thaws, and only if they were written, they become the new
+ * time by changing the offset. Where the divider was in reset, the first update comes half a second
+ * later.
  */
 #include <errno.h>
 #include <string.h>
@@ -82,6 +83,7 @@ static struct rtc *to_rtc(struct device *dev)
 static void arm(struct rtc *r)
 {
 	uint64_t next = rtc_next_event(&r->guest);
+	int flags = TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET;
 	struct itimerspec its = { 0 };
 	uint64_t host, seconds;
 
@@ -93,8 +95,7 @@ static void arm(struct rtc *r)
 		/* Rounded up, or it would be a moment too early; and 0 would mean never. */
 		its.it_value.tv_nsec = (long)((host & TICKS_MASK) * 1000000000u >> TICKS_SHIFT) + 1;
 	}
-	if (timerfd_settime(r->host.timer, TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &its, NULL) &&
-	    errno != ECANCELED)
+	if (timerfd_settime(r->host.timer, flags, &its, NULL) < 0 && errno != ECANCELED)
 		log_error("rtc: cannot set the timer: %s", strerror(errno));
 }
 

@@ -5,17 +5,17 @@
  * Theory of operation
  *
  * There is no baud rate: a byte written to THR is on its way at once, so the transmitter is always
- * empty and LSR says THRE and TEMT at any time. The THRE interrupt is edge-like: it is raised by each
- * byte sent and by turning IER.THRI on, and taken back by the IIR read that reports it.
+ * empty and LSR says THRE and TEMT at any time. The THRE interrupt is edge-like: it is raised by
+ * each byte sent and by turning IER.THRI on, and taken back by the IIR read that reports it.
  *
  * The receiver takes from the backend only what its FIFO has room for, so an overrun happens in
  * loopback mode alone. A character timeout needs no timer: what the host had is here already, so
  * waiting four character times for more would only delay what is there; bytes below the trigger
  * level are reported as a timeout at once.
  *
- * The interrupt leaves the chip through OUT2, as on a PC. Loopback mode forces the pins inactive, so
- * it also cuts the interrupt off. The line is an edge for the PIC and the IOAPIC: it falls when the
- * last cause is gone.
+ * The interrupt leaves the chip through OUT2, as on a PC. Loopback mode forces the pins inactive,
+ * so it also cuts the interrupt off. The line is an edge for the PIC and the IOAPIC: it falls when
+ * the last cause is gone.
  */
 #include <assert.h>
 #include <errno.h>
@@ -415,8 +415,8 @@ static size_t backend_room(void *opaque)
 }
 
 /*
- * Since it was asked for room the guest may have dropped its FIFO, which is an overrun, or gone into
- * loopback mode, where the chip does not hear its input.
+ * Since it was asked for room the guest may have dropped its FIFO, which is an overrun, or gone
+ * into loopback mode, where the chip does not hear its input.
  */
 static void backend_input(void *opaque, const uint8_t *data, size_t len)
 {
@@ -511,8 +511,9 @@ static int serial_post_load(struct device *dev, struct error *err)
 		return err_set(err, EINVAL, "serial: %u bytes received, but there is room for %u",
 			       g->rx_len, rx_capacity(g));
 	if ((g->ier & ~IER_MASK) || (g->mcr & ~MCR_MASK) || (g->fcr & ~FCR_KEPT))
-		return err_set(err, EINVAL, "serial: impossible register: IER %#x, MCR %#x, FCR %#x",
-			       g->ier, g->mcr, g->fcr);
+		return err_set(err, EINVAL,
+			       "serial: impossible register: IER %#x, MCR %#x, FCR %#x", g->ier,
+			       g->mcr, g->fcr);
 	if ((g->msr & ~MSR_DELTAS) != modem_lines(g))
 		return err_set(err, EINVAL, "serial: MSR %#x does not match the modem lines %#x",
 			       g->msr, modem_lines(g));

@@ -169,6 +169,9 @@ int handover_prepare(struct update *u, struct error *err)
 	u->table_fd = memfd_create("molt-fdtable", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (u->table_fd < 0)
 		return err_sys(err, errno, "memfd_create for the fd table");
+	u->exe_fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	if (u->exe_fd < 0)
+		return err_sys(err, errno, "/proc/self/exe");
 	r = open_state(u, err);
 	if (r == 0)
 		r = build_argv(u, err);
@@ -191,6 +194,7 @@ void handover_fini(struct update *u)
 		unlink(u->state_path);
 	u->state_made = false;
 	fd_close(&u->table_fd);
+	fd_close(&u->exe_fd);
 	fd_close(&u->state_fd);
 	free(u->fds);
 	u->fds = NULL;
@@ -202,12 +206,15 @@ int handover_write(struct update *u, struct error *err)
 	int r = fdtable_add(u->fds, "state", 0, u->state_fd, err);
 
 	if (r == 0)
+		r = fdtable_add(u->fds, "predecessor", 0, u->exe_fd, err);
+	if (r == 0)
 		r = guardian_save_fds(&u->guardian, u->fds, err);
 	if (r < 0)
 		return r;
 	snprintf(number, sizeof(number), "%d", u->table_fd);
 	if (setenv(FDTABLE_ENV, number, 1) < 0)
 		return err_sys(err, errno, "environment variable %s", FDTABLE_ENV);
+	unsetenv(UPDATE_ERROR_ENV);
 	r = fdtable_set_cloexec(u->fds, false, err);
 	if (r == 0 && fd_set_cloexec(u->table_fd, false) < 0)
 		r = err_sys(err, errno, "close-on-exec of the fd table");

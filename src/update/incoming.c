@@ -48,12 +48,14 @@ static int read_table(struct incoming *in, struct error *err)
 	in->fds = calloc(1, sizeof(*in->fds));
 	if (!in->fds)
 		return err_set(err, ENOMEM, "no memory for the fd table");
-	r = fdtable_read(in->fds, (int)fd, err);
+	in->table_fd = (int)fd;
+	fd_set_cloexec(in->table_fd, true);
+	unsetenv(FDTABLE_ENV);
+	r = fdtable_read(in->fds, in->table_fd, err);
 	if (r == 0)
 		r = fdtable_set_cloexec(in->fds, true, err);
 	if (r == 0)
-		close((int)fd);
-	unsetenv(FDTABLE_ENV);
+		r = way_back_keep(in, err);
 	return r;
 }
 
@@ -98,7 +100,8 @@ int update_adopt(struct incoming *in, const char *uri, uint64_t main_ns, struct 
 {
 	int r;
 
-	*in = (struct incoming){ .main_ns = main_ns };
+	*in = (struct incoming){ .main_ns = main_ns, .table_fd = -1 };
+	in->failure = getenv(UPDATE_ERROR_ENV);
 	in->guard = calloc(1, sizeof(*in->guard));
 	if (!in->guard)
 		return err_set(err, ENOMEM, "no memory for the link to the guardian");
@@ -115,15 +118,10 @@ void update_incoming_fini(struct incoming *in)
 {
 	stream_fini(&in->stream);
 	free(in->stream_buf);
+	way_back_forget(in);
 	free(in->fds);
 	free(in->guard);
 	*in = (struct incoming){ 0 };
-}
-
-void update_give_up(struct incoming *in, const struct error *err)
-{
-	if (in->guard)
-		guard_link_give_up(in->guard, err->text);
 }
 
 static void add_stage(json_t *list, const char *name, uint64_t start_ns, uint64_t end_ns)
@@ -157,6 +155,21 @@ static json_t *report(const struct update *u, const struct incoming *in,
 		json_object_set_new(r, "blackout-us",
 				    json_integer((json_int_t)((entered_ns - t->stopped_ns) / 1000)));
 	return r;
+}
+
+/* The guest runs in this process again, on the binary it had: for everybody else the update failed. */
+static void answer_failure(struct update *u, const struct incoming *in,
+			   const struct update_wire *wire)
+{
+	struct error err = ERROR_INIT;
+
+	err_set(&err, EIO, "%s", in->failure);
+	u->updates = wire->updates;
+	u->client = wire->client;
+	u->kind = (enum update_kind)wire->kind;
+	u->id = wire->id[0] ? json_loads(wire->id, JSON_DECODE_ANY, NULL) : NULL;
+	update_failed(u, &err);
+	unsetenv(UPDATE_ERROR_ENV);
 }
 
 static void answer(struct update *u, const struct update_wire *wire)
@@ -196,23 +209,51 @@ static void watch_guardian(struct update *u, uint32_t pid)
 		fd_close(&u->reaper_fd);
 }
 
+static int check_all_claimed(struct incoming *in, struct error *err)
+{
+	/* Needed by a way back alone. */
+	int fd = fdtable_take(in->fds, "predecessor", 0, 0, err);
+	int r;
+
+	if (fd < 0)
+		return fd;
+	close(fd);
+	r = stream_check_claimed(&in->stream, err);
+	return r < 0 ? r : fdtable_check_taken(in->fds, err);
+}
+
+static void tell_end(struct update *u, const struct incoming *in, const struct update_wire *wire,
+		     uint64_t ready_ns, uint64_t entered_ns)
+{
+	if (in->failure) {
+		answer_failure(u, in, wire);
+		return;
+	}
+	u->updates = wire->updates + 1;
+	u->status = UPDATE_STATUS_COMPLETED;
+	u->last = report(u, in, wire, ready_ns, entered_ns);
+	answer(u, wire);
+	log_info("update %llu from %s: blackout %lld us", (unsigned long long)u->updates,
+		 wire->version,
+		 (long long)json_integer_value(json_object_get(u->last, "blackout-us")));
+}
+
 int update_commit(struct update *u, struct incoming *in, struct error *err)
 {
-	struct update_wire wire = { 0 };
+	_cleanup_free_ struct update_wire *wire = calloc(1, sizeof(*wire));
 	uint64_t ready_ns, entered_ns = 0;
-	int r = vmstate_load(&in->stream, &update_vmstate, 0, &wire, err);
+	int r;
 
+	if (!wire)
+		return err_set(err, ENOMEM, "no memory for the update's state");
+	r = vmstate_load(&in->stream, &update_vmstate, 0, wire, err);
 	if (r == 0)
-		r = stream_check_claimed(&in->stream, err);
-	if (r == 0)
-		r = fdtable_check_taken(in->fds, err);
+		r = check_all_claimed(in, err);
 	if (r == 0)
 		r = guard_link_commit(in->guard, err);
 	if (r < 0)
 		return r;
 	ready_ns = now_ns();
-	u->updates = wire.updates + 1;
-	u->status = UPDATE_STATUS_COMPLETED;
 	machine_unquiesce(u->machine);
 	if (u->machine->guest.run_state == RUN_STATE_RUNNING) {
 		machine_unpark_vcpus(u->machine);
@@ -220,10 +261,6 @@ int update_commit(struct update *u, struct incoming *in, struct error *err)
 	}
 	guard_link_release(in->guard);
 	watch_guardian(u, in->fds->guardian);
-	u->last = report(u, in, &wire, ready_ns, entered_ns);
-	answer(u, &wire);
-	log_info("update %llu from %s: blackout %lld us", (unsigned long long)u->updates,
-		 wire.version,
-		 (long long)json_integer_value(json_object_get(u->last, "blackout-us")));
+	tell_end(u, in, wire, ready_ns, entered_ns);
 	return 0;
 }

@@ -10,6 +10,8 @@
 #define UPDATE_ID_MAX 1024
 #define UPDATE_TIMEOUT_MAX_MS 600000
 #define UPDATE_VERSION_MAX 32
+#define UPDATE_ARGV_MAX 65536
+#define UPDATE_ERROR_ENV "MOLT_UPDATE_ERROR"
 
 enum update_kind {
 	UPDATE_KIND_UPDATE,  /* `update`: answered when the successor runs the guest */
@@ -30,6 +32,8 @@ struct update_wire {
 	uint64_t updates;                  /* completed so far */
 	uint32_t client;
 	uint32_t kind;                     /* enum update_kind */
+	uint32_t argv_len;
+	uint8_t argv[UPDATE_ARGV_MAX];     /* path and arguments of the predecessor, each with its NUL */
 };
 
 struct update {
@@ -57,11 +61,13 @@ struct update {
 
 	/* Made by the stages. */
 	char **argv;      /* of the successor, argv[0] is its absolute path */
+	struct update_wire *wire;
 	struct stream_writer w;
 	struct fdtable *fds;
 	int state_fd;
 	bool state_made;  /* the state file was not there before */
 	int table_fd;
+	int exe_fd;       /* our own binary, for the way back */
 	bool parked;
 	struct guardian guardian;
 
@@ -90,6 +96,13 @@ void handover_undo(struct update *u);
 void handover_fini(struct update *u);
 
 extern const struct vmstate update_vmstate;
+
+/* way_back.c: copies of all descriptors, which outlive whatever a failing build closes. */
+int way_back_keep(struct incoming *in, struct error *err);
+void way_back_forget(struct incoming *in);
+
+/* self.c: path and arguments as bytes. */
+int update_self_pack(const struct update_self *self, struct update_wire *wire, struct error *err);
 
 /* Notes in the table's time line that a stage took from start_ns until now. */
 void update_mark(struct fdtable *fds, const char *name, uint64_t start_ns, uint64_t end_ns);

@@ -41,6 +41,37 @@ void update_mark(struct fdtable *fds, const char *name, uint64_t start_ns, uint6
 	mark->end_ns = end_ns;
 }
 
+/* Our own section is known before the pause: who asked, and how to start us again. */
+static int do_prepare(struct update *u, struct error *err)
+{
+	_cleanup_free_ char *id = u->id ? json_dumps(u->id, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
+	struct update_wire *wire = calloc(1, sizeof(*wire));
+
+	u->wire = wire;
+	if (!wire)
+		return err_set(err, ENOMEM, "no memory for the update's state");
+	if (id && strlen(id) >= sizeof(wire->id))
+		return err_set(err, E2BIG, "the command's id is longer than %zu bytes",
+			       sizeof(wire->id) - 1);
+	if (id)
+		strcpy(wire->id, id);
+	wire->client = u->client;
+	wire->kind = u->kind;
+	wire->updates = u->updates;
+	memcpy(wire->version, u->self->version,
+	       strnlen(u->self->version, sizeof(wire->version) - 1));
+	if (update_self_pack(u->self, wire, err) < 0)
+		return -E2BIG;
+	return handover_prepare(u, err);
+}
+
+static void undo_prepare(struct update *u)
+{
+	handover_fini(u);
+	free(u->wire);
+	u->wire = NULL;
+}
+
 static int do_guard(struct update *u, struct error *err)
 {
 	u->guardian.deadline_ms = u->timeout_ms;
@@ -79,21 +110,6 @@ static int do_quiesce(struct update *u, struct error *err)
 static void undo_quiesce(struct update *u)
 {
 	machine_unquiesce(u->machine);
-}
-
-static int save_own(struct update *u, struct error *err)
-{
-	struct update_wire wire = { .client = u->client, .kind = u->kind, .updates = u->updates };
-	_cleanup_free_ char *id = u->id ? json_dumps(u->id, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
-
-	if (id && strlen(id) >= sizeof(wire.id))
-		return err_set(err, E2BIG, "the command's id is longer than %zu bytes",
-			       sizeof(wire.id) - 1);
-	if (id)
-		strcpy(wire.id, id);
-	memcpy(wire.version, u->self->version, strnlen(u->self->version, sizeof(wire.version) - 1));
-	vmstate_save(&u->w, &update_vmstate, 0, &wire);
-	return 0;
 }
 
 /* A stream that its own writer cannot read must not be the guest's last word. */
@@ -137,7 +153,7 @@ static int do_save(struct update *u, struct error *err)
 	stream_begin(&u->w, &header);
 	r = machine_save(m, &u->w, u->fds, err);
 	if (r == 0)
-		r = save_own(u, err);
+		vmstate_save(&u->w, &update_vmstate, 0, u->wire);
 	if (r == 0)
 		r = u->ops.save(u->ops.opaque, &u->w, u->fds, err);
 	if (r == 0)
@@ -150,7 +166,7 @@ static int do_save(struct update *u, struct error *err)
 }
 
 static const struct stage stages[] = {
-	{ "prepare", handover_prepare, handover_fini },
+	{ "prepare", do_prepare, undo_prepare },
 	{ "guard", do_guard, undo_guard },
 	{ "pause", do_pause, undo_pause },
 	{ "quiesce", do_quiesce, undo_quiesce },

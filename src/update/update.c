@@ -17,6 +17,7 @@ static const struct vmstate_field update_fields[] = {
 	VMSTATE_U64(struct update_wire, updates),
 	VMSTATE_U32(struct update_wire, client),
 	VMSTATE_U32(struct update_wire, kind),
+	VMSTATE_U8_VAR(struct update_wire, argv, argv_len),
 	VMSTATE_END
 };
 
@@ -197,7 +198,7 @@ int update_create(struct update **out, struct machine *m, const struct update_se
 	u->machine = m;
 	u->self = self;
 	u->ops = *ops;
-	u->state_fd = u->table_fd = u->reaper_fd = -1;
+	u->state_fd = u->table_fd = u->exe_fd = u->reaper_fd = -1;
 	r = loop_wake_init(m->loop, &u->start, start, u, err);
 	if (r < 0) {
 		free(u);

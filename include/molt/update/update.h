@@ -19,6 +19,8 @@
 #include <molt/state/stream.h>
 #include <molt/vm/machine.h>
 
+struct incoming;
+
 /* How this molt was started, so that it can be started again. */
 struct update_self {
 	char *path;  /* absolute, symbolic links kept: they are how a new version is put in place */
@@ -33,6 +35,12 @@ struct update_self {
 int update_self_init(struct update_self *self, int argc, char **argv, const char *version,
 		     struct error *err);
 void update_self_fini(struct update_self *self);
+
+/*
+ * Where this process is the predecessor again after a successor gave up: how it was started comes
+ * from the stream, not from the command line that the way back used.
+ */
+int update_self_load(struct update_self *self, struct incoming *in, struct error *err);
 
 /* What the update needs of rooms above it. */
 struct update_ops {
@@ -66,6 +74,9 @@ struct incoming {
 	uint64_t main_ns;    /* when the successor's main began */
 	uint64_t adopted_ns;
 	struct guard_link *guard;
+	struct fdtable *spare; /* copies of all descriptors, for the way back; see way_back.c */
+	int table_fd;
+	const char *failure;   /* we are the predecessor again: why the successor gave up */
 };
 
 /* Whether an fd table waits in the environment, that is, whether a molt started this one. */
@@ -80,8 +91,9 @@ int update_adopt(struct incoming *in, const char *uri, uint64_t main_ns, struct 
 void update_incoming_fini(struct incoming *in);
 
 /*
- * The successor cannot take over: leaves the reason for the guardian, which runs the guest on. The
- * caller must then end the process at once, with nothing torn down: everything is still in use.
+ * The successor cannot take over: execs the predecessor's binary again, in this process. Returns
+ * where that is not possible, with the reason left for the guardian, which then runs the guest on: the
+ * caller must end the process at once, with nothing torn down, for everything is still in use.
  */
 void update_give_up(struct incoming *in, const struct error *err);
 

@@ -61,7 +61,12 @@ enum machine_event {
 	MACHINE_EVENT_STOP,
 	MACHINE_EVENT_RESUME,
 	MACHINE_EVENT_RESET,          /* detail: "guest-reset" or "host-qmp-system-reset" */
-	MACHINE_EVENT_SHUTDOWN,       /* detail: "guest-shutdown", "guest-reset", "host-qmp-quit", "host-signal" */
+	/*
+	 * detail: "guest-shutdown", "guest-reset" (with --no-reboot, or the reset failed), "guest-panic"
+	 * (it cannot run any further), "host-qmp-quit", "host-qmp-system-reset" (the reset failed),
+	 * "host-signal", "host-ui" (Ctrl-A x)
+	 */
+	MACHINE_EVENT_SHUTDOWN,
 	MACHINE_EVENT_POWERDOWN,
 	MACHINE_EVENT_GUEST_PANICKED, /* detail: "pause" or "run" (the action taken) */
 };

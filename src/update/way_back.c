@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The way back of a successor that notices that it cannot take over. Theory of operation.
+ *
+ * Nothing has happened yet that could not be taken back: guest RAM is untouched, the stream is as it
+ * was written. So the successor execs the predecessor's binary, which it got as a descriptor, on the
+ * same stream and fd table. The process id stays. That image is a successor like any other, only
+ * that it tells everybody that the update failed, and why (MOLT_UPDATE_ERROR).
+ *
+ * By the time something fails, descriptors may have been closed by the very code that failed. So all
+ * of them are copied when the table is read, and it is the copies that the way back hands on; after
+ * the commit they are closed. If this way fails, too, the process ends, and the guardian has the guest.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+#include <molt/base/log.h>
+
+#include "internal.h"
+
+int way_back_keep(struct incoming *in, struct error *err)
+{
+	in->spare = malloc(sizeof(*in->spare));
+	if (!in->spare)
+		return err_set(err, ENOMEM, "no memory for the way back");
+	*in->spare = *in->fds;
+	in->spare->count = 0;
+	for (uint32_t i = 0; i < in->fds->count; i++) {
+		struct fdtable_entry e = in->fds->entries[i];
+
+		e.fd = fcntl(e.fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+		if (e.fd < 0)
+			return err_sys(err, errno, "copying descriptor '%s' %u", e.name, e.id);
+		in->spare->entries[in->spare->count++] = e;
+	}
+	return 0;
+}
+
+void way_back_forget(struct incoming *in)
+{
+	for (uint32_t i = 0; in->spare && i < in->spare->count; i++)
+		close(in->spare->entries[i].fd);
+	free(in->spare);
+	in->spare = NULL;
+	fd_close(&in->table_fd);
+}
+
+/* Returns only where it failed. */
+static void exec_predecessor(struct incoming *in, const char *reason, struct error *err)
+{
+	char *argv[] = { (char *)"molt", (char *)"run", (char *)"--incoming",
+			 in->spare->state_uri, NULL };
+	char number[16];
+	int exe = fdtable_take(in->spare, "predecessor", 0, 0, err);
+
+	if (exe < 0 || fdtable_write(in->spare, in->table_fd, err) < 0 ||
+	    fdtable_set_cloexec(in->spare, false, err) < 0)
+		return;
+	snprintf(number, sizeof(number), "%d", in->table_fd);
+	if (fd_set_cloexec(in->table_fd, false) < 0 || setenv(FDTABLE_ENV, number, 1) < 0 ||
+	    setenv(UPDATE_ERROR_ENV, reason, 1) < 0) {
+		err_sys(err, errno, "way back");
+		return;
+	}
+	fexecve(exe, argv, environ);
+	err_sys(err, errno, "way back: exec of the predecessor's binary");
+}
+
+void update_give_up(struct incoming *in, const struct error *err)
+{
+	struct error trouble = ERROR_INIT;
+
+	if (in->guard)
+		guard_link_give_up(in->guard, err->text);
+	/* Once is enough: if the predecessor's own binary cannot load this, there is the guardian. */
+	if (in->failure || !in->spare || err->code == ESTALE)
+		return;
+	exec_predecessor(in, err->text, &trouble);
+	log_error("%s", trouble.text);
+}
