@@ -68,17 +68,18 @@ static unsigned int route(void)
 void guest_main(void)
 {
 	unsigned int vector = route();
+	const volatile uint64_t *irqs = &this_cpu()->irq_count[vector];
 
 	print("echo: ready irq=%s\n", vector == VEC_IOAPIC_COM1 ? "ioapic" : "pic");
 	outb(COM1 + 4, 0x0b);	/* OUT2 lets the interrupt out */
 	outb(COM1 + 1, IER_RX);
 	while (!ended || head != tail) {
-		uint64_t seen = irq_count[vector];
+		uint64_t seen = *irqs;
 
 		serve();
 		if (!ended || head != tail)
-			halt_unless(&irq_count[vector], seen);
+			halt_unless(irqs, seen);
 	}
 	outb(COM1 + 1, 0);
-	print("echo: done irqs=%lu\n", irq_count[vector]);
+	print("echo: done irqs=%lu\n", *irqs);
 }

@@ -4,10 +4,89 @@
 #define PROBE_H
 
 #include "lib/guest.h"
+#include "probe_hold.h"
 
+#define ITEMS_MAX	160
+#define REPORTS_MAX	32
+
+/* probe_regs.c */
+struct area {
+	uint8_t bytes[4096];
+} __attribute__((aligned(64)));
+
+struct regs {
+	struct area in;		/* what the hold loads */
+	struct area out[2];	/* what this hold left, and what the one before left */
+	struct area entry;	/* what this hold found */
+	struct hold hold;
+};
+
+/* probe_items.c */
+struct items {
+	uint64_t was[ITEMS_MAX];
+	bool absent[ITEMS_MAX];
+	unsigned int next;
+	uint64_t fs_words[2], gs_words[2];
+	bool fs_told, gs_told;
+};
+
+/* probe_time.c */
+struct timer {
+	const char *early, *lost;
+	const volatile uint64_t *count;	/* of interrupts */
+	uint64_t period;		/* TSC ticks; 0: not in use */
+	uint64_t base, base_count;	/* what the early check counts from */
+	uint64_t catch_up;		/* how many late interrupts may still come */
+	uint64_t seen, seen_at;		/* what the lost check counts from */
+};
+
+struct pvclock {
+	volatile uint32_t version;
+	uint32_t pad;
+	volatile uint64_t tsc_timestamp, system_time;
+	volatile uint32_t mul;
+	volatile int8_t shift;
+	volatile uint8_t flags, pad2[2];
+};
+
+struct clocks {
+	struct pvclock pvclock __attribute__((aligned(64)));
+	bool have_pvclock;
+	struct timer lapic, pit;
+	uint64_t deadline;		/* 0: the LAPIC timer is periodic */
+	uint64_t armed_at;		/* the count of interrupts when the deadline was set */
+	uint64_t base, base_tsc;	/* kvmclock and TSC at some time */
+	uint64_t last, tsc_last;
+	uint64_t slack, tsc_slack;	/* how far behind the other CPUs was already told */
+	int64_t error;			/* kvmclock against TSC, ns */
+};
+
+struct report {
+	const char *what;
+	uint64_t was, now;
+};
+
+/* All that one CPU's probe has. Others touch only what is volatile. */
+struct probe {
+	struct regs regs;
+	struct items items;
+	struct clocks clocks;
+	unsigned int cpu;
+	uint64_t last;			/* the TSC at the end of the last turn */
+	volatile uint64_t gap;		/* the longest turn since the last pass line */
+	volatile uint64_t holds;	/* how many times registers were held */
+	volatile bool ready;
+
+	/* To the boot CPU, which prints: written here at head, read there at tail. */
+	struct report reports[REPORTS_MAX];
+	volatile uint64_t head, tail;
+
+	/* The boot CPU's notes on this one. */
+	uint64_t seen_holds, seen_at;
+};
 
 /* Say that something is not what it was. Goes on; the caller takes `now` as the new truth. */
-void changed(const char *what, uint64_t was, uint64_t now);
+void changed(struct probe *p, const char *what, uint64_t was, uint64_t now);
 
 /* A value that looks random and depends on nothing but its argument. */
 static inline uint64_t mix(uint64_t x)
@@ -20,29 +99,30 @@ static inline uint64_t mix(uint64_t x)
 
 /* ---- probe_regs.c: what ring 3 holds */
 
-/* Turn on what the CPU offers, in CR4 and XCR0; returns its name for the ready line. */
+/* Find out what the CPUs offer; returns its name for the ready line. */
 const char *regs_init(void);
-void regs_check(void);
-extern uint64_t regs_holds;	/* how many times */
+void regs_arm(struct probe *p);		/* turn it on, in CR4 and XCR0 */
+void regs_check(struct probe *p);
 
 /* ---- probe_items.c: registers that are read one at a time */
 
-unsigned int items_arm(void);	/* returns how many there are */
-void items_check_one(void);	/* the next in turn */
+unsigned int items_arm(struct probe *p);	/* returns how many there are */
+void items_check_one(struct probe *p);		/* the next in turn */
 
-/* ---- probe_ram.c */
+/* ---- probe_ram.c: the boot CPU's */
 
 uint64_t ram_fill(uint64_t limit);	/* returns how many bytes it took */
-void ram_check_slice(void);
+void ram_check_slice(struct probe *p);
 extern uint64_t ram_rounds;		/* how often all of it was verified */
 
 /* ---- probe_time.c */
 
-const char *time_arm(void);
+void time_options(void);
+void time_arm(struct probe *p);
+const char *time_features(const struct probe *p);
 /* After anything that may have taken a while; `gap` is how long, in TSC ticks. */
-void time_check(uint64_t now, uint64_t gap);
-uint64_t timer_irqs(void);
-uint64_t pit_irqs(void);
-int64_t clock_error_us(void);		/* kvmclock against TSC */
+void time_check(struct probe *p, uint64_t gap);
+/* Whether a gap is so long that the whole machine must have been paused. */
+bool time_was_paused(uint64_t gap);
 
 #endif

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Holds known values in every register that ring 3 can hold, for a while, then stores what they
- * are. probe_hold.h says what goes in and out.
+ * are. Before that it stores what the vector registers were when it came. probe_hold.h says what
+ * goes in and out.
  *
  * While it waits, not one register changes and no branch is taken: a straight line of PAUSEs. The
  * stack pointer is under test as well. It points just above flags_out, so that PUSHF lands there,
@@ -23,15 +24,18 @@ probe_hold:
 	movq	%rsp, HOLD_SAVED_RSP(%rdi)
 
 	/* Vector and floating-point state. */
+	movq	HOLD_VECTOR_ENTRY(%rdi), %rcx
 	movq	HOLD_VECTOR_IN(%rdi), %rsi
 	movl	HOLD_XCR0(%rdi), %eax
 	movl	HOLD_XCR0 + 4(%rdi), %edx
-	movl	%eax, %ecx
-	orl	%edx, %ecx
+	movl	%eax, %r8d
+	orl	%edx, %r8d
 	jz	1f
+	xsave64	(%rcx)
 	xrstor64 (%rsi)
 	jmp	2f
-1:	fxrstor64 (%rsi)
+1:	fxsave64 (%rcx)
+	fxrstor64 (%rsi)
 2:
 	leaq	HOLD_RSP(%rdi), %rsp
 	pushq	REL(HOLD_FLAGS_IN)

@@ -10,8 +10,9 @@
 #define HOLD_XCR0		272	/* 0: FXRSTOR and FXSAVE */
 #define HOLD_VECTOR_IN		280	/* pointers to areas in XSAVE format */
 #define HOLD_VECTOR_OUT		288
-#define HOLD_FLAGS_OUT		296
-#define HOLD_RSP		304	/* where the stack pointer stands meanwhile */
+#define HOLD_VECTOR_ENTRY	296
+#define HOLD_FLAGS_OUT		304
+#define HOLD_RSP		312	/* where the stack pointer stands meanwhile */
 
 #define HOLD_PAUSES		4096
 
@@ -23,7 +24,7 @@ struct hold {
 	uint64_t gpr_in[16], gpr_out[16];
 	uint64_t flags_in, saved_rsp, xcr0;
 	const void *vector_in;
-	void *vector_out;
+	void *vector_out, *vector_entry;
 	uint64_t flags_out;
 };
 
@@ -33,6 +34,7 @@ _Static_assert(offsetof(struct hold, saved_rsp) == HOLD_SAVED_RSP, "probe_hold.S
 _Static_assert(offsetof(struct hold, xcr0) == HOLD_XCR0, "probe_hold.S");
 _Static_assert(offsetof(struct hold, vector_in) == HOLD_VECTOR_IN, "probe_hold.S");
 _Static_assert(offsetof(struct hold, vector_out) == HOLD_VECTOR_OUT, "probe_hold.S");
+_Static_assert(offsetof(struct hold, vector_entry) == HOLD_VECTOR_ENTRY, "probe_hold.S");
 _Static_assert(offsetof(struct hold, flags_out) == HOLD_FLAGS_OUT, "probe_hold.S");
 _Static_assert(sizeof(struct hold) == HOLD_RSP, "probe_hold.S");
 

@@ -5,10 +5,16 @@
  *
  * Arming an item writes its pattern, if it has one, and takes what reads back as the truth: which
  * bits stick is the machine's business. An MSR that faults is left out.
+ *
+ * A CPU's own registers get patterns that differ from CPU to CPU where bits are free to choose:
+ * state that ends up in the wrong CPU shows. What the machine has once is the boot CPU's to watch.
  */
 #include "probe.h"
 
-enum kind { MSR, CR, DR, LAPIC, IOAPIC, PORT, CMOS, PIT_MODE, SERIAL_DIVISOR };
+enum kind {
+	MSR, CR, DR, LAPIC,					/* each CPU's */
+	IOAPIC, PORT, CMOS, PIT_MODE, SERIAL_DIVISOR		/* the machine's */
+};
 
 struct item {
 	const char *name;
@@ -16,39 +22,37 @@ struct item {
 	bool set;		/* else only watched */
 	uint32_t index;
 	uint64_t pattern;
+	uint64_t vary;		/* bits of it that are different on every CPU but the first */
 	uint64_t ignore;	/* bits that move by themselves */
-	uint64_t was;
-	bool absent;
 };
 
-#define WATCH(name, kind, index)	{ name, kind, false, index, 0, 0, 0, false }
-#define WATCH_BUT(name, kind, index, ignore)	{ name, kind, false, index, 0, ignore, 0, false }
-#define SET(name, kind, index, pattern)	{ name, kind, true, index, pattern, 0, 0, false }
+#define WATCH(name, kind, index)		{ name, kind, false, index, 0, 0, 0 }
+#define WATCH_BUT(name, kind, index, ignore)	{ name, kind, false, index, 0, 0, ignore }
+#define SET(name, kind, index, pattern)		{ name, kind, true, index, pattern, 0, 0 }
+#define SET_VARY(name, kind, index, pattern, vary) \
+	{ name, kind, true, index, pattern, vary, 0 }
 #define IOAPIC_PIN(n) \
 	{ "ioapic" #n "-low", IOAPIC, true, 0x10 + 2 * n, \
-	  LVT_MASKED | (n & 1) << 15 | (n & 2) << 12 | (0x50 + n), 0x5000, 0, false }, \
+	  LVT_MASKED | (n & 1) << 15 | (n & 2) << 12 | (0x50 + n), 0, 0x5000 }, \
 	SET("ioapic" #n "-high", IOAPIC, 0x11 + 2 * n, (n * 11ull & 0xff) << 24)
 
-static const uint64_t fs_words[2] = { 0x6d6f6c7420667320, 1 };
-static const uint64_t gs_words[2] = { 0x6d6f6c7420677320, 2 };
-
-static struct item items[] = {
-	SET("msr-sysenter-cs", MSR, 0x174, 0x1234),
-	SET("msr-sysenter-esp", MSR, 0x175, 0x123456789abc),
-	SET("msr-sysenter-eip", MSR, 0x176, 0xffff823456789abc),
+static const struct item items[] = {
+	SET_VARY("msr-sysenter-cs", MSR, 0x174, 0x1234, 0x0ff8),
+	SET_VARY("msr-sysenter-esp", MSR, 0x175, 0x123456789abc, 0xfffffffff0),
+	SET_VARY("msr-sysenter-eip", MSR, 0x176, 0xffff823456789abc, 0xfffffffff0),
 	SET("msr-star", MSR, 0xc0000081, 0x0023001000000000),
-	SET("msr-lstar", MSR, 0xc0000082, 0xffffffff81234567),
-	SET("msr-cstar", MSR, 0xc0000083, 0xffffffff89abcdef),
+	SET_VARY("msr-lstar", MSR, 0xc0000082, 0xffffffff81234567, 0xffffff),
+	SET_VARY("msr-cstar", MSR, 0xc0000083, 0xffffffff89abcdef, 0xffffff),
 	SET("msr-sfmask", MSR, 0xc0000084, 0x47700),
-	SET("msr-tsc-aux", MSR, 0xc0000103, 0x00abc123),
-	SET("msr-kernel-gs", MSR, 0xc0000102, 0xffff8abcdef01230),
+	SET_VARY("msr-tsc-aux", MSR, 0xc0000103, 0x00abc123, 0x00ffffff),
+	SET_VARY("msr-kernel-gs", MSR, 0xc0000102, 0xffff8abcdef01230, 0xfffffffff0),
 	WATCH("msr-fs", MSR, 0xc0000100),
 	WATCH("msr-gs", MSR, 0xc0000101),
 	WATCH("msr-efer", MSR, 0xc0000080),
 	SET("msr-pat", MSR, 0x277, 0x0407050600070406),
 	WATCH("msr-mtrrcap", MSR, 0xfe),
 	WATCH("msr-mtrr-def", MSR, 0x2ff),
-	SET("msr-mtrr-base0", MSR, 0x200, 0xc0000000),
+	SET_VARY("msr-mtrr-base0", MSR, 0x200, 0xc0000000, 0x0ffff000),
 	SET("msr-mtrr-mask0", MSR, 0x201, 0xffc0000000),	/* not valid: no effect */
 	SET("msr-mtrr-base7", MSR, 0x20e, 0xd0000001),
 	SET("msr-mtrr-fix-c8000", MSR, 0x269, 0x0505050505050505),
@@ -69,30 +73,30 @@ static struct item items[] = {
 	SET("msr-kvm-poll-control", MSR, 0x4b564d05, 0),
 
 	WATCH("cr0", CR, 0),
-	SET("cr2", CR, 2, 0x00007654321fedc8),
+	SET_VARY("cr2", CR, 2, 0x00007654321fedc8, 0x00000ffffffffff8),
 	WATCH("cr3", CR, 3),
 	WATCH("cr4", CR, 4),
-	SET("cr8", CR, 8, 1),
-	SET("dr0", DR, 0, 0x0000111122223333),
-	SET("dr1", DR, 1, 0x0000444455556666),
-	SET("dr2", DR, 2, 0xffff888899990000),
-	SET("dr3", DR, 3, 0x00007aaabbbbcccc),
+	SET_VARY("cr8", CR, 8, 1, 0x2),
+	SET_VARY("dr0", DR, 0, 0x0000111122223333, 0x00000fffffffffff),
+	SET_VARY("dr1", DR, 1, 0x0000444455556666, 0x00000fffffffffff),
+	SET_VARY("dr2", DR, 2, 0xffff888899990000, 0x00000fffffffffff),
+	SET_VARY("dr3", DR, 3, 0x00007aaabbbbcccc, 0x00000fffffffffff),
 	SET("dr6", DR, 6, 0xffff0ff5),
-	SET("dr7", DR, 7, 0x0d9d0400),		/* types and lengths, nothing enabled */
+	SET_VARY("dr7", DR, 7, 0x0d9d0400, 0x33330000),	/* types and lengths, none enabled */
 
 	WATCH("lapic-id", LAPIC, LAPIC_ID),
 	WATCH("lapic-tpr", LAPIC, LAPIC_TPR),
-	SET("lapic-ldr", LAPIC, 0xd0, 0x40000000),
+	SET_VARY("lapic-ldr", LAPIC, 0xd0, 0x40000000, 0xff000000),
 	WATCH("lapic-dfr", LAPIC, 0xe0),
 	WATCH("lapic-svr", LAPIC, LAPIC_SVR),
 	WATCH_BUT("lapic-icr", LAPIC, LAPIC_ICR, 0x1000),
 	WATCH("lapic-icr-high", LAPIC, LAPIC_ICR_HIGH),
 	WATCH_BUT("lapic-lvtt", LAPIC, LAPIC_LVTT, 0x1000),
-	SET("lapic-lvt-therm", LAPIC, LAPIC_LVT_THERM, LVT_MASKED | 0xd1),
-	SET("lapic-lvt-perf", LAPIC, LAPIC_LVT_PERF, LVT_MASKED | 0xd2),
+	SET_VARY("lapic-lvt-therm", LAPIC, LAPIC_LVT_THERM, LVT_MASKED | 0xd1, 0x0f),
+	SET_VARY("lapic-lvt-perf", LAPIC, LAPIC_LVT_PERF, LVT_MASKED | 0xd2, 0x0f),
 	WATCH_BUT("lapic-lvt0", LAPIC, LAPIC_LVT0, 0x5000),
-	SET("lapic-lvt1", LAPIC, LAPIC_LVT1, LVT_MASKED | 0xd3),
-	SET("lapic-lvt-err", LAPIC, LAPIC_LVT_ERR, LVT_MASKED | 0xd4),
+	SET_VARY("lapic-lvt1", LAPIC, LAPIC_LVT1, LVT_MASKED | 0xd3, 0x0f),
+	SET_VARY("lapic-lvt-err", LAPIC, LAPIC_LVT_ERR, LVT_MASKED | 0xd4, 0x0f),
 	WATCH("lapic-tmict", LAPIC, LAPIC_TMICT),
 	WATCH("lapic-tdcr", LAPIC, LAPIC_TDCR),
 
@@ -120,7 +124,7 @@ static struct item items[] = {
 	WATCH("reset-cf9", PORT, 0xcf9),
 };
 
-static unsigned int next_item;
+_Static_assert(ARRAY_SIZE(items) <= ITEMS_MAX, "probe.h");
 
 /* ------------------------------------------------------------------ access by kind */
 
@@ -178,35 +182,35 @@ static bool item_read(const struct item *item, uint64_t *value)
 	return true;
 }
 
-static void item_write(const struct item *item)
+static void item_write(const struct item *item, uint64_t value)
 {
 	switch (item->kind) {
 	case MSR:
-		wrmsr(item->index, item->pattern);
+		wrmsr(item->index, value);
 		break;
 	case CR:
-		write_cr(item->index, item->pattern);
+		write_cr(item->index, value);
 		break;
 	case DR:
-		write_dr(item->index, item->pattern);
+		write_dr(item->index, value);
 		break;
 	case LAPIC:
-		lapic_write(item->index, (uint32_t)item->pattern);
+		lapic_write(item->index, (uint32_t)value);
 		break;
 	case IOAPIC:
-		ioapic_write(item->index, (uint32_t)item->pattern);
+		ioapic_write(item->index, (uint32_t)value);
 		break;
 	case PORT:
-		outb((uint16_t)item->index, (uint8_t)item->pattern);
+		outb((uint16_t)item->index, (uint8_t)value);
 		break;
 	case CMOS:
 		outb(0x70, (uint8_t)item->index);
-		outb(0x71, (uint8_t)item->pattern);
+		outb(0x71, (uint8_t)value);
 		break;
 	case PIT_MODE:
 		break;
 	case SERIAL_DIVISOR:
-		serial_divisor(true, item->pattern);
+		serial_divisor(true, value);
 		break;
 	}
 }
@@ -230,54 +234,77 @@ static uint64_t gs_word(void)
 }
 
 /* Told once: there is no new value to go on with. */
-static void segments_check(void)
+static void segments_check(struct probe *p)
 {
-	static bool fs_told, gs_told;
+	struct items *it = &p->items;
 
-	if (fs_word() != fs_words[0] && !fs_told) {
-		fs_told = true;
-		changed("fs-base", fs_words[0], fs_word());
+	if (fs_word() != it->fs_words[0] && !it->fs_told) {
+		it->fs_told = true;
+		changed(p, "fs-base", it->fs_words[0], fs_word());
 	}
-	if (gs_word() != gs_words[0] && !gs_told) {
-		gs_told = true;
-		changed("gs-base", gs_words[0], gs_word());
+	if (gs_word() != it->gs_words[0] && !it->gs_told) {
+		it->gs_told = true;
+		changed(p, "gs-base", it->gs_words[0], gs_word());
 	}
+}
+
+static void segments_arm(struct probe *p)
+{
+	struct items *it = &p->items;
+
+	it->fs_words[0] = mix(2 * p->cpu);
+	it->gs_words[0] = mix(2 * p->cpu + 1);
+	wrmsr(0xc0000100, (uintptr_t)it->fs_words);
+	wrmsr(0xc0000101, (uintptr_t)it->gs_words);
 }
 
 /* ------------------------------------------------------------------ all of it */
 
-unsigned int items_arm(void)
+static bool belongs_to(const struct item *item, const struct probe *p)
 {
+	return p->cpu == 0 || item->kind <= LAPIC;
+}
+
+static uint64_t pattern_for(const struct item *item, const struct probe *p)
+{
+	return p->cpu ? item->pattern ^ (mix(p->cpu) & item->vary) : item->pattern;
+}
+
+unsigned int items_arm(struct probe *p)
+{
+	struct items *it = &p->items;
 	unsigned int count = 0;
 
-	wrmsr(0xc0000100, (uintptr_t)fs_words);
-	wrmsr(0xc0000101, (uintptr_t)gs_words);
+	segments_arm(p);
 	for (unsigned int i = 0; i < ARRAY_SIZE(items); i++)
-		if (items[i].set)
-			item_write(&items[i]);
+		if (items[i].set && belongs_to(&items[i], p))
+			item_write(&items[i], pattern_for(&items[i], p));
 	/* A second pass: one register may show in another, as CR8 does in the TPR. */
 	for (unsigned int i = 0; i < ARRAY_SIZE(items); i++) {
-		items[i].absent = !item_read(&items[i], &items[i].was);
-		count += !items[i].absent;
+		it->absent[i] = !belongs_to(&items[i], p) || !item_read(&items[i], &it->was[i]);
+		count += !it->absent[i];
 	}
 	return count;
 }
 
-void items_check_one(void)
+void items_check_one(struct probe *p)
 {
-	struct item *item = &items[next_item];
+	struct items *it = &p->items;
+	unsigned int i = it->next;
 	uint64_t now;
 
-	segments_check();
-	next_item = (next_item + 1) % ARRAY_SIZE(items);
-	if (item->absent)
+	segments_check(p);
+	do
+		it->next = (it->next + 1) % ARRAY_SIZE(items);
+	while (it->absent[it->next]);
+	if (it->absent[i])
 		return;
-	if (!item_read(item, &now)) {
-		changed(item->name, item->was, 0xdeadfa17);
-		item->absent = true;
+	if (!item_read(&items[i], &now)) {
+		changed(p, items[i].name, it->was[i], 0xdeadfa17);
+		it->absent[i] = true;
 		return;
 	}
-	if ((now ^ item->was) & ~item->ignore)
-		changed(item->name, item->was, now);
-	item->was = now;
+	if ((now ^ it->was[i]) & ~items[i].ignore)
+		changed(p, items[i].name, it->was[i], now);
+	it->was[i] = now;
 }

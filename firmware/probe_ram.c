@@ -57,20 +57,20 @@ uint64_t ram_fill(uint64_t limit)
 }
 
 /* One line a slice: where it first differs. A lost page would else print for minutes. */
-static void check_slice(uint64_t at, uint64_t end)
+static void check_slice(struct probe *p, uint64_t at, uint64_t end)
 {
 	uint64_t word = first_word(at, ram_rounds), next = first_word(at, ram_rounds + 1);
 	uint64_t *bad = NULL, was = 0, now = 0;
 
-	for (uint64_t *p = (uint64_t *)(uintptr_t)at; p < (uint64_t *)(uintptr_t)end; p++) {
-		uint64_t found = *p;
+	for (uint64_t *w = (uint64_t *)(uintptr_t)at; w < (uint64_t *)(uintptr_t)end; w++) {
+		uint64_t found = *w;
 
 		if (__builtin_expect(found != word, 0) && !bad) {
-			bad = p;
+			bad = w;
 			was = word;
 			now = found;
 		}
-		*p = next;
+		*w = next;
 		word += STEP;
 		next += STEP;
 	}
@@ -78,18 +78,18 @@ static void check_slice(uint64_t at, uint64_t end)
 		char what[32];
 
 		format_line(what, sizeof(what), "ram@%lx", (uint64_t)(uintptr_t)bad);
-		changed(what, was, now);
+		changed(p, what, was, now);
 	}
 }
 
-void ram_check_slice(void)
+void ram_check_slice(struct probe *p)
 {
 	uint64_t end;
 
 	if (!taken_count)
 		return;
 	end = slice_end(cursor, taken[region].end);
-	check_slice(cursor, end);
+	check_slice(p, cursor, end);
 	cursor = end;
 	if (cursor < taken[region].end)
 		return;

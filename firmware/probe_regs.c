@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* General purpose, flags, x87 and vector registers: fresh values for every hold. */
 #include "probe.h"
-#include "probe_hold.h"
 
 #define FLAGS_TESTED	0x240cd5	/* CF PF AF ZF SF DF OF AC ID */
 
@@ -10,19 +9,12 @@
 #define XCR0_AVX512	0xe0
 #define XCR0_AVX	0x4
 
-struct area {
-	uint8_t bytes[4096];
-} __attribute__((aligned(64)));
-
 struct span {
 	const char *name;
 	uint32_t offset, size;
 };
 
-uint64_t regs_holds;
-
-static struct area vector_in, vector_out;
-static struct hold hold = { .vector_in = vector_in.bytes, .vector_out = vector_out.bytes };
+static uint64_t xcr0;		/* 0: FXSAVE state only */
 static struct span spans[48];
 static unsigned int span_count;
 
@@ -58,7 +50,7 @@ static void add_legacy_spans(void)
 		add_span(xmm[i], 160 + 16 * i, 16);
 }
 
-static void add_extended_spans(uint64_t xcr0)
+static void add_extended_spans(void)
 {
 	static const char *const names[10] = {
 		[2] = "ymm-high", [5] = "opmask", [6] = "zmm-high", [7] = "zmm16-31", [9] = "pkru",
@@ -74,10 +66,9 @@ static void add_extended_spans(uint64_t xcr0)
 	}
 }
 
+/* The boot CPU tries whether XCR0 takes what CPUID offers. */
 const char *regs_init(void)
 {
-	uint64_t xcr0 = 0;
-
 	add_legacy_spans();
 	if (cpuid(1, 0).ecx >> 26 & 1 && !option_is("xsave", "off")) {
 		write_cr(4, read_cr(4) | CR4_OSXSAVE);
@@ -85,13 +76,30 @@ const char *regs_init(void)
 		if (!set_xcr0(xcr0))
 			xcr0 = 0;
 	}
-	hold.xcr0 = xcr0;
-	add_extended_spans(xcr0);
+	add_extended_spans();
 	if (!xcr0)
 		return "fxsave";
 	if ((xcr0 & XCR0_AVX512) == XCR0_AVX512)
 		return "xsave,avx,avx512";
 	return xcr0 & XCR0_AVX ? "xsave,avx" : "xsave";
+}
+
+void regs_arm(struct probe *p)
+{
+	struct hold *hold = &p->regs.hold;
+
+	if (xcr0) {
+		write_cr(4, read_cr(4) | CR4_OSXSAVE);
+		set_xcr0(xcr0);
+	}
+	hold->xcr0 = xcr0;
+	hold->vector_in = p->regs.in.bytes;
+	hold->vector_entry = p->regs.entry.bytes;
+}
+
+static uint64_t seed_of(const struct probe *p)
+{
+	return mix((uint64_t)p->cpu << 56 ^ p->holds);
 }
 
 static void put(struct area *area, uint32_t offset, uint32_t size, uint64_t value)
@@ -104,62 +112,81 @@ static uint64_t get(const struct area *area, uint32_t offset, uint32_t size)
 {
 	uint64_t value = 0;
 
+	if (size == 8)
+		return *(const uint64_t *)(const void *)&area->bytes[offset];
 	for (uint32_t i = 0; i < size; i++)
 		value |= (uint64_t)area->bytes[offset + i] << 8 * i;
 	return value;
 }
 
-static void choose_values(uint64_t seed)
+static void choose_values(struct regs *r, uint64_t seed)
 {
+	struct hold *hold = &r->hold;
+
 	for (unsigned int i = 0; i < 16; i++)
-		hold.gpr_in[i] = mix(seed + i);
-	hold.gpr_in[7] = (uintptr_t)(&hold + 1);
-	hold.flags_in = (mix(seed + 16) & FLAGS_TESTED) | EFLAGS_FIXED;
+		hold->gpr_in[i] = mix(seed + i);
+	hold->gpr_in[7] = (uintptr_t)(hold + 1);
+	hold->flags_in = (mix(seed + 16) & FLAGS_TESTED) | EFLAGS_FIXED;
 
 	for (unsigned int i = 0; i < span_count; i++)
 		for (uint32_t at = 0; at < spans[i].size; at += 2)
-			put(&vector_in, spans[i].offset + at,
+			put(&r->in, spans[i].offset + at,
 			    spans[i].size - at < 2 ? 1 : 2, mix(seed + 32 + 4096 * i + at));
 	/* No exceptions pending or unmasked, no reserved bits; else anything. */
-	put(&vector_in, 0, 2, (mix(seed + 17) & 0xc00) | 0x37f);
-	put(&vector_in, 2, 2, mix(seed + 18) & 0x7f00);
-	put(&vector_in, 4, 1, 0xff);
-	put(&vector_in, 24, 4, (mix(seed + 19) & 0xffbf) | 0x1f80);
-	put(&vector_in, XSAVE_BV, 8, hold.xcr0);
+	put(&r->in, 0, 2, (mix(seed + 17) & 0xc00) | 0x37f);
+	put(&r->in, 2, 2, mix(seed + 18) & 0x7f00);
+	put(&r->in, 4, 1, 0xff);
+	put(&r->in, 24, 4, (mix(seed + 19) & 0xffbf) | 0x1f80);
+	put(&r->in, XSAVE_BV, 8, hold->xcr0);
 }
 
-static void compare_vectors(void)
+static void compare_vectors(struct probe *p, const struct area *before, const struct area *after)
 {
 	for (unsigned int i = 0; i < span_count; i++) {
 		const struct span *s = &spans[i];
 
 		for (uint32_t at = 0; at < s->size; at += 8) {
 			uint32_t size = s->size - at < 8 ? s->size - at : 8;
-			uint64_t was = get(&vector_in, s->offset + at, size);
-			uint64_t now = get(&vector_out, s->offset + at, size);
+			uint64_t was = get(before, s->offset + at, size);
+			uint64_t now = get(after, s->offset + at, size);
 
 			if (was != now)
-				changed(s->name, was, now);
+				changed(p, s->name, was, now);
 		}
 	}
 }
 
-void regs_check(void)
+static void compare_gprs(struct probe *p)
 {
+	const struct hold *hold = &p->regs.hold;
+
+	for (unsigned int i = 0; i < 16; i++)
+		if (hold->gpr_out[i] != hold->gpr_in[i])
+			changed(p, gpr_names[i], hold->gpr_in[i], hold->gpr_out[i]);
+	if ((hold->flags_in ^ hold->flags_out) & FLAGS_TESTED)
+		changed(p, "rflags", hold->flags_in, hold->flags_out & ~(uint64_t)EFLAGS_IF);
+}
+
+void regs_check(struct probe *p)
+{
+	struct regs *r = &p->regs;
+	const struct area *before = &r->out[~p->holds & 1];
+	struct area *after = &r->out[p->holds & 1];
+
 	/* New values cost as much as a short hold, so each set is held a few times. */
-	if (regs_holds % 4 == 0)
-		choose_values(mix(regs_holds));
+	if (p->holds % 4 == 0)
+		choose_values(r, seed_of(p));
 	for (unsigned int i = 0; i < 16; i++)
-		hold.gpr_out[i] = ~hold.gpr_in[i];
-	hold.flags_out = ~hold.flags_in;
+		r->hold.gpr_out[i] = ~r->hold.gpr_in[i];
+	r->hold.flags_out = ~r->hold.flags_in;
+	r->hold.vector_out = after->bytes;
 
-	probe_hold(&hold);
+	probe_hold(&r->hold);
 
-	for (unsigned int i = 0; i < 16; i++)
-		if (hold.gpr_out[i] != hold.gpr_in[i])
-			changed(gpr_names[i], hold.gpr_in[i], hold.gpr_out[i]);
-	if ((hold.flags_in ^ hold.flags_out) & FLAGS_TESTED)
-		changed("rflags", hold.flags_in, hold.flags_out & ~(uint64_t)EFLAGS_IF);
-	compare_vectors();
-	regs_holds++;
+	/* No code but probe_hold() touches vectors: what one hold leaves, the next must find. */
+	if (p->holds)
+		compare_vectors(p, before, &r->entry);
+	compare_gprs(p);
+	compare_vectors(p, &r->in, after);
+	p->holds++;
 }

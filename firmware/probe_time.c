@@ -5,6 +5,10 @@
  * A timer may be late, by a pause for instance, but its n-th interrupt may not come before n
  * periods have passed, and interrupts may not stay away. The TSC and kvmclock may not step back,
  * and must tell the same time.
+ *
+ * Nor may either step back from one CPU to the next. All CPUs keep the newest time that any of
+ * them has seen, and read it before they read their own clock: what comes out older than that is
+ * behind. (kvmclock promises this only where KVM sets PVCLOCK_TSC_STABLE.)
  */
 #include "probe.h"
 
@@ -15,127 +19,114 @@
 
 #define PIT_RELOAD		11932u	/* 100 Hz */
 
-struct timer {
-	const char *early, *lost;
-	unsigned int vector;
-	uint64_t period;		/* TSC ticks; 0: not in use */
-	uint64_t base, base_count;	/* what the early check counts from */
-	uint64_t seen, seen_at;		/* what the lost check counts from */
-};
+#define PVCLOCK_TSC_STABLE	1u
 
-struct pvclock {
-	volatile uint32_t version;
-	uint32_t pad;
-	volatile uint64_t tsc_timestamp, system_time;
-	volatile uint32_t mul;
-	volatile int8_t shift;
-	volatile uint8_t flags, pad2[2];
-};
+#define LAPIC_CATCH_UP		16	/* late interrupts that may still come, if they were due */
+#define TSC_BURST		16	/* reads a turn: the more, the smaller a step shows */
 
-static struct timer lapic_timer = { .early = "timer-early", .lost = "timer-lost",
-				    .vector = VEC_TIMER };
-static struct timer pit_timer = { .early = "pit-early", .lost = "pit-lost", .vector = VEC_PIC };
-static uint64_t deadline;	/* 0: the LAPIC timer is periodic */
-static uint64_t armed_at;	/* the count of interrupts when the deadline was set */
 static uint64_t lost_after, pause_length, clock_tolerance;
 
-static struct pvclock pvclock __attribute__((aligned(64)));
-static bool have_pvclock;
-static uint64_t clock_base, clock_base_tsc, clock_last, tsc_last;
-static int64_t clock_error;
-
-uint64_t timer_irqs(void)
-{
-	return irq_count[VEC_TIMER];
-}
-
-uint64_t pit_irqs(void)
-{
-	return irq_count[VEC_PIC];
-}
-
-int64_t clock_error_us(void)
-{
-	return clock_error / 1000;
-}
+/* What the CPUs compare with each other; a cache line each. */
+static uint64_t newest_tsc __attribute__((aligned(64)));
+static uint64_t newest_clock __attribute__((aligned(64)));
 
 /* ------------------------------------------------------------------ timers */
 
-static void timer_start(struct timer *t, uint64_t period_us)
+static void timer_start(struct timer *t, unsigned int vector, uint64_t period_us)
 {
 	t->period = us_to_tsc(period_us);
+	t->count = &this_cpu()->irq_count[vector];
 	t->base = t->seen_at = rdtsc();
-	t->base_count = t->seen = irq_count[t->vector];
+	t->base_count = t->seen = *t->count;
 }
 
-static void timer_check(struct timer *t, uint64_t gap)
+static void timer_check_early(struct probe *p, struct timer *t, uint64_t count, uint64_t now)
 {
-	uint64_t count = irq_count[t->vector], now = rdtsc(), allowed;
+	uint64_t due = t->base_count + (now - t->base) / t->period, allowed = due;
+
+	/*
+	 * The timers' clock and the TSC may differ a little: 1/1000 for that, rounded up; two for
+	 * the ends, one of them an interrupt that the PIC had latched before.
+	 */
+	allowed += (due - t->base_count) / 1000 + 3;
+	if (count > allowed)
+		changed(p, t->early, allowed, count);
+	if (count <= allowed && now - t->base < us_to_tsc(10000000))
+		return;
+	t->base = now;
+	t->base_count = count;
+	if (due > count)
+		t->base_count += due - count < t->catch_up ? due - count : t->catch_up;
+}
+
+static void timer_check(struct probe *p, struct timer *t, uint64_t gap)
+{
+	uint64_t count, now;
 
 	if (!t->period)
 		return;
-	/* The timers' clock and the TSC may differ a little: 1/1000 for that, two for the ends. */
-	allowed = t->base_count + (now - t->base) / t->period;
-	allowed += (allowed - t->base_count) / 1000 + 2;
-	if (count > allowed)
-		changed(t->early, allowed, count);
-	if (count > allowed || now - t->base > us_to_tsc(10000000)) {
-		t->base = now;
-		t->base_count = count;
-	}
-
-	if (gap > pause_length)	/* a pause of the whole machine is not the timer's fault */
+	count = *t->count;
+	now = rdtsc();
+	timer_check_early(p, t, count, now);
+	if (time_was_paused(gap))	/* that is not the timer's fault */
 		t->seen_at += gap;
 	if (count != t->seen) {
 		t->seen = count;
 		t->seen_at = now;
 	} else if ((int64_t)(now - t->seen_at) > (int64_t)(t->period + lost_after)) {
-		changed(t->lost, count, tsc_to_us(now - t->seen_at));
+		changed(p, t->lost, count, tsc_to_us(now - t->seen_at));
 		t->seen_at = now;
 	}
 }
 
-static void deadline_arm(void)
+static void deadline_arm(struct clocks *c)
 {
-	armed_at = irq_count[VEC_TIMER];
-	deadline = rdtsc() + lapic_timer.period;
-	wrmsr(MSR_TSC_DEADLINE, deadline);
+	c->armed_at = *c->lapic.count;
+	c->deadline = rdtsc() + c->lapic.period;
+	wrmsr(MSR_TSC_DEADLINE, c->deadline);
 }
 
-static void deadline_check(void)
+static void deadline_check(struct probe *p)
 {
+	struct clocks *c = &p->clocks;
 	uint64_t fired;
 
-	if (irq_count[VEC_TIMER] == armed_at)
+	if (*c->lapic.count == c->armed_at)
 		return;
-	fired = irq_tsc[VEC_TIMER];	/* in this order: the interrupt may come in between */
-	if (fired < deadline)
-		changed("deadline-early", deadline, fired);
-	deadline_arm();
+	fired = this_cpu()->irq_tsc[VEC_TIMER];	/* after the count: it may come in between */
+	if (fired < c->deadline)
+		changed(p, "deadline-early", c->deadline, fired);
+	deadline_arm(c);
 }
 
-static void lapic_timer_start(uint64_t period_us)
+static void lapic_timer_start(struct clocks *c, uint64_t period_us)
 {
 	bool offered = cpuid(1, 0).ecx >> 24 & 1;
 
+	c->lapic.early = "timer-early";
+	c->lapic.lost = "timer-lost";
+	c->lapic.catch_up = LAPIC_CATCH_UP;
 	lapic_write(LAPIC_TDCR, 0x3);	/* divide by 16 */
 	if (offered && option_is("timer", "deadline")) {
 		lapic_write(LAPIC_LVTT, VEC_TIMER | LVTT_DEADLINE);
-		timer_start(&lapic_timer, period_us);
-		deadline_arm();
+		timer_start(&c->lapic, VEC_TIMER, period_us);
+		deadline_arm(c);
 		return;
 	}
 	lapic_write(LAPIC_LVTT, VEC_TIMER | LVTT_PERIODIC);
 	lapic_write(LAPIC_TMICT, (uint32_t)(lapic_khz * period_us / 1000 / 16));
-	timer_start(&lapic_timer, period_us);
+	timer_start(&c->lapic, VEC_TIMER, period_us);
 }
 
-static void pit_start(void)
+static void pit_start(struct timer *t)
 {
+	t->early = "pit-early";
+	t->lost = "pit-lost";
+	t->catch_up = UINT64_MAX;	/* KVM keeps all that could not be delivered */
 	outb(0x43, 0x34);	/* channel 0, rate generator */
 	outb(0x40, PIT_RELOAD & 0xff);
 	outb(0x40, PIT_RELOAD >> 8);
-	timer_start(&pit_timer, 10000);
+	timer_start(t, VEC_PIC, 10000);
 }
 
 /* ------------------------------------------------------------------ clocks */
@@ -146,20 +137,20 @@ static uint64_t scale(uint64_t delta, uint32_t mul)
 	return (delta >> 32) * mul + ((delta & 0xffffffff) * mul >> 32);
 }
 
-static uint64_t pvclock_ns(uint64_t *tsc)
+static uint64_t pvclock_ns(const struct pvclock *c, uint64_t *tsc)
 {
 	uint64_t delta, ns;
 	uint32_t version;
 
 	do {
-		version = pvclock.version & ~1u;
+		version = c->version & ~1u;
 		__asm__ volatile("" : : : "memory");
 		*tsc = rdtsc();
-		delta = *tsc - pvclock.tsc_timestamp;
-		delta = pvclock.shift >= 0 ? delta << pvclock.shift : delta >> -pvclock.shift;
-		ns = scale(delta, pvclock.mul) + pvclock.system_time;
+		delta = *tsc - c->tsc_timestamp;
+		delta = c->shift >= 0 ? delta << c->shift : delta >> -c->shift;
+		ns = scale(delta, c->mul) + c->system_time;
 		__asm__ volatile("" : : : "memory");
-	} while (version != pvclock.version);
+	} while (version != c->version);
 	return ns;
 }
 
@@ -168,57 +159,112 @@ static uint64_t tsc_to_ns(uint64_t ticks)
 	return ticks / tsc_khz * 1000000 + ticks % tsc_khz * 1000000 / tsc_khz;
 }
 
-static void pvclock_check(void)
+/* The load must be over before the clock is read. */
+static uint64_t read_newest(const uint64_t *newest)
 {
-	uint64_t tsc, now = pvclock_ns(&tsc), elapsed = tsc_to_ns(tsc - clock_base_tsc);
-	int64_t allowed = (int64_t)(clock_tolerance + elapsed / 2000);
+	uint64_t value = __atomic_load_n(newest, __ATOMIC_ACQUIRE);
 
-	if (now < clock_last)
-		changed("kvmclock-back", clock_last, now);
-	clock_last = now;
-	clock_error = (int64_t)(now - clock_base - elapsed);
-	if (clock_error > allowed || clock_error < -allowed) {
-		changed("kvmclock-tsc", clock_base + elapsed, now);
-		clock_base = now;
-		clock_base_tsc = tsc;
+	__asm__ volatile("lfence" : : : "memory");
+	return value;
+}
+
+/* Compare `now` with what was the newest before it, and make it the newest if it is. */
+static void compare_newest(struct probe *p, const char *what, uint64_t *newest, uint64_t before,
+			   uint64_t now, uint64_t *slack)
+{
+	if ((int64_t)(before - now) > (int64_t)*slack) {
+		changed(p, what, before, now);
+		*slack = 2 * (before - now);	/* one line a step, not one a turn */
+	}
+	while ((int64_t)(now - before) > 0 &&
+	       !__atomic_compare_exchange_n(newest, &before, now, false, __ATOMIC_ACQ_REL,
+					    __ATOMIC_ACQUIRE))
+		;
+}
+
+static void tsc_check(struct probe *p)
+{
+	struct clocks *c = &p->clocks;
+
+	for (unsigned int i = 0; i < TSC_BURST; i++) {
+		uint64_t before = read_newest(&newest_tsc), now = rdtsc();
+
+		if (now < c->tsc_last)
+			changed(p, "tsc-back", c->tsc_last, now);
+		c->tsc_last = now;
+		compare_newest(p, "tsc-behind", &newest_tsc, before, now, &c->tsc_slack);
 	}
 }
 
-static void pvclock_start(void)
+static void pvclock_check(struct probe *p)
 {
-	have_pvclock = cpuid(0x40000000, 0).ebx == 0x4b4d564b &&	/* "KVMK" */
-		       cpuid(0x40000001, 0).eax & KVM_CLOCKSOURCE2 &&
-		       wrmsr(MSR_KVM_SYSTEM_TIME, (uintptr_t)&pvclock | 1);
-	if (have_pvclock)
-		clock_base = clock_last = pvclock_ns(&clock_base_tsc);
+	struct clocks *c = &p->clocks;
+	uint64_t before = read_newest(&newest_clock);
+	uint64_t tsc, now = pvclock_ns(&c->pvclock, &tsc), elapsed = tsc_to_ns(tsc - c->base_tsc);
+	int64_t allowed = (int64_t)(clock_tolerance + elapsed / 2000);
+
+	if (now < c->last)
+		changed(p, "kvmclock-back", c->last, now);
+	c->last = now;
+	if (c->pvclock.flags & PVCLOCK_TSC_STABLE)
+		compare_newest(p, "kvmclock-behind", &newest_clock, before, now, &c->slack);
+	c->error = (int64_t)(now - c->base - elapsed);
+	if (c->error > allowed || c->error < -allowed) {
+		changed(p, "kvmclock-tsc", c->base + elapsed, now);
+		c->base = now;
+		c->base_tsc = tsc;
+	}
+}
+
+static void pvclock_start(struct clocks *c)
+{
+	c->have_pvclock = cpuid(0x40000000, 0).ebx == 0x4b4d564b &&	/* "KVMK" */
+			  cpuid(0x40000001, 0).eax & KVM_CLOCKSOURCE2 &&
+			  wrmsr(MSR_KVM_SYSTEM_TIME, (uintptr_t)&c->pvclock | 1);
+	if (c->have_pvclock)
+		c->base = c->last = pvclock_ns(&c->pvclock, &c->base_tsc);
 }
 
 /* ------------------------------------------------------------------ all of it */
 
-const char *time_arm(void)
+void time_options(void)
 {
 	lost_after = us_to_tsc(option_number("lost_ms", 200) * 1000);
 	pause_length = us_to_tsc(20000);
 	clock_tolerance = option_number("clock_us", 1000) * 1000;
-	pvclock_start();
-	pit_start();
-	lapic_timer_start(option_number("timer_us", 1000));
-	irq_enable();
-	tsc_last = rdtsc();
-	if (deadline)
-		return have_pvclock ? ",deadline,kvmclock" : ",deadline";
-	return have_pvclock ? ",kvmclock" : "";
 }
 
-void time_check(uint64_t now, uint64_t gap)
+bool time_was_paused(uint64_t gap)
 {
-	if (now < tsc_last)
-		changed("tsc-back", tsc_last, now);
-	tsc_last = now;
-	if (deadline)
-		deadline_check();
-	timer_check(&lapic_timer, gap);
-	timer_check(&pit_timer, gap);
-	if (have_pvclock)
-		pvclock_check();
+	return gap > pause_length;
+}
+
+void time_arm(struct probe *p)
+{
+	pvclock_start(&p->clocks);
+	if (p->cpu == 0)
+		pit_start(&p->clocks.pit);
+	lapic_timer_start(&p->clocks, option_number("timer_us", 1000));
+	irq_enable();
+	p->clocks.tsc_last = rdtsc();
+}
+
+const char *time_features(const struct probe *p)
+{
+	if (p->clocks.deadline)
+		return p->clocks.have_pvclock ? ",deadline,kvmclock" : ",deadline";
+	return p->clocks.have_pvclock ? ",kvmclock" : "";
+}
+
+void time_check(struct probe *p, uint64_t gap)
+{
+	struct clocks *c = &p->clocks;
+
+	tsc_check(p);
+	if (c->deadline)
+		deadline_check(p);
+	timer_check(p, &c->lapic, gap);
+	timer_check(p, &c->pit, gap);
+	if (c->have_pvclock)
+		pvclock_check(p);
 }

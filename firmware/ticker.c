@@ -51,14 +51,15 @@ static void spin_until(struct ticker *t)
 
 static void sleep_until(struct ticker *t)
 {
+	const volatile uint64_t *irqs = &this_cpu()->irq_count[VEC_TIMER];
 	uint64_t now = rdtsc();
 
 	while ((int64_t)(now - t->due) < 0) {
 		uint64_t count = (t->due - now) * lapic_khz / tsc_khz / 16 + 1;
-		uint64_t seen = irq_count[VEC_TIMER];
+		uint64_t seen = *irqs;
 
 		lapic_write(LAPIC_TMICT, count < 0xffffffff ? (uint32_t)count : 0xffffffff);
-		halt_unless(&irq_count[VEC_TIMER], seen);
+		halt_unless(irqs, seen);
 		now = rdtsc();
 	}
 	t->last = now;
@@ -73,7 +74,7 @@ static void wait_for_tick(struct ticker *t)
 		sleep_until(t);
 	if (t->gap > t->worst_gap)
 		t->worst_gap = t->gap;
-	/* After a pause of several periods go on from now, rather than print all that were missed. */
+	/* After a pause of several periods go on from now: do not print all that were missed. */
 	t->due += t->period;
 	if ((int64_t)(t->last - t->due) > 0)
 		t->due = t->last + t->period;

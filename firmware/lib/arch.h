@@ -3,7 +3,26 @@
 #ifndef GUEST_ARCH_H
 #define GUEST_ARCH_H
 
-#define MAX_CPUS	256
+#define MAX_CPUS	255	/* as many as an xAPIC can name */
+
+/*
+ * Each CPU has a block of memory of this size and alignment, which holds struct cpu and then all
+ * of the CPU's stacks. So whoever has a stack pointer can tell which CPU runs it.
+ */
+#define CPU_BLOCK	0x8000
+#define CPU_RING0_TOP	0x3000
+#define CPU_TRAP_TOP	0x4000
+#define CPU_RING3_TOP	0x8000
+
+/* struct cpu, at the start of the block */
+#define CPU_FIXUP	0
+#define CPU_TRAP_INFO	8
+#define CPU_MAIN	64
+#define CPU_INDEX	72
+#define CPU_IRQ_COUNT	80
+#define CPU_IRQ_TSC	(CPU_IRQ_COUNT + 256 * 8)
+
+#define AP_START	0x8000	/* where the other CPUs start; free once the loader is done */
 
 #define SEL_CODE32	0x08
 #define SEL_DATA0	0x10
@@ -17,6 +36,7 @@
 #define TSS_IOMAP	102
 #define IO_BITMAP_SIZE	8192
 
+#define CR0_PROTECTED	0x11		/* ET PE */
 #define CR0_INIT	0x80010033	/* PG WP NE ET MP PE */
 #define CR4_INIT	0x620		/* OSXMMEXCPT OSFXSR PAE */
 #define CR4_OSXSAVE	0x40000

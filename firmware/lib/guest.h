@@ -27,10 +27,17 @@ extern unsigned int ram_count;
 /* The end of this image, and the start of its first free page. */
 extern char image_start[], image_end[];
 
+/* Memory for good, zeroed, taken out of ram[]; NULL if there is no more. Align to a power of 2. */
+void *ram_take(uint64_t size, uint64_t align);
+
 /* The value of `name=` on the command line as a number (0x.. is hex), or `absent`. */
 uint64_t option_number(const char *name, uint64_t absent);
 /* Whether the command line holds `name=value`. */
 bool option_is(const char *name, const char *value);
+
+/* Those of C; the compiler may call them for struct copies and the like. */
+void *memcpy(void *to, const void *from, size_t length);
+void *memset(void *to, int value, size_t length);
 
 /* Identity-map more memory than the first GiB; flags are PTE_UNCACHED or 0. */
 void map_range(uint64_t start, uint64_t end, uint64_t flags);
@@ -40,10 +47,13 @@ void power_off(void) __attribute__((noreturn));
 void triple_fault(void) __attribute__((noreturn));
 /* Whether the power button was pressed since the last call. */
 bool power_button(void);
+/* Say what a CPU's exception was, and power off. */
+struct cpu;
+void trap_print(const struct cpu *cpu) __attribute__((noreturn));
 
 /* ---- print.c: COM1, polled */
 
-/* The longest that one character of output has taken, in TSC ticks; whoever reads it resets it. */
+/* The longest that one character has taken to print, in TSC ticks; its reader resets it. */
 extern uint64_t print_gap;
 
 void print(const char *format, ...) __attribute__((format(printf, 1, 2)));
@@ -53,8 +63,27 @@ size_t format_line(char *buffer, size_t size, const char *format, ...)
 
 /* ---- cpu.c: ring 0 services, time, interrupt controllers */
 
-extern volatile uint64_t irq_count[256];	/* interrupts taken, by vector */
-extern volatile uint64_t irq_tsc[256];		/* the TSC at the last one */
+struct cpu {
+	uint64_t trap_fixup;
+	struct {
+		uint64_t vector, error, rip, cs, rflags, rsp, cr2;
+	} trap;
+	void (*main)(void);
+	unsigned int index;
+	volatile bool online;
+	volatile bool trapped;			/* `trap` tells why it stopped */
+	volatile uint64_t irq_count[256];	/* interrupts taken, by vector */
+	volatile uint64_t irq_tsc[256];		/* the TSC at the last one */
+	uint8_t tss[TSS_SIZE];			/* the boot CPU's is elsewhere */
+};
+
+_Static_assert(offsetof(struct cpu, trap_fixup) == CPU_FIXUP, "start.S");
+_Static_assert(offsetof(struct cpu, trap) == CPU_TRAP_INFO, "start.S");
+_Static_assert(offsetof(struct cpu, main) == CPU_MAIN, "start.S");
+_Static_assert(offsetof(struct cpu, index) == CPU_INDEX, "start.S");
+_Static_assert(offsetof(struct cpu, irq_count) == CPU_IRQ_COUNT, "start.S");
+_Static_assert(offsetof(struct cpu, irq_tsc) == CPU_IRQ_TSC, "start.S");
+_Static_assert(sizeof(struct cpu) < CPU_RING0_TOP - 4096, "leaves a page of ring 0 stack");
 
 struct cpuid {
 	uint32_t eax, ebx, ecx, edx;
@@ -107,7 +136,29 @@ void ioapic_write(uint32_t reg, uint32_t value);
 /* Move the PIC's vectors to VEC_PIC and mask all of its inputs. */
 void pic_init(void);
 
+/* ---- smp.c: more CPUs than one */
+
+/*
+ * Start CPUs until `count` of them run, this one included; each of them calls main() in ring 3,
+ * interrupts off, and may not use ports (which rules out print). Returns how many run. One that
+ * does not start in time ends it.
+ */
+unsigned int cpus_start(unsigned int count, void (*main)(void));
+/* How many there are by CPUID. */
+unsigned int cpus_present(void);
+struct cpu *cpu_get(unsigned int index);
+/* If an exception stopped another CPU, say so and power off. */
+void cpus_check_traps(void);
+
 /* ---- inline: what needs no ring 0 */
+
+static inline struct cpu *this_cpu(void)
+{
+	uintptr_t stack;
+
+	__asm__("movq %%rsp, %0" : "=r"(stack));
+	return (struct cpu *)(stack & ~(uintptr_t)(CPU_BLOCK - 1));
+}
 
 static inline void outb(uint16_t port, uint8_t value)
 {

@@ -89,7 +89,8 @@ static void put_format(struct output *out, const char *f, va_list args)
 		}
 		case 'u':
 		case 'x': {
-			uint64_t value = longs ? va_arg(args, uint64_t) : va_arg(args, unsigned int);
+			uint64_t value = longs ? va_arg(args, uint64_t) :
+						 va_arg(args, unsigned int);
 
 			put_number(out, value, *f == 'x' ? 16 : 10, width, pad);
 			break;

@@ -32,19 +32,12 @@ extern struct {
 	uint16_t offset_mid;
 	uint32_t offset_high, reserved;
 } idt[256];
-extern struct {
-	uint64_t vector, error, rip, cs, rflags, rsp, cr2;
-} trap_info;
 extern char vector_stubs[], ud_entry[];
 
 static char command_line[1024];
 
 void runtime_main(void);
 void trap_report(void) __attribute__((noreturn));
-
-/* The compiler may call these for struct copies and the like. */
-void *memcpy(void *to, const void *from, size_t length);
-void *memset(void *to, int value, size_t length);
 
 void *memcpy(void *to, const void *from, size_t length)
 {
@@ -96,6 +89,19 @@ static void add_ram(uint64_t start, uint64_t end)
 		return;
 	map_range(start, end, 0);
 	ram[ram_count++] = (struct mem_region){ start, end };
+}
+
+void *ram_take(uint64_t size, uint64_t align)
+{
+	for (unsigned int i = 0; i < ram_count; i++) {
+		uint64_t at = (ram[i].start + align - 1) & ~(align - 1);
+
+		if (at + size > ram[i].end)
+			continue;
+		ram[i].start = (at + size + 4095) & ~4095ull;
+		return memset((void *)(uintptr_t)at, 0, size);
+	}
+	return NULL;
 }
 
 static void read_start_info(void)
@@ -227,12 +233,24 @@ void triple_fault(void)
 	__builtin_trap();
 }
 
+void trap_print(const struct cpu *cpu)
+{
+	print("guest: EXCEPTION vec=%lu rip=%016lx err=%lx cs=%lx rflags=%lx rsp=%016lx cr2=%016lx "
+	      "cpu=%u\n", cpu->trap.vector, cpu->trap.rip, cpu->trap.error, cpu->trap.cs,
+	      cpu->trap.rflags, cpu->trap.rsp, cpu->trap.cr2, cpu->index);
+	power_off();
+}
+
+/* Only the boot CPU prints. */
 void trap_report(void)
 {
-	print("guest: EXCEPTION vec=%lu rip=%016lx err=%lx cs=%lx rflags=%lx rsp=%016lx cr2=%016lx\n",
-	      trap_info.vector, trap_info.rip, trap_info.error, trap_info.cs, trap_info.rflags,
-	      trap_info.rsp, trap_info.cr2);
-	power_off();
+	struct cpu *cpu = this_cpu();
+
+	if (cpu->index == 0)
+		trap_print(cpu);
+	cpu->trapped = true;
+	for (;;)
+		cpu_relax();
 }
 
 void runtime_main(void)

@@ -19,13 +19,24 @@
  * nor SYSCALL work, but every host delivers an exception. The trap handler calls the function that
  * RAX points to, on the ring 0 stack with interrupts off; its arguments are in RDI, RSI and RDX.
  *
- * Vectors 0x00-0x1f are exceptions. They store what is known in trap_info and IRET to
- * trap_report() in ring 3, which prints it. An instruction that is allowed to fault sets
- * trap_fixup first.
+ * Vectors 0x00-0x1f are exceptions. They store what is known in struct cpu and IRET to
+ * trap_report() in ring 3, which prints it. An instruction that is allowed to fault sets the
+ * CPU's trap_fixup first.
  * Vectors 0x20-0xff are interrupts. The handler counts them, notes the time and sends the EOI:
  * to the PIC for 0x20-0x2f, else to the LAPIC. What they mean is found out in ring 3.
+ *
+ * What a CPU has for itself is in its block (arch.h), found by the stack pointer, since FS and GS
+ * are the guest's. The other CPUs start in ap_trampoline in real mode, one at a time, and join
+ * pvh_start's path at enter_long; start_cpu is the block of whoever starts. They share IDT, GDT
+ * and page tables; a TSS each.
  */
 #include "arch.h"
+
+/* The block of the CPU whose stack this is. */
+	.macro	this_cpu reg
+	movq	%rsp, \reg
+	andq	$-CPU_BLOCK, \reg
+	.endm
 
 	.section .note.Xen, "a", @note
 	.balign	4
@@ -47,11 +58,14 @@ pvh_start:
 	shrl	$16, %eax
 	movb	%al, gdt + SEL_TSS + 4
 	movb	%ah, gdt + SEL_TSS + 7
-	movl	$ring0_stack_top, boot_tss + TSS_RSP0
+	movl	$boot_cpu + CPU_RING0_TOP, boot_tss + TSS_RSP0
 	movw	$TSS_SIZE, boot_tss + TSS_IOMAP
 	movb	$0xff, boot_tss + TSS_SIZE + IO_BITMAP_SIZE
-
+	movl	$boot_cpu, start_cpu
+	movl	$runtime_main, boot_cpu + CPU_MAIN
 	lgdt	gdt_ptr
+
+enter_long:
 	movl	$CR4_INIT, %eax
 	movl	%eax, %cr4
 	movl	$pml4, %eax
@@ -73,16 +87,46 @@ start64:
 	movl	%eax, %es
 	movl	%eax, %fs
 	movl	%eax, %gs
-	movl	$SEL_TSS, %eax
+	movl	start_cpu, %ebx
+	movl	CPU_INDEX(%rbx), %eax
+	shll	$4, %eax
+	addl	$SEL_TSS, %eax
 	ltr	%ax
 	lidt	idt_ptr
-	movl	$ring0_stack_top, %esp
+	leaq	CPU_RING0_TOP(%rbx), %rsp
+	leaq	CPU_RING3_TOP - 8(%rbx), %rcx
 	pushq	$SEL_DATA3 | 3
-	pushq	$ring3_stack_top - 8
+	pushq	%rcx
 	pushq	$EFLAGS_FIXED
 	pushq	$SEL_CODE3 | 3
-	pushq	$runtime_main
+	pushq	CPU_MAIN(%rbx)
 	iretq
+
+/* ------------------------------------------------------------------ the other CPUs' entry */
+
+/* Copied to AP_START; a start-up IPI enters it in real mode with CS = AP_START / 16. */
+	.text
+	.code16
+	.globl	ap_trampoline, ap_trampoline_end
+ap_trampoline:
+	movw	%cs, %ax
+	movw	%ax, %ds
+	lgdtl	ap_gdt_ptr - ap_trampoline
+	movl	$CR0_PROTECTED, %eax
+	movl	%eax, %cr0
+	ljmpl	$SEL_CODE32, $ap_start32
+ap_gdt_ptr:
+	.word	gdt_end - gdt - 1
+	.long	gdt
+ap_trampoline_end:
+
+	.code32
+ap_start32:
+	movl	$SEL_DATA0, %eax
+	movl	%eax, %ds
+	movl	%eax, %ss
+	jmp	enter_long
+	.code64
 
 /* ------------------------------------------------------------------ from ring 3 to ring 0 */
 
@@ -131,10 +175,11 @@ r0_halt_unless:
 /* RDI = MSR, RSI = where the value goes; RAX = 0, or -1 if the MSR is not there. */
 	.globl	r0_rdmsr
 r0_rdmsr:
-	movq	$r0_faulted, trap_fixup
+	this_cpu %r8
+	movq	$r0_faulted, CPU_FIXUP(%r8)
 	movl	%edi, %ecx
 	rdmsr
-	movq	$0, trap_fixup
+	movq	$0, CPU_FIXUP(%r8)
 	movl	%eax, (%rsi)
 	movl	%edx, 4(%rsi)
 	xorl	%eax, %eax
@@ -143,25 +188,27 @@ r0_rdmsr:
 /* RDI = MSR, RSI = value; RAX = 0 or -1. */
 	.globl	r0_wrmsr
 r0_wrmsr:
-	movq	$r0_faulted, trap_fixup
+	this_cpu %r8
+	movq	$r0_faulted, CPU_FIXUP(%r8)
 	movl	%edi, %ecx
 	movl	%esi, %eax
 	movq	%rsi, %rdx
 	shrq	$32, %rdx
 	wrmsr
-	movq	$0, trap_fixup
+	movq	$0, CPU_FIXUP(%r8)
 	xorl	%eax, %eax
 	ret
 
 /* RDI = value for XCR0; RAX = 0 or -1. */
 	.globl	r0_xsetbv
 r0_xsetbv:
-	movq	$r0_faulted, trap_fixup
+	this_cpu %r8
+	movq	$r0_faulted, CPU_FIXUP(%r8)
 	xorl	%ecx, %ecx
 	movl	%edi, %eax
 	xorl	%edx, %edx
 	xsetbv
-	movq	$0, trap_fixup
+	movq	$0, CPU_FIXUP(%r8)
 	xorl	%eax, %eax
 	ret
 
@@ -201,8 +248,9 @@ irq_common:
 	rdtsc
 	shlq	$32, %rdx
 	orq	%rdx, %rax
-	movq	%rax, irq_tsc(, %rcx, 8)
-	incq	irq_count(, %rcx, 8)
+	this_cpu %rdx
+	movq	%rax, CPU_IRQ_TSC(%rdx, %rcx, 8)
+	incq	CPU_IRQ_COUNT(%rdx, %rcx, 8)
 	cmpl	$VEC_PIC + 16, %ecx
 	jb	1f
 	movl	$LAPIC_BASE + LAPIC_EOI, %eax
@@ -221,25 +269,30 @@ irq_common:
 
 	.balign	16
 trap_common:
-	cmpq	$0, trap_fixup
+	pushq	%rax
+	this_cpu %rax
+	cmpq	$0, CPU_FIXUP(%rax)
 	jne	1f
-	popq	trap_info + 0		/* vector, error code, rip, cs, rflags, rsp */
-	popq	trap_info + 8
-	popq	trap_info + 16
-	popq	trap_info + 24
-	popq	trap_info + 32
-	popq	trap_info + 40
-	movq	%cr2, %rax
-	movq	%rax, trap_info + 48
-	pushq	$trap_stack_top - 8
+	addq	$8, %rsp
+	popq	CPU_TRAP_INFO + 0(%rax)		/* vector, error code, rip, cs, rflags, rsp */
+	popq	CPU_TRAP_INFO + 8(%rax)
+	popq	CPU_TRAP_INFO + 16(%rax)
+	popq	CPU_TRAP_INFO + 24(%rax)
+	popq	CPU_TRAP_INFO + 32(%rax)
+	popq	CPU_TRAP_INFO + 40(%rax)
+	movq	%cr2, %rcx
+	movq	%rcx, CPU_TRAP_INFO + 48(%rax)
+	leaq	CPU_TRAP_TOP - 8(%rax), %rcx
+	pushq	%rcx
 	pushq	$EFLAGS_FIXED
 	pushq	$SEL_CODE3 | 3
 	pushq	$trap_report
 	iretq
-1:	pushq	%rax
-	movq	trap_fixup, %rax
-	movq	%rax, 24(%rsp)
-	movq	$0, trap_fixup
+1:	pushq	%rcx
+	movq	CPU_FIXUP(%rax), %rcx
+	movq	$0, CPU_FIXUP(%rax)
+	movq	%rcx, 32(%rsp)
+	popq	%rcx
 	popq	%rax
 	addq	$16, %rsp
 	iretq
@@ -286,21 +339,11 @@ pd0:
 
 	.bss
 	.balign	4096
-	.globl	idt, irq_count, irq_tsc, trap_info, trap_fixup, start_info_gpa
+	.globl	idt, start_cpu, start_info_gpa
 idt:		.skip	4096
 boot_tss:	.skip	TSS_SIZE + IO_BITMAP_SIZE + 1
-	.balign	16
-irq_count:	.skip	256 * 8
-irq_tsc:	.skip	256 * 8
-trap_info:	.skip	7 * 8
-trap_fixup:	.skip	8
+	.balign	8
+start_cpu:	.skip	8
 start_info_gpa:	.skip	8
-	.balign	16
-		.skip	4096
-ring0_stack_top:
-		.skip	4096
-trap_stack_top:
-		.skip	16384
-ring3_stack_top:
 
 	.section .note.GNU-stack, "", @progbits

@@ -52,17 +52,22 @@ static const struct vmstate_field fields[] = {
 	VMSTATE_END
 };
 
+const struct vmstate chardev_vmstate = {
+	.name = "chardev",
+	.version = 1,
+	.min_version = 1,
+	.size = sizeof(struct chardev_state),
+	.fields = fields,
+};
+
 /* The section's name has the backend's tag in it, so the description is made for each. */
 static struct vmstate describe_state(const struct chardev *cd, char *name)
 {
+	struct vmstate vms = chardev_vmstate;
+
 	snprintf(name, STREAM_NAME_MAX + 1, "%s-chardev", cd->tag);
-	return (struct vmstate){
-		.name = name,
-		.version = 1,
-		.min_version = 1,
-		.size = sizeof(struct chardev_state),
-		.fields = fields,
-	};
+	vms.name = name;
+	return vms;
 }
 
 static void save_terminal(const struct termios *t, struct chardev_state *st)

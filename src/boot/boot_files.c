@@ -19,6 +19,12 @@ static const struct vmstate boot_vmstate = {
 	.fields = boot_fields,
 };
 
+static const char *const boot_fds[] = { "boot-kernel", "boot-initramfs", NULL };
+
+const struct takeover_kind boot_files_kind = {
+	.vms = &boot_vmstate, .required = true, .fds = boot_fds,
+};
+
 static int open_file(const char *path, const char *what, char name[BOOT_PATH_MAX],
 		     struct error *err)
 {

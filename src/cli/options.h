@@ -52,8 +52,9 @@ struct cli_args {
 #define CLI_HELP_WANTED 1
 
 /*
- * Takes argv[1..] apart and leaves it as it is. For the main thread: getopt_long() has statics. 0; CLI_HELP_WANTED where --help or -h was given; -EINVAL for an unknown
- * option (the sentence names the nearest one), a missing value or one too many; -ENOMEM.
+ * Takes argv[1..] apart and leaves it as it is. 0; CLI_HELP_WANTED where --help or -h was given;
+ * -EINVAL for an unknown option (the sentence names the nearest one), a missing value or one too
+ * many; -ENOMEM. For the main thread: getopt_long() has statics.
  */
 int cli_args_parse(struct cli_args *args, const struct cli_command *cmd, int argc, char **argv,
 		   struct error *err);

@@ -329,6 +329,47 @@ static int take_over(struct vmm *v, uint64_t main_ns, struct error *err)
 	return 0;
 }
 
+/* What the guest sees may not change: a command line that asks for it is refused in the check. */
+static void check_options(void *opaque, struct stream *s, json_t *reasons)
+{
+	const struct vmm *v = opaque;
+	struct machine_config asked = { 0 };
+	struct machine_guest guest = { 0 };
+	struct error err = ERROR_INIT;
+
+	if (log_level_parse(cli_value(v->args, "log-level")) < 0)
+		update_check_reason(reasons, "--log-level '%s' does not exist",
+				    cli_value(v->args, "log-level"));
+	if (machine_peek_config(&guest, s, &err) < 0 || parse_sizes(v->args, &asked, &err) < 0) {
+		update_check_reason(reasons, "%s", err.text);
+		return;
+	}
+	if (cli_given(v->args, "cpus") && asked.cpus != guest.cpus)
+		update_check_reason(reasons, "--cpus %u, but the guest has %u", asked.cpus,
+				    guest.cpus);
+	if (cli_given(v->args, "memory") && asked.ram_size != guest.ram_size)
+		update_check_reason(reasons, "--memory %llu, but the guest has %llu bytes",
+				    (unsigned long long)asked.ram_size,
+				    (unsigned long long)guest.ram_size);
+}
+
+static int answer_check(struct vmm *v)
+{
+	static const char *const log_fds[] = { "log", NULL };
+	struct takeover_kinds kinds = { 0 };
+	struct error err = ERROR_INIT;
+
+	machine_takeover_kinds(&kinds);
+	takeover_kinds_add(&kinds, &boot_files_kind);
+	control_takeover_kinds(&kinds);
+	update_takeover_kinds(&kinds);
+	takeover_kinds_add(&kinds, &(struct takeover_kind){ .fds = log_fds });
+	if (update_check_answer(&kinds, check_options, v, &err) == 0)
+		return MACHINE_EXIT_OK;
+	log_error("%s", err.text);
+	return MACHINE_EXIT_FAILURE;
+}
+
 static void tear_down(struct vmm *v)
 {
 	control_flush(v->control);
@@ -387,7 +428,7 @@ int cmd_run(int argc, char **argv)
 	v->args = &args;
 	v->signal_fd = v->log_fd = -1;
 	v->boot.kernel_fd = v->boot.initramfs_fd = -1;
-	status = run(v, argc, argv, main_ns);
+	status = update_is_check() ? answer_check(v) : run(v, argc, argv, main_ns);
 	free(v);
 	cli_args_fini(&args);
 	return status;

@@ -15,7 +15,6 @@
 
 #include <molt/base/fd.h>
 #include <molt/base/json.h>
-#include <molt/control/json_framing.h>
 #include <molt/state/stream.h>
 
 #include "cli.h"

@@ -35,7 +35,8 @@ const struct cli_command update_command = {
 	.summary = "Replace a running molt's binary under its guest",
 	.details = "COMMAND is the new molt, or a program that executes it in the end; without it\n"
 		   "the binary that was started is looked up again by its path. On failure the\n"
-		   "guest runs on as before, and the reason is printed.\n",
+		   "guest runs on as before, and the reason is printed, with the id of the process\n"
+		   "that runs it: another one if the successor was executed but did not get ready.\n",
 	.options = update_options,
 };
 

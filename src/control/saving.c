@@ -66,6 +66,14 @@ static const struct vmstate client_state = {
 	.fields = client_fields,
 };
 
+void control_takeover_kinds(struct takeover_kinds *kinds)
+{
+	static const char *const fds[] = { LISTENER, CLIENT, NULL };
+
+	takeover_kinds_add(kinds, &(struct takeover_kind){ .vms = &listener_state, .fds = fds });
+	takeover_kinds_add(kinds, &(struct takeover_kind){ .vms = &client_state });
+}
+
 int control_save(const struct control *c, struct stream_writer *w, struct fdtable *fds,
 		 struct error *err)
 {

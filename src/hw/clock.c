@@ -10,6 +10,11 @@
  * both sides take the tightest of a few brackets, and what a first KVM_SET_CLOCK missed is measured
  * and set right by a second.
  *
+ * What travels is the difference of the two clocks. A measurement that is off the one that came with
+ * the last update by less than it can be wrong is not taken as news: else the errors of a thousand
+ * updates would add up. A larger difference is real (KVM counts by a TSC frequency rounded to kHz) and
+ * stays, for setting it right could step the guest's clock back.
+ *
  * The wall clock MSR is restored only after the commit: KVM writes the time to guest RAM when it is
  * set. A guest read that long ago and may use the memory otherwise, so the bytes are put back.
  */
@@ -25,10 +30,10 @@
 #define WALL_CLOCK_BYTES 12u /* struct pvclock_wall_clock */
 #define BRACKETS 4
 #define GOOD_ENOUGH_NS 150
+#define NOISE_NS 50000 /* well below any pause, so that the clock cannot step back by it */
 
 struct clock_guest {
-	uint64_t kvmclock;   /* nanoseconds */
-	uint64_t raw_ns;     /* CLOCK_MONOTONIC_RAW at that instant */
+	uint64_t offset;     /* kvmclock less CLOCK_MONOTONIC_RAW, ns; 0: not yet measured */
 	uint64_t wall_clock; /* the MSR: a gpa, 0 where the guest never set it */
 };
 
@@ -42,8 +47,7 @@ struct clock {
 };
 
 static const struct vmstate_field clock_fields[] = {
-	VMSTATE_U64(struct clock_guest, kvmclock),
-	VMSTATE_U64(struct clock_guest, raw_ns),
+	VMSTATE_U64(struct clock_guest, offset),
 	VMSTATE_U64(struct clock_guest, wall_clock),
 	VMSTATE_END
 };
@@ -61,8 +65,8 @@ static uint64_t raw_now(void)
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-/* kvmclock and the raw clock at one instant, as nearly as the tightest of a few tries gives it. */
-static int read_pair(struct kvm_vm *vm, uint64_t *kvmclock, uint64_t *raw, struct error *err)
+/* kvmclock less the raw clock, as nearly as the tightest of a few tries gives it. */
+static int measure(struct kvm_vm *vm, uint64_t *offset, struct error *err)
 {
 	uint64_t tightest = UINT64_MAX;
 
@@ -77,8 +81,7 @@ static int read_pair(struct kvm_vm *vm, uint64_t *kvmclock, uint64_t *raw, struc
 		if (after - before >= tightest)
 			continue;
 		tightest = after - before;
-		*kvmclock = data.clock;
-		*raw = before + tightest / 2;
+		*offset = data.clock - (before + tightest / 2);
 	}
 	return 0;
 }
@@ -103,14 +106,26 @@ static int wall_clock_msr(struct device *dev, unsigned long request, uint64_t *v
 	return r == 1 ? 0 : -EINVAL;
 }
 
+static bool is_near(uint64_t a, uint64_t b, int64_t limit)
+{
+	int64_t difference = (int64_t)(a - b);
+
+	return difference > -limit && difference < limit;
+}
+
 static int clock_pre_save(struct device *dev, struct error *err)
 {
 	struct clock_guest *g = device_guest(dev);
+	uint64_t offset = 0;
+	int r;
 
 	g->wall_clock = 0;
 	if (wall_clock_msr(dev, KVM_GET_MSRS, &g->wall_clock) < 0)
 		g->wall_clock = 0; /* a host without kvmclock */
-	return read_pair(&dev->machine->vm, &g->kvmclock, &g->raw_ns, err);
+	r = measure(&dev->machine->vm, &offset, err);
+	if (r == 0 && (!g->offset || !is_near(offset, g->offset, NOISE_NS)))
+		g->offset = offset;
+	return r;
 }
 
 static int clock_post_load(struct device *dev, struct error *err)
@@ -118,20 +133,18 @@ static int clock_post_load(struct device *dev, struct error *err)
 	struct clock *c = (struct clock *)dev;
 	const struct clock_guest *g = &c->guest;
 	struct kvm_vm *vm = &dev->machine->vm;
-	uint64_t fudge = 0, kvmclock = 0, raw = 0;
+	uint64_t aim = g->offset, got = 0;
 
 	for (int i = 0; i < 3; i++) {
-		int64_t missed;
-		int r = set_clock(vm, g->kvmclock + (raw_now() - g->raw_ns) + fudge, err);
+		int r = set_clock(vm, raw_now() + aim, err);
 
 		if (r == 0)
-			r = read_pair(vm, &kvmclock, &raw, err);
+			r = measure(vm, &got, err);
 		if (r < 0)
 			return r;
-		missed = (int64_t)(g->kvmclock + (raw - g->raw_ns) - kvmclock);
-		if (missed > -GOOD_ENOUGH_NS && missed < GOOD_ENOUGH_NS)
+		if (is_near(got, g->offset, GOOD_ENOUGH_NS))
 			break;
-		fudge += (uint64_t)missed;
+		aim += g->offset - got;
 	}
 	c->host.restore_wall_clock = g->wall_clock != 0;
 	c->host.incoming = true;
@@ -173,9 +186,13 @@ static void clock_resume(struct device *dev)
 	c->host.incoming = false;
 }
 
+/* A fresh VM has a clock of its own. */
 static void clock_reset(struct device *dev)
 {
-	((struct clock *)dev)->host.restore_wall_clock = false;
+	struct clock *c = (struct clock *)dev;
+
+	c->guest = (struct clock_guest){ 0 };
+	c->host.restore_wall_clock = false;
 }
 
 const struct device_class clock_class = {

@@ -539,8 +539,15 @@ static const struct bus_region serial_regions[] = {
 	},
 };
 
+static const char *const serial_fds[] = { CHARDEV_FD_NAMES("serial"), NULL };
+
+static const struct takeover_kind serial_host = {
+	.section = "serial-chardev", .vms = &chardev_vmstate, .required = true, .fds = serial_fds,
+};
+
 const struct device_class serial_class = {
 	.name = "serial",
+	.host = &serial_host,
 	.size = sizeof(struct serial),
 	.guest_offset = offsetof(struct serial, guest),
 	.guest_size = sizeof(struct serial_guest),

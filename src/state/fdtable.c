@@ -197,6 +197,12 @@ int fdtable_set_cloexec(const struct fdtable *t, bool on, struct error *err)
 	return 0;
 }
 
+/* A terminal that was hung up meanwhile no longer answers as one. */
+static bool is_terminal_gone(uint32_t kind, int now)
+{
+	return kind == FD_KIND_TTY && now == FD_KIND_CHAR;
+}
+
 static int check_entry(const struct entry_wire *in, struct error *err)
 {
 	int kind = in->fd <= INT32_MAX ? fd_kind_of((int)in->fd) : -EBADF;
@@ -204,30 +210,35 @@ static int check_entry(const struct entry_wire *in, struct error *err)
 	if (kind < 0)
 		return err_sys(err, -kind, "fd table: descriptor %u for '%s' %u", in->fd, in->name,
 			       in->id);
-	if ((uint32_t)kind != in->kind)
+	if ((uint32_t)kind != in->kind && !is_terminal_gone(in->kind, kind))
 		return err_set(err, EINVAL, "fd table: descriptor %u for '%s' %u is a %s, not a %s",
 			       in->fd, in->name, in->id, fd_kind_name((enum fd_kind)kind),
 			       fd_kind_name((enum fd_kind)in->kind));
 	return 0;
 }
 
-static int read_entries(struct fdtable *t, struct stream *s, uint32_t count, struct error *err)
+/* open: the descriptors are to be here, and are checked. */
+static int read_entries(struct fdtable *t, struct stream *s, uint32_t count, bool open,
+			struct error *err)
 {
 	for (uint32_t i = 0; i < count; i++) {
 		struct entry_wire in = { 0 };
 		int r = vmstate_load(s, &entry_vmstate, i, &in, err);
 
-		if (r == 0)
+		if (r == 0 && open)
 			r = check_entry(&in, err);
-		if (r == 0)
-			r = fdtable_add(t, in.name, in.id, (int)in.fd, err);
+		if (r == 0 && find(t, in.name, in.id))
+			r = err_set(err, EEXIST, "fd table: '%s' %u is there twice", in.name, in.id);
 		if (r < 0)
 			return r;
+		t->entries[t->count] = (struct fdtable_entry){ .id = in.id, .kind = in.kind };
+		t->entries[t->count].fd = open ? (int)in.fd : -1;
+		memcpy(t->entries[t->count++].name, in.name, sizeof(in.name));
 	}
 	return 0;
 }
 
-static int read_stream(struct fdtable *t, struct stream *s, struct error *err)
+static int read_stream(struct fdtable *t, struct stream *s, bool open, struct error *err)
 {
 	uint32_t count;
 	int r;
@@ -244,13 +255,13 @@ static int read_stream(struct fdtable *t, struct stream *s, struct error *err)
 	for (uint32_t i = 0; i < t->nmarks && r == 0; i++)
 		r = vmstate_load(s, &mark_vmstate, i, &t->marks[i], err);
 	if (r == 0)
-		r = read_entries(t, s, count, err);
+		r = read_entries(t, s, count, open, err);
 	if (r == 0)
 		r = stream_check_claimed(s, err);
 	return r;
 }
 
-int fdtable_read(struct fdtable *t, int memfd, struct error *err)
+static int read_table(struct fdtable *t, int memfd, bool open, struct error *err)
 {
 	_cleanup_free_ void *buf = NULL;
 	struct stream s;
@@ -266,9 +277,19 @@ int fdtable_read(struct fdtable *t, int memfd, struct error *err)
 		err_prefix(err, "fd table");
 		return r;
 	}
-	r = read_stream(t, &s, err);
+	r = read_stream(t, &s, open, err);
 	stream_fini(&s);
 	return r;
+}
+
+int fdtable_read(struct fdtable *t, int memfd, struct error *err)
+{
+	return read_table(t, memfd, true, err);
+}
+
+int fdtable_describe_read(struct fdtable *t, int memfd, struct error *err)
+{
+	return read_table(t, memfd, false, err);
 }
 
 int fdtable_take(struct fdtable *t, const char *name, uint32_t id, unsigned int kind,

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <molt/state/vmstate.h>
@@ -32,10 +33,9 @@ static void save_section(struct stream_writer *w, const struct vmstate *vms, con
 	stream_section_end(w);
 }
 
-static void subsection_name(char *out, size_t size, const struct vmstate *vms,
-			    const struct vmstate *sub)
+static void subsection_name(char *out, size_t size, const char *name, const struct vmstate *sub)
 {
-	snprintf(out, size, "%s/%s", vms->name, sub->name);
+	snprintf(out, size, "%s/%s", name, sub->name);
 }
 
 void vmstate_save(struct stream_writer *w, const struct vmstate *vms, uint32_t instance,
@@ -47,7 +47,7 @@ void vmstate_save(struct stream_writer *w, const struct vmstate *vms, uint32_t i
 	for (const struct vmstate *const *sub = vms->subsections; sub && *sub; sub++) {
 		if ((*sub)->needed && !(*sub)->needed(data))
 			continue;
-		subsection_name(name, sizeof(name), vms, *sub);
+		subsection_name(name, sizeof(name), vms->name, *sub);
 		save_section(w, *sub, name, instance, data);
 	}
 }
@@ -150,8 +150,9 @@ static int load_fields(const struct stream_section *sec, const struct vmstate *v
 	return 0;
 }
 
+/* try: nothing is to come alive, so post_load is left out. */
 static int load_section(struct stream_section *sec, const struct vmstate *vms, void *data,
-			struct error *err)
+			bool try, struct error *err)
 {
 	int r;
 
@@ -160,7 +161,7 @@ static int load_section(struct stream_section *sec, const struct vmstate *vms, v
 		return err_set(err, EPROTO, "version %u, this molt loads %u to %u", sec->version,
 			       vms->min_version, vms->version);
 	r = load_fields(sec, vms, data, err);
-	if (r == 0 && vms->post_load)
+	if (r == 0 && vms->post_load && !try)
 		r = vms->post_load(data, sec->version, err);
 	return r;
 }
@@ -173,8 +174,8 @@ static void default_section(const struct vmstate *vms, void *data)
 }
 
 /* Subsections first: the section's own post_load then sees everything. */
-static int load_subsections(struct stream *s, const struct vmstate *vms, uint32_t instance,
-			    void *data, struct error *err)
+static int load_subsections(struct stream *s, const struct vmstate *vms, const char *section,
+			    uint32_t instance, void *data, bool try, struct error *err)
 {
 	char name[2 * STREAM_NAME_MAX];
 
@@ -182,13 +183,13 @@ static int load_subsections(struct stream *s, const struct vmstate *vms, uint32_
 		struct stream_section *sec;
 		int r;
 
-		subsection_name(name, sizeof(name), vms, *sub);
+		subsection_name(name, sizeof(name), section, *sub);
 		sec = stream_find(s, name, instance);
 		if (!sec) {
 			default_section(*sub, data);
 			continue;
 		}
-		r = load_section(sec, *sub, data, err);
+		r = load_section(sec, *sub, data, try, err);
 		if (r < 0) {
 			err_prefix(err, "section '%s' %u", name, instance);
 			return r;
@@ -197,19 +198,38 @@ static int load_subsections(struct stream *s, const struct vmstate *vms, uint32_
 	return 0;
 }
 
-int vmstate_load(struct stream *s, const struct vmstate *vms, uint32_t instance, void *data,
-		 struct error *err)
+static int load(struct stream *s, const struct vmstate *vms, const char *name, uint32_t instance,
+		void *data, bool try, struct error *err)
 {
-	struct stream_section *sec = stream_find(s, vms->name, instance);
+	struct stream_section *sec = stream_find(s, name, instance);
 	int r;
 
 	if (!sec)
-		return err_set(err, EPROTO, "section '%s' %u is missing", vms->name, instance);
-	r = load_subsections(s, vms, instance, data, err);
+		return err_set(err, EPROTO, "section '%s' %u is missing", name, instance);
+	r = load_subsections(s, vms, name, instance, data, try, err);
 	if (r < 0)
 		return r;
-	r = load_section(sec, vms, data, err);
+	r = load_section(sec, vms, data, try, err);
 	if (r < 0)
-		err_prefix(err, "section '%s' %u", vms->name, instance);
+		err_prefix(err, "section '%s' %u", name, instance);
+	return r;
+}
+
+int vmstate_load(struct stream *s, const struct vmstate *vms, uint32_t instance, void *data,
+		 struct error *err)
+{
+	return load(s, vms, vms->name, instance, data, false, err);
+}
+
+int vmstate_try(struct stream *s, const struct vmstate *vms, const char *name, uint32_t instance,
+		struct error *err)
+{
+	void *scratch = calloc(1, vms->size);
+	int r;
+
+	if (!scratch)
+		return err_set(err, ENOMEM, "section '%s' %u: no memory", name, instance);
+	r = load(s, vms, name, instance, scratch, true, err);
+	free(scratch);
 	return r;
 }

@@ -36,6 +36,20 @@ struct update_wire {
 	uint8_t argv[UPDATE_ARGV_MAX];     /* path and arguments of the predecessor, each with its NUL */
 };
 
+/* The successor in check mode, while it is at work. */
+struct update_check {
+	struct fdtable *fds;
+	int stream_fd;
+	int table_fd;
+	int answer_fd;
+	int exit_fd;  /* pidfd */
+	int timer_fd;
+	pid_t pid;
+	uint64_t start_ns;
+	struct loop_source exited;
+	struct loop_source expired;
+};
+
 struct update {
 	struct machine *machine;
 	const struct update_self *self;
@@ -44,6 +58,7 @@ struct update {
 
 	uint64_t updates;
 	enum update_status status;
+	enum update_status status_before; /* the request in flight */
 	json_t *last; /* report of the last completed update, or NULL */
 	struct error last_error;
 	struct {
@@ -56,6 +71,8 @@ struct update {
 	json_t *id;
 	enum update_kind kind;
 	char *state_path; /* NULL: a memfd */
+	bool no_check;       /* do not ask the successor first */
+	bool check_only;     /* ask it and leave it at that */
 	uint32_t timeout_ms; /* from exec to commit */
 	char **command;   /* as asked for; NULL: the default successor */
 
@@ -70,6 +87,7 @@ struct update {
 	int exe_fd;       /* our own binary, for the way back */
 	bool parked;
 	struct guardian guardian;
+	struct update_check check;
 
 	struct loop_source reaper; /* tells when the predecessor's guardian has ended */
 	int reaper_fd;
@@ -78,8 +96,22 @@ struct update {
 /* The guardian's way back: undoes the stages and runs the event loop on. Does not return. */
 void update_take_back(void *opaque);
 
-/* The predecessor's stages: returns only when the update failed and the guest runs on. */
+/*
+ * The predecessor's stages. update_prepare() is what comes before the check; update_run_stages() the
+ * rest, which returns only when the update failed and the guest runs on; update_unprepare() undoes the
+ * first alone.
+ */
+int update_prepare(struct update *u, struct error *err);
+void update_unprepare(struct update *u);
 int update_run_stages(struct update *u, struct error *err);
+
+/*
+ * check.c: asks the successor whether it could take over; update_checked() is called with the answer
+ * later, unless this fails at once. check_end() gives up waiting for it.
+ */
+int check_start(struct update *u, struct error *err);
+void check_end(struct update *u);
+void update_checked(struct update *u, const struct error *err);
 
 /* The end of an update that failed: tells everyone. */
 void update_failed(struct update *u, const struct error *err);

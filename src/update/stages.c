@@ -197,18 +197,37 @@ void update_take_back(void *opaque)
 	u->ops.run_on(u->ops.opaque);
 }
 
+static int run_stage(struct update *u, size_t i, struct error *err)
+{
+	uint64_t start = now_ns();
+	int r = stages[i].run(u, err);
+
+	if (r < 0) {
+		err_prefix(err, "%s", stages[i].name);
+		undo_from(u, i);
+		return r;
+	}
+	update_mark(u->fds, stages[i].name, start, now_ns());
+	return 0;
+}
+
+int update_prepare(struct update *u, struct error *err)
+{
+	return run_stage(u, 0, err);
+}
+
+void update_unprepare(struct update *u)
+{
+	undo_from(u, 0);
+}
+
 int update_run_stages(struct update *u, struct error *err)
 {
-	for (size_t i = 0; i < ARRAY_SIZE(stages); i++) {
-		uint64_t start = now_ns();
-		int r = stages[i].run(u, err);
+	for (size_t i = 1; i < ARRAY_SIZE(stages); i++) {
+		int r = run_stage(u, i, err);
 
-		if (r < 0) {
-			err_prefix(err, "%s", stages[i].name);
-			undo_from(u, i);
+		if (r < 0)
 			return r;
-		}
-		update_mark(u->fds, stages[i].name, start, now_ns());
 	}
 	return err_set(err, EIO, "exec returned without an error");
 }

@@ -83,13 +83,10 @@ void update_failed(struct update *u, const struct error *err)
 	forget_request(u);
 }
 
-static void start(void *opaque)
+static void hand_over(struct update *u)
 {
-	struct update *u = opaque;
 	struct error err = ERROR_INIT;
 
-	if (u->status != UPDATE_STATUS_RUNNING)
-		return;
 	if (u->kind == UPDATE_KIND_MIGRATE) {
 		u->ops.event(u->ops.opaque, "MIGRATION", json_pack("{s:s}", "status", "active"));
 		if (u->machine->guest.run_state == RUN_STATE_RUNNING)
@@ -97,6 +94,51 @@ static void start(void *opaque)
 	}
 	update_run_stages(u, &err);
 	update_failed(u, &err);
+}
+
+/* The answer to an update that was only to be checked. */
+static void check_passed(struct update *u)
+{
+	update_unprepare(u);
+	u->status = u->status_before;
+	u->ops.reply(u->ops.opaque, u->client, u->id, json_pack("{s:s}", "check", "passed"), NULL);
+	forget_request(u);
+}
+
+void update_checked(struct update *u, const struct error *err)
+{
+	struct error named = ERROR_INIT;
+
+	update_mark(u->fds, "check", u->check.start_ns, now_ns());
+	if (err) {
+		named = *err;
+		err_prefix(&named, "check");
+		update_unprepare(u);
+		update_failed(u, &named);
+	} else if (u->check_only) {
+		check_passed(u);
+	} else {
+		hand_over(u);
+	}
+}
+
+static void start(void *opaque)
+{
+	struct update *u = opaque;
+	struct error err = ERROR_INIT;
+
+	if (u->status != UPDATE_STATUS_RUNNING)
+		return;
+	if (update_prepare(u, &err) < 0) {
+		update_failed(u, &err);
+		return;
+	}
+	if (u->no_check) {
+		hand_over(u);
+		return;
+	}
+	if (check_start(u, &err) < 0)
+		update_checked(u, &err);
 }
 
 int update_request(struct update *u, const struct command_origin *origin, enum update_kind kind,
@@ -122,13 +164,25 @@ int update_request(struct update *u, const struct command_origin *origin, enum u
 		return r;
 	}
 	u->timeout_ms = GUARD_DEADLINE_MS;
+	u->no_check = u->check_only = false;
 	u->client = origin->client;
 	u->id = json_incref(origin->id);
 	u->kind = kind;
+	u->status_before = u->status;
 	u->status = UPDATE_STATUS_RUNNING;
 	/* Not from here: the control server stands in the middle of a client's input. */
 	loop_wake_signal(&u->start);
 	return 0;
+}
+
+static bool flag_is_wrong(json_t *args, const char *name, struct error *err)
+{
+	json_t *flag = json_object_get(args, name);
+
+	if (!flag || json_is_boolean(flag))
+		return false;
+	err_set(err, EINVAL, "'%s' must be true or false", name);
+	return true;
 }
 
 static int run_update(void *opaque, const struct command_origin *origin, json_t *args,
@@ -142,6 +196,8 @@ static int run_update(void *opaque, const struct command_origin *origin, json_t 
 	(void)result;
 	if (path && !json_is_string(path))
 		return err_set(err, EINVAL, "'state-file' must be a string");
+	if (flag_is_wrong(args, "no-check", err) || flag_is_wrong(args, "check-only", err))
+		return -EINVAL;
 	if (timeout && (!json_is_integer(timeout) || json_integer_value(timeout) < 1 ||
 			json_integer_value(timeout) > UPDATE_TIMEOUT_MAX_MS))
 		return err_set(err, EINVAL, "'timeout' must be 1 to %d milliseconds",
@@ -152,6 +208,8 @@ static int run_update(void *opaque, const struct command_origin *origin, json_t 
 		return r;
 	if (timeout)
 		u->timeout_ms = (uint32_t)json_integer_value(timeout);
+	u->no_check = json_is_true(json_object_get(args, "no-check"));
+	u->check_only = json_is_true(json_object_get(args, "check-only"));
 	return COMMAND_ASYNC;
 }
 
@@ -178,7 +236,16 @@ static int run_query_update(void *opaque, const struct command_origin *origin, j
 	return 0;
 }
 
-static const char *const update_args[] = { "state-file", "command", "timeout", NULL };
+static const char *const update_args[] = { "state-file", "command", "timeout", "no-check", "check-only",
+					     NULL };
+
+void update_takeover_kinds(struct takeover_kinds *kinds)
+{
+	static const char *const fds[] = { "state", "predecessor", "guard-page", "guard-wake", NULL };
+
+	takeover_kinds_add(kinds, &(struct takeover_kind){
+		.vms = &update_vmstate, .required = true, .fds = fds });
+}
 
 const struct command update_commands[] = {
 	{ .name = "update", .help = "replace the running molt, the guest runs on",
@@ -213,6 +280,8 @@ void update_destroy(struct update *u)
 	if (!u)
 		return;
 	loop_wake_fini(&u->start);
+	if (u->check.pid)
+		check_end(u);
 	loop_del(&u->reaper);
 	fd_close(&u->reaper_fd);
 	forget_request(u);

@@ -93,11 +93,24 @@ int machine_load(struct machine *m, struct stream *s, struct error *err)
 	return r < 0 ? r : load_devices(m, s, err);
 }
 
-static int save_vcpus(struct machine *m, struct stream_writer *w, struct error *err)
+/* As many MSRs and bytes as there will be. */
+static int describe_vcpu(struct machine *m, struct vcpu_state *st, struct error *err)
+{
+	if (m->kvm.xsave_size > sizeof(st->xsave))
+		return err_set(err, E2BIG, "XSAVE area of %zu bytes, molt keeps %zu",
+			       m->kvm.xsave_size, sizeof(st->xsave));
+	st->nmsrs = st->nmsr_values = m->msrs.count;
+	st->xsave_len = (uint32_t)m->kvm.xsave_size;
+	return 0;
+}
+
+static int save_vcpus(struct machine *m, struct stream_writer *w, bool describe,
+		      struct error *err)
 {
 	for (uint32_t i = 0; i < m->guest.cpus; i++) {
 		struct vcpu *v = &m->vcpus[i];
-		int r = vcpu_state_get(v->state, &m->kvm, v->fd, &m->msrs, err);
+		int r = describe ? describe_vcpu(m, v->state, err) :
+			vcpu_state_get(v->state, &m->kvm, v->fd, &m->msrs, err);
 
 		if (r < 0) {
 			err_prefix(err, "vCPU %u", i);
@@ -109,13 +122,17 @@ static int save_vcpus(struct machine *m, struct stream_writer *w, struct error *
 }
 
 static int save_device(struct device *dev, struct stream_writer *w, struct fdtable *fds,
-		       struct error *err)
+		       bool describe, struct error *err)
 {
 	const struct device_class *cls = dev->cls;
-	int r = cls->pre_save ? cls->pre_save(dev, err) : 0;
+	int r = cls->pre_save && !describe ? cls->pre_save(dev, err) : 0;
 
-	if (r == 0 && cls->state)
+	if (r == 0 && cls->state) {
+		/* While it is only described vCPUs run and may be at it. */
+		pthread_mutex_lock(&dev->lock);
 		vmstate_save(w, cls->state, dev->instance, device_guest(dev));
+		pthread_mutex_unlock(&dev->lock);
+	}
 	if (r == 0 && cls->save_host)
 		r = cls->save_host(dev, w, fds, err);
 	if (r < 0)
@@ -123,8 +140,8 @@ static int save_device(struct device *dev, struct stream_writer *w, struct fdtab
 	return r;
 }
 
-int machine_save(struct machine *m, struct stream_writer *w, struct fdtable *fds,
-		 struct error *err)
+static int save(struct machine *m, struct stream_writer *w, struct fdtable *fds, bool describe,
+		struct error *err)
 {
 	int r;
 
@@ -134,8 +151,47 @@ int machine_save(struct machine *m, struct stream_writer *w, struct fdtable *fds
 	if (r == 0)
 		r = memory_save_fds(&m->memory, fds, err);
 	if (r == 0)
-		r = save_vcpus(m, w, err);
+		r = save_vcpus(m, w, describe, err);
 	for (unsigned int i = 0; i < m->ndevices && r == 0; i++)
-		r = save_device(m->devices[i], w, fds, err);
+		r = save_device(m->devices[i], w, fds, describe, err);
 	return r;
+}
+
+int machine_save(struct machine *m, struct stream_writer *w, struct fdtable *fds,
+		 struct error *err)
+{
+	return save(m, w, fds, false, err);
+}
+
+int machine_describe(struct machine *m, struct stream_writer *w, struct fdtable *fds,
+		     struct error *err)
+{
+	return save(m, w, fds, true, err);
+}
+
+void machine_takeover_kinds(struct takeover_kinds *kinds)
+{
+	static const char *const machine_fds[] = { "kvm", "ram", NULL };
+
+	takeover_kinds_add(kinds, &(struct takeover_kind){
+		.vms = &machine_vmstate, .required = true, .fds = machine_fds });
+	takeover_kinds_add(kinds, &(struct takeover_kind){ .vms = &vcpu_vmstate, .required = true });
+	for (size_t i = 0; device_classes[i]; i++) {
+		const struct device_class *cls = device_classes[i];
+
+		if (cls->state)
+			takeover_kinds_add(kinds, &(struct takeover_kind){
+				.vms = cls->state, .required = true });
+		if (cls->host)
+			takeover_kinds_add(kinds, cls->host);
+	}
+}
+
+int machine_peek_config(struct machine_guest *guest, struct stream *s, struct error *err)
+{
+	struct machine m = { .machine_version = s->header.machine_version };
+	int r = vmstate_load(s, &machine_vmstate, 0, guest, err);
+
+	m.guest = *guest;
+	return r < 0 ? r : machine_check_config(&m, err);
 }

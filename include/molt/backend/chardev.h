@@ -18,6 +18,7 @@
 #include <molt/base/loop.h>
 #include <molt/state/fdtable.h>
 #include <molt/state/stream.h>
+#include <molt/state/vmstate.h>
 
 struct chardev;
 
@@ -67,6 +68,14 @@ void chardev_resume(struct chardev *cd);
 /* Backend state (queued output, terminal settings, escape state) and descriptors. */
 int chardev_save(struct chardev *cd, struct stream_writer *w, struct fdtable *fds,
 		 struct error *err);
+
+/* The fields of the backend's section, whatever its tag; for struct takeover_kind. */
+extern const struct vmstate chardev_vmstate;
+
+/* The names in the fd table that belong to a backend with this tag (a string literal). */
+#define CHARDEV_FD_NAMES(tag) \
+	tag "-chardev-in", tag "-chardev-out", tag "-chardev-master", tag "-chardev-slave", \
+	tag "-chardev-file", tag "-chardev-listen", tag "-chardev-peer"
 
 /* A sentence for the user of where it is: "pty /dev/pts/5"; valid as long as cd. */
 const char *chardev_describe(const struct chardev *cd);

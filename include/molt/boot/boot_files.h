@@ -10,6 +10,7 @@
 
 #include <molt/base/error.h>
 #include <molt/state/fdtable.h>
+#include <molt/state/kinds.h>
 #include <molt/state/stream.h>
 
 #define BOOT_CMDLINE_MAX 4096
@@ -33,5 +34,8 @@ int boot_files_save(const struct boot_files *f, struct stream_writer *w, struct 
 		    struct error *err);
 int boot_files_load(struct boot_files *f, struct stream *s, struct fdtable *fds,
 		    struct error *err);
+
+/* What these two save and load. */
+extern const struct takeover_kind boot_files_kind;
 
 #endif

@@ -15,6 +15,7 @@
 #include <molt/base/error.h>
 #include <molt/base/loop.h>
 #include <molt/state/fdtable.h>
+#include <molt/state/kinds.h>
 #include <molt/state/stream.h>
 
 #define CONTROL_NO_CLIENT UINT32_MAX /* the number of no connection */
@@ -74,5 +75,8 @@ void control_flush(struct control *c);
  */
 int control_save(const struct control *c, struct stream_writer *w, struct fdtable *fds,
 		 struct error *err);
+
+/* What control_save() saves and control_create() takes. */
+void control_takeover_kinds(struct takeover_kinds *kinds);
 
 #endif

@@ -80,6 +80,9 @@ int fdtable_set_cloexec(const struct fdtable *t, bool on, struct error *err);
 /* Reads a table that fdtable_write() wrote, checks that each fd is open and of its kind. */
 int fdtable_read(struct fdtable *t, int memfd, struct error *err);
 
+/* Reads a table for its names and kinds alone: descriptors in it need not be open here. */
+int fdtable_describe_read(struct fdtable *t, int memfd, struct error *err);
+
 /*
  * The successor's owner of (name, id) takes its descriptor: from now on it is the caller's to
  * close. kind 0 takes any. -ENOENT if it is not there, -EINVAL if it is of another kind.

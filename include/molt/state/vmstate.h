@@ -71,6 +71,14 @@ void vmstate_save(struct stream_writer *w, const struct vmstate *vms, uint32_t i
 int vmstate_load(struct stream *s, const struct vmstate *vms, uint32_t instance, void *data,
 		 struct error *err);
 
+/*
+ * Whether vmstate_load() would take the section's fields, without anything to load them into and
+ * without post_load, which may need what only a machine has. name: the section's, where it is not
+ * vms->name. Claims the section and its subsections. -ENOMEM, or as vmstate_load().
+ */
+int vmstate_try(struct stream *s, const struct vmstate *vms, const char *name, uint32_t instance,
+		struct error *err);
+
 #define VMSTATE_CHECK_(type, s, m) \
 	(0 * sizeof(char[1 - 2 * !__builtin_types_compatible_p(__typeof__(((s *)0)->m), type)]))
 #define VMSTATE_MEMBER_(s, m) (((s *)0)->m)

@@ -16,6 +16,7 @@
 #include <molt/base/error.h>
 #include <molt/base/loop.h>
 #include <molt/state/fdtable.h>
+#include <molt/state/kinds.h>
 #include <molt/state/stream.h>
 #include <molt/vm/machine.h>
 
@@ -64,6 +65,24 @@ struct update_ops {
 
 struct update;
 struct guard_link;
+
+/* What this room adds to stream and fd table. */
+void update_takeover_kinds(struct takeover_kinds *kinds);
+
+/* Whether this process is only asked whether it could take over; see check.c. */
+bool update_is_check(void);
+
+/*
+ * Holds the description that the predecessor wrote against kinds, lets check_options() add what
+ * the command line says against it, and answers. 0, or why no answer could be given.
+ */
+int update_check_answer(const struct takeover_kinds *kinds,
+			void (*check_options)(void *opaque, struct stream *s, json_t *reasons),
+			void *opaque, struct error *err);
+
+/* Adds a reason, a sentence. */
+void update_check_reason(json_t *reasons, const char *fmt, ...)
+	__attribute__((format(printf, 2, 3)));
 
 /* What the successor got: the fd table and the parsed stream. */
 struct incoming {

@@ -24,6 +24,7 @@
 #include <molt/base/error.h>
 #include <molt/base/loop.h>
 #include <molt/state/fdtable.h>
+#include <molt/state/kinds.h>
 #include <molt/state/stream.h>
 #include <molt/state/vmstate.h>
 #include <molt/vm/bus.h>
@@ -52,6 +53,9 @@ struct device_class {
 	const struct vmstate *state; /* NULL: nothing migrates */
 	const struct bus_region *regions;
 	unsigned int nregions;
+
+	/* What the host side adds to stream and fd table (save_host), NULL if nothing. */
+	const struct takeover_kind *host;
 
 	/* Host side. All may be NULL. 0 or -errno with the sentence. */
 	int (*create)(struct device *dev, const struct device_env *env, struct error *err);

@@ -192,4 +192,17 @@ void machine_unquiesce(struct machine *m);
 int machine_save(struct machine *m, struct stream_writer *w, struct fdtable *fds,
 		 struct error *err);
 
+/*
+ * The same sections, fields and descriptors while the guest runs, for the check before an update:
+ * KVM is not asked, so the values are old ones.
+ */
+int machine_describe(struct machine *m, struct stream_writer *w, struct fdtable *fds,
+		     struct error *err);
+
+/* All that a machine of this molt can take over. */
+void machine_takeover_kinds(struct takeover_kinds *kinds);
+
+/* Reads what was configured from a stream, for the check: no machine is made. */
+int machine_peek_config(struct machine_guest *guest, struct stream *s, struct error *err);
+
 #endif
