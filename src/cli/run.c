@@ -16,6 +16,7 @@
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
 #include <molt/base/loop.h>
+#include <molt/base/notify.h>
 #include <molt/boot/boot.h>
 #include <molt/boot/boot_files.h>
 #include <molt/control/commands.h>
@@ -44,6 +45,7 @@ struct vmm {
 	struct loop_source signals;
 	int signal_fd;
 	int log_fd; /* -1: standard error */
+	int notify_fd; /* service manager, -1: none */
 };
 
 /* ---- signals: blocked from before the first thread on, so that none is lost in an exec ---- */
@@ -147,6 +149,8 @@ static int save_rest(void *opaque, struct stream_writer *w, struct fdtable *fds,
 		r = control_save(v->control, w, fds, err);
 	if (r == 0 && v->log_fd >= 0)
 		r = fdtable_add(fds, "log", 0, v->log_fd, err);
+	if (r == 0 && v->notify_fd >= 0)
+		r = fdtable_add(fds, "notify", 0, v->notify_fd, err);
 	return r;
 }
 
@@ -164,6 +168,11 @@ static void reply(void *opaque, uint32_t client, json_t *id, json_t *result,
 static void send_event(void *opaque, const char *name, json_t *data)
 {
 	control_event(((struct vmm *)opaque)->control, name, data);
+}
+
+static void main_pid(void *opaque, pid_t pid)
+{
+	notify_main_pid(((struct vmm *)opaque)->notify_fd, pid, false);
 }
 
 /* A signalfd gives the signals of the process that put it into the epoll set: that one is gone. */
@@ -231,7 +240,7 @@ static int open_services(struct vmm *v, struct incoming *in, struct error *err)
 {
 	const struct update_ops ops = {
 		.save = save_rest, .flush = flush_control, .reply = reply, .event = send_event,
-		.reborn = reborn, .run_on = run_on, .opaque = v,
+		.main_pid = main_pid, .reborn = reborn, .run_on = run_on, .opaque = v,
 	};
 	int r = control_create(&v->control, cli_value(v->args, "control"), v->loop,
 			       in ? in->fds : NULL, in ? &in->stream : NULL, err);
@@ -257,6 +266,8 @@ static int cold_start(struct vmm *v, struct error *err)
 		return err_set(err, EINVAL, "--initramfs needs a --kernel");
 	r = open_log(v, NULL, err);
 	if (r == 0)
+		r = notify_open(&v->notify_fd, err);
+	if (r == 0)
 		r = parse_sizes(v->args, &cfg, err);
 	if (r == 0)
 		r = boot_files_open(&v->boot, kernel, initramfs, cli_value(v->args, "cmdline"),
@@ -272,7 +283,11 @@ static int cold_start(struct vmm *v, struct error *err)
 	log_info("molt %s runs %s with %u vCPU(s), %llu MiB", MOLT_VERSION,
 		 kernel ? kernel : "the built-in demo guest", cfg.cpus,
 		 (unsigned long long)(cfg.ram_size >> 20));
-	return cli_given(v->args, "pause") ? 0 : machine_resume(&v->machine, err);
+	if (!cli_given(v->args, "pause"))
+		r = machine_resume(&v->machine, err);
+	if (r == 0)
+		notify_main_pid(v->notify_fd, getpid(), true);
+	return r;
 }
 
 /* What the guest sees comes from the stream; a command line that says otherwise changes nothing. */
@@ -306,6 +321,8 @@ static int take_over(struct vmm *v, uint64_t main_ns, struct error *err)
 		r = open_log(v, in.fds, err);
 	if (r == 0)
 		r = update_self_load(&v->self, &in, err);
+	if (r == 0 && fdtable_has(in.fds, "notify", 0))
+		v->notify_fd = fdtable_take(in.fds, "notify", 0, 0, err);
 	if (r == 0)
 		r = boot_files_load(&v->boot, &in.stream, in.fds, err);
 	if (r == 0)
@@ -355,7 +372,7 @@ static void check_options(void *opaque, struct stream *s, json_t *reasons)
 
 static int answer_check(struct vmm *v)
 {
-	static const char *const log_fds[] = { "log", NULL };
+	static const char *const log_fds[] = { "log", "notify", NULL };
 	struct takeover_kinds kinds = { 0 };
 	struct error err = ERROR_INIT;
 
@@ -383,6 +400,7 @@ static void tear_down(struct vmm *v)
 	loop_destroy(v->loop);
 	update_self_fini(&v->self);
 	fd_close(&v->log_fd);
+	fd_close(&v->notify_fd);
 }
 
 static int run(struct vmm *v, int argc, char **argv, uint64_t main_ns)
@@ -426,7 +444,7 @@ int cmd_run(int argc, char **argv)
 	if (!v)
 		return MACHINE_EXIT_FAILURE;
 	v->args = &args;
-	v->signal_fd = v->log_fd = -1;
+	v->signal_fd = v->log_fd = v->notify_fd = -1;
 	v->boot.kernel_fd = v->boot.initramfs_fd = -1;
 	status = update_is_check() ? answer_check(v) : run(v, argc, argv, main_ns);
 	free(v);

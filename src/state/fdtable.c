@@ -138,6 +138,9 @@ int fdtable_add(struct fdtable *t, const char *name, uint32_t id, int fd, struct
 
 	if (kind < 0)
 		return err_sys(err, -kind, "descriptor %d for '%s' %u", fd, name, id);
+	if (strlen(name) > STREAM_NAME_MAX)
+		return err_set(err, EINVAL, "fd table: '%s' is longer than %d bytes", name,
+			       STREAM_NAME_MAX);
 	if (find(t, name, id))
 		return err_set(err, EEXIST, "fd table: '%s' %u is there already", name, id);
 	if (t->count == FDTABLE_MAX)

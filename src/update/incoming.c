@@ -259,6 +259,7 @@ int update_commit(struct update *u, struct incoming *in, struct error *err)
 		machine_unpark_vcpus(u->machine);
 		entered_ns = machine_wait_entered(u->machine);
 	}
+	u->ops.main_pid(u->ops.opaque, getpid());
 	guard_link_release(in->guard);
 	watch_guardian(u, in->fds->guardian);
 	tell_end(u, in, wire, ready_ns, entered_ns);

@@ -75,14 +75,21 @@ static void undo_prepare(struct update *u)
 static int do_guard(struct update *u, struct error *err)
 {
 	u->guardian.deadline_ms = u->timeout_ms;
+	int r;
+
 	u->guardian.take_back = update_take_back;
 	u->guardian.opaque = u;
-	return guardian_start(&u->guardian, err);
+	r = guardian_start(&u->guardian, err);
+	/* A successor that dies must not be taken for a service that died. */
+	if (r == 0)
+		u->ops.main_pid(u->ops.opaque, u->guardian.pid);
+	return r;
 }
 
 static void undo_guard(struct update *u)
 {
 	guardian_dismiss(&u->guardian);
+	u->ops.main_pid(u->ops.opaque, getpid());
 }
 
 static int do_pause(struct update *u, struct error *err)

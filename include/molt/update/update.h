@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include <jansson.h>
 
@@ -59,6 +60,8 @@ struct update_ops {
 	 * (signals), and when that is done run the event loop to its end. The second never returns.
 	 */
 	int (*reborn)(void *opaque, struct error *err);
+	/* This process is, or will be until further notice, the one that runs the guest. */
+	void (*main_pid)(void *opaque, pid_t pid);
 	void (*run_on)(void *opaque);
 	void *opaque;
 };

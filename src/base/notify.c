@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <molt/base/log.h>
+#include <molt/base/notify.h>
+
+int notify_open(int *out, struct error *err)
+{
+	const char *name = getenv("NOTIFY_SOCKET");
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	socklen_t len;
+	int fd;
+
+	*out = -1;
+	if (!name || !name[0])
+		return 0;
+	if ((name[0] != '/' && name[0] != '@') || strlen(name) >= sizeof(addr.sun_path))
+		return err_set(err, EINVAL, "NOTIFY_SOCKET='%s' is no address of a service manager",
+			       name);
+	strcpy(addr.sun_path, name);
+	if (name[0] == '@')
+		addr.sun_path[0] = '\0';
+	len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(name));
+	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return err_sys(err, errno, "socket for the service manager");
+	if (connect(fd, (const struct sockaddr *)&addr, len) < 0) {
+		int code = errno;
+
+		close(fd);
+		return err_sys(err, code, "NOTIFY_SOCKET='%s'", name);
+	}
+	*out = fd;
+	return 0;
+}
+
+void notify_main_pid(int fd, pid_t pid, bool ready)
+{
+	char text[64];
+	int len;
+
+	if (fd < 0)
+		return;
+	len = snprintf(text, sizeof(text), "MAINPID=%d\n%s", (int)pid, ready ? "READY=1\n" : "");
+	if (send(fd, text, (size_t)len, MSG_NOSIGNAL | MSG_DONTWAIT) != len)
+		log_warn("the service manager was not told of process %d: %s", (int)pid,
+			 strerror(errno));
+}
