@@ -62,6 +62,7 @@
 
 static const struct vmstate_field vcpu_fields[] = {
 	VMSTATE_U32_VAR(struct vcpu_state, cpuid, ncpuid),
+	VMSTATE_UNSAVED(struct vcpu_state, reserved_cpuid, "padding"),
 	VMSTATE_U64(struct vcpu_state, tsc_khz),
 	VMSTATE_U64(struct vcpu_state, tsc_offset),
 	VMSTATE_U32_VAR(struct vcpu_state, msr_index, nmsrs),
@@ -74,10 +75,12 @@ static const struct vmstate_field vcpu_fields[] = {
 	K_(sregs.cr0), K_(sregs.cr2), K_(sregs.cr3), K_(sregs.cr4), K_(sregs.cr8), K_(sregs.efer),
 	K_(sregs.apic_base), K_(sregs.flags), VMSTATE_KU64_ARRAY(struct vcpu_state, sregs.pdptrs),
 	VMSTATE_U8_VAR(struct vcpu_state, xsave, xsave_len),
+	VMSTATE_UNSAVED(struct vcpu_state, reserved_xsave, "padding"),
 	U32_(xcrs.nr_xcrs), U32_(xcrs.flags), VMSTATE_RAW(struct vcpu_state, xcrs.xcrs),
 	VMSTATE_UNSAVED(struct vcpu_state, xcrs.padding, "padding of the KVM ABI"),
 	VMSTATE_U64(struct vcpu_state, lapic_ns), VMSTATE_RAW(struct vcpu_state, lapic.regs),
 	U32_(mp_state.mp_state),
+	VMSTATE_UNSAVED(struct vcpu_state, reserved_mp_state, "padding"),
 	U8_(events.exception.injected), U8_(events.exception.nr),
 	U8_(events.exception.has_error_code), U8_(events.exception.pending),
 	U32_(events.exception.error_code),
