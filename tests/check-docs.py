@@ -5,8 +5,8 @@
 - Every option of every subcommand, with its placeholder, aliases and default, is in the manual
   page, and the manual page has no other.
 - --help names every option, too.
-- Every command that is registered for the control socket has its section in docs/control.md, and
-  there is no section without a command; the same for events.
+- Every command that is registered for the control socket has its section in docs/control.md, with
+  all its arguments, and there is no section without a command; the same for events.
 - The examples in docs/control.md are JSON.
 
 usage: check-docs.py MOLT SOURCE_ROOT
@@ -83,20 +83,37 @@ def sources(root):
     return {p: p.read_text() for p in (root / "src").rglob("*.c")}
 
 
+def command_entries(text):
+    """{command: [argument]} of the command tables in one source file."""
+    entries = {}
+    for table in re.findall(r"const struct command \w+\[\] = \{(.*?)\n\};", text, re.S):
+        for entry in re.split(r"(?=\.name = )", table)[1:]:
+            name = re.match(r'\.name = "([^"]+)"', entry)[1]
+            args = re.search(r"\.args = (\w+)", entry)
+            if args:
+                args = re.search(r"\b" + args[1] + r"\[\] = \{(.*?)\}", text, re.S)[1]
+            entries[name] = re.findall(r'"([^"]+)"', args or "")
+    return entries
+
+
 def check_commands(root):
-    registered = set()
+    registered = {}
     for text in sources(root).values():
-        for table in re.findall(r"const struct command \w+\[\] = \{(.*?)\n\};", text, re.S):
-            registered |= set(re.findall(r'\.name = "([^"]+)"', table))
+        registered |= command_entries(text)
     doc = (root / "docs/control.md").read_text()
     section = doc.partition("\n## Commands\n")[2].partition("\n## ")[0]
     documented = set(re.findall(r"^### (\S+)$", section, re.M))
-    if len(registered) < 10:
+    if len(registered) < 10 or not any(registered.values()):
         complain("the command tables were not found in the sources")
-    for name in sorted(registered - documented):
+    for name in sorted(set(registered) - documented):
         complain(f"control.md: command '{name}' is missing")
-    for name in sorted(documented - registered):
+    for name in sorted(documented - set(registered)):
         complain(f"control.md: there is no command '{name}'")
+    for name in sorted(documented & set(registered)):
+        text = re.split(r"^### ", section.partition(f"### {name}\n")[2], flags=re.M)[0]
+        for arg in registered[name]:
+            if f"`{arg}`" not in text:
+                complain(f"control.md: command '{name}': argument '{arg}' is missing")
 
 
 def check_events(root):

@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: MIT
 """Tests of molt's client side and command line: no KVM, a server of our own.
 
-usage: test-cli.py MOLT [unittest arguments]
+usage: test-cli.py [--tap] MOLT [unittest arguments]
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import unittest
 
 MOLT = ""
@@ -40,6 +42,10 @@ class Server(threading.Thread):
         self.start()
 
     def run(self):
+        with contextlib.suppress(BrokenPipeError):  # a client may go as soon as it knows enough
+            self.serve()
+
+    def serve(self):
         conn, _ = self.listener.accept()
         with conn, conn.makefile("r", encoding="utf-8") as lines:
             greeting = self.greeting or json.dumps(GREETING).encode() + b"\r\n"
@@ -158,7 +164,7 @@ class Ctl(Base):
 
     def test_timeout(self):
         self.serve(b"\r\n")
-        self.expect(molt("ctl", "--timeout", "1", self.path, "x"), 1, "", "no answer in time")
+        self.expect(molt("ctl", "--timeout", "0.2", self.path, "x"), 1, "", "no answer in time")
 
 
 REPORT = {"pid": 123, "version": "0.2.0", "previous-version": "0.1.0", "blackout-us": 1500,
@@ -199,10 +205,48 @@ class Update(Base):
                          {"state-file": "/x/st", "command": ["molt2"]})
 
     def test_failure(self):
-        self.serve({"error": {"class": "GenericError", "desc": "check: no such section"}})
+        error = {"error": {"class": "GenericError", "desc": "check: no such section"}}
+        event = {"timestamp": {"seconds": 1, "microseconds": 2}, "event": "UPDATE_FAILED",
+                 "data": {"error": "check: no such section", "pid": 4711}}
+        self.serve((json.dumps(error) + "\r\n" + json.dumps(event) + "\r\n").encode(),
+                   {"return": {"running": True, "status": "running"}})
         result = molt("update", self.path)
-        self.expect(result, 1, "", "molt update: check: no such section\n")
-        self.assertNotIn("not known", result.stderr)
+        self.expect(result, 1, "")
+        self.assertEqual(result.stderr, "molt update: check: no such section\n"
+                                        "molt update: the guest runs on in process 4711\n")
+
+    def test_refusal_says_nothing_of_a_process(self):
+        self.serve({"error": {"class": "GenericError", "desc": "busy"}},
+                   {"return": {"running": True, "status": "running"}})
+        result = molt("update", self.path)
+        self.expect(result, 1, "")
+        self.assertEqual(result.stderr, "molt update: busy\n")
+
+    def test_timeout_is_for_the_server(self):
+        for text, ms in (("0.5", 500), ("1", 1000), ("0.001", 1), ("600", 600000)):
+            server = self.serve({"return": REPORT})
+            self.expect(molt("update", "--timeout", text, self.path), 0)
+            self.assertEqual(server.requests[0]["arguments"], {"timeout": ms})
+            os.unlink(self.path)
+
+    def test_check_only(self):
+        server = self.serve({"return": {"check": "passed"}})
+        self.expect(molt("update", "--check", self.path), 0,
+                    "check passed: the successor can take the guest over\n")
+        self.assertEqual(server.requests[0]["arguments"], {"check-only": True})
+
+    def test_no_check(self):
+        server = self.serve({"return": REPORT})
+        self.expect(molt("update", "--no-check", self.path), 0)
+        self.assertEqual(server.requests[0]["arguments"], {"no-check": True})
+        self.expect(molt("update", "--no-check", "--check", self.path), 2, "",
+                    "one or the other")
+
+    def test_bad_timeouts(self):
+        for text in ("0", "600.001", "1000"):
+            self.expect(molt("update", "--timeout", text, self.path), 2, "",
+                        f"--timeout {text} is out of range: 0.001 to 600 seconds")
+        self.expect(molt("update", "--timeout", "5s", self.path), 2, "", "'5s' is not a number")
 
     def test_lost_connection_tells_what_to_check(self):
         self.serve(None)
@@ -212,9 +256,12 @@ class Update(Base):
         self.assertIn(f"process {os.getpid()} ", result.stderr)
 
     def test_timeout_tells_what_to_check(self):
+        """The successor's time for check and take-over, and 10 s for all around it."""
         self.serve(b"\r\n")
-        self.expect(molt("update", "--timeout=1", self.path), 1, "",
+        start = time.monotonic()
+        self.expect(molt("update", "--timeout=0.5", self.path), 1, "",
                     "how the update ended is not known")
+        self.assertGreater(time.monotonic() - start, 11)
 
     def test_command_needs_dashes(self):
         self.expect(molt("update", self.path, "molt2"), 2, "", "comes after '--'")
@@ -293,6 +340,53 @@ class State(Base):
                          ("u32", 2))
         self.assertEqual([f["name"] for f in uart["fields"] if f.get("ignorable")], ["path"])
 
+    def test_strings_of_any_bytes(self):
+        texts = {"latin": b"/\xe9x", "nul": b"a\0b", "none": b"", "tty": b"\x1b[2J\"\\",
+                 "cut": b"\xe2\x82", "nul2": b"\xff\0b"}
+        data = b"".join(field(name, 6, len(text), text) for name, text in texts.items())
+        result = molt("state", self.write(stream([("s", 0, 1, 0, data)])))
+        self.expect(result, 0)
+        self.assertNotIn("\x1b", result.stdout)
+        fields = json.loads(result.stdout)["sections"][0]["fields"]
+        self.assertEqual({f["name"]: f["value"] for f in fields}, {
+            "latin": "/?x", "nul": "a\0b", "none": "", "tty": "\x1b[2J\"\\", "cut": "??",
+            "nul2": "?"})
+
+    def test_field_and_section_names_of_any_bytes(self):
+        data = struct.pack("<BBBBI", 2, 0, 2, 0, 1) + b"\xe9\x07" + b"\5"
+        text = bytearray(stream([("s?", 0, 1, 0, data)]))
+        at = text.index(b"s?\0")
+        text[at + 1] = 0x1b
+        body = at - 20
+        end = body + 68 + len(data)
+        text[end:end + 4] = u32(crc32c(text[body:end]))
+        crcs = bytes(text[body - 4:body]) + bytes(text[end:end + 4])
+        text[-8:-4] = u32(crc32c(crcs))
+        text[-4:] = u32(crc32c(text[-16:-4]))
+        path = self.write(bytes(text))
+        result = molt("state", path)
+        self.expect(result, 0)
+        section = json.loads(result.stdout)["sections"][0]
+        self.assertEqual((section["name"], section["fields"][0]["name"],
+                          section["fields"][0]["value"]), ("s?", "?\x07", 5))
+        self.expect(molt("state", "--summary", path), 0)
+        self.assertNotIn("\x1b", molt("state", "--summary", path).stdout)
+
+    def test_every_type_alone_and_in_lists(self):
+        sizes = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8}
+        data = b"".join(field(f"t{kind}x{n}", kind, n, b"\1" * (size * n))
+                        for kind, size in sizes.items() for n in (0, 1, 2, 100))
+        result = molt("state", self.write(stream([("s", 0, 1, 0, data)])))
+        self.expect(result, 0)
+        fields = json.loads(result.stdout)["sections"][0]["fields"]
+        one = {1: True, 2: 1, 3: 0x101, 4: 0x1010101, 5: "0x101010101010101"}
+        expected = {}
+        for kind, value in one.items():
+            expected |= {f"t{kind}x{n}": [value] * n for n in (0, 2, 100)}
+            expected[f"t{kind}x1"] = value
+        expected["t2x100"] = "01" * 100
+        self.assertEqual({f["name"]: f["value"] for f in fields}, expected)
+
     def test_summary(self):
         result = molt("state", "--summary", self.write(self.sample()))
         self.expect(result, 0)
@@ -359,8 +453,35 @@ class Main(Base):
         self.expect(result, 1, "", "cannot write")
 
 
+class TapResult(unittest.TestResult):
+    """Prints a line for each test, for `meson test`."""
+
+    def startTest(self, test):
+        super().startTest(test)
+        self.bad = len(self.failures) + len(self.errors)
+
+    def stopTest(self, test):
+        bad = (self.failures + self.errors)[self.bad:]
+        print("not ok" if bad else "ok", self.testsRun, test.id().removeprefix("__main__."),
+              flush=True)
+        for _, why in bad:
+            print("".join(f"# {line}\n" for line in why.splitlines()), end="", flush=True)
+        super().stopTest(test)
+
+
+def run_tap():
+    suite = unittest.defaultTestLoader.loadTestsFromModule(sys.modules["__main__"])
+    print(f"1..{suite.countTestCases()}", flush=True)
+    result = TapResult()
+    suite.run(result)
+    return result.wasSuccessful()
+
+
 if __name__ == "__main__":
+    TAP = sys.argv[1:2] == ["--tap"] and bool(sys.argv.pop(1))
     if len(sys.argv) < 2:
         sys.exit(__doc__)
     MOLT = os.path.abspath(sys.argv.pop(1))
+    if TAP:
+        sys.exit(0 if run_tap() else 1)
     unittest.main()

@@ -119,8 +119,8 @@ static bool typed_in_full(const char *arg, const char *name)
 {
 	size_t len = strlen(name);
 
-	return strncmp(arg, "--", 2) == 0 && strcspn(arg + 2, "=") == len &&
-	       memcmp(arg + 2, name, len) == 0;
+	return strncmp(arg, "--", 2) == 0 && strncmp(arg + 2, name, len) == 0 &&
+	       (arg[2 + len] == '\0' || arg[2 + len] == '=');
 }
 
 /* The option that getopt_long() found in arg, a result and optopt being given; NULL for none. */

@@ -13,8 +13,8 @@
 
 #define TIMEOUT_MAX_MS 600000
 /*
- * The timeout counts from exec to commit. This is for what comes before (the state file's disk
- * space, devices' last I/O) and after (the guardian's way back), and for asking once more.
+ * The timeout counts once for the check and once for the take-over. This is for what comes before
+ * (the state file's disk space, devices' last I/O) and after (the guardian's way back).
  */
 #define MARGIN_MS 10000
 #define AFTERWARDS_MS 2000
@@ -23,6 +23,10 @@ static const struct cli_option update_options[] = {
 	{ .name = "state", .arg = "FILE",
 	  .help = "keep the state stream in this file; without it no file is needed" },
 	{ .name = "json", .help = "print the whole report as JSON" },
+	{ .name = "check",
+	  .help = "ask the successor whether it could take the guest over, and leave it at that" },
+	{ .name = "no-check",
+	  .help = "do not ask it first: for a successor that cannot answer, such as a wrapper" },
 	{ .name = "timeout", .arg = "SECONDS",
 	  .help = "how long the successor may take to get ready; then the guest runs on without it",
 	  .def = "5" },
@@ -90,7 +94,11 @@ static int make_request(const struct cli_args *args, uint64_t timeout_ms, json_t
 	if (r == 0 && args->nwords > 1)
 		r = set_argument(arguments, "command",
 				 command_list(args->words + 1, args->nwords - 1), err);
-	/* A molt that does not know the argument yet can be asked without it. */
+	/* Only what is asked for: a molt that does not know an argument yet refuses it. */
+	if (r == 0 && cli_given(args, "check"))
+		r = set_argument(arguments, "check-only", json_true(), err);
+	if (r == 0 && cli_given(args, "no-check"))
+		r = set_argument(arguments, "no-check", json_true(), err);
 	if (r == 0 && cli_given(args, "timeout"))
 		r = set_argument(arguments, "timeout", json_integer((json_int_t)timeout_ms), err);
 	if (r == 0)
@@ -116,6 +124,11 @@ static void print_report(json_t *report)
 	json_t *stage;
 	size_t i;
 
+	if (json_object_get(report, "check")) {
+		printf("check %s: the successor can take the guest over\n",
+		       text_of(report, "check"));
+		return;
+	}
 	json_array_foreach(json_object_get(report, "stages"), i, stage)
 		printf("%-14s %8lld us\n", text_of(stage, "name"), number_of(stage, "us"));
 	if (json_object_get(report, "blackout-us"))
@@ -176,7 +189,7 @@ static int run_update(const struct cli_args *args, json_t *request, uint64_t tim
 	struct client c = { 0 };
 	int r, status = 0;
 
-	client_set_timeout(&c, timeout_ms + MARGIN_MS);
+	client_set_timeout(&c, 2 * timeout_ms + MARGIN_MS);
 	r = client_connect(&c, path, &err);
 	if (r < 0) {
 		json_decref(request);
@@ -213,6 +226,8 @@ static int check_and_run(const struct cli_args *args)
 	if (args->dashes > 1)
 		return cli_usage_error(cmd, "'%s' is one argument too many; the successor's "
 				       "command comes after '--'", args->words[1]);
+	if (cli_given(args, "check") && cli_given(args, "no-check"))
+		return cli_usage_error(cmd, "--check and --no-check: one or the other");
 	if (cli_parse_seconds("--timeout", cli_value(args, "timeout"), 1, TIMEOUT_MAX_MS,
 			      &timeout_ms, &err) < 0)
 		return cli_usage_error(cmd, "%s", err.text);

@@ -167,6 +167,7 @@ static void answer_failure(struct update *u, const struct incoming *in,
 	u->updates = wire->updates;
 	u->client = wire->client;
 	u->kind = (enum update_kind)wire->kind;
+	u->told_stop = true; /* or there would have been no exec */
 	u->id = wire->id[0] ? json_loads(wire->id, JSON_DECODE_ANY, NULL) : NULL;
 	update_failed(u, &err);
 	unsetenv(UPDATE_ERROR_ENV);

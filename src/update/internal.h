@@ -70,6 +70,7 @@ struct update {
 	uint32_t client;
 	json_t *id;
 	enum update_kind kind;
+	bool told_stop;   /* STOP was sent: if it fails, RESUME belongs to it */
 	char *state_path; /* NULL: a memfd */
 	bool no_check;       /* do not ask the successor first */
 	bool check_only;     /* ask it and leave it at that */

@@ -139,6 +139,8 @@ static int run_migrate(void *opaque, const struct command_origin *origin, json_t
 	int r;
 
 	(void)result;
+	if (json_is_true(json_object_get(args, "resume")))
+		return err_set(err, ENOTSUP, "molt has no migration that could be resumed");
 	if (!uri == !channels)
 		return err_set(err, EINVAL, "need either 'uri' or 'channels' argument");
 	path = uri ? uri_path(uri, err) : channel_path(channels, err);
@@ -178,7 +180,8 @@ static int run_query_migrate(void *opaque, const struct command_origin *origin, 
 
 static const char *const parameter_args[] = { "mode", "cpr-exec-command", NULL };
 static const char *const capability_args[] = { "capabilities", NULL };
-static const char *const migrate_args[] = { "uri", "channels", NULL };
+/* QEMU ignores detach, which controllers send all the same. */
+static const char *const migrate_args[] = { "uri", "channels", "detach", "resume", NULL };
 
 const struct command migrate_commands[] = {
 	{ .name = "migrate-set-parameters", .help = "QEMU: mode and successor of migrate",

@@ -75,7 +75,7 @@ void update_failed(struct update *u, const struct error *err)
 		u->ops.reply(opaque, u->client, u->id, NULL, err);
 	} else {
 		u->ops.event(opaque, "MIGRATION", json_pack("{s:s}", "status", "failed"));
-		if (u->machine->guest.run_state == RUN_STATE_RUNNING)
+		if (u->told_stop && u->machine->guest.run_state == RUN_STATE_RUNNING)
 			u->ops.event(opaque, "RESUME", NULL);
 	}
 	u->ops.event(opaque, "UPDATE_FAILED", json_pack("{s:o,s:i}", "error", json_any_string(err->text),
@@ -89,7 +89,8 @@ static void hand_over(struct update *u)
 
 	if (u->kind == UPDATE_KIND_MIGRATE) {
 		u->ops.event(u->ops.opaque, "MIGRATION", json_pack("{s:s}", "status", "active"));
-		if (u->machine->guest.run_state == RUN_STATE_RUNNING)
+		u->told_stop = u->machine->guest.run_state == RUN_STATE_RUNNING;
+		if (u->told_stop)
 			u->ops.event(u->ops.opaque, "STOP", NULL);
 	}
 	update_run_stages(u, &err);
@@ -97,11 +98,13 @@ static void hand_over(struct update *u)
 }
 
 /* The answer to an update that was only to be checked. */
-static void check_passed(struct update *u)
+static void only_checked(struct update *u, const struct error *err)
 {
+	json_t *result = err ? NULL : json_pack("{s:s}", "check", "passed");
+
 	update_unprepare(u);
 	u->status = u->status_before;
-	u->ops.reply(u->ops.opaque, u->client, u->id, json_pack("{s:s}", "check", "passed"), NULL);
+	u->ops.reply(u->ops.opaque, u->client, u->id, result, err);
 	forget_request(u);
 }
 
@@ -113,10 +116,12 @@ void update_checked(struct update *u, const struct error *err)
 	if (err) {
 		named = *err;
 		err_prefix(&named, "check");
+	}
+	if (u->check_only) {
+		only_checked(u, err ? &named : NULL);
+	} else if (err) {
 		update_unprepare(u);
 		update_failed(u, &named);
-	} else if (u->check_only) {
-		check_passed(u);
 	} else {
 		hand_over(u);
 	}
@@ -168,6 +173,7 @@ int update_request(struct update *u, const struct command_origin *origin, enum u
 	u->client = origin->client;
 	u->id = json_incref(origin->id);
 	u->kind = kind;
+	u->told_stop = false;
 	u->status_before = u->status;
 	u->status = UPDATE_STATUS_RUNNING;
 	/* Not from here: the control server stands in the middle of a client's input. */

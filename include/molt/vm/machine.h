@@ -68,7 +68,7 @@ enum machine_event {
 	 */
 	MACHINE_EVENT_SHUTDOWN,
 	MACHINE_EVENT_POWERDOWN,
-	MACHINE_EVENT_GUEST_PANICKED, /* detail: "pause" or "run" (the action taken) */
+	MACHINE_EVENT_GUEST_PANICKED, /* detail: "poweroff" or "run" (the action taken) */
 };
 
 struct machine;
