@@ -95,6 +95,7 @@ static unsigned int arm(struct probe *p)
 
 	lapic_enable();
 	regs_arm(p);
+	items_set(p);
 	time_arm(p);
 	registers = items_arm(p);
 	p->last = rdtsc();

@@ -106,6 +106,7 @@ void regs_check(struct probe *p);
 
 /* ---- probe_items.c: registers that are read one at a time */
 
+void items_set(struct probe *p);		/* before the timers start */
 unsigned int items_arm(struct probe *p);	/* returns how many there are */
 void items_check_one(struct probe *p);		/* the next in turn */
 

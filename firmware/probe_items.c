@@ -3,13 +3,16 @@
  * Everything that is a register with a number: MSRs, control and debug registers, LAPIC, IOAPIC,
  * and the ports of PIC, PIT, RTC and serial port.
  *
- * Arming an item writes its pattern, if it has one, and takes what reads back as the truth: which
+ * An item's pattern, if it has one, is written; arming takes what reads back as the truth: which
  * bits stick is the machine's business. An MSR that faults is left out.
  *
  * A CPU's own registers get patterns that differ from CPU to CPU where bits are free to choose:
  * state that ends up in the wrong CPU shows. What the machine has once is the boot CPU's to watch.
  */
 #include "probe.h"
+
+#define MSR_SYSENTER_ESP	0x175
+#define MSR_SYSENTER_EIP	0x176
 
 enum kind {
 	MSR, CR, DR, LAPIC,					/* each CPU's */
@@ -38,8 +41,8 @@ struct item {
 
 static const struct item items[] = {
 	SET_VARY("msr-sysenter-cs", MSR, 0x174, 0x1234, 0x0ff8),
-	SET_VARY("msr-sysenter-esp", MSR, 0x175, 0x123456789abc, 0xfffffffff0),
-	SET_VARY("msr-sysenter-eip", MSR, 0x176, 0xffff823456789abc, 0xfffffffff0),
+	SET_VARY("msr-sysenter-esp", MSR, MSR_SYSENTER_ESP, 0x123456789abc, 0xfffffffff0),
+	SET_VARY("msr-sysenter-eip", MSR, MSR_SYSENTER_EIP, 0xffff823456789abc, 0xfffffffff0),
 	SET("msr-star", MSR, 0xc0000081, 0x0023001000000000),
 	SET_VARY("msr-lstar", MSR, 0xc0000082, 0xffffffff81234567, 0xffffff),
 	SET_VARY("msr-cstar", MSR, 0xc0000083, 0xffffffff89abcdef, 0xffffff),
@@ -182,11 +185,24 @@ static bool item_read(const struct item *item, uint64_t *value)
 	return true;
 }
 
+/*
+ * AMD's SYSENTER registers have 32 bits: what a guest can write into the others (on an emulated CPU)
+ * KVM does not load.
+ */
+static void msr_write(uint32_t index, uint64_t value)
+{
+	bool sysenter = index == MSR_SYSENTER_ESP || index == MSR_SYSENTER_EIP;
+
+	if (sysenter && cpuid(0, 0).ebx != 0x756e6547)	/* "Genu" of GenuineIntel */
+		value = (uint32_t)value;
+	wrmsr(index, value);
+}
+
 static void item_write(const struct item *item, uint64_t value)
 {
 	switch (item->kind) {
 	case MSR:
-		wrmsr(item->index, value);
+		msr_write(item->index, value);
 		break;
 	case CR:
 		write_cr(item->index, value);
@@ -270,16 +286,24 @@ static uint64_t pattern_for(const struct item *item, const struct probe *p)
 	return p->cpu ? item->pattern ^ (mix(p->cpu) & item->vary) : item->pattern;
 }
 
+/*
+ * Before any timer runs: QEMU's emulated SVM aborts when a guest writes CR8 while an interrupt is
+ * pending that it has disabled.
+ */
+void items_set(struct probe *p)
+{
+	segments_arm(p);
+	for (unsigned int i = 0; i < ARRAY_SIZE(items); i++)
+		if (items[i].set && belongs_to(&items[i], p))
+			item_write(&items[i], pattern_for(&items[i], p));
+}
+
+/* Once all is set: one register may show in another, as CR8 does in the TPR. */
 unsigned int items_arm(struct probe *p)
 {
 	struct items *it = &p->items;
 	unsigned int count = 0;
 
-	segments_arm(p);
-	for (unsigned int i = 0; i < ARRAY_SIZE(items); i++)
-		if (items[i].set && belongs_to(&items[i], p))
-			item_write(&items[i], pattern_for(&items[i], p));
-	/* A second pass: one register may show in another, as CR8 does in the TPR. */
 	for (unsigned int i = 0; i < ARRAY_SIZE(items); i++) {
 		it->absent[i] = !belongs_to(&items[i], p) || !item_read(&items[i], &it->was[i]);
 		count += !it->absent[i];

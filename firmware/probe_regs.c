@@ -126,7 +126,8 @@ static void choose_values(struct regs *r, uint64_t seed)
 	for (unsigned int i = 0; i < 16; i++)
 		hold->gpr_in[i] = mix(seed + i);
 	hold->gpr_in[7] = (uintptr_t)(hold + 1);
-	hold->flags_in = (mix(seed + 16) & FLAGS_TESTED) | EFLAGS_FIXED;
+	/* Where IOPL is 3, POPF writes IF, too: interrupts stay on. */
+	hold->flags_in = (mix(seed + 16) & FLAGS_TESTED) | EFLAGS_FIXED | EFLAGS_IF;
 
 	for (unsigned int i = 0; i < span_count; i++)
 		for (uint32_t at = 0; at < spans[i].size; at += 2)

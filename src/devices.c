@@ -4,6 +4,7 @@
  * comes first, for KVM makes vCPUs with a LAPIC only after it.
  */
 #include <molt/hw/classes.h>
+#include <molt/pci/classes.h>
 #include <molt/vm/device.h>
 
 const struct device_class *const device_classes[] = {
@@ -15,5 +16,6 @@ const struct device_class *const device_classes[] = {
 	&i8042_class,
 	&power_class,
 	&pvpanic_class,
+	&pci_host_class,
 	NULL
 };

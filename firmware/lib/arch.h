@@ -46,6 +46,7 @@
 
 #define EFLAGS_FIXED	0x2
 #define EFLAGS_IF	0x200
+#define EFLAGS_RING3	0x3002		/* fixed bit, IOPL 3 */
 
 #define PTE_TABLE	0x7		/* user, writable, present */
 #define PTE_LARGE	0x87

@@ -12,8 +12,10 @@
  * takes work (filling the IDT, mapping memory) is done in ring 3, which can do it because every
  * page is mapped user accessible and writable. Nothing protects a guest from itself.
  *
- * Ring 3 reaches ports through the I/O bitmap in the TSS, all zeroes: all allowed. (IOPL would do
- * the same in one line, but not every host honours it.)
+ * Ring 3 reaches ports by two ways, since each fails on some host: by IOPL 3, which hosts that run
+ * ring 3 natively may not honour; and through the I/O bitmap in the TSS, all zeroes: all allowed.
+ * (QEMU's emulated CPU looks at the bitmap of a TSS that is not busy only. KVM on AMD tells that it
+ * is, and so it is when its state was read and set, as by an update.)
  *
  * Ring 3 gets into ring 0 through ring0(), whose UD2 traps: there are hosts on which neither INT n
  * nor SYSCALL work, but every host delivers an exception. The trap handler calls the function that
@@ -97,7 +99,7 @@ start64:
 	leaq	CPU_RING3_TOP - 8(%rbx), %rcx
 	pushq	$SEL_DATA3 | 3
 	pushq	%rcx
-	pushq	$EFLAGS_FIXED
+	pushq	$EFLAGS_RING3
 	pushq	$SEL_CODE3 | 3
 	pushq	CPU_MAIN(%rbx)
 	iretq
@@ -284,7 +286,7 @@ trap_common:
 	movq	%rcx, CPU_TRAP_INFO + 48(%rax)
 	leaq	CPU_TRAP_TOP - 8(%rax), %rcx
 	pushq	%rcx
-	pushq	$EFLAGS_FIXED
+	pushq	$EFLAGS_RING3
 	pushq	$SEL_CODE3 | 3
 	pushq	$trap_report
 	iretq

@@ -182,14 +182,16 @@ static void client_ready(void *opaque, uint32_t events)
 {
 	struct control_client *cl = opaque;
 	struct control *c = cl->control;
-	bool can_read = !cl->eof && !cl->busy && !cl->waiting && cl->out_len < CONTROL_OUT_HIGH;
+	/* Bytes that wait in `in` first: what they leave room for is still in the socket. */
+	bool can_read = !cl->eof && !cl->busy && cl->out_len < CONTROL_OUT_HIGH;
+	bool can_take = cl->waiting && !cl->busy && cl->out_len < CONTROL_OUT_HIGH;
 
 	if (events & EPOLLOUT)
 		control_client_flush(cl);
 	if (!cl->dead && (events & EPOLLIN))
 		read_input(cl);
 	/* Both directions are gone and what was sent before has been read, or never will be. */
-	else if (!cl->dead && (events & (EPOLLHUP | EPOLLERR)) && !can_read)
+	else if (!cl->dead && (events & (EPOLLHUP | EPOLLERR)) && !can_read && !can_take)
 		control_client_kill(cl);
 	if (!cl->dead)
 		take_message(cl);

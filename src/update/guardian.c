@@ -89,20 +89,20 @@ ALONGSIDE static uint64_t raw_now(void)
 /* Until something is decided or has to be. Before it is armed there is no deadline. */
 ALONGSIDE static enum verdict watch(const struct guardian *g)
 {
-	uint64_t deadline = raw_now() + g->deadline_ms * 1000000ull;
+	const uint64_t limit = g->deadline_ms * 1000000ull;
+	uint64_t wait = limit;
 
 	for (;;) {
 		struct pollfd fds[2] = {
 			{ .fd = g->wake_fd, .events = POLLIN },
 			{ .fd = g->process_fd, .events = POLLIN },
 		};
-		uint64_t now = raw_now();
-		uint64_t left = now < deadline ? deadline - now : 0;
 		struct timespec timeout = {
-			.tv_sec = (time_t)(left / 1000000000u),
-			.tv_nsec = (long)(left % 1000000000u),
+			.tv_sec = (time_t)(wait / 1000000000u),
+			.tv_nsec = (long)(wait % 1000000000u),
 		};
 		long n = raw(SYS_ppoll, (long)fds, 2, (long)&timeout, 0, 0);
+		uint64_t armed, now;
 
 		if (n == -EINTR)
 			continue;
@@ -110,9 +110,11 @@ ALONGSIDE static enum verdict watch(const struct guardian *g)
 			return VERDICT_DECIDED;
 		if (n > 0 && fds[1].revents)
 			return VERDICT_DIED;
-		if (atomic_load(&g->page->armed))
+		armed = atomic_load(&g->page->armed);
+		now = raw_now();
+		if (armed && now - armed >= limit)
 			return VERDICT_DEADLINE;
-		deadline = raw_now() + g->deadline_ms * 1000000ull;
+		wait = armed ? limit - (now - armed) : limit;
 	}
 }
 
@@ -201,7 +203,7 @@ int guardian_start(struct guardian *g, struct error *err)
 
 void guardian_arm(struct guardian *g)
 {
-	atomic_store(&g->page->armed, 1);
+	atomic_store(&g->page->armed, now_ns());
 }
 
 void guardian_dismiss(struct guardian *g)

@@ -24,7 +24,7 @@ enum guard_owner {
 /* Shared by guardian and successor, a memfd of one page. Who sets `owner` first has the guest. */
 struct guard_page {
 	_Atomic uint32_t owner;  /* enum guard_owner */
-	_Atomic uint32_t armed;  /* vCPUs parked, state saved, exec is next */
+	_Atomic uint64_t armed;  /* CLOCK_MONOTONIC when exec was next, all being saved; 0 before */
 	char reason[GUARD_REASON_MAX]; /* why the successor gave up, where it could say */
 };
 

@@ -234,9 +234,13 @@ static void tell_end(struct update *u, const struct incoming *in, const struct u
 	u->status = UPDATE_STATUS_COMPLETED;
 	u->last = report(u, in, wire, ready_ns, entered_ns);
 	answer(u, wire);
-	log_info("update %llu from %s: blackout %lld us", (unsigned long long)u->updates,
-		 wire->version,
-		 (long long)json_integer_value(json_object_get(u->last, "blackout-us")));
+	if (entered_ns)
+		log_info("update %llu from %s: blackout %lld us", (unsigned long long)u->updates,
+			 wire->version, (long long)json_integer_value(
+				 json_object_get(u->last, "blackout-us")));
+	else
+		log_info("update %llu from %s, the guest being paused",
+			 (unsigned long long)u->updates, wire->version);
 }
 
 int update_commit(struct update *u, struct incoming *in, struct error *err)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Write an initramfs: the "newc" cpio archive that Linux unpacks at boot."""
 
 import os

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Fetch what the lab is made of into a cache directory; install nothing.
 
 Four parts, all named by Debian package only:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Talk with the shell on a lab guest's serial console.
 
     shell = GuestShell(stream)            # a connected socket, a file descriptor (pty), or an object with fileno()

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Run a command in the lab: a nested host, emulated in software, with a real kvm_amd in it.
 
     lab.py run [--cpus N] [--mem SIZE] [--timeout S] [--rw DIR] -- COMMAND ARGS...
 
 The command sees this machine's files read-only, DIR writable at its own path, fresh /tmp, /run, /dev/shm, /proc and
 /sys, and a working /dev/kvm.  Its output comes out here as it is written; its exit status is lab.py's.  Statuses of
-the lab's own: 124 the command ran out of time, 125 the lab failed.
+the lab's own: 123 there is no lab to be had here (it cannot be fetched, or does not boot), 124 the command ran out of
+time, 125 the lab died under the command.
 """
 
 import argparse
@@ -23,6 +25,7 @@ import cpio
 import fetch
 import modules
 
+UNAVAILABLE = 123
 TIMED_OUT = 124
 LAB_FAILED = 125
 
@@ -195,7 +198,7 @@ def run(args):
         manifest = fetch.ensure()
     except fetch.FetchError as e:
         print(f"lab: {e}", file=sys.stderr)
-        return LAB_FAILED
+        return UNAVAILABLE
     for last in (False, True):
         with tempfile.TemporaryDirectory(prefix="molt-lab-") as work:
             build_initramfs(os.path.join(work, "initramfs"), manifest, args)
@@ -212,7 +215,7 @@ def run(args):
             return status
         if not last:
             print("lab: booting once more", file=sys.stderr, flush=True)
-    return LAB_FAILED
+    return UNAVAILABLE
 
 
 def main():

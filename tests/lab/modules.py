@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: MIT
 """Kernel modules out of an unpacked kernel package, in the order in which insmod can load them.
 
 The package has no modules.dep (its installation would make it), so each module is asked: its .modinfo section says

@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Prove the lab without molt: boot its guest under QEMU with -accel kvm, inside the lab, and talk to it.
 
     lab.py run -- python3 tests/lab/try_qemu.py [--boots N] [--cmdline TEXT] [--cpu MODEL]

@@ -6,6 +6,7 @@ Only the standard library: meson needs Python anyway, so the tests need nothing 
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -13,8 +14,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 
-SKIP = 77  # meson's exit status for "could not run here"
+SKIP = 77           # meson's exit status for "could not run here"
+CASE_TIMEOUT = 300  # seconds after which a case has failed; it may set another as `timeout`
+O_CLOEXEC = 0o2000000
+
+# What a sanitizer says; it goes to standard error, which is the log of a Vm.
+SANITIZER = re.compile(r"Sanitizer|runtime error:")
 
 
 def molt_binary():
@@ -28,10 +35,31 @@ def firmware(name):
     return os.path.join(os.environ["MOLT_FIRMWARE"], name + ".elf")
 
 
+def sanitized():
+    """Whether molt was built with a sanitizer: it is slower then, and its memory is not its own."""
+    return os.environ.get("MOLT_SANITIZE", "none") != "none"
+
+
 def need_kvm():
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        print("SKIP: /dev/kvm cannot be opened here; the lab runs these tests in a nested host")
-        sys.exit(SKIP)
+        print("1..0 # SKIP /dev/kvm cannot be opened here; the lab runs these tests in a nested host")
+        sys.exit(0)
+
+
+def molt(*args, timeout=60, **popen):
+    """Runs a subcommand that ends by itself; returns it with its output as text."""
+    popen.setdefault("stdin", subprocess.DEVNULL)
+    if "stdout" not in popen:
+        popen["stdout"] = subprocess.PIPE
+    done = subprocess.run([molt_binary(), *args], stderr=subprocess.PIPE, text=True,
+                          errors="replace", timeout=timeout, check=False, **popen)
+    if SANITIZER.search(done.stderr):
+        raise AssertionError("a sanitizer complains about molt %s:\n%s" % (args, done.stderr))
+    return done
+
+
+class Skip(Exception):
+    """The case cannot run here, with the reason."""
 
 
 class QmpError(Exception):
@@ -72,25 +100,48 @@ class Qmp:
                 return msg
             self.events.append(msg)
 
-    def command(self, name, **arguments):
-        request = {"execute": name}
+    def send(self, name, arguments=None, **members):
+        request = {"execute": name, **members}
         if arguments:
-            request["arguments"] = {k.replace("_", "-"): v for k, v in arguments.items()}
+            request["arguments"] = arguments
         self.send_raw(json.dumps(request).encode() + b"\n")
+
+    def result(self):
         msg = self.answer()
         if "error" in msg:
             raise QmpError(msg["error"])
         return msg["return"]
 
+    def command(self, name, **arguments):
+        self.send(name, {k.replace("_", "-"): v for k, v in arguments.items()})
+        return self.result()
+
     def wait_event(self, name):
+        """The next event of this name; those before it are forgotten."""
         while True:
             for i, ev in enumerate(self.events):
                 if ev["event"] == name:
                     del self.events[: i + 1]
                     return ev
             msg = self.message()
-            if "event" in msg:
-                self.events.append(msg)
+            assert "event" in msg, msg
+            self.events.append(msg)
+
+    def event_names(self):
+        """All events so far: an answered command is the proof that none is on its way any more."""
+        self.command("query-name")
+        return [ev["event"] for ev in self.events]
+
+    def closed(self):
+        """Whether the other side hangs up now; what it said before is dropped."""
+        try:
+            while self.sock.recv(65536):
+                pass
+        except ConnectionResetError:
+            pass
+        except socket.timeout:
+            return False
+        return True
 
     def close(self):
         self.sock.close()
@@ -100,8 +151,9 @@ class Vm:
     """A molt process with a control socket and, unless told otherwise, its serial port in a file."""
 
     def __init__(self, *args, kernel=None, cmdline=None, serial=None, binary=None, env=None,
-                 stdin=subprocess.DEVNULL, control=True, start=True, **popen):
-        self.dir = tempfile.mkdtemp(prefix="molt-test-")
+                 stdin=subprocess.DEVNULL, control=True, start=True, directory=None, **popen):
+        self.dir = directory or tempfile.mkdtemp(prefix="molt-test-")
+        self.own_dir = directory is None
         self.control_path = os.path.join(self.dir, "control")
         self.serial_path = os.path.join(self.dir, "serial")
         self.log_path = os.path.join(self.dir, "log")
@@ -115,28 +167,57 @@ class Vm:
             self.argv += ["--control", self.control_path]
         self.argv += list(args)
         self._qmp = None
+        self.proc = None
+        self.env, self.stdin, self.control, self.popen = env, stdin, control, popen
         if start:
-            with open(self.log_path, "ab") as log:
-                self.proc = subprocess.Popen(self.argv, stdin=stdin, stderr=log, env=env, **popen)
-            if control:
-                self.wait_for(lambda: os.path.exists(self.control_path), "the control socket")
+            self.start()
+
+    def start(self):
+        with open(self.log_path, "ab") as log:
+            # A session of its own: whoever is left of it, a guardian for instance, is found by it.
+            self.proc = subprocess.Popen(self.argv, stdin=self.stdin, stderr=log, env=self.env,
+                                         start_new_session=True, **self.popen)
+        if self.control:
+            self.wait_for(self.answers, "the control socket")
+
+    def answers(self):
+        try:
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(10)
+                sock.connect(self.control_path)
+                return sock.recv(1) == b"{"
+        except OSError:
+            return False
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, value, trace):
-        if kind is not None:
-            sys.stderr.write("--- %s\nlog:\n%s\nserial (end):\n%s\n" % (
-                " ".join(self.argv), self.log(), self.serial()[-3000:]))
+        if kind is not None and kind is not Skip:
+            sys.stderr.write("--- %s\nlog (end):\n%s\nserial (end):\n%s\n" % (
+                " ".join(self.argv), self.log()[-6000:], self.serial()[-3000:]))
         self.kill()
-        shutil.rmtree(self.dir, ignore_errors=True)
+        log = self.log()
+        if self.own_dir:
+            shutil.rmtree(self.dir, ignore_errors=True)
+        if kind is None and SANITIZER.search(log):
+            raise AssertionError("a sanitizer complains:\n" + log)
 
     def kill(self):
         if self._qmp:
             self._qmp.close()
-        if self.proc.poll() is None:
-            self.proc.kill()
+            self._qmp = None
+        if not self.proc:
+            return
+        try:
+            # A guardian that sees its molt die would run the guest on: both at once.
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
         self.proc.wait()
+        for pipe in (self.proc.stdin, self.proc.stdout):
+            if pipe:
+                pipe.close()
 
     @property
     def pid(self):
@@ -148,7 +229,12 @@ class Vm:
             self._qmp = Qmp(self.control_path)
         return self._qmp
 
+    def path(self, name):
+        return os.path.join(self.dir, name)
+
     def log(self):
+        if not os.path.exists(self.log_path):
+            return ""
         with open(self.log_path, errors="replace") as f:
             return f.read()
 
@@ -167,7 +253,7 @@ class Vm:
             if time.monotonic() > end:
                 raise AssertionError("no %s within %d s\n%s\n%s" % (
                     what, timeout, self.log(), self.serial()[-2000:]))
-            time.sleep(0.01)
+            time.sleep(0.005)
 
     def wait_serial(self, pattern, timeout=60, after=0):
         """Waits for a regular expression in the serial output; returns the match."""
@@ -182,17 +268,66 @@ class Vm:
         self.wait_for(seen, "'%s' on the serial port" % pattern, timeout)
         return found[0]
 
+    def wait_log(self, pattern, timeout=60):
+        self.wait_for(lambda: re.search(pattern, self.log()), "'%s' in the log" % pattern, timeout)
+        return re.search(pattern, self.log())
+
     def wait_exit(self, timeout=60):
         return self.proc.wait(timeout)
 
-    def update(self, **arguments):
+    def update(self, *command, **arguments):
+        if command:
+            arguments["command"] = list(command)
         return self.qmp.command("update", **arguments)
+
+    def running(self):
+        return self.qmp.command("query-status")["status"] == "running"
+
+    # ---- the ticker guest ----
+
+    TICK = re.compile(r"^tick (\d+) (?:gap|late)_us=(\d+) print_us=(\d+) print_gap_us=(\d+)$", re.M)
+
+    def ticks(self, text=None):
+        """Every whole line of the ticker as (number, gap, printing, longest character)."""
+        text = self.serial() if text is None else text
+        return [tuple(map(int, m.groups()))
+                for m in self.TICK.finditer(text[: text.rfind("\n") + 1])]
+
+    def wait_ticks(self, n):
+        """Waits for n more lines; returns them."""
+        had = len(self.ticks())
+        self.wait_for(lambda: len(self.ticks()) >= had + n, "%d more ticks" % n)
+        return self.ticks()[had:]
+
+    def check_ticks(self, text=None):
+        """Not one line of the ticker is missing, doubled or torn."""
+        text = self.serial() if text is None else text
+        numbers = [t[0] for t in self.ticks(text)]
+        assert numbers == list(range(1, len(numbers) + 1)), numbers
+        lines = text.replace("\r", "").split("\n")[:-1]
+        strange = [line for line in lines
+                   if not self.TICK.match(line) and not line.startswith("ticker: ")]
+        assert not strange, strange
 
     # ---- what the kernel says of the process ----
 
     def fds(self):
-        base = "/proc/%d/fd" % self.pid
-        return sorted(os.readlink(os.path.join(base, n)) for n in os.listdir(base))
+        """{number: (what it is, whether it is close-on-exec)}"""
+        base = "/proc/%d/" % self.pid
+        table = {}
+        for name in os.listdir(base + "fd"):
+            try:
+                with open(base + "fdinfo/" + name) as f:
+                    flags = int(re.search(r"^flags:\s+(\d+)", f.read(), re.M).group(1), 8)
+                table[int(name)] = (os.readlink(base + "fd/" + name), bool(flags & O_CLOEXEC))
+            except FileNotFoundError:
+                pass  # closed meanwhile
+        return table
+
+    def settle(self):
+        """Waits until what was kept for a way back after an update is gone: the answer comes before."""
+        self.wait_for(lambda: not any("molt-state" in what for what, _ in self.fds().values()),
+                      "the end of the update's descriptors")
 
     def status(self, key):
         with open("/proc/%d/status" % self.pid) as f:
@@ -202,10 +337,59 @@ class Vm:
         raise KeyError(key)
 
     def threads(self):
-        return self.status("Threads")
+        """The names of all threads."""
+        names = []
+        for tid in os.listdir("/proc/%d/task" % self.pid):
+            with open("/proc/%d/task/%s/comm" % (self.pid, tid)) as f:
+                names.append(f.read().strip())
+        return sorted(names)
+
+    def arguments(self):
+        with open("/proc/%d/cmdline" % self.pid) as f:
+            return f.read().rstrip("\0").split("\0")
+
+    def executable(self):
+        return os.readlink("/proc/%d/exe" % self.pid)
+
+    def limit(self, what, value):
+        """Sets a soft resource limit of the process; returns the one that was."""
+        soft, hard = resource.prlimit(self.pid, what)
+        resource.prlimit(self.pid, what, (value, hard))
+        return soft
 
     def signal(self, sig):
         os.kill(self.pid, sig)
+
+
+def write_script(path, text):
+    with open(path, "w") as f:
+        f.write(text)
+    os.chmod(path, 0o755)
+    return path
+
+
+def expect_error(call, *words):
+    """The QMP command fails, and its sentence has all the words."""
+    try:
+        result = call()
+    except QmpError as err:
+        for word in words:
+            assert word.lower() in str(err).lower(), "'%s' is not in '%s'" % (word, err)
+        return str(err)
+    raise AssertionError("it worked: %s" % (result,))
+
+
+def on_alarm(signum, frame):
+    raise TimeoutError("the case took too long")
+
+
+def run_case(case):
+    signal.signal(signal.SIGALRM, on_alarm)
+    signal.alarm(getattr(case, "timeout", CASE_TIMEOUT))
+    try:
+        case()
+    finally:
+        signal.alarm(0)
 
 
 def run_cases(namespace):
@@ -219,20 +403,12 @@ def run_cases(namespace):
     for i, (name, case) in enumerate(cases, 1):
         began = time.monotonic()
         try:
-            case()
-            print("ok %d - %s # %.1f s" % (i, name, time.monotonic() - began), flush=True)
+            run_case(case)
+            print("ok %d - %s (%.1f s)" % (i, name, time.monotonic() - began), flush=True)
         except Skip as why:
             print("ok %d - %s # SKIP %s" % (i, name, why), flush=True)
         except Exception:
-            import traceback
             traceback.print_exc()
             print("not ok %d - %s" % (i, name), flush=True)
             failed += 1
     sys.exit(1 if failed else 0)
-
-
-class Skip(Exception):
-    """The case cannot run here, with the reason."""
-
-
-signal.signal(signal.SIGPIPE, signal.SIG_DFL)

@@ -74,7 +74,9 @@ int dial(const char *path);
 /* Quiesce and save, as the predecessor does. */
 void save_state(struct sink *s);
 
-/* The incoming side, in this process: standard descriptors as they are, others under new numbers. */
+/*
+ * The incoming side, in this process: standard descriptors as they are, others under new numbers.
+ */
 int load_saved(struct sink *s, struct chardev **cd, struct error *err);
 
 /*

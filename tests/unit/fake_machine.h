@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A machine for device tests: no KVM, no vCPUs, one device at a time. KVM_IRQ_LINE is recorded, what
- * a device asks of the machine (machine_request(), machine_exit()) too. Anything else a device asks
- * of KVM fails with -ENOTTY unless the test sets vm_ioctl.
+ * A machine for device tests: no KVM, no vCPUs, one device at a time. KVM_IRQ_LINE is recorded,
+ * what a device asks of the machine (machine_request(), machine_exit()) too. Anything else a device
+ * asks of KVM fails with -ENOTTY unless the test sets vm_ioctl.
  */
 #ifndef MOLT_TESTS_FAKE_MACHINE_H
 #define MOLT_TESTS_FAKE_MACHINE_H
@@ -34,7 +34,9 @@ struct fake_machine {
 void fake_machine_init(struct fake_machine *f);
 void fake_machine_fini(struct fake_machine *f);
 
-/* create and attach, as a cold start (fds and stream NULL: reset follows) or incoming. 0 or -errno. */
+/*
+ * create and attach, as a cold start (fds and stream NULL: reset follows) or incoming. 0 or -errno.
+ */
 int fake_device_create(struct fake_machine *f, const struct device_class *cls,
 		       struct fdtable *fds, struct stream *stream, struct error *err);
 void fake_device_destroy(struct fake_machine *f);
@@ -64,9 +66,9 @@ void fake_save(struct fake_machine *f, struct fdtable *fds, void **data, size_t 
 int fake_load(struct fake_machine *f, struct stream *s, struct error *err);
 
 /*
- * Saves f's device, loads it into a fresh one in a second machine, saves that: the test fails unless
- * both streams are the same. The second machine is left in *g for the test to go on with; it took
- * over the descriptors of the first (as duplicates).
+ * Saves f's device, loads it into a fresh one in a second machine, saves that: the test fails
+ * unless both streams are the same. The second machine is left in *g for the test to go on with; it
+ * took over the descriptors of the first (as duplicates).
  */
 void fake_migrate(struct fake_machine *f, struct fake_machine *g);
 

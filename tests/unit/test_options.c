@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <cmocka.h>
@@ -114,6 +115,84 @@ static void test_words_and_dashes(void **state)
 	cli_args_fini(&l.args);
 }
 
+static void test_dashes_may_be_a_value(void **state)
+{
+	struct line l = LINE("--kernel", "--", "--pause");
+
+	(void)state;
+	assert_int_equal(l.r, 0);
+	assert_string_equal(cli_value(&l.args, "kernel"), "--");
+	assert_true(cli_given(&l.args, "pause"));
+	cli_args_fini(&l.args);
+}
+
+static void test_only_the_first_dashes_count(void **state)
+{
+	struct line l = LINE("--", "--", "a");
+
+	(void)state;
+	assert_int_equal(l.args.dashes, 0);
+	assert_int_equal(l.args.nwords, 2);
+	assert_string_equal(l.args.words[0], "--");
+	cli_args_fini(&l.args);
+}
+
+/* `molt run` keeps it for its successor. */
+static void test_argv_is_left_as_it_is(void **state)
+{
+	char *argv[] = { (char *)"test", (char *)"a", (char *)"--pause", (char *)"b",
+			 (char *)"--memory", (char *)"1G", (char *)"--", (char *)"c", NULL };
+	char *before[sizeof(argv) / sizeof(argv[0])];
+	struct line l;
+
+	(void)state;
+	memcpy(before, argv, sizeof(argv));
+	l = parse(argv);
+	assert_int_equal(l.r, 0);
+	assert_memory_equal(argv, before, sizeof(argv));
+	cli_args_fini(&l.args);
+}
+
+/* getopt() would stop at the first word then. */
+static void test_order_does_not_depend_on_the_environment(void **state)
+{
+	struct line l;
+
+	(void)state;
+	setenv("POSIXLY_CORRECT", "1", 1);
+	l = LINE("a", "--pause", "b");
+	unsetenv("POSIXLY_CORRECT");
+	assert_int_equal(l.args.nwords, 2);
+	assert_true(cli_given(&l.args, "pause"));
+	cli_args_fini(&l.args);
+}
+
+static void test_an_error_leaves_nothing_behind(void **state)
+{
+	struct line l = LINE("-xyz", "a");
+
+	(void)state;
+	assert_int_equal(l.r, -EINVAL);
+	cli_args_fini(&l.args);
+	l = LINE("--pause");
+	assert_int_equal(l.r, 0);
+	assert_int_equal(l.args.nwords, 0);
+	assert_true(cli_given(&l.args, "pause"));
+	cli_args_fini(&l.args);
+}
+
+static void test_empty_words_and_values(void **state)
+{
+	struct line l = LINE("", "--kernel=", "--memory", "");
+
+	(void)state;
+	assert_int_equal(l.args.nwords, 1);
+	assert_string_equal(l.args.words[0], "");
+	assert_string_equal(cli_value(&l.args, "kernel"), "");
+	assert_string_equal(cli_value(&l.args, "memory"), "");
+	cli_args_fini(&l.args);
+}
+
 static void test_no_dashes(void **state)
 {
 	struct line l = LINE("a", "b");
@@ -141,19 +220,32 @@ static void test_unknown_options_are_named(void **state)
 	expect_error(LINE("--hepl"), "unknown option '--hepl'; did you mean '--help'?");
 	expect_error(LINE("--zzzzzz"), "unknown option '--zzzzzz'");
 	expect_error(LINE("-x"), "unknown option '-x'");
+	expect_error(LINE("-xh"), "unknown option '-xh'");
+	expect_error(LINE("-hx"), "unknown option '-hx'");
+	expect_error(LINE("--=x"), "unknown option '--'");
+	expect_error(LINE("a", "--kernl", "x", "--pause"),
+		     "unknown option '--kernl'; did you mean '--kernel'?");
 }
 
 static void test_names_are_not_abbreviated(void **state)
 {
 	(void)state;
 	expect_error(LINE("--kern", "x"), "unknown option '--kern'; did you mean '--kernel'?");
+	expect_error(LINE("--kern=x"), "unknown option '--kern'; did you mean '--kernel'?");
+	expect_error(LINE("--kern"), "unknown option '--kern'; did you mean '--kernel'?");
+	expect_error(LINE("--pau=1"), "unknown option '--pau'; did you mean '--pause'?");
+	expect_error(LINE("--me", "1G"), "unknown option '--me'; did you mean '--mem'?");
+	expect_error(LINE("--hel"), "unknown option '--hel'; did you mean '--help'?");
 }
 
 static void test_missing_and_needless_values(void **state)
 {
 	(void)state;
 	expect_error(LINE("--kernel"), "option '--kernel' needs a value: --kernel FILE");
+	expect_error(LINE("--mem"), "option '--mem' needs a value: --mem SIZE");
 	expect_error(LINE("--pause=1"), "option '--pause' takes no value");
+	expect_error(LINE("--pause="), "option '--pause' takes no value");
+	expect_error(LINE("--help=x"), "option '--help' takes no value");
 }
 
 static void test_help_is_asked_for(void **state)
@@ -269,6 +361,51 @@ static void test_no_numbers(void **state)
 	}
 }
 
+static void expect_seconds(const char *text, uint64_t expected)
+{
+	struct error err = ERROR_INIT;
+	uint64_t ms = 42;
+
+	assert_int_equal(cli_parse_seconds("x", text, 0, 600000, &ms, &err), 0);
+	assert_int_equal(ms, expected);
+}
+
+static void test_seconds(void **state)
+{
+	(void)state;
+	expect_seconds("0", 0);
+	expect_seconds("5", 5000);
+	expect_seconds("0.5", 500);
+	expect_seconds("0.50", 500);
+	expect_seconds("0.025", 25);
+	expect_seconds("12.345", 12345);
+	expect_seconds("600.000", 600000);
+}
+
+static void expect_no_seconds(const char *text, int code, const char *sentence)
+{
+	struct error err = ERROR_INIT;
+	uint64_t ms = 42;
+
+	assert_int_equal(cli_parse_seconds("--timeout", text, 1, 600000, &ms, &err), -code);
+	assert_int_equal(ms, 42);
+	assert_non_null(strstr(err.text, sentence));
+}
+
+static void test_no_seconds(void **state)
+{
+	static const char *const texts[] = { "", ".", ".5", "5.", "-1", "+1", "1e3", "0.0001",
+					     "1.5s", "0x1", "1,5", "nan", "99999999999999999999s" };
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
+		expect_no_seconds(texts[i], EINVAL, "is not a number of seconds");
+	expect_no_seconds("0", ERANGE, "--timeout 0 is out of range: 0.001 to 600 seconds");
+	expect_no_seconds("600.001", ERANGE, "out of range");
+	expect_no_seconds("18446744073709552", ERANGE, "out of range");
+	expect_no_seconds("99999999999999999999.5", ERANGE, "out of range");
+}
+
 static const char *const keys[] = { "size", "file", "shared", NULL };
 
 static void test_list_with_a_bare_first_value(void **state)
@@ -339,6 +476,12 @@ int main(void)
 		cmocka_unit_test(test_the_last_one_counts_and_all_are_there),
 		cmocka_unit_test(test_value_may_look_like_an_option),
 		cmocka_unit_test(test_words_and_dashes),
+		cmocka_unit_test(test_dashes_may_be_a_value),
+		cmocka_unit_test(test_only_the_first_dashes_count),
+		cmocka_unit_test(test_argv_is_left_as_it_is),
+		cmocka_unit_test(test_order_does_not_depend_on_the_environment),
+		cmocka_unit_test(test_an_error_leaves_nothing_behind),
+		cmocka_unit_test(test_empty_words_and_values),
 		cmocka_unit_test(test_no_dashes),
 		cmocka_unit_test(test_unknown_options_are_named),
 		cmocka_unit_test(test_names_are_not_abbreviated),
@@ -349,6 +492,8 @@ int main(void)
 		cmocka_unit_test(test_no_sizes),
 		cmocka_unit_test(test_numbers),
 		cmocka_unit_test(test_no_numbers),
+		cmocka_unit_test(test_seconds),
+		cmocka_unit_test(test_no_seconds),
 		cmocka_unit_test(test_list_with_a_bare_first_value),
 		cmocka_unit_test(test_list_of_keys),
 		cmocka_unit_test(test_doubled_commas_are_part_of_the_value),

@@ -1,132 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The 16550A, with a socket as the other end of the cable. */
-#include <poll.h>
-#include <stdio.h>
-#include <stdlib.h>
+/* The 16550A's registers: probing, data, loopback. */
 #include <string.h>
-#include <sys/socket.h>
-#include <sys/un.h>
-#include <unistd.h>
 
-#include <molt/hw/classes.h>
-
-#include "fake_machine.h"
-
-#define COM1 0x3f8
-#define IRQ 4
-
-#define DATA (COM1 + 0)
-#define IER (COM1 + 1)
-#define IIR (COM1 + 2)
-#define FCR (COM1 + 2)
-#define LCR (COM1 + 3)
-#define MCR (COM1 + 4)
-#define LSR (COM1 + 5)
-#define MSR (COM1 + 6)
-#define SCR (COM1 + 7)
-
-#define OUT2 0x08
-#define LOOP 0x10
-
-/* A machine with a serial port and the peer at its socket. */
-struct cable {
-	struct fake_machine f;
-	char dir[64];
-	char spec[128];
-	int peer;
-};
-
-static int dial(const char *path)
-{
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-
-	assert_true(fd >= 0);
-	assert_true(strlen(path) < sizeof(addr.sun_path));
-	memcpy(addr.sun_path, path, strlen(path));
-	assert_int_equal(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
-	return fd;
-}
-
-static const char *socket_path(const struct cable *c)
-{
-	return strchr(c->spec, '=') + 1;
-}
-
-static void plug_in(struct cable *c)
-{
-	c->peer = dial(socket_path(c));
-	fake_settle(&c->f);
-}
-
-static void start_unplugged(struct cable *c)
-{
-	struct error err = ERROR_INIT;
-
-	strcpy(c->dir, "/tmp/molt-serial-XXXXXX");
-	assert_non_null(mkdtemp(c->dir));
-	snprintf(c->spec, sizeof(c->spec), "socket=%s/com1", c->dir);
-	fake_machine_init(&c->f);
-	c->f.option_name = "serial";
-	c->f.option_value = c->spec;
-	assert_int_equal(fake_device_create(&c->f, &serial_class, NULL, NULL, &err), 0);
-	c->peer = -1;
-}
-
-static void start(struct cable *c)
-{
-	start_unplugged(c);
-	plug_in(c);
-	fake_inb(&c->f, MSR);
-}
-
-static void stop(struct cable *c)
-{
-	if (c->peer >= 0)
-		close(c->peer);
-	fake_machine_fini(&c->f);
-	assert_int_equal(rmdir(c->dir), 0);
-}
-
-static void say(struct cable *c, const char *text)
-{
-	assert_int_equal(send(c->peer, text, strlen(text), 0), (ssize_t)strlen(text));
-	fake_settle(&c->f);
-}
-
-static void assert_heard(struct cable *c, const char *text)
-{
-	char buf[256] = "";
-	ssize_t n;
-
-	fake_settle(&c->f);
-	n = recv(c->peer, buf, sizeof(buf) - 1, MSG_DONTWAIT);
-	assert_int_equal(n < 0 ? 0 : n, (ssize_t)strlen(text));
-	assert_string_equal(buf, text);
-}
-
-static int setup(void **state)
-{
-	*state = calloc(1, sizeof(struct cable));
-	assert_non_null(*state);
-	start(*state);
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	stop(*state);
-	free(*state);
-	return 0;
-}
-
-/* The guest's set-up: FIFO with the trigger level, IRQ through, interrupts enabled. */
-static void program(struct cable *c, uint8_t fcr, uint8_t ier)
-{
-	fake_outb(&c->f, FCR, fcr);
-	fake_outb(&c->f, MCR, OUT2 | 0x03);
-	fake_outb(&c->f, IER, ier);
-}
+#include "serial_cable.h"
 
 /* ---- probing, as Linux's 8250 driver does it ---- */
 
@@ -224,12 +100,12 @@ static void output_waits_for_the_first_peer(void **state)
 	struct cable c;
 
 	(void)state;
-	start_unplugged(&c);
+	cable_start_unplugged(&c);
 	fake_outb(&c.f, DATA, 'b');
 	fake_outb(&c.f, DATA, 'o');
 	plug_in(&c);
 	assert_heard(&c, "bo");
-	stop(&c);
+	cable_stop(&c);
 }
 
 static void each_byte_sent_interrupts(void **state)
@@ -290,7 +166,7 @@ static void trigger_levels(void **state)
 		char text[17] = "0123456789abcdef";
 		struct cable c;
 
-		start(&c);
+		cable_start(&c);
 		program(&c, (uint8_t)(i << 6 | 0x01), 0x01);
 		text[levels[i] - 1] = '\0';
 		say(&c, text);
@@ -300,7 +176,7 @@ static void trigger_levels(void **state)
 		assert_int_equal(fake_inb(&c.f, IIR), 0xc4);
 		fake_inb(&c.f, DATA);
 		assert_int_equal(fake_inb(&c.f, IIR), levels[i] > 1 ? 0xcc : 0xc1);
-		stop(&c);
+		cable_stop(&c);
 	}
 }
 
@@ -435,200 +311,6 @@ static void ring_indicator_reports_its_end(void **state)
 	assert_int_equal(fake_inb(&c->f, MSR), 0x00);
 }
 
-/* ---- interrupts and modem lines ---- */
-
-static void priorities(void **state)
-{
-	struct cable *c = *state;
-
-	fake_outb(&c->f, FCR, 0x01);
-	fake_outb(&c->f, MCR, LOOP);
-	for (uint8_t i = 0; i < 17; i++)
-		fake_outb(&c->f, DATA, i);
-	fake_outb(&c->f, MCR, LOOP | 0x01);
-	fake_outb(&c->f, IER, 0x0f);
-	assert_int_equal(fake_inb(&c->f, IIR), 0xc6);
-	fake_inb(&c->f, LSR);
-	assert_int_equal(fake_inb(&c->f, IIR), 0xc4);
-	for (uint8_t i = 0; i < 16; i++)
-		fake_inb(&c->f, DATA);
-	assert_int_equal(fake_inb(&c->f, IIR), 0xc2);
-	assert_int_equal(fake_inb(&c->f, IIR), 0xc0);
-	fake_inb(&c->f, MSR);
-	assert_int_equal(fake_inb(&c->f, IIR), 0xc1);
-}
-
-static void out2_gates_the_interrupt(void **state)
-{
-	struct cable *c = *state;
-
-	fake_outb(&c->f, IER, 0x02);
-	assert_false(c->f.level[IRQ]);
-	fake_outb(&c->f, MCR, OUT2);
-	assert_true(c->f.level[IRQ]);
-	fake_outb(&c->f, MCR, OUT2 | LOOP);
-	assert_false(c->f.level[IRQ]);
-	fake_outb(&c->f, MCR, OUT2);
-	assert_true(c->f.level[IRQ]);
-}
-
-static void modem_lines_follow_the_peer(void **state)
-{
-	struct cable c;
-
-	(void)state;
-	start_unplugged(&c);
-	program(&c, 0x01, 0x08);
-	assert_int_equal(fake_inb(&c.f, MSR), 0x00);
-	plug_in(&c);
-	assert_true(c.f.level[IRQ]);
-	assert_int_equal(fake_inb(&c.f, IIR), 0xc0);
-	assert_int_equal(fake_inb(&c.f, MSR), 0xbb);
-	assert_int_equal(fake_inb(&c.f, MSR), 0xb0);
-	assert_false(c.f.level[IRQ]);
-	close(c.peer);
-	c.peer = -1;
-	fake_settle(&c.f);
-	assert_int_equal(fake_inb(&c.f, MSR), 0x0b);
-	assert_int_equal(c.f.edges[IRQ], 2);
-	stop(&c);
-}
-
-/* ---- life ---- */
-
-static void reset_goes_back_to_power_on(void **state)
-{
-	struct cable *c = *state;
-
-	program(c, 0xc1, 0x0f);
-	fake_outb(&c->f, LCR, 0x1b);
-	fake_outb(&c->f, SCR, 0x55);
-	say(c, "junk");
-	c->f.dev->cls->reset(c->f.dev);
-	assert_false(c->f.level[IRQ]);
-	assert_int_equal(fake_inb(&c->f, IIR), 0x01);
-	assert_int_equal(fake_inb(&c->f, IER), 0);
-	assert_int_equal(fake_inb(&c->f, LCR), 0);
-	assert_int_equal(fake_inb(&c->f, MCR), 0);
-	assert_int_equal(fake_inb(&c->f, LSR), 0x60);
-	/* The peer is still there, and that is no news. */
-	assert_int_equal(fake_inb(&c->f, MSR), 0xb0);
-}
-
-static void an_update_keeps_everything(void **state)
-{
-	struct fake_machine g;
-	struct cable *c = *state;
-
-	program(c, 0x41, 0x05);
-	fake_outb(&c->f, LCR, 0x1b);
-	fake_outb(&c->f, SCR, 0x77);
-	say(c, "abcdefghijklmnopqrst");
-	fake_migrate(&c->f, &g);
-	/* The edge is in the irqchip's state already: the wire is high without a second one. */
-	assert_int_equal(g.irq_calls, 0);
-	g.dev->cls->resume(g.dev);
-	assert_int_equal(fake_inb(&g, LCR), 0x1b);
-	assert_int_equal(fake_inb(&g, SCR), 0x77);
-	for (char ch = 'a'; ch <= 't'; ch++) {
-		assert_int_equal(fake_inb(&g, DATA), ch);
-		fake_settle(&g);
-	}
-	assert_int_equal(fake_inb(&g, LSR), 0x60);
-	fake_outb(&g, DATA, '!');
-	fake_settle(&g);
-	assert_heard(c, "!");
-	fake_machine_fini(&g);
-	/* The successor owns the socket now, and has removed its path. */
-	assert_int_equal(access(socket_path(c), F_OK), -1);
-}
-
-static void a_failed_update_changes_nothing(void **state)
-{
-	struct fake_machine g;
-	struct cable *c = *state;
-
-	program(c, 0x01, 0x01);
-	fake_outb(&c->f, DATA, '1');
-	fake_migrate(&c->f, &g);
-	fake_machine_fini(&g);
-	assert_int_equal(access(socket_path(c), F_OK), 0);
-	c->f.dev->cls->resume(c->f.dev);
-	fake_outb(&c->f, DATA, '2');
-	assert_heard(c, "12");
-	say(c, "x");
-	assert_int_equal(fake_inb(&c->f, DATA), 'x');
-}
-
-/* The guest part begins with rx_len, rx[16], dll, dlm, ier, fcr, lcr, mcr, msr. */
-static void spoil_length(void *guest)
-{
-	*(uint32_t *)guest = 17;
-}
-
-static void spoil_fifo_off(void *guest)
-{
-	*(uint32_t *)guest = 2;
-	((uint8_t *)guest)[23] = 0;
-}
-
-static void spoil_ier(void *guest)
-{
-	((uint8_t *)guest)[22] = 0x10;
-}
-
-static void spoil_mcr(void *guest)
-{
-	((uint8_t *)guest)[25] = 0x20;
-}
-
-static void spoil_msr(void *guest)
-{
-	((uint8_t *)guest)[26] ^= 0x40;
-}
-
-static void impossible_state_is_refused(void **state)
-{
-	struct cable *c = *state;
-
-	fake_outb(&c->f, FCR, 0x01);
-	assert_true(fake_post_load_of(&c->f, spoil_length) < 0);
-	assert_true(fake_post_load_of(&c->f, spoil_fifo_off) < 0);
-	assert_true(fake_post_load_of(&c->f, spoil_ier) < 0);
-	assert_true(fake_post_load_of(&c->f, spoil_mcr) < 0);
-	assert_true(fake_post_load_of(&c->f, spoil_msr) < 0);
-}
-
-static void without_an_option_nothing_is_plugged_in(void **state)
-{
-	struct error err = ERROR_INIT;
-	struct fake_machine f;
-
-	(void)state;
-	fake_machine_init(&f);
-	assert_int_equal(fake_device_create(&f, &serial_class, NULL, NULL, &err), 0);
-	fake_outb(&f, DATA, 'x');
-	assert_int_equal(fake_inb(&f, LSR), 0x60);
-	assert_int_equal(fake_inb(&f, MSR), 0x00);
-	fake_machine_fini(&f);
-}
-
-static void a_bad_option_is_an_error(void **state)
-{
-	struct error err = ERROR_INIT;
-	struct fake_machine f;
-
-	(void)state;
-	fake_machine_init(&f);
-	f.option_name = "serial";
-	f.option_value = "modem";
-	assert_true(fake_device_create(&f, &serial_class, NULL, NULL, &err) < 0);
-	assert_non_null(strstr(err.text, "modem"));
-	fake_machine_fini(&f);
-}
-
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -653,15 +335,6 @@ int main(void)
 		T(overrun_with_fifo_keeps_the_old),
 		T(overrun_without_fifo_keeps_the_new),
 		T(ring_indicator_reports_its_end),
-		T(priorities),
-		T(out2_gates_the_interrupt),
-		cmocka_unit_test(modem_lines_follow_the_peer),
-		T(reset_goes_back_to_power_on),
-		T(an_update_keeps_everything),
-		T(a_failed_update_changes_nothing),
-		T(impossible_state_is_refused),
-		cmocka_unit_test(without_an_option_nothing_is_plugged_in),
-		cmocka_unit_test(a_bad_option_is_an_error),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -64,7 +64,7 @@ struct fdtable {
 
 /*
  * Adds a descriptor, which stays the caller's. -EEXIST for a (name, id) that is there already,
- * -ENFILE when the table is full, -EBADF if it is not open.
+ * -ENFILE when the table is full, -EBADF if it is not open, -EINVAL for a name that is too long.
  */
 int fdtable_add(struct fdtable *t, const char *name, uint32_t id, int fd, struct error *err);
 

@@ -21,6 +21,7 @@
 struct vcpu_state {
 	uint32_t ncpuid;                    /* in 32-bit words, 10 an entry: struct kvm_cpuid_entry2 */
 	uint32_t cpuid[VCPU_CPUID_MAX * 10];
+	uint32_t reserved_cpuid;
 	uint64_t tsc_khz;
 	uint64_t tsc_offset;                /* guest TSC = host TSC + this (mod 2^64) */
 	uint32_t nmsrs;
@@ -31,10 +32,12 @@ struct vcpu_state {
 	struct kvm_sregs2 sregs;            /* from KVM_GET_SREGS where there is no KVM_GET_SREGS2 */
 	uint32_t xsave_len;
 	uint8_t xsave[VCPU_XSAVE_MAX];
+	uint32_t reserved_xsave;
 	struct kvm_xcrs xcrs;
 	uint64_t lapic_ns;                  /* CLOCK_MONOTONIC when lapic was read */
 	struct kvm_lapic_state lapic;
 	struct kvm_mp_state mp_state;
+	uint32_t reserved_mp_state;
 	struct kvm_vcpu_events events;
 	struct kvm_debugregs debugregs;
 };

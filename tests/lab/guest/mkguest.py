@@ -1,4 +1,5 @@
 #!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
 """Build the initramfs of the lab's guests: busybox, labcheck, and an init with a shell on the serial console.
 
     mkguest.py [--output FILE] [--labcheck BINARY] [--module NAME]...

@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Writes the first inputs of every fuzz target into corpus/: real data, as small as it gets.
+
+What fuzzing found later is beside them under other names and is kept.
+
+usage: mkcorpus.py BUILD [BZIMAGE]
+"""
+import pathlib
+import struct
+import subprocess
+import sys
+
+CORPUS = pathlib.Path(__file__).parent / 'corpus'
+BOOT_HEAD = bytes([30, 8, 4, 2])  # 32 MiB, command line, initramfs, hole: see boot_fuzz.h
+
+QMP = [
+    b'{"execute":"qmp_capabilities"}',
+    b'{"execute":"query-commands","id":1}{"execute":"query-version"}\x02{"execute":"query-status"}',
+    b'{"execute":"query-cpus-fast","id":[1,{"a":null}]}[1]"x"{"execute":"query-uuid","id":1e3}',
+    b"{'execute':'stop'}\x01{'execute':'cont'}{'execute':'system_reset'}"
+    b"{'execute':'system_powerdown'}",
+    b'{"execute":"update","arguments":{"command":["/molt","run"],"timeout":1000,'
+    b'"check-only":true},"id":"u"}\x02\x01{"execute":"query-update"}',
+    b'{"execute":"update","arguments":{"state-file":"/s","no-check":true}}\x01'
+    b'{"execute":"update","arguments":{"timeout":1001}}\x01{"execute":"query-update"}',
+    b'{"execute":"migrate-set-parameters","arguments":{"mode":"cpr-exec",'
+    b'"cpr-exec-command":["f"]}}{"execute":"query-migrate-parameters"}'
+    b'{"execute":"migrate","arguments":{"uri":"file:/s"}}\x01{"execute":"query-migrate"}',
+    b'{"execute":"migrate","arguments":{"channels":[{"channel-type":"main","addr":'
+    b'{"transport":"file","filename":"/s","offset":0}}]}}\x03{"execute":"quit"}',
+    b'{"execute":"migrate-set-capabilities","arguments":{"capabilities":'
+    b'[{"capability":"events","state":true}]}}\x04\x60\x00\x01\x04\x90\x00\x08{"exec',
+]
+ARGS = [
+    b'\x00--kernel\nvmlinuz\n--memory=512M\n--cpus\n4\n--serial\nfile=/x\n--no-reboot\n--mem\n1G',
+    b'\x01/run/molt.sock\n--check\n--no-check\n--timeout=5\n--\n/usr/bin/molt\nrun\n--cpus\n2',
+    b'\x02/run/molt.sock\nquery-status\n-h',
+    b'\x05512M', b'\x050x1000', b'\x0599999', b'\x050.25', b'\x0518446744073709551615',
+    b'\x06512M,hugepages=2M,thp=on', b'\x06size=a,,b,prefault=on,thp=',
+]
+JSON = [
+    b'\x01{"execute":"x","arguments":{"a":[1,-2.5e3,true,null,"\\u00e9\\n\\\\"]}}\n[]',
+    b"\x04{'a':'it\\'s \"q\"'}1 2 null\"s\"{]\x01{}",
+    b'\x02' + b'[' * 64 + b']' * 64 + b'[' * 65,
+]
+# See fuzz_device.c: register accesses, then what the host does.
+DEVICES = {
+    'serial': bytes([13, 1, 0, 3, 0x80, 1, 0, 0, 1, 1, 0, 3, 3, 1, 0, 1, 5, 1, 0, 4, 0xb,
+                     1, 0, 2, 0xc7, 5, 20]) + b'hello, guest!!!!!!!!' +
+              bytes([1, 0, 0, 0x41, 0, 0, 0, 0, 0, 2, 10, 1, 0, 4, 0x1f, 1, 0, 0, 0x55, 9, 6,
+                     11, 2, 0x80, 0, 1, 13, 0, 13, 7, 8]),
+    'rtc': bytes([1, 0, 0, 0xb, 1, 0, 1, 0x72, 1, 1, 0, 1, 0xff, 1, 1, 0, 3, 0xff, 12, 30, 1, 0, 0,
+                  0xc, 0, 0, 1, 10, 1, 0, 0, 0xb, 1, 0, 1, 0x82, 1, 0, 0, 0x32, 1, 0, 1, 0x20,
+                  1, 0, 0, 0xb, 1, 0, 1, 2, 9, 1, 0, 0, 9, 0, 0, 1, 12, 220, 11, 1, 0x90, 0, 1]),
+    'i8042': bytes([1, 4, 0, 0xaa, 0, 0, 0, 1, 4, 0, 0x60, 1, 0, 0, 0x47, 10, 1, 4, 0, 0xd1, 9,
+                    1, 0, 0, 0xfe, 1, 4, 0, 0xfe, 11, 1, 0x80, 0, 1]),
+    'power': bytes([1, 1, 2, 0, 1, 15, 0, 1, 0, 10, 1, 1, 0, 0, 1, 1, 5, 0, 0, 0x34, 1, 8, 0, 6,
+                    9, 11, 1, 0x90, 0, 1]),
+    'pvpanic': bytes([0, 0, 0, 1, 0, 0, 1, 10, 9, 8]),
+    'irqchip': bytes([14]) + bytes(range(1, 255)) + bytes([10, 9, 11, 1, 0x90, 0, 1]),
+    'pit': bytes([14]) + bytes(range(1, 255)) + bytes([10, 9, 12, 20, 11, 1, 0x90, 0, 1]),
+    'clock': bytes([14]) + bytes(range(1, 255)) + bytes([10, 12, 20, 9, 12, 220, 10, 11, 1, 0x90,
+                                                         0, 1, 8, 10]),
+}
+
+
+def write(target, name, data):
+    folder = CORPUS / target
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_bytes(data)
+
+
+def elf(path):
+    """A guest's headers, notes and the beginning of its code; sections and the rest go."""
+    data = path.read_bytes()
+    phoff, = struct.unpack_from('<Q', data, 32)
+    phnum, = struct.unpack_from('<H', data, 56)
+    end = phoff + 56 * phnum
+    for i in range(phnum):
+        kind, _, offset = struct.unpack_from('<IIQ', data, phoff + 56 * i)
+        filesz, = struct.unpack_from('<Q', data, phoff + 56 * i + 32)
+        if kind == 4:
+            end = max(end, offset + filesz)
+    # Entry and code may be in the hole behind the file.
+    return data[:end]
+
+
+def bzimage(path):
+    """The setup header of a real kernel, with a payload that fits into the hole."""
+    data = bytearray(path.read_bytes()[:0x800])
+    data[0x1f1] = 3
+    struct.pack_into('<I', data, 0x1f4, 0x1000)
+    struct.pack_into('<I', data, 0x260, 0x400000)
+    data[:0x1f1] = bytes(0x1f1)
+    return bytes(data)
+
+
+def main():
+    build = pathlib.Path(sys.argv[1])
+    for number, text in enumerate(QMP):
+        start = b'' if number == 0 else QMP[0]
+        write('control', f'session-{number}', start + text)
+    for number, text in enumerate(ARGS):
+        write('cli', f'args-{number}', text)
+    for number, text in enumerate(JSON):
+        write('json', f'text-{number}', text)
+    for name, ops in DEVICES.items():
+        write('device_' + name, 'ops', ops)
+    for name in ('ticker', 'reset'):
+        write('pvh', name, BOOT_HEAD + elf(build / f'firmware/{name}.elf'))
+    if len(sys.argv) > 2:
+        write('bzimage', 'linux', BOOT_HEAD + bzimage(pathlib.Path(sys.argv[2])))
+    write('check', 'yes', b'\xff\xff{"reasons":[]}')
+    write('check', 'no', b'\xff\xff{"reasons":["no device for section \'net\' 0","other"]}')
+    for target in ('stream', 'vmstate', 'fdtable'):
+        (CORPUS / target).mkdir(parents=True, exist_ok=True)
+    subprocess.run([build / 'tests/fuzz/fuzz_seeds', CORPUS], check=True)
+
+
+main()

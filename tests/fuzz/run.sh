@@ -1,0 +1,65 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# Builds the fuzz targets with clang and runs each for some seconds, one at a time.
+set -eu
+
+usage() {
+	cat <<-END
+	usage: tests/fuzz/run.sh [SECONDS [TARGET...]]
+
+	Builds in build/fuzz and runs every target, or those named, for SECONDS (default 20).
+	Inputs that reach new code are kept in build/fuzz/corpus/TARGET, what fails in
+	build/fuzz/findings. Exit status: 0 no finding, 1 findings, 2 wrong usage, 77 no clang or
+	no libFuzzer here.
+	END
+}
+
+case "${1:-}" in
+-h | --help) usage; exit 0 ;;
+*[!0-9]*) usage >&2; exit 2 ;;
+esac
+seconds=${1:-20}
+[ $# -eq 0 ] || shift
+
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+build=$root/build/fuzz
+
+probe=$(mktemp)
+trap 'rm -f "$probe"' EXIT
+if ! echo 'int LLVMFuzzerTestOneInput(const char *d, long n) { return d && n < 0; }' |
+	clang -fsanitize=fuzzer,address,undefined -x c - -o "$probe" 2>/dev/null; then
+	echo "fuzzing needs clang and its runtime libraries (libclang-rt-dev)"
+	exit 77
+fi
+
+if [ ! -f "$build/build.ninja" ]; then
+	CC=clang meson setup "$build" "$root" -Dfuzz=true -Dstatic=false \
+		-Db_sanitize=address,undefined -Db_lundef=false \
+		-Dc_args='-fsanitize=fuzzer-no-link -fno-sanitize-recover=all' >"$probe.log" ||
+		{ cat "$probe.log"; exit 1; }
+	rm -f "$probe.log"
+fi
+[ $# -gt 0 ] || set -- $(meson introspect --targets "$build" | tr ',' '\n' |
+	sed -n 's/.*"name": "fuzz_\([a-z0-9_]*\)".*/\1/p' | sort)
+ninja -C "$build" --quiet $(printf 'tests/fuzz/fuzz_%s ' "$@")
+
+status=0
+mkdir -p "$build/findings"
+for target; do
+	found=$build/corpus/$target
+	mkdir -p "$found"
+	options="-max_total_time=$seconds -timeout=20 -rss_limit_mb=3072 -max_len=65536"
+	[ ! -f "$here/$target.dict" ] || options="$options -dict=$here/$target.dict"
+	# shellcheck disable=SC2086 # a list of words
+	if "$build/tests/fuzz/fuzz_$target" $options -artifact_prefix="$build/findings/$target-" \
+		-print_final_stats=1 "$found" "$here/corpus/$target" >"$build/$target.log" 2>&1; then
+		echo "ok   $target: $(sed -n 's/stat::number_of_executed_units: *//p' \
+			"$build/$target.log") inputs"
+	else
+		echo "FAIL $target: see $build/$target.log"
+		tail -n 40 "$build/$target.log"
+		status=1
+	fi
+done
+exit $status

@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Tiny guests on a real kvm_amd, in the lab: run by lab_test.py. Arguments: the stories to run.
+
+Where the machine has no KVM of its own, this is where its guest tests (tests/guest) run; where it has, they ran there,
+and a sample is enough: KVMs differ, above all one with hardware virtualisation from one without.
+"""
+import glob
+import os
+import re
+import subprocess
+import sys
+
+from report import Report
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(os.path.dirname(HERE), "lib"))
+
+import moltvm  # noqa: E402
+
+GUEST_TESTS = os.path.join(os.path.dirname(HERE), "guest")
+UPDATES = 50
+# A test script must not take all the time there is.
+SCRIPT_TIMEOUT = 600
+# Of the thousand updates in a row, as many as software emulation has time for.
+SOAK = "100"
+
+POINT = re.compile(r"(not )?ok \d+ - (.*?)(?: # SKIP (.*))?$", re.I)
+PLAN = re.compile(r"1\.\.(\d+)(?: # SKIP (.*))?$", re.I)
+
+
+def probe_passes(vm):
+    """(pass, changes) of the probe's lines"""
+    return re.findall(r"^probe: pass (\d+) .*\bchanges=(\d+)\b", vm.serial(), re.M)
+
+
+def probe_on(report, cpus):
+    # lost_ms, clock_us: under emulation interrupts and bytes are slow; what is looked for is what gets lost.
+    with moltvm.Vm("--cpus", str(cpus), "--memory", "64M", kernel="probe",
+                   cmdline="period_ms=200 lost_ms=30000 clock_us=20000") as vm:
+        ready = vm.wait_serial(r"probe: ready .*\n", 60).group(0)
+        vm.wait_for(lambda: probe_passes(vm), "a first pass")
+        reports = [vm.update() for _ in range(UPDATES)]
+        had = len(probe_passes(vm))
+        vm.wait_for(lambda: len(probe_passes(vm)) >= had + 2, "two passes after the last update")
+        changed = re.findall(r"^probe: CHANGED .*", vm.serial(), re.M)
+        report.check("%d updates on %d vCPU(s) and nothing changed" % (UPDATES, cpus),
+                     not changed and int(probe_passes(vm)[-1][1]) == 0 and
+                     re.search(r"\bcpus=%d\b" % cpus, ready) is not None, "\n".join([ready, *changed[:10]]))
+        report.check("the same process, %d vCPU(s)" % cpus, vm.running() and all(
+            r["pid"] == vm.pid and r["updates"] == i for i, r in enumerate(reports, 1)))
+        blackouts = sorted(r["blackout-us"] for r in reports)
+        report.note("blackouts in the lab, ms: least %.1f, median %.1f, most %.1f" % tuple(
+            us / 1e3 for us in (blackouts[0], blackouts[len(blackouts) // 2], blackouts[-1])))
+        vm.qmp.command("quit")
+        report.check("'quit' ends molt with status 0, %d vCPU(s)" % cpus, vm.wait_exit(30) == 0)
+
+
+def probe(report):
+    for cpus in (1, 2):
+        probe_on(report, cpus)
+
+
+def pass_on(report, output):
+    """The points of another TAP as ours; how many the plan said there would be, or None."""
+    planned = None
+    for line in output:
+        line = line.rstrip("\n")
+        point, plan = POINT.match(line), PLAN.match(line)
+        if plan:
+            planned = int(plan.group(1))
+            if plan.group(2):
+                report.skip("all of it", plan.group(2))
+        elif point and point.group(3):
+            report.skip(point.group(2), point.group(3))
+        elif point:
+            report.check(point.group(2), not point.group(1))
+        else:
+            report.note(line)
+    return planned
+
+
+def script_story(path):
+    def story(report):
+        before = report.points
+        process = subprocess.Popen(["timeout", str(SCRIPT_TIMEOUT), sys.executable, path], stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+                                   env=dict(os.environ, MOLT_SOAK=SOAK))
+        planned = pass_on(report, process.stdout)
+        status = process.wait()
+        points = report.points - before
+        report.check("ran to its end", planned is not None and points >= planned and status in (0, 1),
+                     "%d points of %s, status %d" % (points, planned, status))
+    return story
+
+
+def stories():
+    """(name, story); the guest tests only where they cannot run outside, or when named."""
+    found = [("probe", probe)]
+    scripts = sorted(glob.glob(os.path.join(GUEST_TESTS, "test_*.py")))
+    scripts = [(os.path.basename(path)[:-3], script_story(path)) for path in scripts]
+    if sys.argv[1:]:
+        return [s for s in found + scripts if s[0] in sys.argv[1:]]
+    return found + ([] if os.environ["MOLT_LAB_OUTER_KVM"] == "yes" else scripts)
+
+
+if __name__ == "__main__":
+    sys.exit(Report().run(stories()))

@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Run a test script in the lab and pass its TAP on; the outside half of the lab's tests, started by meson.
+
+    lab_test.py --molt FILE --firmware DIR --labcheck FILE [--cpus N] [--mem SIZE] [--timeout S] SCRIPT [ARGS...]
+
+SCRIPT is a file of this directory. All that it needs is copied into one directory, which the nested host sees: sources
+and build may lie under /tmp, of which the nested host has its own. Where the lab cannot be had the test is skipped, and
+says why.
+"""
+import argparse
+import glob
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TESTS = os.path.dirname(HERE)
+sys.path[:0] = [HERE, os.path.join(HERE, "guest")]
+
+import fetch  # noqa: E402
+import lab  # noqa: E402
+import mkguest  # noqa: E402
+import vmlinux  # noqa: E402
+
+TAP = re.compile(rb"(ok|not ok|1\.\.\d|#|Bail out!)")
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--molt", required=True)
+    parser.add_argument("--firmware", required=True)
+    parser.add_argument("--labcheck", required=True)
+    parser.add_argument("--cpus", default="2")
+    parser.add_argument("--mem", default="4G")
+    parser.add_argument("--timeout", default="600", help="seconds that the script may take in the lab")
+    parser.add_argument("script")
+    parser.add_argument("arguments", nargs="*")
+    return parser.parse_args()
+
+
+def skip_all(why):
+    print("1..0 # SKIP " + " ".join(why.split()))
+    sys.exit(0)
+
+
+def copy_tests(stage):
+    for part in ("lab", "lib", "guest"):
+        os.makedirs(os.path.join(stage, "tests", part))
+        for script in glob.glob(os.path.join(TESTS, part, "*.py")):
+            shutil.copy(script, os.path.join(stage, "tests", part))
+
+
+def prepare(stage, args):
+    """Fill the directory; the environment for the script."""
+    copy_tests(stage)
+    shutil.copy(args.molt, os.path.join(stage, "molt"))
+    shutil.copy(args.labcheck, os.path.join(stage, "labcheck"))
+    os.makedirs(os.path.join(stage, "firmware"))
+    for guest in glob.glob(os.path.join(args.firmware, "*.elf")):
+        shutil.copy(guest, os.path.join(stage, "firmware"))
+    kernel, initramfs = mkguest.build(os.path.join(stage, "initramfs"), args.labcheck)
+    environment = {
+        "MOLT": os.path.join(stage, "molt"),
+        "MOLT_FIRMWARE": os.path.join(stage, "firmware"),
+        "MOLT_LABCHECK": os.path.join(stage, "labcheck"),
+        "MOLT_LAB_KERNEL": shutil.copy(kernel, stage),
+        "MOLT_LAB_INITRAMFS": initramfs,
+        "MOLT_LAB_CMDLINE": mkguest.KERNEL_COMMAND_LINE,
+        "MOLT_LAB_OUTER_KVM": "yes" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "no",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    try:
+        environment["MOLT_LAB_VMLINUX"] = shutil.copy(vmlinux.cached(kernel, fetch.cache_dir()), stage)
+    except vmlinux.Unsupported as e:
+        environment["MOLT_LAB_NO_VMLINUX"] = str(e)
+    return environment
+
+
+def relay(source):
+    """The script's TAP as it comes; all else as TAP's comments."""
+    for line in source:
+        if not TAP.match(line):
+            line = b"# " + line
+        sys.stdout.buffer.write(line if line.endswith(b"\n") else line + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def collect(source, into):
+    """The lab's own words: on to stderr, and kept."""
+    for line in source:
+        sys.stderr.buffer.write(line)
+        sys.stderr.buffer.flush()
+        into.append(line.decode(errors="replace").strip())
+
+
+def run_in_lab(stage, args, environment):
+    """(exit status, what the lab itself said)"""
+    command = [sys.executable, os.path.join(HERE, "lab.py"), "run", "--cpus", args.cpus, "--mem", args.mem, "--timeout",
+               args.timeout, "--rw", stage, "--", "/usr/bin/env", "python3",
+               os.path.join(stage, "tests", "lab", args.script), *args.arguments]
+    said = []
+    process = subprocess.Popen(command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    listener = threading.Thread(target=collect, args=(process.stderr, said), daemon=True)
+    listener.start()
+    try:
+        relay(process.stdout)
+        status = process.wait()
+    finally:
+        process.terminate()
+        process.wait()
+    listener.join(10)
+    return status, said
+
+
+def main():
+    args = parse()
+    try:
+        fetch.ensure()
+    except fetch.FetchError as e:
+        skip_all("the lab cannot be fetched: %s" % e)
+    with tempfile.TemporaryDirectory(prefix="molt-lab-test-") as stage:
+        status, said = run_in_lab(stage, args, prepare(stage, args))
+    if status == lab.UNAVAILABLE:
+        skip_all("the lab does not work here: %s" % (said[-1] if said else "no reason given"))
+    if status in (lab.TIMED_OUT, lab.LAB_FAILED):
+        print("Bail out! " + " ".join(said[-1:]))
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: MIT
+"""A stock Linux guest on molt, for the tests in the lab: its shell, its update, its clocks beside the host's.
+
+    with StockGuest("--cpus", "2", "--memory", "512M") as guest:
+        guest.boot()
+        guest.shell.run("dmesg | wc -l")
+        guest.update()
+"""
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "lib")]
+
+import moltvm  # noqa: E402
+from guest_shell import GuestGone, GuestShell, GuestTimeout, parse_values  # noqa: E402
+
+# Software emulation on a busy machine: what takes 5 seconds on an idle one may take many times that.
+BOOT_LIMIT = 120
+
+
+class StockGuest:
+    """One molt, its binary in a file of its own, so that each update can bring a new one."""
+
+    def __init__(self, *options, kernel=None, cmdline=""):
+        self.dir = tempfile.mkdtemp(prefix="stock-guest-")
+        self.binary = os.path.join(self.dir, "molt")
+        self.serial = os.path.join(self.dir, "serial")
+        self.install_binary()
+        self.vm = moltvm.Vm("--initramfs", os.environ["MOLT_LAB_INITRAMFS"], *options, binary=self.binary,
+                            kernel=kernel or os.environ["MOLT_LAB_KERNEL"],
+                            cmdline=os.environ["MOLT_LAB_CMDLINE"] + " " + cmdline, serial="socket=" + self.serial)
+        self.pid = self.vm.pid
+        self.updates = 0
+        self.reports = []
+        self.log = open(os.path.join(self.dir, "heard"), "w+b")
+        peer = socket.socket(socket.AF_UNIX)
+        peer.connect(self.serial)
+        self.shell = GuestShell(peer, self.log)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, trace):
+        if kind is not None:
+            print("the guest's last words: %r" % self.heard()[-3000:])
+            self.tell_interrupts()
+        self.shell.stream.close()
+        self.log.close()
+        shutil.rmtree(self.dir, ignore_errors=True)
+        self.vm.__exit__(kind, value, trace)
+
+    def tell_interrupts(self):
+        """After a silence: what the serial port and the interrupt controllers believe."""
+        try:
+            state = self.stream_of_update()
+        except Exception as e:  # noqa: BLE001 -- only more words for a failure that is told anyway
+            print("no state to show:", e)
+            return
+        for name in ("serial", "irqchip", "pit"):
+            print(name, json.dumps(sections(state, name)))
+
+    def heard(self):
+        """All that ever came from the guest's serial port."""
+        self.log.seek(0)
+        return self.log.read()
+
+    def install_binary(self):
+        """A new file at the binary's path, as a package manager would put it there."""
+        fresh = self.binary + ".new"
+        shutil.copy(moltvm.molt_binary(), fresh)
+        os.rename(fresh, self.binary)
+
+    def boot(self):
+        """Seconds until the shell's prompt."""
+        began = time.monotonic()
+        self.shell.wait_for_prompt(BOOT_LIMIT)
+        return time.monotonic() - began
+
+    # ---- updates ----
+
+    def update(self, **arguments):
+        """One update onto a newly installed binary; raises if the process did not become that binary."""
+        self.install_binary()
+        report = self.vm.update(**arguments)
+        self.updates += 1
+        running = os.stat("/proc/%d/exe" % self.pid)
+        installed = os.stat(self.binary)
+        if (running.st_dev, running.st_ino) != (installed.st_dev, installed.st_ino):
+            raise AssertionError("process %d did not become the new binary" % self.pid)
+        if report["pid"] != self.pid or report["updates"] != self.updates:
+            raise AssertionError("process %d, update %d: the report says %r" % (self.pid, self.updates, report))
+        self.reports.append(report)
+        return report
+
+    def stream_of_update(self):
+        """One more update, and the state stream that it kept, as 'molt state' prints it."""
+        path = os.path.join(self.dir, "stream")
+        self.update(state_file=path)
+        return json.loads(subprocess.run([self.binary, "state", path], stdout=subprocess.PIPE, check=True).stdout)
+
+    def type_across_update(self, number):
+        """Half a command line before an update, more than the port's FIFO holds; the other half after it."""
+        self.shell.send("echo typed-before-%d-and-longer-than-a-FIFO-" % number)
+        self.update()
+        self.shell.send("$((%d + 1000))\r" % number)
+        self.shell.wait_for("typed-before-%d-and-longer-than-a-FIFO-%d" % (number, number + 1000), 60)
+        self.shell.wait_for_prompt(60)
+
+    # ---- the end ----
+
+    def wait_end(self, timeout=60):
+        """molt's exit status, once the guest made it end."""
+        deadline = time.monotonic() + timeout
+        try:
+            self.shell.wait_for("\0never\0", timeout)
+        except (GuestGone, GuestTimeout):
+            pass
+        return self.vm.wait_exit(max(1, deadline - time.monotonic()))
+
+
+def sections(state, name):
+    """The fields of all sections of a name, in the order of their instances: [{field: value}]."""
+    found = [s for s in state["sections"] if s["name"] == name]
+    found.sort(key=lambda section: section["instance"])
+    return [{field["name"]: field["value"] for field in section["fields"]} for section in found]
+
+
+def tsc_offsets(state):
+    return [int(vcpu["tsc_offset"], 16) for vcpu in sections(state, "vcpu")]
+
+
+# ---- clocks ----
+
+class HostClocks:
+    """'labcheck clock-ping' on the host."""
+
+    def __init__(self):
+        self.process = subprocess.Popen([os.environ["MOLT_LABCHECK"], "clock-ping"], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, text=True)
+
+    def ping(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        return parse_values(self.process.stdout.readline())
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
+
+
+def compare_clocks(guest, rounds=6):
+    """Readings of the guest's clocks, each between two of the host's: [(host, guest, host)].
+
+    What they mean takes the TSC offset (see clock_differences), which only an update's stream tells.
+    """
+    host = HostClocks()
+    shell, readings = guest.shell, []
+    shell.send("labcheck clock-ping\r")
+    shell.wait_for("clock-ping", 30)
+    for _ in range(rounds):
+        before = host.ping()
+        shell.send("\n")
+        inside = parse_values(shell.wait_for("width=", 30) + shell.wait_for("\n", 30))
+        readings.append((before, inside, host.ping()))
+    shell.send("\x04")
+    shell.wait_for_prompt(30)
+    host.close()
+    return readings
+
+
+def clock_differences(readings, tsc_offset):
+    """(mono, real, error): guest minus host in ns, of the reading with the least doubt.
+
+    The guest read its clocks at a known TSC; less the offset that is the host's TSC of that instant. The host's clocks
+    go evenly by its TSC, and so what they showed then lies on a line between two readings: however long the bytes took
+    over the serial line.
+    """
+    best = None
+    for before, inside, after in readings:
+        instant = (inside["tsc"] - tsc_offset) % 2 ** 64
+        if not before["tsc"] <= instant <= after["tsc"]:
+            raise AssertionError("the guest's TSC less its offset, %d, is not between the host's %d and %d" %
+                                 (instant, before["tsc"], after["tsc"]))
+        part = (instant - before["tsc"]) / (after["tsc"] - before["tsc"])
+        khz = (after["tsc"] - before["tsc"]) * 1e6 / (after["mono"] - before["mono"])
+        doubt = max(before["width"], inside["width"], after["width"]) / khz * 1e6 / 2
+        difference = [inside[c] - before[c] - part * (after[c] - before[c]) for c in ("mono", "real")]
+        if best is None or doubt < best[2]:
+            best = (*difference, doubt)
+    return best

@@ -1,0 +1,598 @@
+/* SPDX-License-Identifier: MIT */
+/* The predecessor's half of an update: who the successor is, and every way to fail and run on. */
+#include "update_bench.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <dirent.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <molt/base/log.h>
+
+#define COM1_SCRATCH 0x3ff
+
+#if defined(__SANITIZE_THREAD__)
+#define THREAD_SANITIZER true
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define THREAD_SANITIZER true
+#endif
+#endif
+#ifndef THREAD_SANITIZER
+#define THREAD_SANITIZER false
+#endif
+
+/*
+ * ThreadSanitizer takes the guardian's clone(CLONE_VM) for a fork, and from then on believes that the
+ * parent, whose memory it is, were the child.
+ */
+static void skip_under_thread_sanitizer(void)
+{
+	if (!THREAD_SANITIZER)
+		return;
+	print_message("ThreadSanitizer cannot follow a guardian or a fork\n");
+	skip();
+}
+
+static int update(struct update_bench *t, const char *json, struct error *err)
+{
+	return update_bench_run(t, update_commands, update_commands_count, "update", json, NULL,
+				err);
+}
+
+static void run_machine(struct update_bench *t)
+{
+	struct error err = ERROR_INIT;
+
+	assert_int_equal(machine_resume(&t->b.m, &err), 0);
+	machine_wait_entered(&t->b.m);
+}
+
+static void must_still_run(struct update_bench *t)
+{
+	const struct fake_exit write = {
+		.reason = KVM_EXIT_IO, .addr = COM1_SCRATCH, .size = 1, .count = 1, .write = true,
+	};
+
+	assert_int_equal(t->b.m.guest.run_state, RUN_STATE_RUNNING);
+	fake_vcpu_play(t->b.kvm, t->b.m.vcpus[0].fd, &write);
+	fake_vcpu_wait_played(t->b.kvm, t->b.m.vcpus[0].fd);
+}
+
+/* Asks for an update without the check, waits for it to fail. */
+static void must_fail(struct update_bench *t, const char *json, const char *words)
+{
+	struct error err;
+
+	t->said[0] = '\0';
+	assert_int_equal(update(t, json, &err), COMMAND_ASYNC);
+	update_bench_wait(t, "UPDATE_FAILED");
+	if (strncmp(t->said, "reply !", 7) != 0 || !strstr(t->said, words))
+		fail_msg("no reply that says '%s':\n%s", words, t->said);
+}
+
+static void must_fail_command(struct update_bench *t, const char *program, const char *words)
+{
+	char json[256];
+
+	snprintf(json, sizeof(json), "{\"no-check\":true,\"command\":[\"%s\"]}", program);
+	must_fail(t, json, words);
+}
+
+/* ---- who the successor is ---- */
+
+static void test_missing_program(void **state)
+{
+	struct update_bench t;
+
+	(void)state;
+	update_bench_init(&t, 1);
+	must_fail_command(&t, "/nowhere/molt", "successor '/nowhere/molt': No such file");
+	update_bench_fini(&t);
+}
+
+static void test_directory(void **state)
+{
+	struct update_bench t;
+
+	(void)state;
+	update_bench_init(&t, 1);
+	must_fail_command(&t, t.dir, "is a directory");
+	update_bench_fini(&t);
+}
+
+static void test_not_executable(void **state)
+{
+	struct update_bench t;
+
+	(void)state;
+	update_bench_init(&t, 1);
+	must_fail_command(&t, update_bench_file(&t, "data", "x", 0600), "cannot be executed");
+	update_bench_fini(&t);
+}
+
+static void test_not_a_regular_file(void **state)
+{
+	struct update_bench t;
+
+	(void)state;
+	update_bench_init(&t, 1);
+	must_fail_command(&t, "/dev/null", "is not a regular file");
+	update_bench_fini(&t);
+}
+
+static void test_path_is_searched(void **state)
+{
+	const char *old = getenv("PATH");
+	char *kept = strdup(old ? old : "/usr/bin:/bin"), path[200];
+	struct update_bench t;
+	struct error err = ERROR_INIT;
+
+	(void)state;
+	update_bench_init(&t, 1);
+	update_bench_file(&t, "here", "data", 0600);
+	snprintf(path, sizeof(path), "/nowhere::%s:/usr/bin:/bin", t.dir);
+	setenv("PATH", path, 1);
+	must_fail_command(&t, "no-such-program-anywhere", "is not in PATH");
+	/* What cannot be executed is passed over, as a shell does. */
+	must_fail_command(&t, "here", "is not in PATH");
+	update_bench_file(&t, "here", "data", 0700);
+	t.u->command = (char *[]){ (char *)"here", NULL };
+	assert_int_equal(handover_prepare(t.u, &err), 0);
+	snprintf(path, sizeof(path), "%s/here", t.dir);
+	assert_string_equal(t.u->argv[0], path);
+	handover_fini(t.u);
+	t.u->command = NULL;
+	setenv("PATH", kept, 1);
+	free(kept);
+	update_bench_fini(&t);
+}
+
+static unsigned int count_incoming(char *const *argv)
+{
+	unsigned int n = 0;
+
+	for (; *argv; argv++)
+		n += strncmp(*argv, "--incoming", 10) == 0;
+	return n;
+}
+
+static void with_command(struct update_bench *t, char **command, const char *last)
+{
+	struct error err = ERROR_INIT;
+	size_t n = 0;
+
+	t->u->command = command;
+	if (handover_prepare(t->u, &err) < 0)
+		fail_msg("%s", err.text);
+	assert_int_equal(count_incoming(t->u->argv), 1);
+	while (t->u->argv[n])
+		n++;
+	assert_string_equal(t->u->argv[n - 1], last ? last : t->u->fds->state_uri);
+	handover_fini(t->u);
+	t->u->command = NULL;
+}
+
+static void test_incoming_is_there_once(void **state)
+{
+	char *bare[] = { (char *)"/bin/sh", (char *)"run", NULL };
+	char *given[] = { (char *)"/bin/sh", (char *)"--incoming", (char *)"file:/x", NULL };
+	char *joined[] = { (char *)"/bin/sh", (char *)"--incoming=file:/x", NULL };
+	struct update_bench t;
+
+	(void)state;
+	update_bench_init(&t, 1);
+	with_command(&t, NULL, NULL);
+	with_command(&t, bare, NULL);
+	with_command(&t, given, "file:/x");
+	with_command(&t, joined, "--incoming=file:/x");
+	update_bench_fini(&t);
+}
+
+static void test_default_successor_is_ourselves(void **state)
+{
+	struct error err = ERROR_INIT;
+	struct update_bench t;
+
+	(void)state;
+	update_bench_init(&t, 1);
+	assert_int_equal(handover_prepare(t.u, &err), 0);
+	assert_string_equal(t.u->argv[0], "/bin/true");
+	assert_string_equal(t.u->argv[1], "run");
+	assert_string_equal(t.u->argv[2], "--pause");
+	assert_string_equal(t.u->argv[3], "--incoming");
+	assert_int_equal(strncmp(t.u->argv[4], "file:/proc/self/fd/", 19), 0);
+	assert_null(t.u->argv[5]);
+	handover_fini(t.u);
+	update_bench_fini(&t);
+}
+
+static void test_nonces_differ(void **state)
+{
+	uint8_t first[STREAM_NONCE_BYTES];
+	struct error err = ERROR_INIT;
+	struct update_bench t;
+
+	(void)state;
+	update_bench_init(&t, 1);
+	assert_int_equal(handover_prepare(t.u, &err), 0);
+	memcpy(first, t.u->fds->nonce, sizeof(first));
+	handover_fini(t.u);
+	assert_int_equal(handover_prepare(t.u, &err), 0);
+	assert_memory_not_equal(first, t.u->fds->nonce, sizeof(first));
+	handover_fini(t.u);
+	update_bench_fini(&t);
+}
+
+/* ---- an exec that fails ---- */
+
+static bool any_inheritable(void)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	bool found = false;
+	struct dirent *e;
+
+	assert_non_null(dir);
+	while ((e = readdir(dir))) {
+		int fd = atoi(e->d_name);
+
+		if (e->d_name[0] != '.' && fd > STDERR_FILENO && fd != dirfd(dir))
+			found |= fcntl(fd, F_GETFD) == 0;
+	}
+	closedir(dir);
+	return found;
+}
+
+/* Descriptors that the test program itself was started with are none of our business. */
+static void close_what_was_inherited(void)
+{
+	for (int fd = STDERR_FILENO + 1; fd < 256; fd++)
+		if (fcntl(fd, F_GETFD) == 0)
+			fcntl(fd, F_SETFD, FD_CLOEXEC);
+}
+
+static void test_failing_exec_is_undone(void **state)
+{
+	struct update_bench t;
+	unsigned int before;
+
+	(void)state;
+	skip_under_thread_sanitizer();
+	close_what_was_inherited();
+	update_bench_init(&t, 2);
+	/* May be executed, but nobody knows how. */
+	update_bench_file(&t, "noise", "\1\2\3 no program\n", 0700);
+	run_machine(&t);
+	before = bench_count_fds();
+	for (int i = 0; i < 5; i++) {
+		char path[100];
+
+		snprintf(path, sizeof(path), "%s/noise", t.dir);
+		must_fail_command(&t, path, "Exec format error");
+		assert_non_null(strstr(t.said, "exec: successor"));
+		assert_null(getenv(FDTABLE_ENV));
+		assert_false(any_inheritable());
+		assert_int_equal(bench_count_fds(), before);
+		assert_int_equal(t.u->status, UPDATE_STATUS_FAILED);
+		must_still_run(&t);
+	}
+	assert_int_equal(t.replies, 5);
+	update_bench_fini(&t);
+}
+
+static void test_paused_machine_stays_paused(void **state)
+{
+	struct error err = ERROR_INIT;
+	struct update_bench t;
+	unsigned int runs;
+	char path[100];
+
+	(void)state;
+	skip_under_thread_sanitizer();
+	update_bench_init(&t, 1);
+	run_machine(&t);
+	assert_int_equal(machine_pause(&t.b.m, &err), 0);
+	runs = bench_vcpu(&t.b, 0)->runs;
+	update_bench_file(&t, "noise", "\1\2\3\n", 0700);
+	snprintf(path, sizeof(path), "%s/noise", t.dir);
+	must_fail_command(&t, path, "Exec format error");
+	assert_int_equal(t.b.m.guest.run_state, RUN_STATE_PAUSED);
+	usleep(20000);
+	assert_int_equal(bench_vcpu(&t.b, 0)->runs, runs);
+	update_bench_fini(&t);
+}
+
+/* ---- a state that cannot be saved ---- */
+
+static void test_rooms_above_fail_to_save(void **state)
+{
+	struct update_bench t;
+
+	(void)state;
+	skip_under_thread_sanitizer();
+	update_bench_init(&t, 1);
+	t.save_error = EIO;
+	run_machine(&t);
+	must_fail(&t, "{\"no-check\":true}", "save: the bench cannot save");
+	must_still_run(&t);
+	update_bench_fini(&t);
+}
+
+static void test_kvm_fails_to_tell(void **state)
+{
+	struct update_bench t;
+
+	(void)state;
+	skip_under_thread_sanitizer();
+	update_bench_init(&t, 2);
+	t.b.kvm->fail_request = KVM_GET_XSAVE2;
+	t.b.kvm->fail_error = EIO;
+	t.b.kvm->fail_skip = 1;
+	run_machine(&t);
+	must_fail(&t, "{\"no-check\":true}", "save: vCPU 1: KVM_GET_XSAVE2");
+	must_still_run(&t);
+	update_bench_fini(&t);
+}
+
+static void state_file(struct update_bench *t, const char *path, const char *words)
+{
+	char json[300];
+
+	snprintf(json, sizeof(json), "{\"no-check\":true,\"state-file\":\"%s\"}", path);
+	must_fail(t, json, words);
+}
+
+static void test_state_file_that_is_none(void **state)
+{
+	struct update_bench t;
+
+	(void)state;
+	update_bench_init(&t, 1);
+	state_file(&t, "/dev/full", "/dev/full: not a regular file");
+	state_file(&t, t.dir, "Is a directory");
+	state_file(&t, "/nowhere/state", "/nowhere/state: No such file");
+	update_bench_fini(&t);
+}
+
+static void test_full_disk_is_found_before_the_pause(void **state)
+{
+	struct update_bench t;
+	char path[100];
+
+	(void)state;
+	update_bench_init(&t, 1);
+	run_machine(&t);
+	if (mount("molt-test", t.dir, "tmpfs", MS_NOSUID | MS_NODEV, "size=16k") < 0) {
+		print_message("no small file system can be mounted here: %s\n", strerror(errno));
+		update_bench_fini(&t);
+		skip();
+	}
+	snprintf(path, sizeof(path), "%s/state", t.dir);
+	state_file(&t, path, "no room for");
+	assert_non_null(strstr(t.said, "prepare: state file"));
+	assert_int_equal(access(path, F_OK), -1);
+	must_still_run(&t);
+	umount(t.dir);
+	update_bench_fini(&t);
+}
+
+static void test_files_of_others_are_kept(void **state)
+{
+	struct update_bench t;
+	char path[100];
+
+	(void)state;
+	skip_under_thread_sanitizer();
+	update_bench_init(&t, 1);
+	t.save_error = EIO;
+	snprintf(path, sizeof(path), "%s/new", t.dir);
+	state_file(&t, path, "cannot save");
+	assert_int_equal(access(path, F_OK), -1);
+	strcpy(path, update_bench_file(&t, "old", "precious", 0600));
+	state_file(&t, path, "cannot save");
+	assert_int_equal(access(path, F_OK), 0);
+	update_bench_fini(&t);
+}
+
+/* ---- requests ---- */
+
+static void refused(struct update_bench *t, const char *json, int code, const char *words)
+{
+	struct error err;
+
+	assert_int_equal(update(t, json, &err), -code);
+	if (!strstr(err.text, words))
+		fail_msg("'%s' does not say '%s'", err.text, words);
+}
+
+static void test_requests_that_make_no_sense(void **state)
+{
+	struct update_bench t;
+
+	(void)state;
+	update_bench_init(&t, 1);
+	refused(&t, "{\"state-file\":\"here\"}", EINVAL, "must be absolute");
+	refused(&t, "{\"state-file\":3}", EINVAL, "'state-file'");
+	refused(&t, "{\"command\":[]}", EINVAL, "list");
+	refused(&t, "{\"command\":\"molt\"}", EINVAL, "list");
+	refused(&t, "{\"command\":[1]}", EINVAL, "strings");
+	refused(&t, "{\"command\":[\"\"]}", EINVAL, "strings");
+	refused(&t, "{\"timeout\":0}", EINVAL, "'timeout'");
+	refused(&t, "{\"timeout\":600001}", EINVAL, "'timeout'");
+	refused(&t, "{\"timeout\":\"1\"}", EINVAL, "'timeout'");
+	refused(&t, "{\"no-check\":1}", EINVAL, "'no-check'");
+	refused(&t, "{\"check-only\":\"\"}", EINVAL, "'check-only'");
+	t.b.m.guest.run_state = RUN_STATE_SHUTDOWN;
+	refused(&t, "", EBUSY, "'shutdown'");
+	assert_string_equal(t.said, "");
+	update_bench_fini(&t);
+}
+
+static void test_one_at_a_time(void **state)
+{
+	struct error err;
+	struct update_bench t;
+
+	(void)state;
+	update_bench_init(&t, 1);
+	assert_int_equal(update(&t, "{\"no-check\":true,\"command\":[\"/nowhere\"]}", &err),
+			 COMMAND_ASYNC);
+	refused(&t, "", EBUSY, "busy");
+	update_bench_wait(&t, "UPDATE_FAILED");
+	/* And then the next may come. */
+	must_fail_command(&t, "/nowhere", "No such file");
+	update_bench_fini(&t);
+}
+
+static void test_query(void **state)
+{
+	json_t *result = NULL;
+	struct error err;
+	struct update_bench t;
+
+	(void)state;
+	update_bench_init(&t, 1);
+	assert_int_equal(update_bench_run(&t, update_commands, update_commands_count,
+					  "query-update", "", &result, &err), 0);
+	assert_string_equal(json_string_value(json_object_get(result, "status")), "none");
+	json_decref(result);
+	must_fail_command(&t, "/nowhere", "No such file");
+	assert_int_equal(update_bench_run(&t, update_commands, update_commands_count,
+					  "query-update", "", &result, &err), 0);
+	assert_string_equal(json_string_value(json_object_get(result, "status")), "failed");
+	assert_non_null(strstr(json_string_value(json_object_get(result, "error")), "/nowhere"));
+	json_decref(result);
+	update_bench_fini(&t);
+}
+
+/* ---- the step itself ---- */
+
+static const char successor[] =
+	"#!/bin/sh\n"
+	"dir=${0%/*}\n"
+	"{ echo \"args: $*\"; echo \"table: $MOLT_FDTABLE\"; ls -l /proc/$$/fd; } >\"$dir/seen\"\n";
+
+/* A guardian that is only its page: nobody watches. */
+static void make_guardian(struct guardian *g)
+{
+	g->page_fd = memfd_create("guard", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	assert_int_equal(ftruncate(g->page_fd, 4096), 0);
+	g->page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, g->page_fd, 0);
+	g->wake_fd = eventfd(0, EFD_CLOEXEC);
+}
+
+/* The whole predecessor lives in the child, for exec would take the test's threads with it. */
+static void become_successor(const char *dir)
+{
+	struct error err = ERROR_INIT;
+	struct stream_header header = { .machine_version = 1 };
+	struct update_bench t;
+	char path[100];
+
+	update_bench_init(&t, 1);
+	snprintf(path, sizeof(path), "%s/successor", dir);
+	t.u->command = (char *[]){ path, (char *)"run", (char *)"-v", NULL };
+	make_guardian(&t.u->guardian);
+	if (handover_prepare(t.u, &err) == 0) {
+		stream_begin(&t.u->w, &header);
+		if (machine_save(&t.b.m, &t.u->w, t.u->fds, &err) == 0 &&
+		    handover_write(t.u, &err) == 0)
+			handover_exec(t.u, &err);
+	}
+	fprintf(stderr, "%s\n", err.text);
+	_exit(99);
+}
+
+static char *read_seen(const char *dir)
+{
+	struct error err = ERROR_INIT;
+	char path[100];
+	void *buf = NULL;
+	char *text;
+	size_t len;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/seen", dir);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(fd_read_file(fd, path, 65536, &buf, &len, &err), 0);
+	close(fd);
+	unlink(path);
+	text = strndup(buf, len);
+	free(buf);
+	return text;
+}
+
+static void test_successor_gets_what_is_in_the_table(void **state)
+{
+	static const char *const wanted[] = {
+		"args: run -v --incoming file:/proc/self/fd/", "table: ", "memfd:molt-ram0",
+		"memfd:molt-state", "memfd:molt-fdtable", "memfd:guard", "/dev/null",
+	};
+	static const char *const unwanted[] = { "fake-kvm", "eventpoll", "timerfd" };
+	char dir[] = "/tmp/molt-successor-XXXXXX", path[100];
+	int status = 0, fd;
+	char *seen;
+	pid_t pid;
+
+	(void)state;
+	skip_under_thread_sanitizer();
+	close_what_was_inherited();
+	assert_non_null(mkdtemp(dir));
+	snprintf(path, sizeof(path), "%s/successor", dir);
+	fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0700);
+	assert_int_equal(fd_write_all(fd, successor, strlen(successor)), 0);
+	close(fd);
+	pid = fork();
+	if (pid == 0)
+		become_successor(dir);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	seen = read_seen(dir);
+	for (size_t i = 0; i < ARRAY_SIZE(wanted); i++)
+		if (!strstr(seen, wanted[i]))
+			fail_msg("'%s' did not arrive:\n%s", wanted[i], seen);
+	for (size_t i = 0; i < ARRAY_SIZE(unwanted); i++)
+		if (strstr(seen, unwanted[i]))
+			fail_msg("'%s' leaked:\n%s", unwanted[i], seen);
+	free(seen);
+	unlink(path);
+	rmdir(dir);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_missing_program),
+		cmocka_unit_test(test_directory),
+		cmocka_unit_test(test_not_executable),
+		cmocka_unit_test(test_not_a_regular_file),
+		cmocka_unit_test(test_path_is_searched),
+		cmocka_unit_test(test_incoming_is_there_once),
+		cmocka_unit_test(test_default_successor_is_ourselves),
+		cmocka_unit_test(test_nonces_differ),
+		cmocka_unit_test(test_failing_exec_is_undone),
+		cmocka_unit_test(test_paused_machine_stays_paused),
+		cmocka_unit_test(test_rooms_above_fail_to_save),
+		cmocka_unit_test(test_kvm_fails_to_tell),
+		cmocka_unit_test(test_state_file_that_is_none),
+		cmocka_unit_test(test_full_disk_is_found_before_the_pause),
+		cmocka_unit_test(test_files_of_others_are_kept),
+		cmocka_unit_test(test_requests_that_make_no_sense),
+		cmocka_unit_test(test_one_at_a_time),
+		cmocka_unit_test(test_query),
+		cmocka_unit_test(test_successor_gets_what_is_in_the_table),
+	};
+
+	log_set_fd(-1);
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

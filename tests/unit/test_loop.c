@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: MIT */
+/* The event loop: sources, wake-ups, and callbacks that change the loop under way. */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include <molt/base/fd.h>
+#include <molt/base/loop.h>
+
+struct fixture {
+	struct loop *loop;
+	int pipe[2];
+	struct loop_source src;
+	struct loop_source other;
+	unsigned int calls;
+	uint32_t events;
+};
+
+static void begin(struct fixture *f)
+{
+	struct error err = ERROR_INIT;
+
+	*f = (struct fixture){ .calls = 0 };
+	assert_int_equal(loop_create(&f->loop, &err), 0);
+	assert_int_equal(pipe2(f->pipe, O_CLOEXEC), 0);
+}
+
+static void end(struct fixture *f)
+{
+	fd_close(&f->pipe[0]);
+	fd_close(&f->pipe[1]);
+	loop_destroy(f->loop);
+}
+
+static void count(void *opaque, uint32_t events)
+{
+	struct fixture *f = opaque;
+
+	f->calls++;
+	f->events = events;
+}
+
+static void delete_both(void *opaque, uint32_t events)
+{
+	struct fixture *f = opaque;
+
+	(void)events;
+	f->calls++;
+	loop_del(&f->src);
+	loop_del(&f->other);
+}
+
+static void test_source_is_called_while_ready(void **state)
+{
+	struct fixture f;
+
+	(void)state;
+	begin(&f);
+	assert_int_equal(loop_add(f.loop, &f.src, f.pipe[0], EPOLLIN, count, &f), 0);
+	assert_int_equal(loop_turn(f.loop, 0), 0);
+	assert_int_equal(f.calls, 0);
+	assert_int_equal(write(f.pipe[1], "x", 1), 1);
+	assert_int_equal(loop_turn(f.loop, 1000), 0);
+	assert_int_equal(f.calls, 1);
+	assert_int_equal(f.events, EPOLLIN);
+	assert_int_equal(loop_turn(f.loop, 1000), 0);
+	assert_int_equal(f.calls, 2);
+	loop_del(&f.src);
+	assert_int_equal(loop_turn(f.loop, 0), 0);
+	assert_int_equal(f.calls, 2);
+	loop_del(&f.src); /* harmless */
+	end(&f);
+}
+
+static void test_mod_changes_what_is_waited_for(void **state)
+{
+	struct fixture f;
+
+	(void)state;
+	begin(&f);
+	assert_int_equal(loop_add(f.loop, &f.src, f.pipe[1], 0, count, &f), 0);
+	assert_int_equal(loop_turn(f.loop, 0), 0);
+	assert_int_equal(f.calls, 0);
+	assert_int_equal(loop_mod(&f.src, EPOLLOUT), 0);
+	assert_int_equal(loop_turn(f.loop, 0), 0);
+	assert_int_equal(f.calls, 1);
+	assert_int_equal(loop_mod(&f.src, EPOLLOUT), 0);
+	assert_int_equal(loop_mod(&f.src, 0), 0);
+	assert_int_equal(loop_turn(f.loop, 0), 0);
+	assert_int_equal(f.calls, 1);
+	loop_del(&f.src);
+	assert_int_equal(loop_mod(&f.src, EPOLLOUT), -ENOENT);
+	end(&f);
+}
+
+/* Both are ready; the first callback deletes both, and no stale event may come for the second. */
+static void test_callback_may_delete_any_source(void **state)
+{
+	struct fixture f;
+	int more[2];
+
+	(void)state;
+	begin(&f);
+	assert_int_equal(pipe2(more, O_CLOEXEC), 0);
+	assert_int_equal(loop_add(f.loop, &f.src, f.pipe[1], EPOLLOUT, delete_both, &f), 0);
+	assert_int_equal(loop_add(f.loop, &f.other, more[1], EPOLLOUT, delete_both, &f), 0);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(loop_turn(f.loop, 0), 0);
+	assert_int_equal(f.calls, 1);
+	close(more[0]);
+	close(more[1]);
+	end(&f);
+}
+
+static void test_regular_file_is_refused(void **state)
+{
+	int fd = open("/etc/passwd", O_RDONLY | O_CLOEXEC);
+	struct fixture f;
+
+	(void)state;
+	begin(&f);
+	assert_int_equal(loop_add(f.loop, &f.src, fd, EPOLLIN, count, &f), -EPERM);
+	assert_null(f.src.loop);
+	loop_del(&f.src);
+	close(fd);
+	assert_int_equal(loop_add(f.loop, &f.src, fd, EPOLLIN, count, &f), -EBADF);
+	end(&f);
+}
+
+static void stop(void *opaque, uint32_t events)
+{
+	struct fixture *f = opaque;
+
+	(void)events;
+	loop_stop(f->loop, 42);
+}
+
+static void test_run_until_stopped(void **state)
+{
+	struct fixture f;
+
+	(void)state;
+	begin(&f);
+	assert_int_equal(loop_add(f.loop, &f.src, f.pipe[1], EPOLLOUT, stop, &f), 0);
+	assert_int_equal(loop_run(f.loop), 42);
+	/* It can run again, and a stop that came before is not lost. */
+	loop_stop(f.loop, 7);
+	assert_int_equal(loop_run(f.loop), 7);
+	end(&f);
+}
+
+/* ---- wake-ups ---- */
+
+struct waking {
+	struct loop *loop;
+	struct loop_wake wake;
+	_Atomic unsigned int asked;
+	unsigned int seen;
+	unsigned int calls;
+	unsigned int again;
+};
+
+static void on_wake(void *opaque)
+{
+	struct waking *w = opaque;
+
+	w->calls++;
+	w->seen = atomic_load(&w->asked);
+	if (w->again) {
+		w->again--;
+		loop_wake_signal(&w->wake);
+	}
+}
+
+static void waking_begin(struct waking *w)
+{
+	struct error err = ERROR_INIT;
+
+	*w = (struct waking){ .calls = 0 };
+	assert_int_equal(loop_create(&w->loop, &err), 0);
+	assert_int_equal(loop_wake_init(w->loop, &w->wake, on_wake, w, &err), 0);
+}
+
+static void waking_end(struct waking *w)
+{
+	loop_wake_fini(&w->wake);
+	loop_wake_fini(&w->wake); /* harmless */
+	loop_destroy(w->loop);
+}
+
+static void test_signals_are_merged(void **state)
+{
+	struct waking w;
+
+	(void)state;
+	waking_begin(&w);
+	for (int i = 0; i < 5; i++)
+		loop_wake_signal(&w.wake);
+	assert_int_equal(loop_turn(w.loop, 1000), 0);
+	assert_int_equal(w.calls, 1);
+	assert_int_equal(loop_turn(w.loop, 0), 0);
+	assert_int_equal(w.calls, 1);
+	waking_end(&w);
+}
+
+static void test_signal_while_it_runs_runs_it_once_more(void **state)
+{
+	struct waking w;
+
+	(void)state;
+	waking_begin(&w);
+	w.again = 1;
+	loop_wake_signal(&w.wake);
+	for (int i = 0; i < 4; i++)
+		assert_int_equal(loop_turn(w.loop, 10), 0);
+	assert_int_equal(w.calls, 2);
+	waking_end(&w);
+}
+
+#define THREADS 4
+#define SIGNALS 5000
+
+static void *signaller(void *opaque)
+{
+	struct waking *w = opaque;
+
+	for (int i = 0; i < SIGNALS; i++) {
+		atomic_fetch_add(&w->asked, 1);
+		loop_wake_signal(&w->wake);
+	}
+	return NULL;
+}
+
+static void test_no_signal_of_any_thread_is_lost(void **state)
+{
+	uint64_t end = now_ns() + 20000000000ull;
+	pthread_t threads[THREADS];
+	struct waking w;
+
+	(void)state;
+	waking_begin(&w);
+	for (int i = 0; i < THREADS; i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, signaller, &w), 0);
+	while (w.seen < THREADS * SIGNALS && now_ns() < end)
+		assert_int_equal(loop_turn(w.loop, 100), 0);
+	for (int i = 0; i < THREADS; i++)
+		pthread_join(threads[i], NULL);
+	assert_int_equal(w.seen, THREADS * SIGNALS);
+	waking_end(&w);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_source_is_called_while_ready),
+		cmocka_unit_test(test_mod_changes_what_is_waited_for),
+		cmocka_unit_test(test_callback_may_delete_any_source),
+		cmocka_unit_test(test_regular_file_is_refused),
+		cmocka_unit_test(test_run_until_stopped),
+		cmocka_unit_test(test_signals_are_merged),
+		cmocka_unit_test(test_signal_while_it_runs_runs_it_once_more),
+		cmocka_unit_test(test_no_signal_of_any_thread_is_lost),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

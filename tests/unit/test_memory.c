@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: MIT */
+/* Guest RAM: its regions, the one way from gpa to pointer, and its trip to a successor. */
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include <molt/base/fd.h>
+#include <molt/vm/memory.h>
+
+#define SMALL MEMORY_MIN_BYTES
+#define LARGE (MEMORY_LOW_MAX + (16ull << 20)) /* nothing of it is touched, so it costs nothing */
+
+static struct error err;
+
+static void test_sizes(void **state)
+{
+	static const uint64_t bad[] = {
+		0, 4096, SMALL - 4096, SMALL + 1, SMALL + 512, MEMORY_MAX_BYTES + 4096, UINT64_MAX,
+		UINT64_MAX - 4095,
+	};
+	struct memory mem;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		assert_int_equal(memory_create(&mem, bad[i], NULL, &err), -EINVAL);
+		assert_non_null(strstr(err.text, "guest RAM of"));
+	}
+}
+
+static void test_one_region(void **state)
+{
+	struct memory mem;
+
+	(void)state;
+	assert_int_equal(memory_create(&mem, SMALL, NULL, &err), 0);
+	assert_int_equal(mem.count, 1);
+	assert_int_equal(mem.size, SMALL);
+	assert_non_null(memory_ptr(&mem, 0, SMALL));
+	assert_null(memory_ptr(&mem, 0, SMALL + 1));
+	assert_null(memory_ptr(&mem, SMALL, 1));
+	assert_null(memory_ptr(&mem, SMALL, 0));
+	assert_non_null(memory_ptr(&mem, SMALL - 1, 0));
+	assert_null(memory_ptr(&mem, SMALL - 1, 2));
+	assert_null(memory_ptr(&mem, 1, UINT64_MAX));
+	assert_null(memory_ptr(&mem, UINT64_MAX, 1));
+	assert_null(memory_ptr(&mem, UINT64_MAX, UINT64_MAX));
+	memory_destroy(&mem);
+	memory_destroy(&mem);
+}
+
+static void test_hole_below_4g(void **state)
+{
+	struct memory mem;
+
+	(void)state;
+	assert_int_equal(memory_create(&mem, LARGE, NULL, &err), 0);
+	assert_int_equal(mem.count, 2);
+	assert_int_equal(mem.regions[1].gpa, MEMORY_HIGH_BASE);
+	assert_int_equal(mem.regions[1].size, 16 << 20);
+	assert_non_null(memory_ptr(&mem, MEMORY_LOW_MAX - 8, 8));
+	assert_null(memory_ptr(&mem, MEMORY_LOW_MAX - 8, 9));
+	assert_null(memory_ptr(&mem, MEMORY_LOW_MAX, 1));
+	assert_null(memory_ptr(&mem, MEMORY_HIGH_BASE - 1, 1));
+	assert_null(memory_ptr(&mem, MEMORY_HIGH_BASE - 1, 2));
+	assert_non_null(memory_ptr(&mem, MEMORY_HIGH_BASE, 16 << 20));
+	assert_null(memory_ptr(&mem, MEMORY_HIGH_BASE, (16 << 20) + 1));
+	memory_destroy(&mem);
+}
+
+static void test_exactly_the_low_part(void **state)
+{
+	struct memory mem;
+
+	(void)state;
+	assert_int_equal(memory_create(&mem, MEMORY_LOW_MAX, NULL, &err), 0);
+	assert_int_equal(mem.count, 1);
+	memory_destroy(&mem);
+}
+
+static void test_read_and_write(void **state)
+{
+	struct memory mem;
+	uint64_t value = 0;
+
+	(void)state;
+	assert_int_equal(memory_create(&mem, SMALL, NULL, &err), 0);
+	assert_int_equal(memory_read(&mem, 12345, &value, sizeof(value)), 0);
+	assert_int_equal(value, 0);
+	value = 0x0123456789abcdef;
+	assert_int_equal(memory_write(&mem, 12345, &value, sizeof(value)), 0);
+	value = 0;
+	assert_int_equal(memory_read(&mem, 12345, &value, sizeof(value)), 0);
+	assert_true(value == 0x0123456789abcdef);
+	/* Nothing is copied where a part is not RAM. */
+	value = 77;
+	assert_int_equal(memory_read(&mem, SMALL - 4, &value, sizeof(value)), -EFAULT);
+	assert_int_equal(value, 77);
+	assert_int_equal(memory_write(&mem, SMALL - 4, &value, sizeof(value)), -EFAULT);
+	assert_int_equal(memory_read(&mem, SMALL - 8, &value, sizeof(value)), 0);
+	assert_int_equal(value, 0);
+	memory_destroy(&mem);
+}
+
+static void test_clear(void **state)
+{
+	const uint32_t dirt = 0xd1d1d1d1;
+	uint32_t value = 1;
+	struct memory mem;
+
+	(void)state;
+	assert_int_equal(memory_create(&mem, SMALL, NULL, &err), 0);
+	memory_write(&mem, 0, &dirt, sizeof(dirt));
+	memory_write(&mem, SMALL - 4, &dirt, sizeof(dirt));
+	assert_int_equal(memory_clear(&mem, &err), 0);
+	memory_read(&mem, 0, &value, sizeof(value));
+	assert_int_equal(value, 0);
+	memory_read(&mem, SMALL - 4, &value, sizeof(value));
+	assert_int_equal(value, 0);
+	memory_destroy(&mem);
+}
+
+static void test_nobody_can_shrink_it(void **state)
+{
+	struct memory mem;
+
+	(void)state;
+	assert_int_equal(memory_create(&mem, SMALL, NULL, &err), 0);
+	assert_int_equal(ftruncate(mem.regions[0].fd, 0), -1);
+	assert_int_equal(ftruncate(mem.regions[0].fd, 2 * SMALL), -1);
+	assert_int_equal(fcntl(mem.regions[0].fd, F_GETFD), FD_CLOEXEC);
+	memory_destroy(&mem);
+}
+
+static void test_successor_has_the_same_memory(void **state)
+{
+	struct fdtable *fds = calloc(1, sizeof(*fds));
+	const uint32_t sent = 0x600df00d;
+	struct memory old, new;
+	uint32_t got = 0;
+
+	(void)state;
+	assert_non_null(fds);
+	assert_int_equal(memory_create(&old, LARGE, NULL, &err), 0);
+	assert_int_equal(memory_save_fds(&old, fds, &err), 0);
+	assert_int_equal(fds->count, 2);
+	for (int i = 0; i < 2; i++)
+		fds->entries[i].fd = fcntl(fds->entries[i].fd, F_DUPFD_CLOEXEC, 3);
+	assert_int_equal(memory_create(&new, LARGE, fds, &err), 0);
+	assert_int_equal(fdtable_check_taken(fds, &err), 0);
+	assert_int_equal(memory_write(&old, MEMORY_HIGH_BASE + 8, &sent, sizeof(sent)), 0);
+	assert_int_equal(memory_read(&new, MEMORY_HIGH_BASE + 8, &got, sizeof(got)), 0);
+	assert_int_equal(got, sent);
+	memory_destroy(&old);
+	memory_destroy(&new);
+	free(fds);
+}
+
+static void test_missing_half_is_noticed(void **state)
+{
+	struct fdtable *fds = calloc(1, sizeof(*fds));
+	struct memory old, new;
+
+	(void)state;
+	assert_non_null(fds);
+	assert_int_equal(memory_create(&old, SMALL, NULL, &err), 0);
+	assert_int_equal(memory_save_fds(&old, fds, &err), 0);
+	/* The stream says more RAM than the table brings, and the region is of another size. */
+	assert_true(memory_create(&new, LARGE, fds, &err) < 0);
+	assert_non_null(strstr(err.text, "guest RAM 0"));
+	assert_int_equal(new.count, 0);
+	memory_destroy(&old);
+	free(fds);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_sizes),
+		cmocka_unit_test(test_one_region),
+		cmocka_unit_test(test_hole_below_4g),
+		cmocka_unit_test(test_exactly_the_low_part),
+		cmocka_unit_test(test_read_and_write),
+		cmocka_unit_test(test_clear),
+		cmocka_unit_test(test_nobody_can_shrink_it),
+		cmocka_unit_test(test_successor_has_the_same_memory),
+		cmocka_unit_test(test_missing_half_is_noticed),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

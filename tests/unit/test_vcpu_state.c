@@ -1,0 +1,508 @@
+/* SPDX-License-Identifier: MIT */
+/* vCPU state: the order in which KVM is told, what it is never told, and the LAPIC's age. */
+#include "fake_kvm.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+#include <molt/vm/vcpu_state.h>
+
+#define LVTT 0x320
+#define TMICT 0x380
+#define TMCCT 0x390
+#define TDCR 0x3e0
+
+/* Two vCPUs of one VM: state goes from a to b. */
+struct fixture {
+	struct fake_kvm *fake;
+	struct kvm kvm;
+	struct kvm_vm vm;
+	int a_fd;
+	int b_fd;
+	struct fake_vcpu *a;
+	struct fake_vcpu *b;
+	struct msr_list *msrs;
+	struct vcpu_state *st;
+	struct error err;
+};
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+
+	assert_non_null(f);
+	f->fake = calloc(1, sizeof(*f->fake));
+	f->msrs = calloc(1, sizeof(*f->msrs));
+	f->st = calloc(1, sizeof(*f->st));
+	assert_non_null(f->fake);
+	assert_non_null(f->msrs);
+	assert_non_null(f->st);
+	fake_kvm_init(f->fake);
+	f->kvm = f->fake->kvm;
+	assert_int_equal(kvm_probe(&f->kvm, &f->err), 0);
+	assert_int_equal(kvm_vm_create(&f->vm, &f->kvm, &f->err), 0);
+	f->a_fd = kvm_call_num(&f->kvm, f->vm.fd, KVM_CREATE_VCPU, 0);
+	f->b_fd = kvm_call_num(&f->kvm, f->vm.fd, KVM_CREATE_VCPU, 1);
+	f->a = fake_kvm_vcpu(f->fake, f->a_fd);
+	f->b = fake_kvm_vcpu(f->fake, f->b_fd);
+	assert_int_equal(vcpu_state_init_cpuid(f->st, &f->kvm, 0, 2, 2100000, &f->err), 0);
+	assert_int_equal(msr_list_init(f->msrs, &f->kvm, f->a_fd, &f->err), 0);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	close(f->a_fd);
+	close(f->b_fd);
+	kvm_vm_destroy(&f->vm);
+	fake_kvm_fini(f->fake);
+	free(f->fake);
+	free(f->msrs);
+	free(f->st);
+	free(f);
+	return 0;
+}
+
+static void get(struct fixture *f)
+{
+	if (vcpu_state_get(f->st, &f->kvm, f->a_fd, f->msrs, &f->err) < 0)
+		fail_msg("%s", f->err.text);
+}
+
+static void set(struct fixture *f)
+{
+	if (vcpu_state_set(f->st, &f->kvm, f->b_fd, &f->err) < 0)
+		fail_msg("%s", f->err.text);
+}
+
+static uint64_t *msr(struct fake_vcpu *v, uint32_t index)
+{
+	return &v->msr_value[fake_vcpu_msr(v, index)];
+}
+
+/* ---- everything arrives ---- */
+
+static void test_all_state_arrives(void **state)
+{
+	struct fixture *f = *state;
+
+	for (uint32_t seed = 1; seed < 50; seed++) {
+		fake_vcpu_randomise(f->a, seed);
+		get(f);
+		set(f);
+		assert_memory_equal(&f->a->regs, &f->b->regs, sizeof(f->a->regs));
+		assert_memory_equal(&f->a->sregs, &f->b->sregs, sizeof(f->a->sregs));
+		assert_memory_equal(&f->a->xcrs, &f->b->xcrs, sizeof(f->a->xcrs));
+		assert_memory_equal(f->a->xsave, f->b->xsave, sizeof(f->a->xsave));
+		assert_memory_equal(&f->a->lapic, &f->b->lapic, sizeof(f->a->lapic));
+		assert_memory_equal(&f->a->mp_state, &f->b->mp_state, sizeof(f->a->mp_state));
+		assert_memory_equal(&f->a->events, &f->b->events, sizeof(f->a->events));
+		assert_memory_equal(&f->a->debugregs, &f->b->debugregs, sizeof(f->a->debugregs));
+		assert_true(f->a->tsc_offset == f->b->tsc_offset);
+		assert_int_equal(f->b->cpuid_head.nent * 10, f->st->ncpuid);
+		assert_memory_equal(f->b->cpuid, f->st->cpuid, f->st->ncpuid * 4);
+		for (uint32_t i = 0; i < f->msrs->count; i++)
+			assert_true(*msr(f->a, f->msrs->index[i]) == *msr(f->b, f->msrs->index[i]));
+	}
+}
+
+/* Without KVM_CAP_SREGS2, XSAVE2, XCRS: what an older host can do, still arrives. */
+static void test_old_host(void **state)
+{
+	struct fixture *f = *state;
+
+	f->kvm.has_sregs2 = f->kvm.has_xsave2 = f->kvm.has_xcrs = false;
+	f->kvm.xsave_size = 4096;
+	fake_vcpu_randomise(f->a, 5);
+	get(f);
+	assert_int_equal(f->st->xsave_len, 4096);
+	set(f);
+	assert_memory_equal(&f->a->sregs, &f->b->sregs, offsetof(struct kvm_sregs2, flags));
+	assert_memory_equal(f->a->xsave, f->b->xsave, 4096);
+	assert_int_equal(fake_kvm_find_call(f->fake, -1, KVM_GET_SREGS2, 0), -1);
+	assert_int_equal(fake_kvm_find_call(f->fake, -1, KVM_GET_XSAVE2, 0), -1);
+	assert_int_equal(fake_kvm_find_call(f->fake, -1, KVM_SET_XCRS, 0), -1);
+}
+
+/* ---- the order ---- */
+
+struct step {
+	unsigned long request;
+	const char *name;
+};
+
+#define STEP(r) { r, #r }
+
+static int find_set(struct fixture *f, unsigned long request)
+{
+	int at = fake_kvm_find_call(f->fake, f->b_fd, request, 0);
+
+	assert_true(at >= 0);
+	return at;
+}
+
+static void test_order_of_setting(void **state)
+{
+	static const struct step order[] = {
+		STEP(KVM_SET_CPUID2), STEP(KVM_SET_DEVICE_ATTR), STEP(KVM_SET_SREGS2),
+		STEP(KVM_SET_MSRS), STEP(KVM_SET_REGS), STEP(KVM_SET_XCRS), STEP(KVM_SET_XSAVE),
+		STEP(KVM_SET_LAPIC), STEP(KVM_SET_MP_STATE), STEP(KVM_SET_VCPU_EVENTS),
+		STEP(KVM_SET_DEBUGREGS),
+	};
+	struct fixture *f = *state;
+	int last = -1;
+
+	get(f);
+	f->fake->ncalls = 0;
+	set(f);
+	for (size_t i = 0; i < ARRAY_SIZE(order); i++) {
+		int at = find_set(f, order[i].request);
+
+		if (at <= last)
+			fail_msg("%s comes before %s", order[i].name, order[i - 1].name);
+		last = at;
+	}
+	/* CPUID is the very first call of all. */
+	assert_int_equal(f->fake->calls[0].request, KVM_SET_CPUID2);
+}
+
+static void test_tsc_deadline_comes_after_the_lapic(void **state)
+{
+	struct fixture *f = *state;
+	int lapic, at;
+
+	*msr(f->a, FAKE_MSR_TSC_DEADLINE) = 123456;
+	get(f);
+	f->fake->ncalls = 0;
+	set(f);
+	lapic = find_set(f, KVM_SET_LAPIC);
+	at = fake_kvm_find_call(f->fake, f->b_fd, KVM_SET_MSRS, (unsigned int)lapic);
+	assert_true(at > lapic);
+	assert_int_equal(f->fake->calls[at].msr, FAKE_MSR_TSC_DEADLINE);
+	assert_int_equal(f->fake->calls[at].nmsrs, 1);
+	assert_int_equal(*msr(f->b, FAKE_MSR_TSC_DEADLINE), 123456);
+	assert_int_equal(f->b->msr_writes[fake_vcpu_msr(f->b, FAKE_MSR_TSC_DEADLINE)], 1);
+}
+
+static void test_idle_tsc_deadline_is_left_alone(void **state)
+{
+	struct fixture *f = *state;
+
+	get(f);
+	set(f);
+	assert_int_equal(f->b->msr_writes[fake_vcpu_msr(f->b, FAKE_MSR_TSC_DEADLINE)], 0);
+}
+
+static void test_mp_state_is_read_first(void **state)
+{
+	struct fixture *f = *state;
+
+	f->fake->ncalls = 0;
+	get(f);
+	assert_int_equal(f->fake->calls[0].request, KVM_GET_MP_STATE);
+}
+
+/* ---- MSRs ---- */
+
+static const uint32_t special[] = { 0x10, 0x11, 0x12, 0x4b564d00 };
+
+static void test_special_msrs_are_not_listed(void **state)
+{
+	struct fixture *f = *state;
+
+	for (uint32_t i = 0; i < f->msrs->count; i++) {
+		for (size_t n = 0; n < ARRAY_SIZE(special); n++)
+			assert_int_not_equal(f->msrs->index[i], special[n]);
+		assert_int_not_equal(f->msrs->index[i], FAKE_MSR_UNREADABLE);
+		assert_int_not_equal(f->msrs->index[i], FAKE_MSR_READ_ONLY);
+		for (uint32_t n = 0; n < i; n++)
+			assert_int_not_equal(f->msrs->index[i], f->msrs->index[n]);
+	}
+}
+
+static void test_unlisted_msrs_are_found(void **state)
+{
+	static const uint32_t wanted[] = { 0x1d9, 0x200, 0x201, 0x250, 0x2ff, 0x400, 0x401 };
+	struct fixture *f = *state;
+
+	for (size_t n = 0; n < ARRAY_SIZE(wanted); n++) {
+		bool found = false;
+
+		for (uint32_t i = 0; i < f->msrs->count; i++)
+			found |= f->msrs->index[i] == wanted[n];
+		if (!found)
+			fail_msg("MSR %#x is not saved", wanted[n]);
+	}
+}
+
+/* Not even where a stream names them. */
+static void test_special_msrs_are_never_written(void **state)
+{
+	struct fixture *f = *state;
+
+	get(f);
+	for (size_t n = 0; n < ARRAY_SIZE(special); n++) {
+		f->st->msr_index[f->st->nmsrs] = special[n];
+		f->st->msr_value[f->st->nmsrs++] = 0xbad;
+	}
+	set(f);
+	for (size_t n = 0; n < ARRAY_SIZE(special); n++) {
+		assert_int_equal(f->a->msr_writes[fake_vcpu_msr(f->a, special[n])], 0);
+		assert_int_equal(f->b->msr_writes[fake_vcpu_msr(f->b, special[n])], 0);
+	}
+}
+
+static void test_refused_msr_is_named(void **state)
+{
+	struct fixture *f = *state;
+
+	get(f);
+	f->st->msr_index[f->st->nmsrs] = FAKE_MSR_READ_ONLY;
+	f->st->msr_value[f->st->nmsrs++] = 0x77;
+	assert_int_equal(vcpu_state_set(f->st, &f->kvm, f->b_fd, &f->err), -EINVAL);
+	assert_non_null(strstr(f->err.text, "0x345 = 0x77"));
+}
+
+static void test_vanished_msr_is_named(void **state)
+{
+	struct fixture *f = *state;
+
+	f->msrs->index[3] = 0x9999;
+	assert_int_equal(vcpu_state_get(f->st, &f->kvm, f->a_fd, f->msrs, &f->err), -EIO);
+	assert_non_null(strstr(f->err.text, "0x9999"));
+}
+
+static void test_list_that_is_too_long(void **state)
+{
+	struct fixture *f = *state;
+
+	f->fake->fail_request = KVM_GET_MSR_INDEX_LIST;
+	f->fake->fail_error = E2BIG;
+	assert_int_equal(msr_list_init(f->msrs, &f->kvm, f->a_fd, &f->err), -E2BIG);
+	assert_non_null(strstr(f->err.text, "KVM_GET_MSR_INDEX_LIST"));
+}
+
+/* ---- TSC and XSAVE ---- */
+
+static void test_other_frequency_is_set(void **state)
+{
+	struct fixture *f = *state;
+
+	f->a->tsc_khz = 3000000;
+	get(f);
+	set(f);
+	assert_int_equal(f->b->tsc_khz, 3000000);
+	assert_true(find_set(f, KVM_SET_TSC_KHZ) < find_set(f, KVM_SET_DEVICE_ATTR));
+}
+
+static void test_same_frequency_needs_no_control(void **state)
+{
+	struct fixture *f = *state;
+
+	get(f);
+	set(f);
+	assert_int_equal(fake_kvm_find_call(f->fake, -1, KVM_SET_TSC_KHZ, 0), -1);
+}
+
+static void test_impossible_frequency_is_named(void **state)
+{
+	struct fixture *f = *state;
+
+	f->a->tsc_khz = 3000000;
+	get(f);
+	f->fake->fail_request = KVM_SET_TSC_KHZ;
+	f->fake->fail_error = EINVAL;
+	assert_int_equal(vcpu_state_set(f->st, &f->kvm, f->b_fd, &f->err), -EINVAL);
+	assert_non_null(strstr(f->err.text, "3000000"));
+}
+
+static void test_host_without_tsc_offset(void **state)
+{
+	struct fixture *f = *state;
+
+	f->kvm.has_tsc_offset = false;
+	assert_int_equal(vcpu_state_get(f->st, &f->kvm, f->a_fd, f->msrs, &f->err), -ENOTSUP);
+	assert_non_null(strstr(f->err.text, "TSC"));
+}
+
+static void test_xsave_sizes(void **state)
+{
+	struct fixture *f = *state;
+
+	get(f);
+	assert_int_equal(f->st->xsave_len, FAKE_XSAVE_BYTES);
+	f->st->xsave_len = FAKE_XSAVE_BYTES - 1;
+	assert_int_equal(vcpu_state_set(f->st, &f->kvm, f->b_fd, &f->err), -EINVAL);
+	assert_non_null(strstr(f->err.text, "5119"));
+	f->kvm.xsave_size = VCPU_XSAVE_MAX + 1;
+	assert_int_equal(vcpu_state_get(f->st, &f->kvm, f->a_fd, f->msrs, &f->err), -E2BIG);
+}
+
+/* Each ioctl that fails ends it, by name. */
+static void test_each_failure_is_named(void **state)
+{
+	static const struct step sets[] = {
+		STEP(KVM_SET_CPUID2), STEP(KVM_SET_SREGS2), STEP(KVM_SET_MSRS),
+		STEP(KVM_SET_REGS), STEP(KVM_SET_XCRS), STEP(KVM_SET_XSAVE), STEP(KVM_SET_LAPIC),
+		STEP(KVM_SET_MP_STATE), STEP(KVM_SET_VCPU_EVENTS), STEP(KVM_SET_DEBUGREGS),
+	};
+	static const struct step gets[] = {
+		STEP(KVM_GET_SREGS2), STEP(KVM_GET_MSRS), STEP(KVM_GET_REGS), STEP(KVM_GET_XCRS),
+		STEP(KVM_GET_XSAVE2), STEP(KVM_GET_LAPIC), STEP(KVM_GET_MP_STATE),
+		STEP(KVM_GET_VCPU_EVENTS), STEP(KVM_GET_DEBUGREGS), STEP(KVM_GET_TSC_KHZ),
+	};
+	struct fixture *f = *state;
+
+	get(f);
+	f->fake->fail_error = EPERM;
+	for (size_t i = 0; i < ARRAY_SIZE(sets); i++) {
+		f->fake->fail_request = sets[i].request;
+		assert_int_equal(vcpu_state_set(f->st, &f->kvm, f->b_fd, &f->err), -EPERM);
+		assert_non_null(strstr(f->err.text, sets[i].name));
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(gets); i++) {
+		f->fake->fail_request = gets[i].request;
+		assert_int_equal(vcpu_state_get(f->st, &f->kvm, f->a_fd, f->msrs, &f->err), -EPERM);
+		assert_non_null(strstr(f->err.text, gets[i].name));
+	}
+}
+
+/* ---- the LAPIC timer ---- */
+
+static void put(struct kvm_lapic_state *l, uint32_t reg, uint32_t value)
+{
+	memcpy(l->regs + reg, &value, sizeof(value));
+}
+
+static uint32_t aged(uint32_t mode, uint32_t divide, uint32_t initial, uint32_t current,
+		     uint64_t ns)
+{
+	struct kvm_lapic_state l, before;
+	uint32_t value;
+
+	memset(&l, 0x5a, sizeof(l));
+	put(&l, LVTT, mode << 17);
+	put(&l, TDCR, divide);
+	put(&l, TMICT, initial);
+	put(&l, TMCCT, current);
+	before = l;
+	vcpu_state_age_lapic(&l, ns);
+	memcpy(&value, l.regs + TMCCT, sizeof(value));
+	put(&before, TMCCT, value);
+	/* Nothing but the current count may change. */
+	assert_memory_equal(&l, &before, sizeof(l));
+	return value;
+}
+
+static void test_age_divides(void **state)
+{
+	/* Intel SDM volume 3, figure 11-10: bits 0, 1, 3. */
+	static const uint32_t dividers[][2] = {
+		{ 0x0, 2 }, { 0x1, 4 }, { 0x2, 8 }, { 0x3, 16 },
+		{ 0x8, 32 }, { 0x9, 64 }, { 0xa, 128 }, { 0xb, 1 },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(dividers); i++)
+		assert_int_equal(aged(0, dividers[i][0], 1000000, 900000, 128000),
+				 900000 - 128000 / dividers[i][1]);
+}
+
+static void test_age_modes(void **state)
+{
+	(void)state;
+	assert_int_equal(aged(0, 0xb, 1000, 500, 100), 400);
+	assert_int_equal(aged(1, 0xb, 1000, 500, 100), 400);
+	assert_int_equal(aged(2, 0xb, 1000, 500, 100), 500);
+	assert_int_equal(aged(3, 0xb, 1000, 500, 100), 500);
+}
+
+static void test_age_leaves_one(void **state)
+{
+	(void)state;
+	assert_int_equal(aged(0, 0xb, 1000, 500, 499), 1);
+	assert_int_equal(aged(0, 0xb, 1000, 500, 500), 1);
+	assert_int_equal(aged(0, 0xb, 1000, 500, UINT64_MAX), 1);
+	assert_int_equal(aged(1, 0x3, 0xffffffff, 0xffffffff, 16ull * 0xffffffff), 1);
+	assert_int_equal(aged(0, 0xb, 1000, 1, 0), 1);
+}
+
+static void test_age_of_a_stopped_timer(void **state)
+{
+	(void)state;
+	assert_int_equal(aged(0, 0xb, 1000, 0, 100), 0);
+	assert_int_equal(aged(0, 0xb, 0, 500, 100), 500);
+}
+
+static void test_load_ages_the_timer(void **state)
+{
+	struct fixture *f = *state;
+	uint32_t current;
+
+	put(&f->a->lapic, LVTT, 0);
+	put(&f->a->lapic, TDCR, 0xb);
+	put(&f->a->lapic, TMICT, 4000000000u);
+	put(&f->a->lapic, TMCCT, 4000000000u);
+	get(f);
+	f->st->lapic_ns -= 1000000000; /* the update took a second */
+	set(f);
+	memcpy(&current, f->b->lapic.regs + TMCCT, sizeof(current));
+	assert_true(current <= 3000000000u);
+	assert_true(current > 1000000000u);
+}
+
+static void test_stamp_from_the_future_ages_nothing(void **state)
+{
+	struct fixture *f = *state;
+	uint32_t current;
+
+	put(&f->a->lapic, LVTT, 0);
+	put(&f->a->lapic, TDCR, 0xb);
+	put(&f->a->lapic, TMICT, 500);
+	put(&f->a->lapic, TMCCT, 500);
+	get(f);
+	f->st->lapic_ns = UINT64_MAX;
+	set(f);
+	memcpy(&current, f->b->lapic.regs + TMCCT, sizeof(current));
+	assert_int_equal(current, 500);
+}
+
+#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		CASE(test_all_state_arrives),
+		CASE(test_old_host),
+		CASE(test_order_of_setting),
+		CASE(test_tsc_deadline_comes_after_the_lapic),
+		CASE(test_idle_tsc_deadline_is_left_alone),
+		CASE(test_mp_state_is_read_first),
+		CASE(test_special_msrs_are_not_listed),
+		CASE(test_unlisted_msrs_are_found),
+		CASE(test_special_msrs_are_never_written),
+		CASE(test_refused_msr_is_named),
+		CASE(test_vanished_msr_is_named),
+		CASE(test_list_that_is_too_long),
+		CASE(test_other_frequency_is_set),
+		CASE(test_same_frequency_needs_no_control),
+		CASE(test_impossible_frequency_is_named),
+		CASE(test_host_without_tsc_offset),
+		CASE(test_xsave_sizes),
+		CASE(test_each_failure_is_named),
+		cmocka_unit_test(test_age_divides),
+		cmocka_unit_test(test_age_modes),
+		cmocka_unit_test(test_age_leaves_one),
+		cmocka_unit_test(test_age_of_a_stopped_timer),
+		CASE(test_load_ages_the_timer),
+		CASE(test_stamp_from_the_future_ages_nothing),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: MIT */
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "update_bench.h"
+
+#define WAIT_NS 20000000000ull
+
+static void say(struct update_bench *t, const char *what, const char *text)
+{
+	size_t len = strlen(t->said);
+
+	snprintf(t->said + len, sizeof(t->said) - len, "%s %s\n", what, text);
+}
+
+static int save_rest(void *opaque, struct stream_writer *w, struct fdtable *fds, struct error *err)
+{
+	const struct update_bench *t = opaque;
+
+	(void)w;
+	(void)fds;
+	return t->save_error ? err_set(err, t->save_error, "the bench cannot save") : 0;
+}
+
+static void flush(void *opaque)
+{
+	(void)opaque;
+}
+
+static void reply(void *opaque, uint32_t client, json_t *id, json_t *result,
+		  const struct error *err)
+{
+	struct update_bench *t = opaque;
+	char *text = result ? json_dumps(result, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
+	char failure[ERROR_TEXT_MAX + 1];
+
+	(void)client;
+	(void)id;
+	t->replies++;
+	if (err) {
+		snprintf(failure, sizeof(failure), "!%.1000s", err->text);
+		say(t, "reply", failure);
+	} else {
+		say(t, "reply", text ? text : "{}");
+	}
+	free(text);
+	json_decref(result);
+}
+
+static void event(void *opaque, const char *name, json_t *data)
+{
+	char *text = data ? json_dumps(data, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
+
+	say(opaque, name, text ? text : "{}");
+	free(text);
+	json_decref(data);
+}
+
+static void main_pid(void *opaque, pid_t pid)
+{
+	(void)opaque;
+	(void)pid;
+}
+
+/* Only a guardian comes here, and no test lets one take over. */
+static int reborn(void *opaque, struct error *err)
+{
+	(void)opaque;
+	(void)err;
+	abort();
+}
+
+static void run_on(void *opaque)
+{
+	(void)opaque;
+	abort();
+}
+
+void update_bench_init(struct update_bench *t, uint32_t cpus)
+{
+	const struct update_ops ops = {
+		.save = save_rest, .flush = flush, .reply = reply, .event = event,
+		.reborn = reborn, .main_pid = main_pid, .run_on = run_on, .opaque = t,
+	};
+	struct error err = ERROR_INIT;
+
+	memset(t, 0, sizeof(*t));
+	strcpy(t->dir, "/tmp/molt-update-XXXXXX");
+	assert_non_null(mkdtemp(t->dir));
+	bench_init(&t->b, cpus);
+	t->self_argv[0] = (char *)"/bin/true";
+	t->self_argv[1] = (char *)"run";
+	t->self_argv[2] = (char *)"--pause";
+	t->self = (struct update_self){
+		.path = (char *)"/bin/true", .argv = t->self_argv, .version = "1.2.3",
+	};
+	if (update_create(&t->u, &t->b.m, &t->self, &ops, &err) < 0)
+		fail_msg("%s", err.text);
+}
+
+static void remove_dir(const char *path)
+{
+	DIR *dir = opendir(path);
+	struct dirent *e;
+
+	while (dir && (e = readdir(dir)))
+		unlinkat(dirfd(dir), e->d_name, 0);
+	if (dir)
+		closedir(dir);
+	rmdir(path);
+}
+
+void update_bench_fini(struct update_bench *t)
+{
+	update_destroy(t->u);
+	bench_fini(&t->b);
+	remove_dir(t->dir);
+}
+
+const char *update_bench_file(struct update_bench *t, const char *name, const char *text, int mode)
+{
+	static char path[128];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s", t->dir, name);
+	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	assert_int_equal(fd_write_all(fd, text, strlen(text)), 0);
+	assert_int_equal(fchmod(fd, (mode_t)mode), 0);
+	close(fd);
+	return path;
+}
+
+int update_bench_run(struct update_bench *t, const struct command *table, size_t count,
+		     const char *name, const char *json, json_t **result, struct error *err)
+{
+	const struct command_origin origin = { .client = 7 };
+	json_t *args = json[0] ? json_loads(json, 0, NULL) : json_object();
+	json_t *ignored = NULL;
+	int r = -ENOENT;
+
+	assert_non_null(args);
+	*err = ERROR_INIT;
+	if (result)
+		*result = NULL;
+	for (size_t i = 0; i < count; i++)
+		if (strcmp(table[i].name, name) == 0)
+			r = table[i].run(t->u, &origin, args, result ? result : &ignored, err);
+	json_decref(ignored);
+	json_decref(args);
+	return r;
+}
+
+void update_bench_wait(struct update_bench *t, const char *text)
+{
+	uint64_t end = now_ns() + WAIT_NS;
+
+	while (!strstr(t->said, text) && now_ns() < end)
+		assert_int_equal(loop_turn(t->b.loop, 10), 0);
+	if (!strstr(t->said, text))
+		fail_msg("'%s' was never said, only:\n%s", text, t->said);
+}
