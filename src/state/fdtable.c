@@ -282,6 +282,9 @@ static int read_table(struct fdtable *t, int memfd, bool open, struct error *err
 	}
 	r = read_stream(t, &s, open, err);
 	stream_fini(&s);
+	/* What a refused table says of its own size must not be believed by whoever looks at it. */
+	if (r < 0)
+		t->count = t->nmarks = 0;
 	return r;
 }
 

@@ -109,6 +109,17 @@ static void add_reasons(json_t *reasons, struct error *err)
 						i ? "; " : "", json_string_value(reason));
 }
 
+static bool are_strings(json_t *list)
+{
+	size_t i;
+	json_t *value;
+
+	json_array_foreach(list, i, value)
+		if (!json_is_string(value))
+			return false;
+	return json_is_array(list);
+}
+
 /* 0 where the successor said yes. */
 static int read_answer(struct update *u, struct error *err)
 {
@@ -122,7 +133,7 @@ static int read_answer(struct update *u, struct error *err)
 		return r;
 	answer = json_loadb(text, len, 0, NULL);
 	reasons = json_object_get(answer, "reasons");
-	if (!json_is_array(reasons))
+	if (!are_strings(reasons))
 		r = err_set(err, ENOTSUP, "'%s' gave no answer in check mode: it is no molt, or an old "
 			    "one, or a wrapper that does not pass environment and arguments on; "
 			    "no-check updates without asking it", u->argv[0]);

@@ -286,8 +286,10 @@ void update_destroy(struct update *u)
 	if (!u)
 		return;
 	loop_wake_fini(&u->start);
-	if (u->check.pid)
+	if (u->check.pid) { /* the guest ended meanwhile */
 		check_end(u);
+		update_unprepare(u);
+	}
 	loop_del(&u->reaper);
 	fd_close(&u->reaper_fd);
 	forget_request(u);

@@ -8,7 +8,9 @@
 #include <string.h>
 
 #include <molt/base/fd.h>
+#include <molt/boot/boot_files.h>
 #include <molt/state/vmstate.h>
+#include <molt/update/update.h>
 #include <molt/vm/machine.h>
 
 #include "fuzz.h"
@@ -83,9 +85,33 @@ static void load(struct stream *s, const struct takeover_kind *kind, uint32_t in
 	fuzz_must(tried == 0 || r < 0);
 }
 
+/* Loaders that do more with a section than keep it. No descriptor came with the stream. */
+static void load_rooms(struct stream *s)
+{
+	static struct fdtable no_fds;
+	struct incoming in = { .stream = *s, .failure = "fuzz" };
+	struct update_self self = { 0 };
+	struct machine_guest guest = { 0 };
+	struct error err = ERROR_INIT;
+	struct boot_files files;
+	int r;
+
+	r = machine_peek_config(&guest, s, &err);
+	if (r < 0)
+		fuzz_must_explain(r, &err);
+	r = boot_files_load(&files, s, &no_fds, &err);
+	if (r < 0)
+		fuzz_must_explain(r, &err);
+	r = update_self_load(&self, &in, &err);
+	if (r < 0)
+		fuzz_must_explain(r, &err);
+	else
+		fuzz_must(self.path && self.argv[0]);
+	update_self_fini(&self);
+}
+
 static void load_all(struct stream *s)
 {
-	struct machine_guest guest = { 0 };
 	struct error err = ERROR_INIT;
 	int r;
 
@@ -97,9 +123,7 @@ static void load_all(struct stream *s)
 		if (kind && kind->vms && !strchr(s->sections[i].name, '/'))
 			load(s, kind, s->sections[i].instance);
 	}
-	r = machine_peek_config(&guest, s, &err);
-	if (r < 0)
-		fuzz_must_explain(r, &err);
+	load_rooms(s);
 	r = stream_check_claimed(s, &err);
 	if (r < 0)
 		fuzz_must_explain(r, &err);

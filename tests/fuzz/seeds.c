@@ -15,7 +15,7 @@
 #include <molt/base/log.h>
 #include <molt/state/vmstate.h>
 
-#include "../../src/state/wire.h"
+#include "../../src/update/internal.h"
 #include "../unit/machine_bench.h"
 #include "fuzz.h"
 
@@ -57,6 +57,16 @@ static void put_section(const struct stream_section *sec)
 	stream_writer_fini(&w);
 }
 
+/* The command line of a predecessor, which the section 'update' must have to be taken. */
+static void fill_update(struct update_wire *wire)
+{
+	static const char words[] = "/usr/bin/molt\0/usr/bin/molt\0run\0--name\0seeds";
+
+	memcpy(wire->argv, words, sizeof(words));
+	wire->argv_len = sizeof(words);
+	strcpy(wire->id, "1");
+}
+
 /* What the bench's machine does not save: control server, update, boot files. */
 static void put_empty(const struct takeover_kind *kind)
 {
@@ -67,6 +77,8 @@ static void put_empty(const struct takeover_kind *kind)
 	struct stream_writer w;
 
 	vms.name = kind->section;
+	if (kind->vms == &update_vmstate)
+		fill_update(data);
 	fuzz_must_work(stream_writer_init(&w, 4096, &err), &err);
 	stream_begin(&w, &header);
 	vmstate_save(&w, &vms, 0, data);

@@ -306,11 +306,10 @@ def test_log_to_a_full_disk():
 
 
 def test_kvm_missing():
-    """A sentence that names the file. A user namespace's empty /dev would do, where one can be made."""
-    done = subprocess.run(["unshare", "-m", "sh", "-c",
-                           'mount -t tmpfs none /dev && exec "$0" run --serial null </proc/self/cmdline',
-                           molt_binary()], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          timeout=60, check=False)
+    """In a mount namespace with an empty /dev, where one can be made."""
+    script = 'mount -t tmpfs none /dev && exec "$0" run --serial null </proc/self/cmdline'
+    done = subprocess.run(["unshare", "-m", "sh", "-c", script, molt_binary()], text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60, check=False)
     if "unshare" in done.stderr or "mount" in done.stderr:
         raise Skip("no mount namespace can be made here: " + done.stderr.strip())
     assert done.returncode == 1 and "/dev/kvm" in done.stderr, done

@@ -276,8 +276,9 @@ def test_client_that_hung_up():
         vm.wait_for(lambda: len(vm.fds()) <= before, "no descriptor more")
 
 
-def test_client_that_hung_up_after_several_commands():
+def test_command_behind_white_space_of_a_client_that_hung_up():
     with ticker() as vm:
+        vm.qmp.command("query-status")
         for _ in range(20):
             client = Qmp(vm.control_path)
             client.send_raw(b'\n \n{"execute": "stop"}\n')

@@ -325,8 +325,12 @@ class Vm:
         return table
 
     def settle(self):
-        """Waits until what was kept for a way back after an update is gone: the answer comes before."""
-        self.wait_for(lambda: not any("molt-state" in what for what, _ in self.fds().values()),
+        """
+        Waits until what was kept for a way back after an update is gone, and the guardian has ended:
+        the answer comes before.
+        """
+        self.wait_for(lambda: not any("molt-state" in what or "pidfd" in what
+                                      for what, _ in self.fds().values()),
                       "the end of the update's descriptors")
 
     def status(self, key):

@@ -11,10 +11,11 @@
 
 struct update_bench {
 	struct bench b;
+	char self_path[96];
 	char *self_argv[4];
 	struct update_self self;
 	struct update *u;
-	char dir[64];        /* empty at first, removed with all files in it */
+	char dir[64];        /* of our own, removed with all files in it */
 	char said[8192];     /* "reply <json or !sentence>\n" and "<event> <json>\n" */
 	unsigned int replies;
 	int save_error;      /* what the rooms above fail to save with */
