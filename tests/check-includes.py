@@ -108,7 +108,8 @@ def check_headers_alone(root, compiler):
     wrong = []
     for path in sources(root, 'include'):
         command = compiler + ['-std=gnu11', '-D_GNU_SOURCE', '-Wall', '-Wextra', '-Werror',
-                              '-Wno-gnu-variable-sized-type-not-at-end', '-Wno-unknown-warning-option',
+                              '-Wno-gnu-variable-sized-type-not-at-end',
+                              '-Wno-unknown-warning-option',
                               '-fsyntax-only', '-I', os.path.join(root, 'include'), '-x', 'c', '-']
         # A file of its own, so that "#pragma once in main file" and unused statics are no matter.
         text = f'#include "{os.path.join(root, path)}"\n'
@@ -173,7 +174,8 @@ def self_test():
         found = '\n'.join(check_includes(root) + check_public_headers(root) +
                           check_headers_alone(root, ['cc']) + check_top_level(root) +
                           check_meson(root))
-    for words in ["'vm' may not look up to 'hw'", 'private to room \'base\'', 'a.c:5: molt/base/gone.h',
+    for words in ["'vm' may not look up to 'hw'", "private to room 'base'",
+                  'a.c:5: molt/base/gone.h',
                   "room 'attic' has no floor", 'includes the private private.h',
                   'up.h does not compile alone', "'notes.txt' does not belong",
                   'src/attic/b.c is not in meson.build', 'test_lost.c is not in']:

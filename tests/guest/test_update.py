@@ -66,12 +66,12 @@ def test_guest_sees_the_reported_blackout():
     """
     The gap that the guest's TSC shows holds the reported blackout, and little more: the way into
     the guest, and the first touches of the new address space. Other programs on the host may add to
-    it, so one of five updates has to be close.
+    it, so one of many updates has to be close.
     """
-    extra = []
+    extra, close = [], 50000 if sanitized() else 5000
     with Vm(cmdline=TICKER) as vm:
         vm.wait_ticks(2)
-        for _ in range(5):
+        while len(extra) < 5 or (min(extra) >= close and len(extra) < 60):
             had = len(vm.ticks())
             report = vm.update()
             vm.wait_ticks(3)
@@ -79,7 +79,7 @@ def test_guest_sees_the_reported_blackout():
             # 1/1000 for the guest's own measuring of the TSC's frequency.
             assert seen >= report["blackout-us"] * 0.999 - 10, (seen, report)
             extra.append(seen - report["blackout-us"])
-    assert min(extra) < (50000 if sanitized() else 5000), extra
+    assert min(extra) < close, extra
 
 
 def test_sleeping_guest_wakes_up():
@@ -360,10 +360,16 @@ def test_it_starts_with_standard_descriptors_closed():
 
 # ---- the guest ends while it is updated ----
 
+def paused(*args, **kw):
+    """One that would end before anybody could connect, were it not paused."""
+    return Vm("--memory", "32M", "--pause", *args, **kw)
+
+
 def update_until_the_end(vm):
-    """Asks for updates until nobody answers; returns how many were done."""
+    """Lets the guest run, and asks for updates until nobody answers; returns how many were done."""
     done = 0
     try:
+        vm.qmp.command("cont")
         while True:
             try:
                 vm.update()
@@ -377,8 +383,8 @@ def update_until_the_end(vm):
 def test_power_off_during_updates():
     done = 0
     for _ in range(12):
-        with Vm("--memory", "32M", cmdline="period_ms=%d ticks=%d" % (random.randint(1, 9),
-                                                                      random.randint(1, 12))) as vm:
+        with paused(cmdline="period_ms=%d ticks=%d" % (random.randint(1, 9),
+                                                       random.randint(1, 12))) as vm:
             done += update_until_the_end(vm)
             assert vm.wait_exit(20) == 0
             assert "ticker: done" in vm.serial()
@@ -388,9 +394,7 @@ def test_power_off_during_updates():
 
 def test_power_off_at_once():
     for _ in range(6):
-        with Vm("--memory", "32M", "--pause", kernel="exit") as vm:
-            vm.qmp.send("cont")
-            vm.qmp.send("update")
+        with paused(kernel="exit") as vm:
             update_until_the_end(vm)
             assert vm.wait_exit(20) == 0
 
@@ -409,8 +413,8 @@ def test_reset_during_updates():
 
 def test_reset_without_reboot_during_updates():
     for _ in range(6):
-        with Vm("--memory", "32M", "--no-reboot", kernel="reset",
-                cmdline="after_ms=%d" % random.randint(10, 120)) as vm:
+        with paused("--no-reboot", kernel="reset",
+                    cmdline="after_ms=%d" % random.randint(1, 120)) as vm:
             update_until_the_end(vm)
             assert vm.wait_exit(20) == 0
             assert vm.serial().count("reset: booted") == 1
@@ -418,8 +422,8 @@ def test_reset_without_reboot_during_updates():
 
 def test_triple_fault_during_updates():
     for _ in range(6):
-        with Vm("--memory", "32M", kernel="fault",
-                cmdline="how=triple after_ms=%d" % random.randint(10, 120)) as vm:
+        with paused(kernel="fault",
+                    cmdline="how=triple after_ms=%d" % random.randint(1, 120)) as vm:
             update_until_the_end(vm)
             assert vm.wait_exit(20) == 3
 

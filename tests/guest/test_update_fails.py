@@ -280,7 +280,7 @@ def test_many_failures_leak_nothing():
         size, rss = vm.status("VmSize"), vm.status("RssAnon")
         fail(200)
         if not sanitized():
-            assert vm.status("VmSize") == size, (size, vm.status("VmSize"))
+            assert vm.status("VmSize") - size <= 512, (size, vm.status("VmSize"))
             assert vm.status("RssAnon") - rss <= 128, (rss, vm.status("RssAnon"))
 
 

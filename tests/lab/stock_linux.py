@@ -75,9 +75,9 @@ def check_drift(report, before, after, offsets, seconds):
 def check_kernel_log(report, guest, lines_before):
     """Not a line more: no lockup, no stall, no clock thrown out.
 
-    One is let pass: Linux tells once a boot that a timer interrupt took so and so long, when it found the next timer due
-    three times over before it was done. Emulation is that slow, mostly while the guest's memory is mapped anew after an
-    update; the milliseconds show that no update lay within (a blackout takes longer here), and they are told.
+    One is let pass: Linux tells once a boot that a timer interrupt took so and so long, when the next timer was due again
+    and again before it was done. Emulation is that slow, mostly while the guest's memory is mapped anew after an update;
+    the milliseconds show that no update lay within (a blackout takes longer here), and they are told.
     """
     shortest = min(r["blackout-us"] for r in guest.reports) * 1000
     lines = guest.shell.run("dmesg | tail -n +%d" % (lines_before + 1), 60, kernel_lines=True)[0].splitlines()
@@ -129,6 +129,8 @@ def linux_2cpu(report):
     with StockGuest("--cpus", "2", "--memory", "512M") as guest:
         seconds = guest.boot()
         report.check("boots to a shell", guest.shell.run("nproc")[0] == "2\n", "%.1f s" % seconds)
+        devices = guest.shell.run("ls /sys/bus/pci/devices")[0].split()
+        report.check("finds the PCI root's host bridge", "0000:00:00.0" in devices, " ".join(devices))
         twenty_updates(report, guest, 2)
         guest.shell.send("poweroff\r")
         report.check("'poweroff' ends molt with status 0", guest.wait_end() == 0)

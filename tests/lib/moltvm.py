@@ -147,6 +147,20 @@ class Qmp:
         self.sock.close()
 
 
+def session_lives(pid):
+    """Whether a process of that session is there, zombies aside."""
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open("/proc/%s/stat" % name) as f:
+                    fields = f.read().rpartition(")")[2].split()
+            except OSError:
+                continue  # it has just ended
+            if int(fields[3]) == pid and fields[0] not in "ZX":
+                return True
+    return False
+
+
 class Vm:
     """A molt process with a control socket and, unless told otherwise, its serial port in a file."""
 
@@ -170,7 +184,11 @@ class Vm:
         self.proc = None
         self.env, self.stdin, self.control, self.popen = env, stdin, control, popen
         if start:
-            self.start()
+            try:
+                self.start()
+            except BaseException:
+                self.__exit__(*sys.exc_info())
+                raise
 
     def start(self):
         with open(self.log_path, "ab") as log:
@@ -215,6 +233,10 @@ class Vm:
         except ProcessLookupError:
             pass
         self.proc.wait()
+        # A process that dies keeps its sockets until its memory is taken apart.
+        end = time.monotonic() + 30
+        while session_lives(self.pid) and time.monotonic() < end:
+            time.sleep(0.005)
         for pipe in (self.proc.stdin, self.proc.stdout):
             if pipe:
                 pipe.close()

@@ -17,25 +17,7 @@
 
 #define RUN_BYTES 12288u
 #define RUN_IO_OFFSET 4096u
-#define WAIT_PLAYED_MS 20000
 #define RECHECK_NS 20000000
-
-uint32_t fake_random(uint32_t *state)
-{
-	/* xorshift32 */
-	*state ^= *state << 13;
-	*state ^= *state >> 17;
-	*state ^= *state << 5;
-	return *state;
-}
-
-void fake_random_bytes(uint32_t *state, void *buf, size_t len)
-{
-	uint8_t *p = buf;
-
-	while (len--)
-		*p++ = (uint8_t)(fake_random(state) >> 11);
-}
 
 /* ---- objects ---- */
 
@@ -472,9 +454,10 @@ static bool complete(struct fake_vcpu *v)
 	struct fake_exit *done = &v->done[v->ndone++];
 
 	*done = v->script[v->at - 1];
-	memcpy(done->data,
-	       done->reason == KVM_EXIT_IO ? (char *)v->run + RUN_IO_OFFSET : (char *)v->run->mmio.data,
-	       done->reason == KVM_EXIT_IO ? sizeof(done->data) : sizeof(v->run->mmio.data));
+	if (done->reason == KVM_EXIT_IO)
+		memcpy(done->data, (char *)v->run + RUN_IO_OFFSET, sizeof(done->data));
+	else
+		memcpy(done->data, v->run->mmio.data, sizeof(v->run->mmio.data));
 	v->in_flight = false;
 	return v->at < v->nscript && v->script[v->at].goes_on;
 }
@@ -612,87 +595,4 @@ void fake_kvm_fini(struct fake_kvm *f)
 	}
 	fd_close(&f->kvm.fd);
 	pthread_mutex_destroy(&f->lock);
-}
-
-/* ---- for tests ---- */
-
-void fake_vcpu_play(struct fake_kvm *f, int fd, const struct fake_exit *e)
-{
-	struct fake_vcpu *v = fake_kvm_vcpu(f, fd);
-	const uint64_t one = 1;
-
-	pthread_mutex_lock(&f->lock);
-	assert_true(v->nscript < FAKE_SCRIPT);
-	v->script[v->nscript++] = *e;
-	pthread_mutex_unlock(&f->lock);
-	assert_int_equal(write(v->wake, &one, sizeof(one)), sizeof(one));
-}
-
-void fake_vcpu_wait_played(struct fake_kvm *f, int fd)
-{
-	struct fake_vcpu *v = fake_kvm_vcpu(f, fd);
-	bool played = false;
-
-	for (int ms = 0; ms < WAIT_PLAYED_MS && !played; ms++) {
-		pthread_mutex_lock(&f->lock);
-		played = v->at == v->nscript && !v->in_flight;
-		pthread_mutex_unlock(&f->lock);
-		if (!played)
-			usleep(1000);
-	}
-	assert_true(played);
-}
-
-static void randomise_segment(struct kvm_segment *s, uint32_t *seed)
-{
-	fake_random_bytes(seed, s, sizeof(*s));
-	s->padding = 0;
-}
-
-void fake_vcpu_randomise(struct fake_vcpu *v, uint32_t seed)
-{
-	struct kvm_segment *const segments[] = {
-		&v->sregs.cs, &v->sregs.ds, &v->sregs.es, &v->sregs.fs, &v->sregs.gs, &v->sregs.ss,
-		&v->sregs.tr, &v->sregs.ldt,
-	};
-
-	fake_random_bytes(&seed, v->msr_value, sizeof(v->msr_value));
-	fake_random_bytes(&seed, &v->tsc_offset, sizeof(v->tsc_offset));
-	fake_random_bytes(&seed, &v->regs, sizeof(v->regs));
-	fake_random_bytes(&seed, &v->sregs, sizeof(v->sregs));
-	for (size_t i = 0; i < ARRAY_SIZE(segments); i++)
-		randomise_segment(segments[i], &seed);
-	memset(v->sregs.gdt.padding, 0, sizeof(v->sregs.gdt.padding));
-	memset(v->sregs.idt.padding, 0, sizeof(v->sregs.idt.padding));
-	fake_random_bytes(&seed, &v->xcrs.xcrs, sizeof(v->xcrs.xcrs));
-	v->xcrs.nr_xcrs = 1;
-	fake_random_bytes(&seed, v->xsave, sizeof(v->xsave));
-	fake_random_bytes(&seed, &v->lapic, sizeof(v->lapic));
-	/* A timer that is not running: one that runs is aged by the load. */
-	memset(v->lapic.regs + 0x390, 0, 4);
-	fake_random_bytes(&seed, &v->mp_state, sizeof(v->mp_state));
-	fake_random_bytes(&seed, &v->events, offsetof(struct kvm_vcpu_events, reserved));
-	fake_random_bytes(&seed, &v->events.exception_has_payload,
-			  sizeof(v->events) -
-				  offsetof(struct kvm_vcpu_events, exception_has_payload));
-	v->events.nmi.pad = 0;
-	fake_random_bytes(&seed, &v->debugregs, offsetof(struct kvm_debugregs, reserved));
-}
-
-uint32_t fake_vcpu_msr(const struct fake_vcpu *v, uint32_t index)
-{
-	uint32_t i = 0;
-
-	while (i < v->nmsrs && v->msr_index[i] != index)
-		i++;
-	assert_true(i < v->nmsrs);
-	return i;
-}
-
-int fake_kvm_find_call(const struct fake_kvm *f, int fd, unsigned long request, unsigned int start)
-{
-	for (unsigned int i = start; i < f->ncalls; i++)
-		if (f->calls[i].request == request && (fd < 0 || f->calls[i].fd == fd))
-			return (int)i;
-	return -1;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A KVM in memory: enough of it that a whole machine is created, run, reset, saved and loaded without
- * /dev/kvm. State that is set can be got again. KVM_RUN plays a script of exits and then sleeps until
- * it is kicked, as a halted guest does. Every ioctl is recorded.
+ * A KVM in memory: enough of it that a whole machine is created, run, reset, saved and loaded
+ * without /dev/kvm. State that is set can be got again. KVM_RUN plays a script of exits and then
+ * sleeps until it is kicked, as a halted guest does. Every ioctl is recorded.
  *
  * As in the real one, an instruction that ended in a PIO or MMIO exit is completed by the next
  * KVM_RUN, even one with immediate_exit; what is read from a vCPU before that is counted as torn.
@@ -126,6 +126,10 @@ void fake_kvm_fini(struct fake_kvm *f);
 /* What a descriptor stands for now; fails the test if for nothing. */
 struct fake_vm *fake_kvm_vm(struct fake_kvm *f, int fd);
 struct fake_vcpu *fake_kvm_vcpu(struct fake_kvm *f, int fd);
+
+/* A guest's OUT and IN. */
+struct fake_exit fake_out(uint16_t port, uint8_t size, uint32_t value);
+struct fake_exit fake_in(uint16_t port, uint8_t size);
 
 /* Appends to a vCPU's script; a sleeping KVM_RUN takes it up at once. */
 void fake_vcpu_play(struct fake_kvm *f, int fd, const struct fake_exit *e);

@@ -102,6 +102,24 @@ struct fake_vm *bench_vm(struct bench *b)
 	return fake_kvm_vm(b->kvm, b->m.vm.fd);
 }
 
+void bench_run(struct bench *b)
+{
+	struct error err = ERROR_INIT;
+
+	assert_int_equal(machine_resume(&b->m, &err), 0);
+}
+
+void bench_play(struct bench *b, uint32_t id, struct fake_exit e)
+{
+	fake_vcpu_play(b->kvm, b->m.vcpus[id].fd, &e);
+}
+
+int bench_run_to_the_end(struct bench *b)
+{
+	bench_wait_event(b, "SHUTDOWN");
+	return loop_run(b->loop);
+}
+
 void bench_wait_event(struct bench *b, const char *text)
 {
 	uint64_t end = now_ns() + EVENT_WAIT_NS;

@@ -39,6 +39,11 @@ void bench_fini(struct bench *b);
 struct fake_vcpu *bench_vcpu(struct bench *b, uint32_t id);
 struct fake_vm *bench_vm(struct bench *b);
 
+/* Runs the machine; appends to a vCPU's script; runs the loop until machine_exit() ends it. */
+void bench_run(struct bench *b);
+void bench_play(struct bench *b, uint32_t id, struct fake_exit e);
+int bench_run_to_the_end(struct bench *b);
+
 /* Turns the loop until the events contain text; fails the test after some seconds without. */
 void bench_wait_event(struct bench *b, const char *text);
 
@@ -47,7 +52,7 @@ void bench_randomise(struct bench *b, uint32_t seed);
 
 /* Saves with a nonce of nothing but n, and parses it. The machine must be parked. */
 void bench_save(struct bench *b, struct bench_state *st, uint8_t n);
-/* As exec would: the same open files under other numbers, so that a second machine can take them. */
+/* As exec would: the same open files under other numbers, for a second machine to take. */
 void bench_duplicate_fds(struct fdtable *fds);
 /* A machine from the state; what it does not take of the descriptors is closed. */
 int bench_load(struct bench *b, struct bench_state *st, struct error *err);

@@ -32,8 +32,8 @@
 #endif
 
 /*
- * ThreadSanitizer takes the guardian's clone(CLONE_VM) for a fork, and from then on believes that the
- * parent, whose memory it is, were the child.
+ * ThreadSanitizer takes the guardian's clone(CLONE_VM) for a fork, and from then on believes that
+ * the parent, whose memory it is, were the child.
  */
 static void skip_under_thread_sanitizer(void)
 {

@@ -94,7 +94,7 @@ void update_bench_init(struct update_bench *t, uint32_t cpus)
 	strcpy(t->dir, "/tmp/molt-update-XXXXXX");
 	assert_non_null(mkdtemp(t->dir));
 	bench_init(&t->b, cpus);
-	/* May be executed, but nobody knows how: no test is to vanish into a successor by mistake. */
+	/* May be executed, but nobody knows how: no test must vanish into it by mistake. */
 	snprintf(t->self_path, sizeof(t->self_path), "%s",
 		 update_bench_file(t, "self", "\1\2\3 no program\n", 0700));
 	t->self_argv[0] = t->self_path;
