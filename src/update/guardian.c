@@ -274,7 +274,7 @@ int guard_link_open(struct guard_link *link, struct fdtable *fds, struct error *
 int guard_link_commit(struct guard_link *link, struct error *err)
 {
 	if (link->page && !decide(link->page, GUARD_SUCCESSOR))
-		return err_set(err, ESTALE, "too late: the guardian has taken the guest back");
+		return err_set(err, ECANCELED, "too late: the guardian has taken the guest back");
 	return 0;
 }
 

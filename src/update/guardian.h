@@ -65,7 +65,7 @@ struct guard_link {
 
 int guard_link_open(struct guard_link *link, struct fdtable *fds, struct error *err);
 
-/* From here on the guest is ours: 0, or -ESTALE where the guardian was faster. */
+/* From here on the guest is ours: 0, or -ECANCELED where the guardian was faster. */
 int guard_link_commit(struct guard_link *link, struct error *err);
 
 /* Lets the guardian go; not urgent, so after the guest runs. */

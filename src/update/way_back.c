@@ -77,8 +77,11 @@ void update_give_up(struct incoming *in, const struct error *err)
 
 	if (in->guard)
 		guard_link_give_up(in->guard, err->text);
-	/* Once is enough: if the predecessor's own binary cannot load this, there is the guardian. */
-	if (in->failure || !in->spare || err->code == ESTALE)
+	/*
+	 * Once is enough: if the predecessor's own binary cannot load this, there is the guardian. And
+	 * where that has the guest already there is nothing to give back.
+	 */
+	if (in->failure || !in->spare || err->code == ECANCELED)
 		return;
 	exec_predecessor(in, err->text, &trouble);
 	log_error("%s", trouble.text);

@@ -75,9 +75,9 @@ def check_drift(report, before, after, offsets, seconds):
 def check_kernel_log(report, guest, lines_before):
     """Not a line more: no lockup, no stall, no clock thrown out.
 
-    One is let pass: Linux tells once a boot that a timer interrupt took so and so long, when the next timer was due again
-    and again before it was done. Emulation is that slow, mostly while the guest's memory is mapped anew after an update;
-    the milliseconds show that no update lay within (a blackout takes longer here), and they are told.
+    One is let pass: Linux tells once a boot that a timer interrupt took so and so long, when three times over the next
+    timer was due before it was done. Emulation is that slow, without any update, too (README.md). The milliseconds show
+    that no update lay within, since a blackout takes longer here; and they are told.
     """
     shortest = min(r["blackout-us"] for r in guest.reports) * 1000
     lines = guest.shell.run("dmesg | tail -n +%d" % (lines_before + 1), 60, kernel_lines=True)[0].splitlines()

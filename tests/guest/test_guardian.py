@@ -1,0 +1,222 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Successors that do not take over: none may cost the guest its life, whichever way back is needed.
+
+The check would refuse most of these before the pause, so they are forced with no-check.
+"""
+import os
+import random
+import socket
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from moltvm import *  # noqa: E402,F403
+
+need_kvm()
+
+PROBE = dict(kernel="probe", cmdline="period_ms=50 lost_ms=5000 ram_mib=32")
+KILLS = int(os.environ.get("MOLT_KILLS", "50"))
+
+
+def need_threads_to_follow():
+    if os.environ.get("MOLT_SANITIZE") == "thread":
+        raise Skip("ThreadSanitizer cannot follow memory into another process")
+
+
+def start_probe(*args, **kw):
+    vm = Vm("--memory", "64M", *args, **PROBE, **kw)
+    vm.wait_serial("probe: ready")
+    return vm
+
+
+def check_alive(vm):
+    """Two more passes of the guest's own verification, and not a thing changed."""
+    vm.wait_serial(r"(probe: pass \d+ [^\n]*\n.*){2}", after=len(vm.serial()))
+    assert "CHANGED" not in vm.serial(), vm.serial()[-3000:]
+
+
+def fail(vm, command, **arguments):
+    """An update that has to fail; the sentence, and where the guest runs from now on."""
+    try:
+        report = vm.update(command=command, no_check=True, **arguments)
+    except QmpError as err:
+        event = vm.qmp.wait_event("UPDATE_FAILED")["data"]
+        assert event["error"] == str(err), event
+        return str(err), event["pid"]
+    raise AssertionError("the update was reported as done: %s" % report)
+
+
+def check_guardian(command, **arguments):
+    need_threads_to_follow()
+    with start_probe() as vm:
+        sentence, pid = fail(vm, command, **arguments)
+        assert pid != vm.pid, "the guardian is another process"
+        check_alive(vm)
+        assert vm.qmp.command("query-status")["status"] == "running"
+        assert vm.update()["pid"] == pid
+        check_alive(vm)
+        return sentence
+
+
+def test_successor_that_says_no_by_its_exit_status():
+    assert "ended before it took the guest over" in check_guardian(["/bin/false"])
+
+
+def test_successor_that_ends_well_without_having_done_anything():
+    assert "ended before it took the guest over" in check_guardian(["/bin/true"])
+
+
+def test_successor_that_kills_itself():
+    check_guardian(["/bin/sh", "-c", "kill -9 $$"])
+
+
+def test_successor_that_does_not_know_an_option():
+    check_guardian([molt_binary(), "run", "--option-of-another-age"])
+
+
+def test_successor_that_hangs():
+    began = time.monotonic()
+    sentence = check_guardian(["/bin/sh", "-c", "exec sleep 60"], timeout=500)
+    assert "in time" in sentence, sentence
+    assert time.monotonic() - began < 30
+
+
+def test_successor_that_notices_gives_back_in_the_same_process():
+    with start_probe() as vm:
+        for uri, why in (("file:/nonexistent", "No such file"), ("file:/dev/null", "regular file"),
+                         ("tcp:1234", "only file:PATH")):
+            sentence, pid = fail(vm, [molt_binary(), "run", "--incoming", uri])
+            assert why in sentence, sentence
+            assert pid == vm.pid
+            check_alive(vm)
+        assert vm.update()["updates"] == 1
+
+
+def test_state_of_an_earlier_update_is_refused():
+    with start_probe() as vm:
+        stale = vm.path("stale")
+        vm.update(state_file=stale)
+        sentence, pid = fail(vm, [molt_binary(), "run", "--incoming", "file:" + stale])
+        assert "not written for this update" in sentence, sentence
+        assert pid == vm.pid
+        check_alive(vm)
+
+
+def test_state_of_another_guest_is_refused():
+    with start_probe() as vm, start_probe() as other:
+        state = other.path("state")
+        other.update(state_file=state)
+        sentence, pid = fail(vm, [molt_binary(), "run", "--incoming", "file:" + state])
+        assert "not written for this update" in sentence, sentence
+        check_alive(vm)
+        check_alive(other)
+
+
+def test_kept_binary_is_the_default_again_after_a_way_back():
+    with start_probe() as vm:
+        fail(vm, [molt_binary(), "run", "--incoming", "file:/nonexistent"])
+        assert vm.update()["updates"] == 1
+        assert vm.update()["updates"] == 2
+        check_alive(vm)
+
+
+def test_every_client_stays_connected():
+    need_threads_to_follow()
+    with start_probe() as vm:
+        other, mute = Qmp(vm.control_path), Qmp(vm.control_path, negotiate=False)
+        for command in (["/bin/true"], [molt_binary(), "run", "--incoming", "file:/nonexistent"]):
+            fail(vm, command)
+            assert other.wait_event("UPDATE_FAILED")["data"]["error"]
+            assert other.command("query-status")["running"]
+        mute.command("qmp_capabilities")
+        assert mute.command("query-status")["running"]
+
+
+def test_paused_guest_stays_paused():
+    need_threads_to_follow()
+    with start_probe() as vm:
+        vm.qmp.command("stop")
+        fail(vm, ["/bin/true"])
+        assert vm.qmp.command("query-status")["status"] == "paused"
+        had = len(vm.serial())
+        time.sleep(0.3)
+        assert len(vm.serial()) == had
+        vm.qmp.command("cont")
+        check_alive(vm)
+
+
+def test_signal_ends_the_guest_in_the_guardian():
+    need_threads_to_follow()
+    with start_probe() as vm:
+        _, pid = fail(vm, ["/bin/true"])
+        os.kill(pid, 15)
+        shutdown = vm.qmp.wait_event("SHUTDOWN")["data"]
+        assert shutdown["reason"] == "host-signal", shutdown
+        assert vm.qmp.closed()
+
+
+def test_killed_at_random_moments_between_exec_and_commit():
+    """
+    The successor is a shell that waits for a moment, becomes molt, and is killed -9 at another. What
+    it had committed by then decides who has the guest, and somebody always has: either the update
+    succeeded and the process was killed after it (then there is no guest to ask, and that is no
+    loss: an owner was killed), or the guest runs on.
+    """
+    need_threads_to_follow()
+    guests, survived, committed = 0, 0, 0
+    vm = None
+    try:
+        for _ in range(KILLS):
+            if not vm:
+                vm, guests = start_probe(), guests + 1
+                pid = vm.pid
+            delay = random.uniform(0, 0.5 if sanitized() else 0.012)
+            command = ["/bin/sh", "-c",
+                       '(sleep %.4f; kill -9 $$) & exec "$0" run "$@"' % delay, molt_binary()]
+            try:
+                pid = vm.update(command=command, no_check=True)["pid"]
+                committed += 1
+            except QmpError:
+                pid = vm.qmp.wait_event("UPDATE_FAILED")["data"]["pid"]
+                survived += 1
+                check_alive(vm)
+                continue
+            except (EOFError, OSError):
+                committed += 1  # killed in the middle of its answer
+            vm.kill()
+            vm.__exit__(None, None, None)
+            vm = None
+        print("# %d kills: %d before the commit, all survived; %d after it" % (
+            KILLS, survived, committed))
+        assert survived + committed == KILLS
+        assert survived > KILLS // 20, "the moments missed the time before the commit"
+    finally:
+        if vm:
+            vm.__exit__(None, None, None)
+
+
+def test_service_manager_is_told_which_process_to_watch():
+    need_threads_to_follow()
+    with tempfile.TemporaryDirectory() as directory, socket.socket(
+            socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(os.path.join(directory, "notify"))
+        manager.settimeout(20)
+
+        def told():
+            return dict(line.split("=") for line in manager.recv(4096).decode().split())
+
+        with start_probe(env=dict(os.environ, NOTIFY_SOCKET=manager.getsockname())) as vm:
+            assert told() == {"MAINPID": str(vm.pid), "READY": "1"}
+            vm.update()
+            guardian = told()["MAINPID"]
+            assert guardian != str(vm.pid)
+            assert told() == {"MAINPID": str(vm.pid)}
+            _, pid = fail(vm, ["/bin/true"])
+            assert told() == {"MAINPID": str(pid)}
+            assert told() == {"MAINPID": str(pid)}
+
+
+if __name__ == "__main__":
+    run_cases(globals())
