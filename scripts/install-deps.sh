@@ -6,8 +6,8 @@ set -eu
 
 # gcc, C library, build system; JSON; the ASL compiler for the DSDT
 build="gcc libc6-dev pkg-config meson ninja-build python3 libjansson-dev acpica-tools"
-# unit tests; fetching kernels for the lab; manual page check
-tests="libcmocka-dev ca-certificates cpio kmod xz-utils mandoc"
+# unit tests; fetching kernels for the lab; manual page check; fuzzing
+tests="libcmocka-dev ca-certificates cpio kmod xz-utils mandoc clang libclang-rt-dev"
 
 want=$build
 [ "${1:-build}" = test ] && want="$build $tests"

@@ -7,7 +7,8 @@ usage() {
 	cat <<-END
 	usage: scripts/test.sh [--suite NAME]... [--sanitize LIST] [--build DIR]
 
-	  --suite NAME     run only this suite: house, unit, guest, lab (may be repeated)
+	  --suite NAME     run only this suite (may be repeated):
+	                   house, unit, guest, lab, fuzz, fuzz-smoke
 	  --sanitize LIST  build with sanitizers: address,undefined or thread
 	  --build DIR      build directory (default: build/test, or build/LIST with --sanitize)
 

@@ -159,6 +159,9 @@ static int read_end(const struct stream *s, struct cursor *c, uint32_t crcs, str
 
 static int add_section(struct stream *s, size_t *room, struct error *err)
 {
+	if (s->nsections == STREAM_MAX_SECTIONS)
+		return err_set(err, EBADMSG, "section %zu: a stream has at most %u", s->nsections + 1,
+			       STREAM_MAX_SECTIONS);
 	if (s->nsections == *room) {
 		size_t more = *room ? *room * 2 : 64;
 		struct stream_section *grown = realloc(s->sections, more * sizeof(*grown));

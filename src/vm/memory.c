@@ -35,16 +35,20 @@ static int take_memfd(const struct memory_region *r, unsigned int index, struct 
 		      struct error *err)
 {
 	int fd = fdtable_take(from, "ram", index, FD_KIND_MEMFD, err);
-	struct stat st;
+	struct stat st = { 0 };
+	int ret;
 
 	if (fd < 0)
 		return fd;
 	if (fstat(fd, &st) < 0 || (uint64_t)st.st_size != r->size)
-		return err_set(err, EINVAL, "guest RAM %u: the memfd has %lld bytes, not %llu", index,
-			       (long long)st.st_size, (unsigned long long)r->size);
-	if ((fcntl(fd, F_GET_SEALS) & RAM_SEALS) != RAM_SEALS)
-		return err_set(err, EINVAL, "guest RAM %u: the memfd is not sealed", index);
-	return fd;
+		ret = err_set(err, EINVAL, "guest RAM %u: the memfd has %lld bytes, not %llu", index,
+			      (long long)st.st_size, (unsigned long long)r->size);
+	else if ((fcntl(fd, F_GET_SEALS) & RAM_SEALS) != RAM_SEALS)
+		ret = err_set(err, EINVAL, "guest RAM %u: the memfd is not sealed", index);
+	else
+		return fd;
+	close(fd);
+	return ret;
 }
 
 static int map_region(struct memory_region *r, unsigned int index, struct fdtable *from,

@@ -18,6 +18,7 @@
 #define STREAM_FORMAT 1
 #define STREAM_NAME_MAX 47    /* of a section or a field, without the NUL */
 #define STREAM_MAX_BYTES (64u << 20)
+#define STREAM_MAX_SECTIONS 4096u
 #define STREAM_NONCE_BYTES 16
 
 enum field_type {
