@@ -8,6 +8,10 @@ import time
 import traceback
 
 
+class GuestFaulted(Exception):
+    """The guest ended in a triple fault that nobody asked for. See "An open finding" in README.md."""
+
+
 class Report:
     def __init__(self):
         self.points = 0
@@ -36,13 +40,21 @@ class Report:
     def line(text):
         print(text, flush=True)
 
+    def tell(self, story):
+        """Once more after a triple fault, and only once: under emulation that is not yet known to be molt's."""
+        try:
+            story(self)
+        except GuestFaulted as e:
+            self.note("TRIPLE FAULT under emulation, told once more: %s" % e)
+            story(self)
+
     def run(self, stories):
         """All stories, then the plan: the exit status."""
         for name, story in stories:
             self.story = name
             self.began = time.monotonic()
             try:
-                story(self)
+                self.tell(story)
             except Exception:  # noqa: BLE001 -- a failed story must not take the others along
                 self.check("told to its end", False, traceback.format_exc())
             self.line("# %s took %.1f s" % (name, time.monotonic() - self.began))

@@ -20,6 +20,7 @@ sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "lib")]
 
 import moltvm  # noqa: E402
 from guest_shell import GuestGone, GuestShell, GuestTimeout, parse_values  # noqa: E402
+from report import GuestFaulted  # noqa: E402
 
 # Software emulation on a busy machine: what takes 5 seconds on an idle one may take many times that.
 BOOT_LIMIT = 120
@@ -54,7 +55,11 @@ class StockGuest:
         self.shell.stream.close()
         self.log.close()
         shutil.rmtree(self.dir, ignore_errors=True)
+        faulted = kind is not None and "triple fault" in self.vm.log()
+        log = self.vm.log()[-2500:] if faulted else ""
         self.vm.__exit__(kind, value, trace)
+        if faulted:
+            raise GuestFaulted(log) from value
 
     def tell_interrupts(self):
         """After a silence: what the serial port and the interrupt controllers believe."""
