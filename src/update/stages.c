@@ -74,9 +74,9 @@ static void undo_prepare(struct update *u)
 
 static int do_guard(struct update *u, struct error *err)
 {
-	u->guardian.deadline_ms = u->timeout_ms;
 	int r;
 
+	u->guardian.deadline_ms = u->timeout_ms;
 	u->guardian.take_back = update_take_back;
 	u->guardian.opaque = u;
 	r = guardian_start(&u->guardian, err);

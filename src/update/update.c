@@ -78,8 +78,9 @@ void update_failed(struct update *u, const struct error *err)
 		if (u->told_stop && u->machine->guest.run_state == RUN_STATE_RUNNING)
 			u->ops.event(opaque, "RESUME", NULL);
 	}
-	u->ops.event(opaque, "UPDATE_FAILED", json_pack("{s:o,s:i}", "error", json_any_string(err->text),
-						       "pid", (int)getpid()));
+	u->ops.event(opaque, "UPDATE_FAILED",
+		     json_pack("{s:o,s:i}", "error", json_any_string(err->text), "pid",
+			       (int)getpid()));
 	forget_request(u);
 }
 
