@@ -4,10 +4,10 @@
 # usage: scripts/install-deps.sh [build|test]
 set -eu
 
-# gcc, C library, build system; JSON; the ASL compiler for the DSDT
-build="gcc libc6-dev pkg-config meson ninja-build python3 libjansson-dev acpica-tools"
-# unit tests; fetching kernels for the lab; manual page check; fuzzing
-tests="libcmocka-dev ca-certificates cpio kmod xz-utils mandoc clang libclang-rt-dev"
+# gcc, C library, build system; JSON; capabilities, the seccomp filters' compiler; the ASL compiler for the DSDT
+build="gcc libc6-dev pkg-config meson ninja-build python3 libjansson-dev libcap-dev libseccomp-dev acpica-tools"
+# unit tests; releases from the history; fetching kernels for the lab; manual page check; fuzzing
+tests="libcmocka-dev git ca-certificates cpio kmod xz-utils mandoc clang libclang-rt-dev"
 
 want=$build
 [ "${1:-build}" = test ] && want="$build $tests"

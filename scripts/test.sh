@@ -8,7 +8,7 @@ usage() {
 	usage: scripts/test.sh [--suite NAME]... [--sanitize LIST] [--build DIR]
 
 	  --suite NAME     run only this suite (may be repeated):
-	                   house, unit, guest, lab, fuzz, fuzz-smoke
+	                   house, unit, guest, faults, lab, fuzz, fuzz-smoke
 	  --sanitize LIST  build with sanitizers: address,undefined or thread
 	  --build DIR      build directory (default: build/test, or build/LIST with --sanitize)
 

@@ -2,6 +2,7 @@
 /* The way in: finds the subcommand, and sees that what was printed has really been written. */
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -136,16 +137,34 @@ static int dispatch(int argc, char **argv)
  */
 static void reserve_standard_fds(void)
 {
-	for (int fd = 0; fd <= 2; fd++)
-		if (fcntl(fd, F_GETFD) < 0 &&
-		    open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY) != fd)
-			return;
+	for (int fd = 0; fd <= 2; fd++) {
+		int got;
+
+		if (fcntl(fd, F_GETFD) >= 0 || errno != EBADF)
+			continue;
+		got = open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY);
+		if (got >= 0 && got != fd)
+			close(got);
+	}
+}
+
+/*
+ * An update's successor allocates while the guest is paused, and each page that is touched costs it.
+ * So large objects, of which little is used, come fresh from mmap (the heap's top being smaller, or
+ * calloc() would take them from there and clear them), and what is freed is kept: it has its pages.
+ */
+static void tune_malloc(void)
+{
+	mallopt(M_MMAP_THRESHOLD, 32 << 10);
+	mallopt(M_TRIM_THRESHOLD, 8 << 20);
+	mallopt(M_TOP_PAD, 8 << 10);
 }
 
 int main(int argc, char **argv)
 {
 	int status;
 
+	tune_malloc();
 	reserve_standard_fds();
 	status = dispatch(argc, argv);
 	if ((fflush(stdout) != 0 || ferror(stdout)) && status == 0) {

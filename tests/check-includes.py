@@ -29,7 +29,7 @@ FLOORS = {
 }
 TOP = {'src', 'include', 'tests', 'firmware', 'docs', 'scripts', 'meson.build',
        'meson_options.txt', 'LICENSE', 'README.md'}
-GENERATED = {'molt_version.h'}  # made by meson, a constant for everybody
+GENERATED = {'molt_version.h', 'syscall_filters.h'}  # made by meson, constants
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
 

@@ -339,7 +339,10 @@ static void on_wake(void *opaque)
 	chardev_arm(cd);
 }
 
-/* In the loop with these events, or out of it. */
+/*
+ * In the loop with these events, or out of it. While the backend is quiesced it stays in the loop,
+ * waiting for nothing: to enter it again may fail for want of memory, and then there is no way back.
+ */
 static int watch(struct chardev *cd, struct loop_source *src, int fd, bool want, uint32_t events,
 		 loop_fn *fn)
 {
@@ -347,6 +350,8 @@ static int watch(struct chardev *cd, struct loop_source *src, int fd, bool want,
 		loop_del(src);
 		return 0;
 	}
+	if (!cd->running)
+		events = 0;
 	if (src->loop)
 		return loop_mod(src, events);
 	return loop_add(cd->loop, src, fd, events, fn, cd);
@@ -362,7 +367,7 @@ static void arm_input(struct chardev *cd, bool same)
 
 	if (more && !cd->in_eof && !atomic_load(&cd->in_stopped))
 		events |= EPOLLIN;
-	rc = watch(cd, &cd->in_src, cd->in_fd, cd->running && (more || blocked), events, on_input);
+	rc = watch(cd, &cd->in_src, cd->in_fd, more || blocked, events, on_input);
 	if (rc == -EPERM) {
 		cd->in_unpolled = true;
 		loop_wake_signal(&cd->wake);
@@ -379,8 +384,7 @@ void chardev_arm(struct chardev *cd)
 	int rc;
 
 	arm_input(cd, same);
-	rc = watch(cd, &cd->out_src, cd->out_fd, cd->running && !same && cd->out_blocked, EPOLLOUT,
-		   on_output);
+	rc = watch(cd, &cd->out_src, cd->out_fd, !same && cd->out_blocked, EPOLLOUT, on_output);
 	if (rc < 0)
 		chardev_lose_output(cd, -rc, true);
 	if (cd->kind->arm)
@@ -396,6 +400,11 @@ static struct chardev *chardev_new(const char *tag, struct loop *loop,
 
 	if (!cd)
 		return NULL;
+	cd->saved = chardev_new_state();
+	if (!cd->saved) {
+		free(cd);
+		return NULL;
+	}
 	snprintf(cd->tag, sizeof(cd->tag), "%s", tag);
 	cd->loop = loop;
 	cd->ops = *ops;
@@ -435,6 +444,7 @@ int chardev_open(struct chardev **out, const char *tag, const char *spec, struct
 		 struct error *err)
 {
 	struct chardev *cd;
+	bool had_input;
 	int rc;
 
 	*out = NULL;
@@ -447,6 +457,7 @@ int chardev_open(struct chardev **out, const char *tag, const char *spec, struct
 	rc = loop_wake_init(loop, &cd->wake, on_wake, cd, err);
 	if (rc) {
 		pthread_mutex_destroy(&cd->lock);
+		free(cd->saved);
 		free(cd);
 		return rc;
 	}
@@ -455,7 +466,12 @@ int chardev_open(struct chardev **out, const char *tag, const char *spec, struct
 		chardev_close(cd);
 		return rc;
 	}
+	had_input = !cd->in_eof;
 	chardev_arm(cd);
+	if (had_input && cd->in_eof) {
+		chardev_close(cd);
+		return err_set(err, ENOMEM, "%s: cannot wait for input", tag);
+	}
 	*out = cd;
 	return 0;
 }
@@ -474,7 +490,13 @@ void chardev_close(struct chardev *cd)
 	if (cd->kind && cd->kind->close)
 		cd->kind->close(cd, cd->owner);
 	pthread_mutex_destroy(&cd->lock);
+	free(cd->saved);
 	free(cd);
+}
+
+void chardev_revive(struct chardev *cd)
+{
+	pthread_mutex_init(&cd->lock, NULL);
 }
 
 void chardev_input_ready(struct chardev *cd)

@@ -81,6 +81,8 @@ struct chardev {
 	bool escape;      /* Ctrl-A was the last character */
 	struct termios original;
 
+	struct chardev_state *saved; /* room for chardev_save_state(), which must not allocate */
+
 	pthread_mutex_t lock; /* of all below: any thread queues, main takes out */
 	bool out_dead;        /* output is dropped for good */
 	uint32_t head;
@@ -122,6 +124,7 @@ void chardev_flush(struct chardev *cd);
 void chardev_arm(struct chardev *cd);
 
 /* The section "<tag>-chardev": everything but the descriptors. */
+struct chardev_state *chardev_new_state(void);
 int chardev_load_state(struct chardev *cd, struct stream *stream, struct error *err);
 int chardev_save_state(struct chardev *cd, struct stream_writer *w, struct error *err);
 

@@ -78,15 +78,17 @@ static void on_listen(void *opaque, uint32_t events)
  */
 static void socket_arm(struct chardev *cd)
 {
+	uint32_t events = cd->running ? EPOLLIN | EPOLLET : 0;
 	int rc;
 
-	if (!cd->running || (cd->in_fd >= 0 && !cd->in_parked)) {
+	if (cd->in_fd >= 0 && !cd->in_parked) {
 		loop_del(&cd->aux_src);
 		return;
 	}
 	if (cd->aux_src.loop)
-		return;
-	rc = loop_add(cd->loop, &cd->aux_src, cd->aux_fd, EPOLLIN | EPOLLET, on_listen, cd);
+		rc = loop_mod(&cd->aux_src, events);
+	else
+		rc = loop_add(cd->loop, &cd->aux_src, cd->aux_fd, events, on_listen, cd);
 	if (rc)
 		log_error("%s: cannot wait for connections on %s: %s", cd->tag, cd->describe,
 			  strerror(-rc));

@@ -47,7 +47,12 @@ int loop_add(struct loop *loop, struct loop_source *src, int fd, uint32_t events
 	struct epoll_event ev = { .events = events, .data.ptr = src };
 
 	*src = (struct loop_source){ .fd = fd, .events = events, .fn = fn, .opaque = opaque };
-	if (epoll_ctl(loop->epfd, EPOLL_CTL_ADD, fd, &ev) < 0)
+	/*
+	 * It is there already where main died in loop_del() and the guardian lives on in its memory:
+	 * epoll sets are the kernel's, and shared.
+	 */
+	if (epoll_ctl(loop->epfd, EPOLL_CTL_ADD, fd, &ev) < 0 &&
+	    (errno != EEXIST || epoll_ctl(loop->epfd, EPOLL_CTL_MOD, fd, &ev) < 0))
 		return -errno;
 	src->loop = loop;
 	return 0;
@@ -69,10 +74,12 @@ int loop_mod(struct loop_source *src, uint32_t events)
 
 void loop_del(struct loop_source *src)
 {
-	if (!src->loop)
+	struct loop *loop = src->loop;
+
+	if (!loop)
 		return;
-	epoll_ctl(src->loop->epfd, EPOLL_CTL_DEL, src->fd, NULL);
 	src->loop = NULL;
+	epoll_ctl(loop->epfd, EPOLL_CTL_DEL, src->fd, NULL);
 }
 
 int loop_turn(struct loop *loop, int timeout_ms)
@@ -145,6 +152,7 @@ void loop_wake_fini(struct loop_wake *wake)
 	fd_close(&wake->source.fd);
 }
 
+/* #syscalls vcpu: write */
 void loop_wake_signal(struct loop_wake *wake)
 {
 	const uint64_t one = 1;

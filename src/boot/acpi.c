@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 
 #include <molt/boot/acpi.h>
@@ -19,7 +20,8 @@
 #define FACS_ALIGN 64u
 
 #define OEM_ID "MOLT  "
-#define OEM_TABLE_ID "MOLTVM01"
+#define OEM_TABLE_ID "MOLTVM%02u" /* machine version */
+#define MAX_VERSION 99u
 #define CREATOR_ID "MOLT"
 
 struct table_header { /* 5.2.6 */
@@ -276,13 +278,17 @@ static uint8_t checksum(const void *data, size_t len)
 }
 
 /* Completes a table whose contents are all there. */
-static void finish(struct table_header *h, const char *signature, size_t len, uint8_t revision)
+static void finish(struct table_header *h, const char *signature, size_t len, uint8_t revision,
+		   uint32_t version)
 {
+	char id[sizeof(OEM_TABLE_ID)];
+
+	snprintf(id, sizeof(id), OEM_TABLE_ID, version % (MAX_VERSION + 1));
 	memcpy(h->signature, signature, sizeof(h->signature));
 	h->length = (uint32_t)len;
 	h->revision = revision;
 	memcpy(h->oem_id, OEM_ID, sizeof(h->oem_id));
-	memcpy(h->oem_table_id, OEM_TABLE_ID, sizeof(h->oem_table_id));
+	memcpy(h->oem_table_id, id, sizeof(h->oem_table_id));
 	h->oem_revision = 1;
 	memcpy(h->creator_id, CREATOR_ID, sizeof(h->creator_id));
 	h->creator_revision = 1;
@@ -306,7 +312,7 @@ static struct gas io_register(uint16_t port, uint8_t bits, uint8_t access)
 }
 
 /* The FACS is named by its 32-bit field alone: 5.2.9 wants one of the two to be zero. */
-static void fill_fadt(struct fadt *fadt, uint32_t facs, uint32_t dsdt)
+static void fill_fadt(struct fadt *fadt, uint32_t facs, uint32_t dsdt, uint32_t version)
 {
 	*fadt = (struct fadt){
 		.firmware_ctrl = facs,
@@ -332,7 +338,7 @@ static void fill_fadt(struct fadt *fadt, uint32_t facs, uint32_t dsdt)
 		.x_pm1a_cnt_blk = io_register(ACPI_PM1A_CNT_PORT, ACPI_PM1A_CNT_LEN * 8,
 					      GAS_ACCESS_WORD),
 	};
-	finish(&fadt->header, "FACP", sizeof(*fadt), FADT_REVISION);
+	finish(&fadt->header, "FACP", sizeof(*fadt), FADT_REVISION, version);
 }
 
 static void fill_facs(struct facs *facs)
@@ -364,7 +370,7 @@ static size_t madt_size(uint32_t cpus)
 	       sizeof(struct madt_tail);
 }
 
-static void fill_madt(struct madt *madt, uint32_t cpus)
+static void fill_madt(struct madt *madt, uint32_t cpus, uint32_t version)
 {
 	struct madt_local_apic *lapic = (void *)(madt + 1);
 
@@ -375,28 +381,33 @@ static void fill_madt(struct madt *madt, uint32_t cpus)
 						     .uid = (uint8_t)i, .apic_id = (uint8_t)i,
 						     .flags = LAPIC_ENABLED };
 	fill_madt_tail((void *)(lapic + cpus));
-	finish(&madt->header, "APIC", madt_size(cpus), MADT_REVISION);
+	finish(&madt->header, "APIC", madt_size(cpus), MADT_REVISION, version);
 }
 
-static void fill_mcfg(struct mcfg *mcfg)
+static void fill_mcfg(struct mcfg *mcfg, uint32_t version)
 {
 	*mcfg = (struct mcfg){ .base = ACPI_ECAM_GPA };
-	finish(&mcfg->header, "MCFG", sizeof(*mcfg), 1);
+	finish(&mcfg->header, "MCFG", sizeof(*mcfg), 1, version);
 }
 
-static void fill_xsdt(struct xsdt *xsdt, uint32_t fadt, uint32_t madt, uint32_t mcfg)
+static void fill_xsdt(struct xsdt *xsdt, uint32_t fadt, uint32_t madt, uint32_t mcfg,
+		      uint32_t version)
 {
 	*xsdt = (struct xsdt){ .entries = { fadt, madt, mcfg } };
-	finish(&xsdt->header, "XSDT", sizeof(*xsdt), 1);
+	finish(&xsdt->header, "XSDT", sizeof(*xsdt), 1, version);
 }
 
-static int check_arguments(const void *dsdt, size_t len, uint32_t cpus, struct error *err)
+static int check_arguments(const void *dsdt, size_t len, uint32_t cpus, uint32_t version,
+			   struct error *err)
 {
 	struct table_header h = { .length = 0 };
 
 	if (cpus == 0 || cpus > ACPI_MAX_CPUS)
 		return err_set(err, EINVAL, "the ACPI tables can describe 1 to %u CPUs, not "
 			       "%" PRIu32, ACPI_MAX_CPUS, cpus);
+	if (version == 0 || version > MAX_VERSION)
+		return err_set(err, EINVAL, "the ACPI tables can name machine version 1 to %u, not "
+			       "%" PRIu32, MAX_VERSION, version);
 	if (len >= sizeof(h))
 		memcpy(&h, dsdt, sizeof(h));
 	if (memcmp(h.signature, "DSDT", sizeof(h.signature)) != 0 || h.length != len ||
@@ -407,14 +418,14 @@ static int check_arguments(const void *dsdt, size_t len, uint32_t cpus, struct e
 }
 
 int acpi_write_tables(struct memory *mem, const void *dsdt, size_t dsdt_len, uint32_t cpus,
-		      struct error *err)
+		      uint32_t version, struct error *err)
 {
 	uint32_t rsdp_gpa, xsdt_gpa, fadt_gpa, facs_gpa, madt_gpa, mcfg_gpa, dsdt_gpa;
 	struct area area = { .base = memory_ptr(mem, ACPI_TABLES_GPA, TABLES_SIZE) };
 	void *rsdp, *xsdt, *fadt, *facs, *madt, *mcfg, *dsdt_copy;
 	int ret;
 
-	ret = check_arguments(dsdt, dsdt_len, cpus, err);
+	ret = check_arguments(dsdt, dsdt_len, cpus, version, err);
 	if (ret < 0)
 		return ret;
 	if (!area.base)
@@ -432,11 +443,11 @@ int acpi_write_tables(struct memory *mem, const void *dsdt, size_t dsdt_len, uin
 			       " CPUs, do not fit into %llu bytes at 0x%llx", dsdt_len, cpus,
 			       TABLES_SIZE, ACPI_TABLES_GPA);
 	memcpy(dsdt_copy, dsdt, dsdt_len);
-	fill_mcfg(mcfg);
-	fill_madt(madt, cpus);
+	fill_mcfg(mcfg, version);
+	fill_madt(madt, cpus, version);
 	fill_facs(facs);
-	fill_fadt(fadt, facs_gpa, dsdt_gpa);
-	fill_xsdt(xsdt, fadt_gpa, madt_gpa, mcfg_gpa);
+	fill_fadt(fadt, facs_gpa, dsdt_gpa, version);
+	fill_xsdt(xsdt, fadt_gpa, madt_gpa, mcfg_gpa, version);
 	fill_rsdp(rsdp, xsdt_gpa);
 	return 0;
 }

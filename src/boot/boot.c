@@ -136,7 +136,8 @@ int boot_load(const struct boot_source *src, struct memory *mem, struct boot_ent
 	ret = load_kernel(&job, entry, err);
 	if (ret < 0)
 		return ret;
-	return acpi_write_tables(mem, src->dsdt, src->dsdt_len, src->cpus, err);
+	return acpi_write_tables(mem, src->dsdt, src->dsdt_len, src->cpus,
+				 src->machine_version, err);
 }
 
 /* Flat: base 0, limit 4 GiB, present, ring 0. */

@@ -13,6 +13,9 @@ extern const struct cli_command version_command;
 
 /* Each takes its own name in argv[0] and returns the exit status. */
 int cmd_run(int argc, char **argv);
+/* `molt run` when a predecessor only asks (update_is_check()): the same arguments, the exit status. */
+int cli_answer_check(int argc, char **argv);
+
 int cmd_update(int argc, char **argv);
 int cmd_ctl(int argc, char **argv);
 int cmd_state(int argc, char **argv);

@@ -150,11 +150,10 @@ static int remote_error(json_t *error, struct error *err)
 	return err_set(err, EREMOTEIO, "%s", desc ? desc : "an error without description");
 }
 
-int client_call(struct client *c, json_t *request, json_t **result, struct error *err)
+static int receive_answer(struct client *c, json_t **result, struct error *err)
 {
-	int r = send_message(c, request, err);
+	int r = 0;
 
-	json_decref(request);
 	while (r == 0) {
 		json_t *msg, *ret, *error;
 
@@ -173,6 +172,59 @@ int client_call(struct client *c, json_t *request, json_t **result, struct error
 		if (ret)
 			break;
 	}
+	return r;
+}
+
+int client_call(struct client *c, json_t *request, json_t **result, struct error *err)
+{
+	int r = send_message(c, request, err);
+
+	json_decref(request);
+	return r < 0 ? r : receive_answer(c, result, err);
+}
+
+/* The descriptor travels with the first byte of the request that names it. */
+static int send_with_fd(struct client *c, const char *text, int fd, struct error *err)
+{
+	union {
+		struct cmsghdr align;
+		char buf[CMSG_SPACE(sizeof(int))];
+	} rights = { .buf = { 0 } };
+	struct iovec iov = { .iov_base = (char *)text, .iov_len = 1 };
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1,
+		.msg_control = rights.buf, .msg_controllen = sizeof(rights.buf),
+	};
+	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+	int r = wait_ready(c, POLLOUT, err);
+
+	if (r < 0)
+		return r;
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = SCM_RIGHTS;
+	cmsg->cmsg_len = CMSG_LEN(sizeof(fd));
+	memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
+	if (sendmsg(c->fd, &msg, MSG_NOSIGNAL) != 1)
+		return errno == EPIPE || errno == ECONNRESET ? lost(err)
+							     : err_sys(err, errno, "sendmsg");
+	r = send_request(c, text + 1, strlen(text + 1), err);
+	return r < 0 ? r : send_request(c, "\r\n", 2, err);
+}
+
+int client_give_fd(struct client *c, const char *name, int fd, struct error *err)
+{
+	json_t *request = json_pack("{s:s,s:{s:s}}", "execute", "getfd", "arguments", "fdname", name);
+	_cleanup_free_ char *text = request ? json_dumps(request, JSON_COMPACT) : NULL;
+	json_t *result = NULL;
+	int r;
+
+	json_decref(request);
+	if (!text)
+		return err_set(err, ENOMEM, "no memory for a request");
+	r = send_with_fd(c, text, fd, err);
+	if (r == 0)
+		r = receive_answer(c, &result, err);
+	json_decref(result);
 	return r;
 }
 

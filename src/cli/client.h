@@ -42,6 +42,12 @@ void client_close(struct client *c);
  */
 int client_call(struct client *c, json_t *request, json_t **result, struct error *err);
 
+/*
+ * Sends a descriptor, which stays the caller's, and has the server call it name (`getfd`). Errors as
+ * above: -EREMOTEIO where the server takes none.
+ */
+int client_give_fd(struct client *c, const char *name, int fd, struct error *err);
+
 /* The next message of any kind; errors as above. */
 int client_receive(struct client *c, json_t **msg, struct error *err);
 

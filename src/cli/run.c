@@ -23,9 +23,12 @@
 #include <molt/control/control.h>
 #include <molt/update/update.h>
 #include <molt/vm/machine.h>
+#include <molt/vm/refault.h>
 #include "molt_version.h"
 
 #include "cli.h"
+#include "confine.h"
+#include "machine_args.h"
 
 extern const unsigned char blob_dsdt[], blob_dsdt_end[];
 extern const unsigned char blob_ticker[], blob_ticker_end[];
@@ -35,6 +38,8 @@ static void tear_down(struct vmm *v);
 
 struct vmm {
 	const struct cli_args *args;
+	struct cli_args own_args; /* after a way back */
+	struct confinement confinement;
 	struct update_self self;
 	struct loop *loop;
 	struct machine machine;
@@ -42,6 +47,7 @@ struct vmm {
 	struct boot_files boot;
 	struct control *control;
 	struct update *update;
+	struct refault refault;
 	struct loop_source signals;
 	int signal_fd;
 	int log_fd; /* -1: standard error */
@@ -60,6 +66,16 @@ static void on_signal(void *opaque, uint32_t events)
 		return;
 	log_info("ended by signal %u", info.ssi_signo);
 	machine_exit(&v->machine, 128 + (int)info.ssi_signo, "host-signal");
+}
+
+/* The exit status for a signal that ended a start which took long. */
+static int pending_signal(struct vmm *v)
+{
+	struct signalfd_siginfo info;
+
+	if (read(v->signal_fd, &info, sizeof(info)) != (ssize_t)sizeof(info))
+		return -EINTR;
+	return 128 + (int)info.ssi_signo;
 }
 
 static int block_signals(struct vmm *v, struct error *err)
@@ -123,6 +139,7 @@ static int load_boot(struct machine *m, void *opaque, struct error *err)
 		.dsdt = blob_dsdt,
 		.dsdt_len = (size_t)(blob_dsdt_end - blob_dsdt),
 		.cpus = m->guest.cpus,
+		.machine_version = m->machine_version,
 	};
 	struct boot_entry entry;
 	int r = boot_load(&src, &m->memory, &entry, err);
@@ -165,6 +182,11 @@ static void reply(void *opaque, uint32_t client, json_t *id, json_t *result,
 	control_reply(((struct vmm *)opaque)->control, client, id, result, err);
 }
 
+static int take_fd(void *opaque, uint32_t client, const char *name, struct error *err)
+{
+	return control_take_fd(((struct vmm *)opaque)->control, client, name, err);
+}
+
 static void send_event(void *opaque, const char *name, json_t *data)
 {
 	control_event(((struct vmm *)opaque)->control, name, data);
@@ -202,33 +224,15 @@ static const char *device_option(const struct device_env *env, const char *name)
 
 /* ---- building ---- */
 
-static int parse_sizes(const struct cli_args *args, struct machine_config *cfg, struct error *err)
-{
-	static const char *const memory_keys[] = { "size", NULL };
-	static const char *const cpu_keys[] = { "count", NULL };
-	struct cli_list memory = { 0 }, cpus = { 0 };
-	uint64_t n = 0;
-	int r = cli_list_parse(&memory, "--memory", cli_value(args, "memory"), memory_keys, err);
-
-	if (r == 0)
-		r = cli_list_parse(&cpus, "--cpus", cli_value(args, "cpus"), cpu_keys, err);
-	if (r == 0)
-		r = cli_parse_size("--memory", cli_list_get(&memory, "size"), &cfg->ram_size, err);
-	if (r == 0)
-		r = cli_parse_number("--cpus", cli_list_get(&cpus, "count"), 1, MACHINE_MAX_VCPUS,
-				     &n, err);
-	cfg->cpus = (uint32_t)n;
-	cli_list_fini(&memory);
-	cli_list_fini(&cpus);
-	return r;
-}
-
 static struct machine_config base_config(struct vmm *v)
 {
 	return (struct machine_config){
 		.name = cli_given(v->args, "name") ? cli_value(v->args, "name") : "",
 		.no_reboot = cli_given(v->args, "no-reboot"),
-		.ops = { .load_boot = load_boot, .event = machine_event, .opaque = v },
+		.ops = {
+			.load_boot = load_boot, .event = machine_event,
+			.confine = confine_thread(&v->confinement), .opaque = v,
+		},
 		.loop = v->loop,
 		.option = device_option,
 		.option_opaque = v,
@@ -240,6 +244,7 @@ static int open_services(struct vmm *v, struct incoming *in, struct error *err)
 {
 	const struct update_ops ops = {
 		.save = save_rest, .flush = flush_control, .reply = reply, .event = send_event,
+		.take_fd = take_fd,
 		.main_pid = main_pid, .reborn = reborn, .run_on = run_on, .opaque = v,
 	};
 	int r = control_create(&v->control, cli_value(v->args, "control"), v->loop,
@@ -260,15 +265,18 @@ static int cold_start(struct vmm *v, struct error *err)
 	struct machine_config cfg = base_config(v);
 	const char *kernel = cli_value(v->args, "kernel");
 	const char *initramfs = cli_value(v->args, "initramfs");
+	struct memory_arg memory;
 	int r;
 
 	if (initramfs && !kernel)
 		return err_set(err, EINVAL, "--initramfs needs a --kernel");
-	r = open_log(v, NULL, err);
+	r = confine_find_user(&v->confinement, v->args, err);
+	if (r == 0)
+		r = open_log(v, NULL, err);
 	if (r == 0)
 		r = notify_open(&v->notify_fd, err);
 	if (r == 0)
-		r = parse_sizes(v->args, &cfg, err);
+		r = cli_parse_machine(v->args, &cfg, &memory, err);
 	if (r == 0)
 		r = boot_files_open(&v->boot, kernel, initramfs, cli_value(v->args, "cmdline"),
 				    err);
@@ -277,9 +285,12 @@ static int cold_start(struct vmm *v, struct error *err)
 	v->machine_made = r == 0;
 	if (r == 0)
 		r = open_services(v, NULL, err);
+	if (r == 0)
+		r = confine_cold(&v->confinement, v->args, err);
 	if (r < 0)
 		return r;
 	control_start(v->control);
+	memory_log_trouble(&v->machine.memory);
 	log_info("molt %s runs %s with %u vCPU(s), %llu MiB", MOLT_VERSION,
 		 kernel ? kernel : "the built-in demo guest", cfg.cpus,
 		 (unsigned long long)(cfg.ram_size >> 20));
@@ -290,39 +301,61 @@ static int cold_start(struct vmm *v, struct error *err)
 	return r;
 }
 
-/* What the guest sees comes from the stream; a command line that says otherwise changes nothing. */
-static void warn_of_differences(const struct vmm *v)
+/*
+ * How this process treats guest RAM, log and sandbox is its own command line's affair. After a way
+ * back that is the one that came with the stream: the way back itself knows no options.
+ */
+static int take_own_args(struct vmm *v, const struct incoming *in, struct error *err)
 {
-	struct machine_config asked = { 0 };
+	int argc = 0, r;
+
+	while (in->failure && v->self.argv[1 + argc])
+		argc++;
+	if (!argc)
+		return 0;
+	r = cli_args_parse(&v->own_args, &run_command, argc, v->self.argv + 1, err);
+	if (r < 0) {
+		err_prefix(err, "the command line that this guest was started with");
+		return r;
+	}
+	v->args = &v->own_args;
+	log_set_level((enum log_level)log_level_parse(cli_value(v->args, "log-level")));
+	confine_fini(&v->confinement);
+	return confine_parse(&v->confinement, v->args, err);
+}
+
+/* After the commit: nobody waits for this. */
+static void start_refault(struct vmm *v)
+{
 	struct error err = ERROR_INIT;
 
-	if (parse_sizes(v->args, &asked, &err) < 0) {
-		log_warn("%s; the guest keeps what it has", err.text);
-		return;
-	}
-	if (cli_given(v->args, "cpus") && asked.cpus != v->machine.guest.cpus)
-		log_warn("--cpus %u: the guest keeps its %u vCPUs", asked.cpus,
-			 v->machine.guest.cpus);
-	if (cli_given(v->args, "memory") && asked.ram_size != v->machine.guest.ram_size)
-		log_warn("--memory %llu: the guest keeps its %llu bytes of RAM",
-			 (unsigned long long)asked.ram_size,
-			 (unsigned long long)v->machine.guest.ram_size);
+	if (refault_start(&v->refault, &v->machine.memory, v->loop, &err) < 0)
+		log_warn("mapping guest RAM in the background: %s", err.text);
 }
 
 static int take_over(struct vmm *v, uint64_t main_ns, struct error *err)
 {
-	struct machine_config cfg = base_config(v);
+	struct machine_config cfg = { 0 };
+	struct memory_arg memory = { 0 };
+	struct error wrong = ERROR_INIT;
 	struct incoming in;
 	int r = update_adopt(&in, cli_value(v->args, "incoming"), main_ns, err);
 
-	cfg.stream = &in.stream;
-	cfg.fds = in.fds;
 	if (r == 0)
 		r = open_log(v, in.fds, err);
 	if (r == 0)
 		r = update_self_load(&v->self, &in, err);
 	if (r == 0 && fdtable_has(in.fds, "notify", 0))
 		v->notify_fd = fdtable_take(in.fds, "notify", 0, 0, err);
+	if (r == 0)
+		r = take_own_args(v, &in, err);
+	/* A bad one is told later (cli_warn_of_differences()) and ends nobody. */
+	if (cli_parse_memory(cli_value(v->args, "memory"), &memory, &wrong) < 0)
+		memory = (struct memory_arg){ 0 };
+	cfg = base_config(v);
+	cfg.stream = &in.stream;
+	cfg.fds = in.fds;
+	cfg.memory = memory.options;
 	if (r == 0)
 		r = boot_files_load(&v->boot, &in.stream, in.fds, err);
 	if (r == 0)
@@ -333,8 +366,12 @@ static int take_over(struct vmm *v, uint64_t main_ns, struct error *err)
 	if (r == 0)
 		r = update_commit(v->update, &in, err);
 	if (r == 0) {
+		confine_successor(&v->confinement);
 		control_start(v->control);
-		warn_of_differences(v);
+		cli_warn_of_differences(v->args, &v->machine);
+		memory_log_trouble(&v->machine.memory);
+		if (memory.refault)
+			start_refault(v);
 	}
 	if (r < 0) {
 		log_error("%s", err->text);
@@ -346,51 +383,11 @@ static int take_over(struct vmm *v, uint64_t main_ns, struct error *err)
 	return 0;
 }
 
-/* What the guest sees may not change: a command line that asks for it is refused in the check. */
-static void check_options(void *opaque, struct stream *s, json_t *reasons)
-{
-	const struct vmm *v = opaque;
-	struct machine_config asked = { 0 };
-	struct machine_guest guest = { 0 };
-	struct error err = ERROR_INIT;
-
-	if (log_level_parse(cli_value(v->args, "log-level")) < 0)
-		update_check_reason(reasons, "--log-level '%s' does not exist",
-				    cli_value(v->args, "log-level"));
-	if (machine_peek_config(&guest, s, &err) < 0 || parse_sizes(v->args, &asked, &err) < 0) {
-		update_check_reason(reasons, "%s", err.text);
-		return;
-	}
-	if (cli_given(v->args, "cpus") && asked.cpus != guest.cpus)
-		update_check_reason(reasons, "--cpus %u, but the guest has %u", asked.cpus,
-				    guest.cpus);
-	if (cli_given(v->args, "memory") && asked.ram_size != guest.ram_size)
-		update_check_reason(reasons, "--memory %llu, but the guest has %llu bytes",
-				    (unsigned long long)asked.ram_size,
-				    (unsigned long long)guest.ram_size);
-}
-
-static int answer_check(struct vmm *v)
-{
-	static const char *const log_fds[] = { "log", "notify", NULL };
-	struct takeover_kinds kinds = { 0 };
-	struct error err = ERROR_INIT;
-
-	machine_takeover_kinds(&kinds);
-	takeover_kinds_add(&kinds, &boot_files_kind);
-	control_takeover_kinds(&kinds);
-	update_takeover_kinds(&kinds);
-	takeover_kinds_add(&kinds, &(struct takeover_kind){ .fds = log_fds });
-	if (update_check_answer(&kinds, check_options, v, &err) == 0)
-		return MACHINE_EXIT_OK;
-	log_error("%s", err.text);
-	return MACHINE_EXIT_FAILURE;
-}
-
 static void tear_down(struct vmm *v)
 {
 	control_flush(v->control);
 	update_destroy(v->update);
+	refault_stop(&v->refault);
 	if (v->machine_made)
 		machine_destroy(&v->machine);
 	control_destroy(v->control);
@@ -399,6 +396,8 @@ static void tear_down(struct vmm *v)
 	fd_close(&v->signal_fd);
 	loop_destroy(v->loop);
 	update_self_fini(&v->self);
+	confine_fini(&v->confinement);
+	cli_args_fini(&v->own_args);
 	fd_close(&v->log_fd);
 	fd_close(&v->notify_fd);
 }
@@ -408,6 +407,10 @@ static int run(struct vmm *v, int argc, char **argv, uint64_t main_ns)
 	struct error err = ERROR_INIT;
 	int r = update_self_init(&v->self, argc, argv, MOLT_VERSION, &err);
 
+	if (r == 0)
+		r = confine_parse(&v->confinement, v->args, &err);
+	if (r == 0 && v->confinement.on)
+		r = sandbox_catch_forbidden_calls(&err);
 	if (r == 0)
 		r = loop_create(&v->loop, &err);
 	if (r == 0)
@@ -420,6 +423,8 @@ static int run(struct vmm *v, int argc, char **argv, uint64_t main_ns)
 		r = loop_run(v->loop);
 	else
 		log_error("%s", err.text);
+	if (r == -EINTR)
+		r = pending_signal(v);
 	tear_down(v);
 	return r < 0 ? MACHINE_EXIT_FAILURE : r;
 }
@@ -431,6 +436,8 @@ int cmd_run(int argc, char **argv)
 	struct cli_args args;
 	int status;
 
+	if (update_is_check())
+		return cli_answer_check(argc, argv);
 	if (!cli_begin(&args, &run_command, argc, argv, &status)) {
 		cli_args_fini(&args);
 		return status;
@@ -444,9 +451,9 @@ int cmd_run(int argc, char **argv)
 	if (!v)
 		return MACHINE_EXIT_FAILURE;
 	v->args = &args;
-	v->signal_fd = v->log_fd = v->notify_fd = -1;
+	v->signal_fd = v->log_fd = v->notify_fd = v->self.exe_fd = -1;
 	v->boot.kernel_fd = v->boot.initramfs_fd = -1;
-	status = update_is_check() ? answer_check(v) : run(v, argc, argv, main_ns);
+	status = run(v, argc, argv, main_ns);
 	free(v);
 	cli_args_fini(&args);
 	return status;

@@ -10,6 +10,7 @@
 
 #include "cli.h"
 #include "client.h"
+#include "given_fds.h"
 
 #define TIMEOUT_MAX_MS 600000
 /*
@@ -38,7 +39,8 @@ const struct cli_command update_command = {
 	.usage = "[OPTION...] SOCKET [-- COMMAND [ARGUMENT...]]",
 	.summary = "Replace a running molt's binary under its guest",
 	.details = "COMMAND is the new molt, or a program that executes it in the end; without it\n"
-		   "the binary that was started is looked up again by its path. On failure the\n"
+		   "the binary that was started is looked up again by its path. A binary is opened\n"
+		   "here and handed over as a descriptor, a script by its path. On failure the\n"
 		   "guest runs on as before, and the reason is printed, with the id of the process\n"
 		   "that runs it: another one if the successor was executed but did not get ready.\n",
 	.options = update_options,
@@ -57,7 +59,7 @@ static json_t *absolute_path(const char *path)
 	return cwd ? json_sprintf("%s/%s", cwd, path) : NULL;
 }
 
-/* Like a shell, a COMMAND without a slash is for the server to find in PATH. */
+/* A COMMAND without a slash is looked up in PATH, as in a shell: see given_fds.c. */
 static json_t *command_list(const char *const *words, size_t n)
 {
 	json_t *list = json_array();
@@ -82,8 +84,8 @@ static int set_argument(json_t *args, const char *name, json_t *value, struct er
 		       "directory has no path", name);
 }
 
-static int make_request(const struct cli_args *args, uint64_t timeout_ms, json_t **request,
-			struct error *err)
+static int make_arguments(const struct cli_args *args, uint64_t timeout_ms, json_t **out,
+			  struct error *err)
 {
 	const char *state = cli_value(args, "state");
 	json_t *arguments = json_object();
@@ -101,9 +103,10 @@ static int make_request(const struct cli_args *args, uint64_t timeout_ms, json_t
 		r = set_argument(arguments, "no-check", json_true(), err);
 	if (r == 0 && cli_given(args, "timeout"))
 		r = set_argument(arguments, "timeout", json_integer((json_int_t)timeout_ms), err);
-	if (r == 0)
-		*request = json_pack("{s:s,s:O}", "execute", "update", "arguments", arguments);
-	json_decref(arguments);
+	if (r < 0)
+		json_decref(arguments);
+	else
+		*out = arguments;
 	return r;
 }
 
@@ -181,22 +184,36 @@ static void say_unknown(const struct client *c, const char *path)
 		path, path, (int)c->peer);
 }
 
-static int run_update(const struct cli_args *args, json_t *request, uint64_t timeout_ms)
+/* Half a state is of no use to anybody; where it is not known how the update ended it stays. */
+static void forget_state(json_t *arguments)
+{
+	unlink(json_string_value(json_object_get(arguments, "state-file")));
+}
+
+static int run_update(const struct cli_args *args, json_t *arguments, uint64_t timeout_ms)
 {
 	const char *path = args->words[0];
 	struct error err = ERROR_INIT;
 	json_t *report = NULL;
 	struct client c = { 0 };
+	bool state_made = false;
 	int r, status = 0;
 
 	client_set_timeout(&c, 2 * timeout_ms + MARGIN_MS);
 	r = client_connect(&c, path, &err);
+	if (r == 0)
+		r = given_fds_give(&c, arguments, &state_made, &err);
 	if (r < 0) {
-		json_decref(request);
+		if (state_made)
+			forget_state(arguments);
+		json_decref(arguments);
 		client_close(&c);
 		return cli_failure(args->command, &err);
 	}
-	r = client_call(&c, request, &report, &err);
+	r = client_call(&c, json_pack("{s:s,s:O}", "execute", "update", "arguments", arguments),
+			&report, &err);
+	if (state_made && (r == -EREMOTEIO || cli_given(args, "check")))
+		forget_state(arguments);
 	if (r < 0) {
 		status = cli_failure(args->command, &err);
 		if (r == -EREMOTEIO)
@@ -210,6 +227,7 @@ static int run_update(const struct cli_args *args, json_t *request, uint64_t tim
 		print_report(report);
 	}
 	json_decref(report);
+	json_decref(arguments);
 	client_close(&c);
 	return status;
 }
@@ -218,7 +236,7 @@ static int check_and_run(const struct cli_args *args)
 {
 	const struct cli_command *cmd = args->command;
 	struct error err = ERROR_INIT;
-	json_t *request = NULL;
+	json_t *arguments = NULL;
 	uint64_t timeout_ms;
 
 	if (args->nwords == 0 || args->dashes == 0)
@@ -231,9 +249,9 @@ static int check_and_run(const struct cli_args *args)
 	if (cli_parse_seconds("--timeout", cli_value(args, "timeout"), 1, TIMEOUT_MAX_MS,
 			      &timeout_ms, &err) < 0)
 		return cli_usage_error(cmd, "%s", err.text);
-	if (make_request(args, timeout_ms, &request, &err) < 0)
+	if (make_arguments(args, timeout_ms, &arguments, &err) < 0)
 		return cli_failure(cmd, &err);
-	return run_update(args, request, timeout_ms);
+	return run_update(args, arguments, timeout_ms);
 }
 
 int cmd_update(int argc, char **argv)

@@ -8,6 +8,7 @@
  * soon as the client has read its answers.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -17,6 +18,9 @@
 #include <molt/base/log.h>
 
 #include "internal.h"
+
+#define CONTROL_PLAIN_ID_MAX 1024
+#define PLAIN_ID_FLAGS (JSON_ENSURE_ASCII | JSON_ENCODE_ANY | JSON_COMPACT)
 
 struct control_client *control_client_add(struct control *c, int fd, uint32_t number)
 {
@@ -35,6 +39,7 @@ void control_client_kill(struct control_client *cl)
 {
 	loop_del(&cl->source);
 	fd_close(&cl->fd);
+	control_fds_close(cl);
 	cl->dead = true;
 }
 
@@ -71,29 +76,92 @@ void control_client_flush(struct control_client *cl)
 	memmove(cl->out, cl->out + sent, cl->out_len);
 }
 
-void control_client_send(struct control_client *cl, json_t *msg)
+/* Where the next message begins, and how much there is room for. */
+static char *free_part(struct control_client *cl, size_t *room)
 {
-	_cleanup_free_ char *text = msg ? json_dumps(msg, JSON_ENSURE_ASCII) : NULL;
-	size_t len = text ? strlen(text) : 0;
+	*room = sizeof(cl->out) - cl->out_len;
+	return (char *)cl->out + cl->out_len;
+}
 
-	json_decref(msg);
-	if (cl->dead)
-		return;
-	if (!text) {
+/* Not json_dumps(): where memory runs out in it, it may leave parts of the text out. */
+static size_t dump(json_t *msg, char *text, size_t room)
+{
+	return msg ? json_dumpb(msg, text, room, JSON_ENSURE_ASCII) : 0;
+}
+
+/* A message of len bytes is in the free part (or was too long for it); 0: it could not be made. */
+static void queue_message(struct control_client *cl, size_t len)
+{
+	size_t room;
+	char *text = free_part(cl, &room);
+
+	if (!len) {
 		log_error("control: no memory for a message, client %u disconnected", cl->number);
 		control_client_kill(cl);
 		return;
 	}
-	if (cl->out_len + len + 2 > sizeof(cl->out)) {
+	if (len + 2 > room) {
 		log_warn("control: client %u does not read its messages, disconnected", cl->number);
 		control_client_kill(cl);
 		return;
 	}
-	memcpy(cl->out + cl->out_len, text, len);
-	memcpy(cl->out + cl->out_len + len, "\r\n", 2);
+	memcpy(text + len, "\r\n", 2);
 	cl->out_len += (uint32_t)len + 2;
 	if (cl->control->started)
 		control_client_flush(cl);
+}
+
+void control_client_send(struct control_client *cl, json_t *msg)
+{
+	size_t room;
+	char *text = free_part(cl, &room);
+
+	if (!cl->dead)
+		queue_message(cl, dump(msg, text, room));
+	json_decref(msg);
+}
+
+void control_client_send_event(struct control_client *cl, json_t *msg)
+{
+	size_t room;
+	char *text = free_part(cl, &room);
+	size_t len = cl->dead ? 0 : dump(msg, text, room);
+
+	/* Nobody waits for it: a client that has an answer in its queue is not to lose that, too. */
+	if (len)
+		queue_message(cl, len);
+	else if (!cl->dead)
+		log_error("control: no memory for an event, client %u does not get it", cl->number);
+}
+
+/* An error made with no memory but the queue's, so that there is always a way to tell one. */
+static size_t plain_error(const char *class, const char *desc, json_t *id, char *text, size_t room)
+{
+	char plain[ERROR_TEXT_MAX], id_text[CONTROL_PLAIN_ID_MAX];
+	size_t n = 0, id_len = id ? json_dumpb(id, id_text, sizeof(id_text), PLAIN_ID_FLAGS) : 0;
+
+	for (; desc[n] && n + 1 < sizeof(plain); n++)
+		plain[n] = desc[n] >= ' ' && desc[n] <= '~' && !strchr("\"\\", desc[n]) ? desc[n] : '?';
+	plain[n] = '\0';
+	if (id_len > sizeof(id_text))
+		id_len = 0;
+	return (size_t)snprintf(text, room, "{\"error\": {\"class\": \"%s\", \"desc\": \"%s\"}%s%.*s}",
+				class, plain, id_len ? ", \"id\": " : "", (int)id_len, id_text);
+}
+
+void control_client_send_error(struct control_client *cl, const char *class, const char *desc,
+			       json_t *id)
+{
+	size_t room, len;
+	char *text = free_part(cl, &room);
+	json_t *msg;
+
+	if (cl->dead)
+		return;
+	msg = control_error(class, desc, id);
+	len = dump(msg, text, room);
+	queue_message(cl, len ? len : plain_error(class, desc, id, text, room));
+	json_decref(msg);
 }
 
 /* The first n bytes of `in` are done with. */
@@ -110,8 +178,7 @@ static void refuse_too_long(struct control_client *cl)
 {
 	log_warn("control: client %u sent a message over %u bytes, disconnected", cl->number,
 		 CONTROL_IN_MAX);
-	control_client_send(cl, control_error("GenericError", "JSON token size limit exceeded",
-					      NULL));
+	control_client_send_error(cl, "GenericError", "JSON token size limit exceeded", NULL);
 	if (!cl->dead)
 		control_client_kill(cl);
 }
@@ -145,13 +212,43 @@ static void take_message(struct control_client *cl)
 	json_decref(msg);
 }
 
+static void take_descriptors(struct control_client *cl, struct msghdr *msg)
+{
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
+		size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+
+		for (size_t i = 0; i < n && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS;
+		     i++) {
+			int fd;
+
+			memcpy(&fd, CMSG_DATA(c) + i * sizeof(fd), sizeof(fd));
+			control_fds_add(cl, fd);
+		}
+	}
+	if (msg->msg_flags & MSG_CTRUNC)
+		log_warn("control: not all descriptors of client %u could be taken", cl->number);
+}
+
 static void read_input(struct control_client *cl)
 {
+	/* What does not fit in here the kernel closes. */
+	union {
+		struct cmsghdr align;
+		char buf[CMSG_SPACE(CONTROL_MAX_FDS * sizeof(int))];
+	} rights;
+	struct iovec iov = { .iov_base = cl->in + cl->in_len,
+			     .iov_len = sizeof(cl->in) - cl->in_len };
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1,
+		.msg_control = rights.buf, .msg_controllen = sizeof(rights.buf),
+	};
 	ssize_t n;
 
 	if (cl->eof || cl->busy || cl->waiting || cl->in_len == sizeof(cl->in))
 		return;
-	n = recv(cl->fd, cl->in + cl->in_len, sizeof(cl->in) - cl->in_len, MSG_DONTWAIT);
+	n = recvmsg(cl->fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	if (n >= 0)
+		take_descriptors(cl, &msg);
 	if (n > 0)
 		cl->in_len += (uint32_t)n;
 	else if (n == 0)
@@ -186,6 +283,9 @@ static void client_ready(void *opaque, uint32_t events)
 	bool can_read = !cl->eof && !cl->busy && cl->out_len < CONTROL_OUT_HIGH;
 	bool can_take = cl->waiting && !cl->busy && cl->out_len < CONTROL_OUT_HIGH;
 
+	/* A hang-up is told even to those who wait for nothing. */
+	if (!c->started)
+		return;
 	if (events & EPOLLOUT)
 		control_client_flush(cl);
 	if (!cl->dead && (events & EPOLLIN))
@@ -199,15 +299,15 @@ static void client_ready(void *opaque, uint32_t events)
 	control_reap(c);
 }
 
+int control_client_watch(struct control_client *cl, struct error *err)
+{
+	int r = loop_add(cl->control->loop, &cl->source, cl->fd, 0, client_ready, cl);
+
+	return r < 0 ? err_sys(err, -r, "control client %u cannot be polled", cl->number) : 0;
+}
+
 void control_client_start(struct control_client *cl)
 {
-	int r = loop_add(cl->control->loop, &cl->source, cl->fd, EPOLLIN, client_ready, cl);
-
-	if (r < 0) {
-		log_error("control: client %u: cannot be polled: %s", cl->number, strerror(-r));
-		control_client_kill(cl);
-		return;
-	}
 	control_client_flush(cl);
 	control_client_update(cl);
 }

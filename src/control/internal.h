@@ -9,12 +9,15 @@
 
 #include <molt/control/control.h>
 #include <molt/control/json_framing.h>
+#include <molt/state/vmstate.h>
 
 #define CONTROL_MAX_CLIENTS 32
 #define CONTROL_MAX_TABLES 16
 #define CONTROL_IN_MAX (64u << 10)  /* longest message */
 #define CONTROL_OUT_MAX (1u << 20)  /* a client that lets more pile up is disconnected */
 #define CONTROL_OUT_HIGH (64u << 10) /* with so much unsent no further command is taken */
+#define CONTROL_MAX_FDS 8         /* descriptors kept for a client, named or not yet */
+#define CONTROL_FDNAME_MAX 63
 #define CONTROL_PATH_MAX (sizeof(((struct sockaddr_un *)0)->sun_path))
 
 /* A connection. It is large but mostly untouched memory, which costs nothing. */
@@ -35,6 +38,9 @@ struct control_client {
 	uint32_t out_len;
 	uint8_t in[CONTROL_IN_MAX];
 	uint8_t out[CONTROL_OUT_MAX];
+	uint32_t nfds;
+	int fds[CONTROL_MAX_FDS]; /* sent by the client, oldest first; their numbers do not migrate */
+	char fd_names[CONTROL_MAX_FDS][CONTROL_FDNAME_MAX + 1]; /* empty: no getfd has come yet */
 };
 
 /* The listener's part of what migrates. */
@@ -78,10 +84,17 @@ int control_load(struct control *c, struct fdtable *fds, struct stream *stream, 
  * client.c: adds a connection, whose descriptor becomes the client's; NULL if there is no memory.
  */
 struct control_client *control_client_add(struct control *c, int fd, uint32_t number);
+/* Has the event loop know it, waiting for nothing: what can fail comes before anything is served. */
+int control_client_watch(struct control_client *cl, struct error *err);
 /* Begins to serve it. */
 void control_client_start(struct control_client *cl);
 /* Queues a message and takes over its reference. */
 void control_client_send(struct control_client *cl, json_t *msg);
+/* Queues an event, whose reference stays the caller's. */
+void control_client_send_event(struct control_client *cl, json_t *msg);
+/* Queues an error, also where there is no memory for a message: then in plain characters alone. */
+void control_client_send_error(struct control_client *cl, const char *class, const char *desc,
+			       json_t *id);
 /* Writes what the socket takes. */
 void control_client_flush(struct control_client *cl);
 /* Waits for what the client's state says is to be waited for; closes it if it is done. */
@@ -90,6 +103,12 @@ void control_client_update(struct control_client *cl);
 void control_client_kill(struct control_client *cl);
 /* Frees what was disconnected. Only from the event loop: callers further down may hold a client. */
 void control_reap(struct control *c);
+
+/* fds.c: keeps a descriptor that the client sent, or closes it where there are too many. */
+void control_fds_add(struct control_client *cl, int fd);
+void control_fds_close(struct control_client *cl);
+void control_add_fd_commands(struct control *c);
+extern const struct vmstate control_fds_state;
 
 /* qmp.c: carries out one message, a NULL msg being one that was no JSON for the reason in why. */
 void control_dispatch(struct control_client *cl, json_t *msg, const struct error *why);

@@ -10,6 +10,7 @@
 
 #include <molt/base/fd.h>
 #include <molt/base/json.h>
+#include <molt/base/log.h>
 #include "molt_version.h"
 
 #include "internal.h"
@@ -34,8 +35,10 @@ json_t *control_greeting(void)
 /* Answers carry the id of their request where it had one. */
 static json_t *with_id(json_t *msg, json_t *id)
 {
-	if (msg && id)
-		json_object_set(msg, "id", id);
+	if (msg && id && json_object_set(msg, "id", id) < 0) {
+		json_decref(msg);
+		return NULL;
+	}
 	return msg;
 }
 
@@ -63,8 +66,10 @@ static json_t *event_message(const char *name, json_t *data)
 	clock_gettime(CLOCK_REALTIME, &ts);
 	msg = json_pack("{s:{s:I,s:I},s:s}", "timestamp", "seconds", (json_int_t)ts.tv_sec,
 			"microseconds", (json_int_t)(ts.tv_nsec / 1000), "event", name);
-	if (data)
-		json_object_set(msg, "data", data);
+	if (msg && data && json_object_set(msg, "data", data) < 0) {
+		json_decref(msg);
+		return NULL;
+	}
 	return msg;
 }
 
@@ -72,12 +77,14 @@ void control_event(struct control *c, const char *name, json_t *data)
 {
 	json_t *msg = c ? event_message(name, data) : NULL;
 
-	for (unsigned int i = 0; c && i < c->nclients; i++) {
+	if (c && !msg)
+		log_error("control: no memory for the event %s", name);
+	for (unsigned int i = 0; msg && i < c->nclients; i++) {
 		struct control_client *cl = c->clients[i];
 
 		if (cl->dead || !cl->negotiated)
 			continue;
-		control_client_send(cl, json_incref(msg));
+		control_client_send_event(cl, msg);
 		control_client_update(cl);
 	}
 	json_decref(msg);
@@ -93,9 +100,10 @@ void control_reply(struct control *c, uint32_t client, json_t *id, json_t *resul
 		if (cl->dead || cl->number != client)
 			continue;
 		cl->busy = false;
-		control_client_send(cl, err ? control_error(GENERIC_ERROR,
-							    sentence(err, err->code), id)
-					    : control_return(json_incref(result), id));
+		if (err)
+			control_client_send_error(cl, GENERIC_ERROR, sentence(err, err->code), id);
+		else
+			control_client_send(cl, control_return(json_incref(result), id));
 		control_client_update(cl);
 		break;
 	}
@@ -293,7 +301,7 @@ static void run_command(struct control_client *cl, const struct command *cmd, vo
 	cl->busy = false;
 	if (r < 0) {
 		json_decref(result);
-		control_client_send(cl, control_error(GENERIC_ERROR, sentence(&err, -r), req->id));
+		control_client_send_error(cl, GENERIC_ERROR, sentence(&err, -r), req->id);
 	} else {
 		control_client_send(cl, control_return(result, req->id));
 	}
@@ -308,7 +316,7 @@ void control_dispatch(struct control_client *cl, json_t *msg, const struct error
 	void *opaque = NULL;
 
 	if (!msg) {
-		control_client_send(cl, control_error(GENERIC_ERROR, why->text, NULL));
+		control_client_send_error(cl, GENERIC_ERROR, why->text, NULL);
 		return;
 	}
 	if (check_request(msg, &req, &err) == 0) {
@@ -316,7 +324,7 @@ void control_dispatch(struct control_client *cl, json_t *msg, const struct error
 		class = check_mode(cl, cmd, req.execute, &err);
 	}
 	if (class)
-		control_client_send(cl, control_error(class, err.text, req.id));
+		control_client_send_error(cl, class, err.text, req.id);
 	else
 		run_command(cl, cmd, opaque, &req);
 }

@@ -11,6 +11,7 @@
 
 #define LISTENER "control"
 #define CLIENT "control-client"
+#define DESCRIPTOR "control-fd"
 
 static const struct vmstate_field listener_fields[] = {
 	VMSTATE_STRING(struct control_listener, path),
@@ -52,11 +53,14 @@ static const struct vmstate_field client_fields[] = {
 	VMSTATE_BOOL(struct control_client, eof),
 	VMSTATE_U8_VAR(struct control_client, in, in_len),
 	VMSTATE_U8_VAR(struct control_client, out, out_len),
+	VMSTATE_UNSAVED(struct control_client, fds, "in the fd table"),
 	VMSTATE_UNSAVED(struct control_client, number, "it is the section's instance"),
 	VMSTATE_UNSAVED(struct control_client, framer, "follows from the bytes in `in`"),
 	VMSTATE_UNSAVED(struct control_client, waiting, "follows from the bytes in `in`"),
 	VMSTATE_END
 };
+
+static const struct vmstate *const client_subsections[] = { &control_fds_state, NULL };
 
 static const struct vmstate client_state = {
 	.name = CLIENT,
@@ -64,11 +68,12 @@ static const struct vmstate client_state = {
 	.min_version = 1,
 	.size = sizeof(struct control_client),
 	.fields = client_fields,
+	.subsections = client_subsections,
 };
 
 void control_takeover_kinds(struct takeover_kinds *kinds)
 {
-	static const char *const fds[] = { LISTENER, CLIENT, NULL };
+	static const char *const fds[] = { LISTENER, CLIENT, DESCRIPTOR, NULL };
 
 	takeover_kinds_add(kinds, &(struct takeover_kind){ .vms = &listener_state, .fds = fds });
 	takeover_kinds_add(kinds, &(struct takeover_kind){ .vms = &client_state });
@@ -78,6 +83,7 @@ int control_save(const struct control *c, struct stream_writer *w, struct fdtabl
 		 struct error *err)
 {
 	struct control_listener listener;
+	uint32_t id = 0;
 	int r;
 
 	if (!c)
@@ -100,12 +106,32 @@ int control_save(const struct control *c, struct stream_writer *w, struct fdtabl
 		if (r < 0)
 			return r;
 		vmstate_save(w, &client_state, cl->number, cl);
+		for (uint32_t n = 0; n < cl->nfds && r == 0; n++)
+			r = fdtable_add(fds, DESCRIPTOR, id++, cl->fds[n], err);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* next_id: of the first descriptor that belongs to this client or a later one. */
+static int load_fds(struct control_client *cl, struct fdtable *fds, uint32_t *next_id,
+		    struct error *err)
+{
+	uint32_t n = cl->nfds;
+
+	for (cl->nfds = 0; cl->nfds < n; cl->nfds++) {
+		int fd = fdtable_take(fds, DESCRIPTOR, (*next_id)++, 0, err);
+
+		if (fd < 0)
+			return fd;
+		cl->fds[cl->nfds] = fd;
 	}
 	return 0;
 }
 
 static int load_client(struct control *c, uint32_t number, struct fdtable *fds,
-		       struct stream *stream, struct error *err)
+		       uint32_t *next_id, struct stream *stream, struct error *err)
 {
 	_cleanup_close_ int fd = fdtable_take(fds, CLIENT, number, FD_KIND_STREAM, err);
 	struct control_client *cl;
@@ -117,14 +143,22 @@ static int load_client(struct control *c, uint32_t number, struct fdtable *fds,
 	if (!cl)
 		return err_set(err, ENOMEM, "no memory for control client %u", number);
 	fd = -1;
+	r = control_client_watch(cl, err);
+	if (r < 0)
+		return r;
 	r = vmstate_load(stream, &client_state, number, cl, err);
 	cl->waiting = cl->in_len > 0;
-	return r;
+	if (r < 0) {
+		cl->nfds = 0;
+		return r;
+	}
+	return load_fds(cl, fds, next_id, err);
 }
 
 int control_load(struct control *c, struct fdtable *fds, struct stream *stream, struct error *err)
 {
 	int r = vmstate_load(stream, &listener_state, 0, &c->guest, err);
+	uint32_t next_id = 0;
 
 	if (r < 0)
 		return r;
@@ -132,6 +166,6 @@ int control_load(struct control *c, struct fdtable *fds, struct stream *stream, 
 	if (c->fd < 0)
 		return c->fd;
 	for (uint32_t i = 0; r == 0 && i < c->guest.nnumbers; i++)
-		r = load_client(c, c->guest.numbers[i], fds, stream, err);
+		r = load_client(c, c->guest.numbers[i], fds, &next_id, stream, err);
 	return r;
 }

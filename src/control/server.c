@@ -84,6 +84,7 @@ static void refuse_no_descriptor(struct control *c)
 static void accept_ready(void *opaque, uint32_t events)
 {
 	_cleanup_close_ int fd = -1;
+	struct error err = ERROR_INIT;
 	struct control *c = opaque;
 	struct control_client *cl;
 
@@ -109,10 +110,27 @@ static void accept_ready(void *opaque, uint32_t events)
 		return;
 	}
 	fd = -1;
+	if (control_client_watch(cl, &err) < 0) {
+		log_error("%s", err.text);
+		control_client_kill(cl);
+		return;
+	}
 	log_debug("control: client %u connected", cl->number);
 	control_client_send(cl, control_greeting());
 	if (!cl->dead)
 		control_client_start(cl);
+}
+
+/* Here, where it can still be refused: in a successor there is no way back after the commit. */
+static int watch_listener(struct control *c, struct error *err)
+{
+	int r;
+
+	c->spare = fcntl(c->fd, F_DUPFD_CLOEXEC, 0);
+	if (c->spare < 0)
+		return err_sys(err, errno, "control socket");
+	r = loop_add(c->loop, &c->source, c->fd, 0, accept_ready, c);
+	return r < 0 ? err_sys(err, -r, "control socket") : 0;
 }
 
 int control_create(struct control **out, const char *path, struct loop *loop, struct fdtable *fds,
@@ -131,7 +149,10 @@ int control_create(struct control **out, const char *path, struct loop *loop, st
 	c->fd = -1;
 	c->spare = -1;
 	control_add_server_commands(c);
+	control_add_fd_commands(c);
 	r = stream ? control_load(c, fds, stream, err) : control_listen(c, path, err);
+	if (r == 0)
+		r = watch_listener(c, err);
 	if (r < 0) {
 		control_destroy(c);
 		return r;
@@ -181,8 +202,7 @@ void control_start(struct control *c)
 		return;
 	c->started = true;
 	c->owner = true;
-	c->spare = fcntl(c->fd, F_DUPFD_CLOEXEC, 0);
-	r = loop_add(c->loop, &c->source, c->fd, EPOLLIN, accept_ready, c);
+	r = loop_mod(&c->source, EPOLLIN);
 	if (r < 0)
 		log_error("control: the socket cannot be polled: %s", strerror(-r));
 	for (unsigned int i = 0; i < c->nclients; i++)

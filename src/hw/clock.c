@@ -42,7 +42,6 @@ struct clock {
 	struct clock_guest guest;
 	struct {
 		bool restore_wall_clock;
-		bool incoming;
 	} host;
 };
 
@@ -103,7 +102,9 @@ static int wall_clock_msr(struct device *dev, unsigned long request, uint64_t *v
 	int r = kvm_call(&dev->machine->kvm, dev->machine->vcpus[0].fd, request, &m);
 
 	*value = m.entry.data;
-	return r == 1 ? 0 : -EINVAL;
+	if (r < 0)
+		return r;
+	return r == 1 ? 0 : -ENOENT;
 }
 
 static bool is_near(uint64_t a, uint64_t b, int64_t limit)
@@ -120,8 +121,11 @@ static int clock_pre_save(struct device *dev, struct error *err)
 	int r;
 
 	g->wall_clock = 0;
-	if (wall_clock_msr(dev, KVM_GET_MSRS, &g->wall_clock) < 0)
-		g->wall_clock = 0; /* a host without kvmclock */
+	r = wall_clock_msr(dev, KVM_GET_MSRS, &g->wall_clock);
+	if (r < 0)
+		g->wall_clock = 0;
+	if (r < 0 && r != -ENOENT) /* which is a host without kvmclock */
+		return err_sys(err, -r, "KVM_GET_MSRS: wall clock");
 	r = measure(&dev->machine->vm, &offset, err);
 	if (r == 0 && (!g->offset || !is_near(offset, g->offset, NOISE_NS)))
 		g->offset = offset;
@@ -147,7 +151,6 @@ static int clock_post_load(struct device *dev, struct error *err)
 		aim += g->offset - got;
 	}
 	c->host.restore_wall_clock = g->wall_clock != 0;
-	c->host.incoming = true;
 	return 0;
 }
 
@@ -165,15 +168,6 @@ static void restore_wall_clock(struct clock *c)
 		memory_write(&m->memory, gpa, kept, sizeof(kept));
 }
 
-/* Tells the guest's watchdogs that it did not run for a while. Not every guest uses kvmclock. */
-static void tell_paused(struct machine *m)
-{
-	if (!m->kvm.has_kvmclock_ctrl)
-		return;
-	for (uint32_t i = 0; i < m->guest.cpus; i++)
-		kvm_call_num(&m->kvm, m->vcpus[i].fd, KVM_KVMCLOCK_CTRL, 0);
-}
-
 static void clock_resume(struct device *dev)
 {
 	struct clock *c = (struct clock *)dev;
@@ -181,9 +175,6 @@ static void clock_resume(struct device *dev)
 	if (c->host.restore_wall_clock)
 		restore_wall_clock(c);
 	c->host.restore_wall_clock = false;
-	if (c->host.incoming)
-		tell_paused(dev->machine);
-	c->host.incoming = false;
 }
 
 /* A fresh VM has a clock of its own. */
@@ -197,6 +188,7 @@ static void clock_reset(struct device *dev)
 
 const struct device_class clock_class = {
 	.name = "clock",
+	.since = 1,
 	.size = sizeof(struct clock),
 	.guest_offset = offsetof(struct clock, guest),
 	.guest_size = sizeof(struct clock_guest),

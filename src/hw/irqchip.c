@@ -109,10 +109,12 @@ static int irqchip_post_load(struct device *dev, struct error *err)
 
 const struct device_class irqchip_class = {
 	.name = "irqchip",
+	.since = 1,
 	.size = sizeof(struct irqchip),
 	.guest_offset = offsetof(struct irqchip, guest),
 	.guest_size = sizeof(struct irqchip_guest),
 	.state = &irqchip_vmstate,
+	.before_vcpus = true,
 	.attach = irqchip_attach,
 	.pre_save = irqchip_pre_save,
 	.post_load = irqchip_post_load,

@@ -103,6 +103,7 @@ static int pit_post_load(struct device *dev, struct error *err)
 
 const struct device_class pit_class = {
 	.name = "pit",
+	.since = 1,
 	.size = sizeof(struct pit),
 	.guest_offset = offsetof(struct pit, guest),
 	.guest_size = sizeof(struct pit_guest),

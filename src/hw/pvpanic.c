@@ -41,9 +41,19 @@ static const struct bus_region pvpanic_regions[] = {
 	},
 };
 
+/* Nothing to remember; but a successor without the device is to miss it, not to take its port away. */
+static const struct vmstate_field pvpanic_fields[] = { VMSTATE_END };
+
+static const struct vmstate pvpanic_vmstate = {
+	.name = "pvpanic", .version = 1, .min_version = 1, .fields = pvpanic_fields,
+};
+
 const struct device_class pvpanic_class = {
 	.name = "pvpanic",
+	.since = 1,
 	.size = sizeof(struct pvpanic),
+	.guest_offset = sizeof(struct pvpanic),
+	.state = &pvpanic_vmstate,
 	.regions = pvpanic_regions,
 	.nregions = ARRAY_SIZE(pvpanic_regions),
 };

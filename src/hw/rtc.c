@@ -79,7 +79,10 @@ static struct rtc *to_rtc(struct device *dev)
 
 /* ---- interrupt and timer ---- */
 
-/* CANCEL_ON_SET: a step of the host's clock wakes us to look at the new time. */
+/*
+ * CANCEL_ON_SET: a step of the host's clock wakes us to look at the new time.
+ * #syscalls vcpu: timerfd_settime
+ */
 static void arm(struct rtc *r)
 {
 	uint64_t next = rtc_next_event(&r->guest);
@@ -328,6 +331,7 @@ static const struct bus_region rtc_regions[] = {
 
 const struct device_class rtc_class = {
 	.name = "rtc",
+	.since = 1,
 	.size = sizeof(struct rtc),
 	.guest_offset = offsetof(struct rtc, guest),
 	.guest_size = sizeof(struct rtc_guest),

@@ -496,6 +496,11 @@ static void serial_resume(struct device *dev)
 	chardev_resume(to_serial(dev)->host.cd);
 }
 
+static void serial_revive(struct device *dev)
+{
+	chardev_revive(to_serial(dev)->host.cd);
+}
+
 static int serial_save_host(struct device *dev, struct stream_writer *w, struct fdtable *fds,
 			    struct error *err)
 {
@@ -547,6 +552,7 @@ static const struct takeover_kind serial_host = {
 
 const struct device_class serial_class = {
 	.name = "serial",
+	.since = 1,
 	.host = &serial_host,
 	.size = sizeof(struct serial),
 	.guest_offset = offsetof(struct serial, guest),
@@ -559,6 +565,7 @@ const struct device_class serial_class = {
 	.reset = serial_reset,
 	.quiesce = serial_quiesce,
 	.resume = serial_resume,
+	.revive = serial_revive,
 	.save_host = serial_save_host,
 	.post_load = serial_post_load,
 	.destroy = serial_destroy,

@@ -58,6 +58,7 @@ static const struct vmstate_field table_fields[] = {
 	VMSTATE_U32(struct fdtable, nmarks),
 	VMSTATE_U64(struct fdtable, stopped_ns),
 	VMSTATE_U64(struct fdtable, exec_ns),
+	VMSTATE_U32_DEF(struct fdtable, vm_fd, UINT32_MAX), /* none */
 	VMSTATE_END
 };
 
@@ -94,7 +95,9 @@ static int socket_kind(int fd)
 	int listening = 0, type = 0;
 	socklen_t len = sizeof(type);
 
-	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0 || type != SOCK_STREAM)
+	if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len) < 0)
+		return -errno;
+	if (type != SOCK_STREAM)
 		return FD_KIND_OTHER;
 	len = sizeof(listening);
 	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) < 0)
@@ -111,6 +114,8 @@ int fd_kind_of(int fd)
 	if (S_ISREG(st.st_mode)) {
 		int seals = fcntl(fd, F_GET_SEALS);
 
+		if (seals < 0 && errno != EINVAL)
+			return -errno;
 		/* A plain file on tmpfs answers too, always with F_SEAL_SEAL alone. */
 		return seals >= 0 && seals != F_SEAL_SEAL ? FD_KIND_MEMFD : FD_KIND_FILE;
 	}
@@ -151,40 +156,50 @@ int fdtable_add(struct fdtable *t, const char *name, uint32_t id, int fd, struct
 	return 0;
 }
 
-int fdtable_write(const struct fdtable *t, int memfd, struct error *err)
+int fdtable_write_by(const struct fdtable *t, struct stream_writer *w, int memfd,
+		     struct error *err)
 {
 	struct stream_header header = { .producer = "fdtable" };
-	struct stream_writer w;
-	int r = stream_writer_init(&w, 32768, err);
+	int r;
 
-	if (r < 0)
-		return r;
 	memcpy(header.nonce, t->nonce, sizeof(header.nonce));
-	stream_begin(&w, &header);
-	vmstate_save(&w, &table_vmstate, 0, t);
+	stream_begin(w, &header);
+	vmstate_save(w, &table_vmstate, 0, t);
 	for (uint32_t i = 0; i < t->nmarks; i++)
-		vmstate_save(&w, &mark_vmstate, i, &t->marks[i]);
+		vmstate_save(w, &mark_vmstate, i, &t->marks[i]);
 	for (uint32_t i = 0; i < t->count; i++) {
 		const struct fdtable_entry *e = &t->entries[i];
 		struct entry_wire out = { .id = e->id, .kind = e->kind, .fd = (uint32_t)e->fd };
 
 		memcpy(out.name, e->name, sizeof(out.name));
-		vmstate_save(&w, &entry_vmstate, i, &out);
+		vmstate_save(w, &entry_vmstate, i, &out);
 	}
-	r = stream_end(&w, err);
+	r = stream_end(w, err);
 	if (r == 0 && (ftruncate(memfd, 0) < 0 || lseek(memfd, 0, SEEK_SET) < 0))
 		r = err_sys(err, errno, "fd table");
 	if (r == 0) {
-		r = fd_write_all(memfd, w.data, w.len);
+		r = fd_write_all(memfd, w->data, w->len);
 		if (r < 0)
 			err_sys(err, -r, "fd table: write");
 	}
+	return r;
+}
+
+int fdtable_write(const struct fdtable *t, int memfd, struct error *err)
+{
+	struct stream_writer w;
+	int r = stream_writer_init(&w, 32768, err);
+
+	if (r == 0)
+		r = fdtable_write_by(t, &w, memfd, err);
 	stream_writer_fini(&w);
 	return r;
 }
 
 int fdtable_set_cloexec(const struct fdtable *t, bool on, struct error *err)
 {
+	int failed = 0;
+
 	for (uint32_t i = 0; i < t->count; i++) {
 		const struct fdtable_entry *e = &t->entries[i];
 		int r;
@@ -193,11 +208,15 @@ int fdtable_set_cloexec(const struct fdtable *t, bool on, struct error *err)
 		if (e->fd <= STDERR_FILENO)
 			continue;
 		r = fd_set_cloexec(e->fd, on);
-		if (r < 0)
-			return err_sys(err, -r, "close-on-exec of descriptor %d ('%s' %u)", e->fd,
-				       e->name, e->id);
+		if (r == 0)
+			continue;
+		failed = err_sys(err, -r, "close-on-exec of descriptor %d ('%s' %u)", e->fd, e->name,
+				 e->id);
+		/* Where it is set again one failure is no reason to leave the others open. */
+		if (!on)
+			break;
 	}
-	return 0;
+	return failed;
 }
 
 /* A terminal that was hung up meanwhile no longer answers as one. */
@@ -271,7 +290,7 @@ static int read_table(struct fdtable *t, int memfd, bool open, struct error *err
 	size_t len;
 	int r;
 
-	memset(t, 0, sizeof(*t));
+	memset(t, 0, offsetof(struct fdtable, entries));
 	r = fd_read_file(memfd, "fd table", TABLE_MAX_BYTES, &buf, &len, err);
 	if (r < 0)
 		return r;

@@ -13,6 +13,16 @@ void takeover_kinds_add(struct takeover_kinds *kinds, const struct takeover_kind
 	kinds->count++;
 }
 
+void takeover_kinds_limit(struct takeover_kinds *kinds, uint32_t machine_version)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < kinds->count; i++)
+		if (kinds->kind[i].since <= machine_version)
+			kinds->kind[kept++] = kinds->kind[i];
+	kinds->count = kept;
+}
+
 const struct takeover_kind *takeover_kinds_section(const struct takeover_kinds *kinds,
 						   const char *section)
 {

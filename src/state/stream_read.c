@@ -157,19 +157,16 @@ static int read_end(const struct stream *s, struct cursor *c, uint32_t crcs, str
 	return 0;
 }
 
-static int add_section(struct stream *s, size_t *room, struct error *err)
+static int add_section(struct stream *s, struct error *err)
 {
 	if (s->nsections == STREAM_MAX_SECTIONS)
 		return err_set(err, EBADMSG, "section %zu: a stream has at most %u", s->nsections + 1,
 			       STREAM_MAX_SECTIONS);
-	if (s->nsections == *room) {
-		size_t more = *room ? *room * 2 : 64;
-		struct stream_section *grown = realloc(s->sections, more * sizeof(*grown));
+	if (s->nsections == s->room) {
+		int r = stream_reserve(s, s->room ? s->room * 2 : 64, err);
 
-		if (!grown)
-			return err_set(err, ENOMEM, "no memory for %zu sections", more);
-		s->sections = grown;
-		*room = more;
+		if (r < 0)
+			return r;
 	}
 	memset(&s->sections[s->nsections], 0, sizeof(*s->sections));
 	return 0;
@@ -177,8 +174,6 @@ static int add_section(struct stream *s, size_t *room, struct error *err)
 
 static int read_sections(struct stream *s, struct cursor *c, uint32_t crcs, struct error *err)
 {
-	size_t room = 0;
-
 	for (;;) {
 		struct stream_section *sec;
 		uint32_t tag;
@@ -196,7 +191,7 @@ static int read_sections(struct stream *s, struct cursor *c, uint32_t crcs, stru
 			return err_set(err, EBADMSG,
 				       "section %zu at byte %zu (or end marker): unknown tag 0x%08x",
 				       s->nsections + 1, c->pos, tag);
-		r = add_section(s, &room, err);
+		r = add_section(s, err);
 		if (r < 0)
 			return r;
 		sec = &s->sections[s->nsections];
@@ -210,13 +205,30 @@ static int read_sections(struct stream *s, struct cursor *c, uint32_t crcs, stru
 	}
 }
 
+int stream_reserve(struct stream *s, size_t sections, struct error *err)
+{
+	struct stream_section *grown = realloc(s->sections, sections * sizeof(*grown));
+
+	if (!grown)
+		return err_set(err, ENOMEM, "no memory for %zu sections", sections);
+	s->sections = grown;
+	s->room = sections;
+	return 0;
+}
+
 int stream_parse(struct stream *s, const void *buf, size_t len, struct error *err)
+{
+	*s = (struct stream){ 0 };
+	return stream_parse_reserved(s, buf, len, err);
+}
+
+int stream_parse_reserved(struct stream *s, const void *buf, size_t len, struct error *err)
 {
 	struct cursor c = { buf, len, 0 };
 	uint32_t crcs = 0;
 	int r;
 
-	*s = (struct stream){ 0 };
+	s->nsections = 0;
 	r = read_header(s, &c, &crcs, err);
 	if (r == 0)
 		r = read_sections(s, &c, crcs, err);
@@ -229,7 +241,7 @@ void stream_fini(struct stream *s)
 {
 	free(s->sections);
 	s->sections = NULL;
-	s->nsections = 0;
+	s->nsections = s->room = 0;
 }
 
 struct stream_section *stream_find(struct stream *s, const char *name, uint32_t instance)

@@ -52,13 +52,28 @@ void vmstate_save(struct stream_writer *w, const struct vmstate *vms, uint32_t i
 	}
 }
 
+/*
+ * Looks from field *index on, round the table: a stream of our own kind has the fields in the table's
+ * order, and a table of 150 would else be gone through for each of them, within the guest's pause.
+ */
 static const struct vmstate_field *find_field(const struct vmstate *vms, const char *name,
 					      size_t *index)
 {
-	*index = 0;
-	for (const struct vmstate_field *f = vms->fields; f->name; f++, (*index)++)
-		if (!(f->flags & VMSTATE_NOT_SAVED) && strcmp(f->name, name) == 0)
+	size_t at = *index;
+
+	do {
+		const struct vmstate_field *f = &vms->fields[at];
+
+		if (!f->name) {
+			at = 0;
+			continue;
+		}
+		if (!(f->flags & VMSTATE_NOT_SAVED) && strcmp(f->name, name) == 0) {
+			*index = at;
 			return f;
+		}
+		at++;
+	} while (at != *index);
 	return NULL;
 }
 
@@ -118,7 +133,7 @@ static int load_fields(const struct stream_section *sec, const struct vmstate *v
 {
 	bool seen[FIELDS_MAX] = { false };
 	struct stream_field in;
-	size_t pos = 0, index;
+	size_t pos = 0, index = 0;
 	int r;
 
 	while ((r = stream_next_field(sec, &pos, &in)) > 0) {

@@ -16,7 +16,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,7 +32,7 @@
 
 #include "internal.h"
 
-#define CHECK_ENV "MOLT_CHECK" /* three descriptors: stream:fdtable:answer */
+#define CHECK_ENV UPDATE_CHECK_ENV
 #define ANSWER_MAX_BYTES 65536u
 
 /* ---- the predecessor's side ---- */
@@ -60,40 +59,37 @@ static int describe(struct update *u, struct error *err)
 		r = u->ops.save(u->ops.opaque, &u->w, fds, err);
 	if (r == 0)
 		r = stream_end(&u->w, err);
-	if (r == 0)
-		r = fd_write_all(u->check.stream_fd, u->w.data, u->w.len);
-	if (r == 0)
-		r = fdtable_write(fds, u->check.table_fd, err);
-	return r;
+	if (r < 0)
+		return r;
+	r = fd_write_all(u->check.stream_fd, u->w.data, u->w.len);
+	return r < 0 ? err_sys(err, -r, "writing the description of the machine")
+		     : fdtable_write(fds, u->check.table_fd, err);
 }
 
 static int spawn(struct update *u, struct error *err)
 {
 	const int shared[] = { u->check.stream_fd, u->check.table_fd, u->check.answer_fd };
-	posix_spawn_file_actions_t actions;
-	posix_spawnattr_t attr;
+	_cleanup_free_ char **envp = NULL;
+	int empty[2], code;
 	char text[64];
-	int r;
 
-	snprintf(text, sizeof(text), "%d:%d:%d", shared[0], shared[1], shared[2]);
-	setenv(CHECK_ENV, text, 1);
-	posix_spawn_file_actions_init(&actions);
-	posix_spawnattr_init(&attr);
-	/* Onto itself: that is how close-on-exec is taken off in the child alone. */
-	for (size_t i = 0; i < ARRAY_SIZE(shared); i++)
-		posix_spawn_file_actions_adddup2(&actions, shared[i], shared[i]);
+	snprintf(text, sizeof(text), "%s=%d:%d:%d", CHECK_ENV, shared[0], shared[1], shared[2]);
+	envp = handover_environ(text, err);
+	if (!envp)
+		return -ENOMEM;
 	/* The guest's keyboard is not for a checker to read. */
-	posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETPGROUP);
-	r = posix_spawn(&u->check.pid, u->argv[0], &actions, &attr, u->argv, environ);
-	posix_spawnattr_destroy(&attr);
-	posix_spawn_file_actions_destroy(&actions);
-	unsetenv(CHECK_ENV);
-	if (r) {
-		u->check.pid = 0;
-		return err_sys(err, r, "successor '%s'", u->argv[0]);
-	}
-	return 0;
+	if (pipe2(empty, O_CLOEXEC) < 0)
+		return err_sys(err, errno, "pipe for the check");
+	close(empty[1]);
+	u->check.pid = program_spawn(u->program_fd, u->argv, envp, shared, ARRAY_SIZE(shared),
+				     empty[0], &code);
+	close(empty[0]);
+	if (!code)
+		return 0;
+	if (u->check.pid > 0)
+		waitpid(u->check.pid, NULL, 0);
+	u->check.pid = 0;
+	return err_sys(err, code, "successor '%s'", u->argv[0]);
 }
 
 static void add_reasons(json_t *reasons, struct error *err)
@@ -315,15 +311,17 @@ int update_check_answer(const struct takeover_kinds *kinds,
 	int stream_fd, table_fd, answer_fd, r;
 	json_t *reasons = json_array(), *answer;
 	const char *env = getenv(CHECK_ENV);
+	struct takeover_kinds here = *kinds;
 	struct stream s = { 0 };
 
 	if (!env || sscanf(env, "%d:%d:%d", &stream_fd, &table_fd, &answer_fd) != 3)
 		return err_set(err, EINVAL, "%s='%s' does not name three descriptors", CHECK_ENV,
 			       env ? env : "");
 	if (read_description(stream_fd, &s, &buf, reasons) == 0) {
+		takeover_kinds_limit(&here, s.header.machine_version);
 		check_options(opaque, &s, reasons);
-		check_sections(&s, kinds, reasons);
-		check_fds(table_fd, kinds, reasons);
+		check_sections(&s, &here, reasons);
+		check_fds(table_fd, &here, reasons);
 	}
 	answer = json_pack("{s:o}", "reasons", reasons);
 	text = json_dumps(answer, JSON_COMPACT);

@@ -27,10 +27,12 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -42,6 +44,7 @@
 #include "guardian.h"
 
 #define STACK_BYTES (1u << 20)
+#define TEARDOWN_NICE 10 /* not the lowest, or on a busy host it would take minutes */
 
 /* Code that runs beside the parent: no instrumentation that keeps books in thread-local memory. */
 #if defined(__clang__)
@@ -118,6 +121,16 @@ ALONGSIDE static enum verdict watch(const struct guardian *g)
 	}
 }
 
+ALONGSIDE static const char *reason(const struct guard_page *page, enum verdict verdict)
+{
+	if (!atomic_load(&page->saved))
+		return verdict == VERDICT_DIED ?
+		       "molt ended before it had handed the guest over" :
+		       "molt did not hand the guest over in time";
+	return verdict == VERDICT_DIED ? "the successor ended before it took the guest over" :
+					 "the successor did not take the guest over in time";
+}
+
 /* Nothing of the successor may run when the guest runs on: it could still be mapping its RAM. */
 ALONGSIDE static void end_successor(const struct guardian *g)
 {
@@ -140,20 +153,18 @@ ALONGSIDE static int guardian_main(void *opaque)
 	if (verdict == VERDICT_DECIDED || !atomic_load(&g->page->armed) ||
 	    !decide(g->page, GUARD_GUARDIAN)) {
 		/*
-		 * What follows is the teardown of an address space, which may take long: at the
-		 * lowest priority, and with no copy of a socket that somebody waits to see closed.
+		 * What follows is the teardown of a VM and of an address space, which may take long:
+		 * at a low priority, and with no copy of a socket that somebody waits to see closed.
 		 */
+		raw(SYS_setpriority, PRIO_PROCESS, 0, TEARDOWN_NICE, 0, 0);
 		raw(SYS_close_range, 0, (long)UINT32_MAX, 0, 0, 0);
-		raw(SYS_setpriority, 0, 0, 19, 0, 0);
 		raw(SYS_exit_group, 0, 0, 0, 0, 0);
 	}
 	end_successor(g);
 	raw(SYS_prctl, PR_SET_NAME, (long)comm, 0, 0, 0);
 	g->is_self = true;
 	if (!g->page->reason[0])
-		strcpy(g->page->reason, verdict == VERDICT_DIED ?
-		       "the successor ended before it took the guest over" :
-		       "the successor did not take the guest over in time");
+		strcpy(g->page->reason, reason(g->page, verdict));
 	g->take_back(g->opaque);
 	return 1;
 }
@@ -207,9 +218,18 @@ int guardian_start(struct guardian *g, struct error *err)
 	return 0;
 }
 
-void guardian_arm(struct guardian *g)
+void guardian_arm(struct guardian *g, bool saved)
 {
+	atomic_store(&g->page->saved, saved);
 	atomic_store(&g->page->armed, now_ns());
+}
+
+void guardian_disarm(struct guardian *g)
+{
+	if (!g->pid || g->is_self || decide(g->page, GUARD_DISMISSED))
+		return;
+	for (;;)
+		pause();
 }
 
 void guardian_dismiss(struct guardian *g)
@@ -221,8 +241,9 @@ void guardian_dismiss(struct guardian *g)
 		g->is_self = false;
 	} else if (g->pid) {
 		decide(g->page, GUARD_DISMISSED);
+		/* It has nothing to lose; to wait for its deadline would block the main thread. */
 		if (write(g->wake_fd, &one, sizeof(one)) < 0)
-			log_warn("the guardian cannot be woken: %s", strerror(errno));
+			kill(g->pid, SIGKILL);
 		while (waitpid(g->pid, NULL, __WALL) < 0 && errno == EINTR)
 			;
 	}
@@ -257,7 +278,7 @@ int guard_link_open(struct guard_link *link, struct fdtable *fds, struct error *
 	int fd = fdtable_take(fds, "guard-page", 0, FD_KIND_MEMFD, err);
 	void *page;
 
-	*link = (struct guard_link){ .wake_fd = -1 };
+	*link = (struct guard_link){ .wake_fd = -1, .pid = (pid_t)fds->guardian };
 	if (fd < 0)
 		return fd;
 	link->wake_fd = fdtable_take(fds, "guard-wake", 0, 0, err);
@@ -278,12 +299,27 @@ int guard_link_commit(struct guard_link *link, struct error *err)
 	return 0;
 }
 
-void guard_link_release(struct guard_link *link)
+/*
+ * Before it wakes. The scheduler favours who has slept, whatever its priority: it would take the CPU
+ * from the vCPU that has just been entered for up to a tick, which is longer than the blackout. The
+ * best is done that can be; what fails is only a matter of speed.
+ */
+static void keep_from_vcpus(pid_t pid, const cpu_set_t *spare)
+{
+	if (pid <= 0)
+		return;
+	setpriority(PRIO_PROCESS, (id_t)pid, TEARDOWN_NICE);
+	if (spare)
+		sched_setaffinity(pid, sizeof(*spare), spare);
+}
+
+void guard_link_release(struct guard_link *link, const cpu_set_t *spare)
 {
 	const uint64_t one = 1;
 
 	if (!link->page)
 		return;
+	keep_from_vcpus(link->pid, spare);
 	if (write(link->wake_fd, &one, sizeof(one)) < 0)
 		log_warn("the guardian cannot be woken: %s", strerror(errno));
 	munmap(link->page, sizeof(*link->page));
@@ -293,6 +329,15 @@ void guard_link_release(struct guard_link *link)
 
 void guard_link_give_up(struct guard_link *link, const char *reason)
 {
-	if (link->page)
-		memcpy(link->page->reason, reason, strnlen(reason, GUARD_REASON_MAX - 1));
+	const char *first;
+	size_t len;
+
+	if (!link->page)
+		return;
+	/* A way back that fails, too, has more to say, but the first reason is what it is about. */
+	first = link->page->reason;
+	len = strnlen(first, GUARD_REASON_MAX);
+	if (strcmp(first, reason) != 0)
+		snprintf(link->page->reason + len, GUARD_REASON_MAX - len, "%s%s",
+			 len ? "; on the way back: " : "", reason);
 }

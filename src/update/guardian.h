@@ -3,6 +3,7 @@
 #ifndef MOLT_UPDATE_GUARDIAN_H
 #define MOLT_UPDATE_GUARDIAN_H
 
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -24,7 +25,8 @@ enum guard_owner {
 /* Shared by guardian and successor, a memfd of one page. Who sets `owner` first has the guest. */
 struct guard_page {
 	_Atomic uint32_t owner;  /* enum guard_owner */
-	_Atomic uint64_t armed;  /* CLOCK_MONOTONIC when exec was next, all being saved; 0 before */
+	_Atomic uint64_t armed;  /* CLOCK_MONOTONIC, when the deadline began; 0: not to act yet */
+	_Atomic bool saved;      /* all is saved, exec was next */
 	char reason[GUARD_REASON_MAX]; /* why the successor gave up, where it could say */
 };
 
@@ -44,8 +46,17 @@ struct guardian {
 /* Starts it. Every descriptor that a way back needs is open already. */
 int guardian_start(struct guardian *g, struct error *err);
 
-/* Just before exec, from where on the guardian may act. */
-void guardian_arm(struct guardian *g);
+/*
+ * From here on the guardian acts if the process ends or the deadline is over. First when all vCPUs are
+ * parked; then again, with a deadline that begins anew, when all is saved and exec is next.
+ */
+void guardian_arm(struct guardian *g, bool saved);
+
+/*
+ * Before anything is undone: from here on the guardian acts no more. Where it has begun to, it is about
+ * to kill this process, and this does not return.
+ */
+void guardian_disarm(struct guardian *g);
 
 /* Ends it (or what is left of it, where we are it ourselves). Harmless if there is none. */
 void guardian_dismiss(struct guardian *g);
@@ -61,6 +72,7 @@ void guardian_reap(void);
 struct guard_link {
 	struct guard_page *page; /* NULL: no guardian */
 	int wake_fd;
+	pid_t pid; /* the guardian's; 0: none */
 };
 
 int guard_link_open(struct guard_link *link, struct fdtable *fds, struct error *err);
@@ -68,8 +80,11 @@ int guard_link_open(struct guard_link *link, struct fdtable *fds, struct error *
 /* From here on the guest is ours: 0, or -ECANCELED where the guardian was faster. */
 int guard_link_commit(struct guard_link *link, struct error *err);
 
-/* Lets the guardian go; not urgent, so after the guest runs. */
-void guard_link_release(struct guard_link *link);
+/*
+ * Lets the guardian go; not urgent, so after the guest runs. It tears down on the CPUs in `spare`, where
+ * no vCPU runs; NULL where there are none.
+ */
+void guard_link_release(struct guard_link *link, const cpu_set_t *spare);
 
 /* Leaves word of why we end without having committed. */
 void guard_link_give_up(struct guard_link *link, const char *reason);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Who the successor is, and the step into it.
+ * Who the successor is, and the step into it. program.c tells how it is executed.
  *
  * The successor's command is the one asked for or, by default, what this molt was started with. Its
  * path is found and checked before the pause. "--incoming URI" is appended unless it is there.
@@ -23,6 +23,7 @@
 
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
+#include <molt/base/path.h>
 
 #include "internal.h"
 
@@ -33,6 +34,12 @@
 static size_t state_estimate(const struct update *u)
 {
 	return STATE_BASE_BYTES + (size_t)u->machine->guest.cpus * STATE_VCPU_BYTES;
+}
+
+/* Two a vCPU and a few clients, and more devices than there are. */
+static size_t sections_estimate(const struct update *u)
+{
+	return 128 + (size_t)u->machine->guest.cpus * 2;
 }
 
 static int check_executable(const char *path, struct error *err)
@@ -50,31 +57,12 @@ static int check_executable(const char *path, struct error *err)
 	return 0;
 }
 
-/* Where a command name without a slash is, as a shell would find it. NULL if nowhere. */
-static char *search_path(const char *name)
-{
-	const char *dirs = getenv("PATH");
-	char *path = NULL;
-
-	for (const char *dir = dirs ? dirs : "/usr/bin:/bin"; *dir;) {
-		size_t len = strcspn(dir, ":");
-
-		if (len && asprintf(&path, "%.*s/%s", (int)len, dir, name) >= 0) {
-			if (access(path, X_OK) == 0)
-				return path;
-			free(path);
-		}
-		dir += len + (dir[len] == ':');
-	}
-	return NULL;
-}
-
 static int resolve(const char *name, char **path, struct error *err)
 {
 	if (strchr(name, '/'))
 		*path = strdup(name);
 	else
-		*path = search_path(name);
+		*path = path_search(name);
 	if (!*path)
 		return err_set(err, ENOENT, "successor '%s' is not in PATH", name);
 	return check_executable(*path, err);
@@ -100,7 +88,16 @@ static int build_argv(struct update *u, struct error *err)
 	u->argv = calloc(n + 3, sizeof(*u->argv));
 	if (!u->argv)
 		return err_set(err, ENOMEM, "no memory for the successor's arguments");
-	r = resolve(program, &u->argv[0], err);
+	if (u->command_fd >= 0 && program[0] != '/') {
+		r = err_set(err, EINVAL, "successor '%s': with command-fd the command's first word must "
+			    "be an absolute path", program);
+	} else if (u->command_fd >= 0) {
+		/* What it is called, and where the update after this one looks for it. */
+		u->argv[0] = strdup(program);
+		r = u->argv[0] ? 0 : err_set(err, ENOMEM, "no memory for the successor's arguments");
+	} else {
+		r = resolve(program, &u->argv[0], err);
+	}
 	for (size_t i = 1; i < n && r == 0; i++) {
 		u->argv[i] = strdup(from[i]);
 		if (!u->argv[i])
@@ -115,44 +112,113 @@ static int build_argv(struct update *u, struct error *err)
 	return r;
 }
 
+/*
+ * An environment of its own for each program that is executed, rather than setenv() in ours: that
+ * may run out of memory half way, and would have to be undone.
+ */
+char **handover_environ(char *variable, struct error *err)
+{
+	static const char *const ours[] = { FDTABLE_ENV "=", UPDATE_CHECK_ENV "=",
+					    UPDATE_ERROR_ENV "=" };
+	char **envp, **next;
+	size_t n = 0;
+
+	while (environ[n])
+		n++;
+	next = envp = calloc(n + 2, sizeof(*envp));
+	if (!envp) {
+		err_set(err, ENOMEM, "no memory for the successor's environment");
+		return NULL;
+	}
+	for (char **from = environ; *from; from++) {
+		bool is_ours = false;
+
+		for (size_t i = 0; i < ARRAY_SIZE(ours); i++)
+			is_ours = is_ours || strncmp(*from, ours[i], strlen(ours[i])) == 0;
+		if (!is_ours)
+			*next++ = *from;
+	}
+	*next = variable;
+	return envp;
+}
+
 /* Reserves the space now: a full disk is found out while the guest still runs. */
+static int reserve_state(const struct update *u, const char *name, struct error *err)
+{
+	struct stat st;
+	int r;
+
+	if (fstat(u->state_fd, &st) < 0 || !S_ISREG(st.st_mode))
+		return err_set(err, EINVAL, "state file %s: not a regular file", name);
+	r = posix_fallocate(u->state_fd, 0, (off_t)state_estimate(u));
+	if (r)
+		return err_sys(err, r, "state file %s: no room for %zu bytes", name,
+			       state_estimate(u));
+	return 0;
+}
+
 static int open_state_file(struct update *u, struct error *err)
 {
 	const int flags = O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
-	struct stat st;
-	int r;
 
 	u->state_fd = open(u->state_path, flags | O_EXCL, 0600);
 	u->state_made = u->state_fd >= 0;
 	if (u->state_fd < 0 && errno == EEXIST)
 		u->state_fd = open(u->state_path, flags, 0600);
+	if (u->state_fd < 0 && (errno == EACCES || errno == EPERM))
+		return err_set(err, errno, "state file %s: %s; it may be the sandbox: pass the file "
+			       "as a descriptor (as 'molt update --state' does), or start molt with "
+			       "--sandbox write=DIR", u->state_path, strerror(errno));
 	if (u->state_fd < 0)
 		return err_sys(err, errno, "state file %s", u->state_path);
-	if (fstat(u->state_fd, &st) < 0 || !S_ISREG(st.st_mode))
-		return err_set(err, EINVAL, "state file %s: not a regular file", u->state_path);
-	r = posix_fallocate(u->state_fd, 0, (off_t)state_estimate(u));
-	if (r)
-		return err_sys(err, r, "state file %s: no room for %zu bytes", u->state_path,
+	return reserve_state(u, u->state_path, err);
+}
+
+static int take_state_file(struct update *u, struct error *err)
+{
+	int flags = fcntl(u->given_state_fd, F_GETFL);
+
+	u->state_fd = u->given_state_fd;
+	u->given_state_fd = -1;
+	if (flags < 0 || (flags & O_PATH) || (flags & O_ACCMODE) != O_RDWR)
+		return err_set(err, EBADF, "state file: the descriptor is not open for reading and "
+			       "writing");
+	return reserve_state(u, u->state_path ? u->state_path : "as a descriptor", err);
+}
+
+static int open_state_memfd(struct update *u, struct error *err)
+{
+	u->state_in_memory = true;
+	u->state_fd = memfd_create("molt-state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	if (u->state_fd < 0)
+		return err_sys(err, errno, "memfd_create for the state");
+	if (fallocate(u->state_fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)state_estimate(u)) < 0)
+		return err_sys(err, errno, "no room for %zu bytes of state in memory",
 			       state_estimate(u));
 	return 0;
 }
 
 static int open_state(struct update *u, struct error *err)
 {
-	int n;
+	int r, n;
 
-	if (u->state_path) {
+	u->state_in_memory = false;
+	if (u->given_state_fd >= 0)
+		r = take_state_file(u, err);
+	else if (u->state_path)
+		r = open_state_file(u, err);
+	else
+		r = open_state_memfd(u, err);
+	if (r < 0)
+		return r;
+	if (u->state_path)
 		n = snprintf(u->fds->state_uri, sizeof(u->fds->state_uri), "file:%s",
 			     u->state_path);
-		if (n >= (int)sizeof(u->fds->state_uri))
-			return err_set(err, ENAMETOOLONG, "state file: the path is too long");
-		return open_state_file(u, err);
-	}
-	u->state_fd = memfd_create("molt-state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (u->state_fd < 0)
-		return err_sys(err, errno, "memfd_create for the state");
-	snprintf(u->fds->state_uri, sizeof(u->fds->state_uri), "file:/proc/self/fd/%d",
-		 u->state_fd);
+	else
+		n = snprintf(u->fds->state_uri, sizeof(u->fds->state_uri), "file:/proc/self/fd/%d",
+			     u->state_fd);
+	if (n >= (int)sizeof(u->fds->state_uri))
+		return err_set(err, ENAMETOOLONG, "state file: the path is too long");
 	return 0;
 }
 
@@ -169,16 +235,29 @@ int handover_prepare(struct update *u, struct error *err)
 	u->table_fd = memfd_create("molt-fdtable", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	if (u->table_fd < 0)
 		return err_sys(err, errno, "memfd_create for the fd table");
-	u->exe_fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	u->exe_fd = update_self_open(u->self, &u->leave_program, err);
 	if (u->exe_fd < 0)
-		return err_sys(err, errno, "/proc/self/exe");
+		return u->exe_fd;
+	snprintf(u->table_env, sizeof(u->table_env), "%s=%d", FDTABLE_ENV, u->table_fd);
+	u->envp = handover_environ(u->table_env, err);
+	if (!u->envp)
+		return -ENOMEM;
 	r = open_state(u, err);
 	if (r == 0)
 		r = build_argv(u, err);
+	if (r == 0 && u->command_fd >= 0) {
+		u->program_fd = program_copy(u->command_fd, u->argv[0], err);
+		r = u->program_fd < 0 ? u->program_fd : 0;
+		fd_close(&u->command_fd);
+	}
 	if (r == 0)
 		r = stream_writer_init(&u->w, state_estimate(u), err);
 	if (r == 0)
+		r = stream_reserve(&u->verified, sections_estimate(u), err);
+	if (r == 0) {
+		memset(u->w.data, 0, u->w.capacity); /* so that no page is missing in the pause */
 		u->ops.flush(u->ops.opaque);
+	}
 	return r;
 }
 
@@ -188,13 +267,17 @@ void handover_fini(struct update *u)
 		free(u->argv[i]);
 	free(u->argv);
 	u->argv = NULL;
+	free(u->envp);
+	u->envp = NULL;
 	stream_writer_fini(&u->w);
+	stream_fini(&u->verified);
 	/* Half a state is of no use to anybody; a file that was there before is not ours to remove. */
 	if (u->state_made)
 		unlink(u->state_path);
 	u->state_made = false;
 	fd_close(&u->table_fd);
 	fd_close(&u->exe_fd);
+	fd_close(&u->program_fd);
 	fd_close(&u->state_fd);
 	free(u->fds);
 	u->fds = NULL;
@@ -202,22 +285,18 @@ void handover_fini(struct update *u)
 
 int handover_write(struct update *u, struct error *err)
 {
-	char number[16];
 	int r = fdtable_add(u->fds, "state", 0, u->state_fd, err);
 
 	if (r == 0)
 		r = fdtable_add(u->fds, "predecessor", 0, u->exe_fd, err);
 	if (r == 0)
 		r = guardian_save_fds(&u->guardian, u->fds, err);
-	if (r < 0)
-		return r;
-	snprintf(number, sizeof(number), "%d", u->table_fd);
-	if (setenv(FDTABLE_ENV, number, 1) < 0)
-		return err_sys(err, errno, "environment variable %s", FDTABLE_ENV);
-	unsetenv(UPDATE_ERROR_ENV);
-	r = fdtable_set_cloexec(u->fds, false, err);
+	if (r == 0)
+		r = fdtable_set_cloexec(u->fds, false, err);
 	if (r == 0 && fd_set_cloexec(u->table_fd, false) < 0)
 		r = err_sys(err, errno, "close-on-exec of the fd table");
+	if (r == 0 && u->leave_program && u->program_fd >= 0)
+		fd_set_cloexec(u->program_fd, false);
 	return r;
 }
 
@@ -225,22 +304,25 @@ void handover_undo(struct update *u)
 {
 	struct error err = ERROR_INIT;
 
-	unsetenv(FDTABLE_ENV);
 	if (fdtable_set_cloexec(u->fds, true, &err) < 0)
 		log_error("%s", err.text);
 	fd_set_cloexec(u->table_fd, true);
+	fd_set_cloexec(u->program_fd, true);
 }
 
 int handover_exec(struct update *u, struct error *err)
 {
 	int r;
 
-	/* The table is written last: it carries the time stamps of all stages before. */
+	/*
+	 * The table is written last: it carries the time stamps of all stages before. Through the
+	 * state's buffer, which is in the file by now: nothing is allocated here.
+	 */
 	u->fds->exec_ns = now_ns();
-	r = fdtable_write(u->fds, u->table_fd, err);
+	r = fdtable_write_by(u->fds, &u->w, u->table_fd, err);
 	if (r < 0)
 		return r;
-	guardian_arm(&u->guardian);
-	execv(u->argv[0], u->argv);
-	return err_sys(err, errno, "successor '%s'", u->argv[0]);
+	guardian_arm(&u->guardian, true);
+	r = program_exec(u->program_fd, u->argv, u->envp);
+	return err_sys(err, -r, "successor '%s'", u->argv[0]);
 }

@@ -13,9 +13,12 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -73,6 +76,30 @@ static int open_state(struct incoming *in, const char *uri, struct error *err)
 	return fd < 0 ? err_sys(err, errno, "state file %s", uri + 5) : fd;
 }
 
+/*
+ * A memfd that nobody can change any more is looked at where it is. Other files are copied: what was
+ * checked must be what is loaded.
+ */
+static int map_or_read(struct incoming *in, int fd, const char *name, struct error *err)
+{
+	const int sealed = F_SEAL_WRITE | F_SEAL_SHRINK;
+	int seals = fcntl(fd, F_GET_SEALS);
+	struct stat st;
+	void *map;
+
+	if (seals < 0 || (seals & sealed) != sealed || fstat(fd, &st) < 0 || st.st_size <= 0 ||
+	    (uint64_t)st.st_size > STREAM_MAX_BYTES)
+		return fd_read_file(fd, name, STREAM_MAX_BYTES, &in->stream_buf, &in->stream_len,
+				    err);
+	map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd, 0);
+	if (map == MAP_FAILED)
+		return err_sys(err, errno, "%s: mapping %lld bytes", name, (long long)st.st_size);
+	in->stream_buf = map;
+	in->stream_len = (size_t)st.st_size;
+	in->stream_mapped = true;
+	return 0;
+}
+
 static int read_stream(struct incoming *in, const char *uri, struct error *err)
 {
 	_cleanup_close_ int fd = open_state(in, uri, err);
@@ -81,7 +108,7 @@ static int read_stream(struct incoming *in, const char *uri, struct error *err)
 
 	if (fd < 0)
 		return fd;
-	r = fd_read_file(fd, name, STREAM_MAX_BYTES, &in->stream_buf, &in->stream_len, err);
+	r = map_or_read(in, fd, name, err);
 	if (r < 0)
 		return r;
 	r = stream_parse(&in->stream, in->stream_buf, in->stream_len, err);
@@ -117,7 +144,10 @@ int update_adopt(struct incoming *in, const char *uri, uint64_t main_ns, struct 
 void update_incoming_fini(struct incoming *in)
 {
 	stream_fini(&in->stream);
-	free(in->stream_buf);
+	if (in->stream_mapped)
+		munmap(in->stream_buf, in->stream_len);
+	else
+		free(in->stream_buf);
 	way_back_forget(in);
 	free(in->fds);
 	free(in->guard);
@@ -247,6 +277,7 @@ int update_commit(struct update *u, struct incoming *in, struct error *err)
 {
 	_cleanup_free_ struct update_wire *wire = calloc(1, sizeof(*wire));
 	uint64_t ready_ns, entered_ns = 0;
+	cpu_set_t spare;
 	int r;
 
 	if (!wire)
@@ -264,9 +295,10 @@ int update_commit(struct update *u, struct incoming *in, struct error *err)
 		machine_unpark_vcpus(u->machine);
 		entered_ns = machine_wait_entered(u->machine);
 	}
+	machine_keep_awake(u->machine, false);
 	u->ops.main_pid(u->ops.opaque, getpid());
-	guard_link_release(in->guard);
-	watch_guardian(u, in->fds->guardian);
 	tell_end(u, in, wire, ready_ns, entered_ns);
+	guard_link_release(in->guard, machine_spare_cpus(u->machine, &spare) ? &spare : NULL);
+	watch_guardian(u, in->fds->guardian);
 	return 0;
 }

@@ -12,6 +12,7 @@
 #define UPDATE_VERSION_MAX 32
 #define UPDATE_ARGV_MAX 65536
 #define UPDATE_ERROR_ENV "MOLT_UPDATE_ERROR"
+#define UPDATE_CHECK_ENV "MOLT_CHECK" /* three descriptors: stream:fdtable:answer */
 
 enum update_kind {
 	UPDATE_KIND_UPDATE,  /* `update`: answered when the successor runs the guest */
@@ -76,16 +77,24 @@ struct update {
 	bool check_only;     /* ask it and leave it at that */
 	uint32_t timeout_ms; /* from exec to commit */
 	char **command;   /* as asked for; NULL: the default successor */
+	int command_fd;      /* the successor's executable as the client sent it, or -1 */
+	int given_state_fd;  /* the state file as the client opened it, or -1 */
 
 	/* Made by the stages. */
 	char **argv;      /* of the successor, argv[0] is its absolute path */
 	struct update_wire *wire;
+	char **envp;      /* and its environment */
+	char table_env[32];
 	struct stream_writer w;
+	struct stream verified;
 	struct fdtable *fds;
 	int state_fd;
+	bool state_in_memory; /* a memfd of our own */
 	bool state_made;  /* the state file was not there before */
 	int table_fd;
 	int exe_fd;       /* our own binary, for the way back */
+	int program_fd;   /* sealed copy of the successor's executable; -1: execute argv[0] */
+	bool leave_program; /* let the successor have that, it finds itself no other way */
 	bool parked;
 	struct guardian guardian;
 	struct update_check check;
@@ -127,6 +136,32 @@ int handover_write(struct update *u, struct error *err);
 int handover_exec(struct update *u, struct error *err);
 void handover_undo(struct update *u);
 void handover_fini(struct update *u);
+
+/*
+ * program.c: copies the executable in fd to a sealed memfd, which is returned; name is for the
+ * sentence. Refuses what is no ELF file, or may not be executed where it is.
+ */
+int program_copy(int fd, const char *name, struct error *err);
+
+/* Executes a program: by fd, or argv[0] where that is -1. Returns only -errno. */
+int program_exec(int fd, char *const *argv, char *const *envp);
+
+/*
+ * The same in a child, in a process group of its own: close-on-exec is taken off the shared
+ * descriptors. Its pid, or -1; *code is 0 if it became the program, else why not, and where there is
+ * a pid all the same it is to be waited for.
+ */
+pid_t program_spawn(int fd, char *const *argv, char *const *envp, const int *shared, size_t nshared,
+		    int standard_input, int *code);
+
+/* self.c: a descriptor of the binary that we run, for reading; the caller's. */
+int update_self_open(const struct update_self *self, bool *by_kept_fd, struct error *err);
+
+/*
+ * Our environment with `variable` ("NAME=VALUE", borrowed, as all strings are) and without those by
+ * which the images of one update talk to each other. To be freed; NULL where there is no memory.
+ */
+char **handover_environ(char *variable, struct error *err);
 
 extern const struct vmstate update_vmstate;
 

@@ -5,7 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <stdio.h>
+#include <fcntl.h>
 #include <sys/auxv.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <molt/base/fd.h>
@@ -14,7 +16,8 @@
 
 /*
  * The path given to execve, not /proc/self/exe: that one has its symbolic links resolved, and would
- * name the old version after a link was turned to the new one.
+ * name the old version after a link was turned to the new one. Who was executed as a descriptor has
+ * "/dev/fd/N" there: its predecessor put the path that the user knows into argv[0].
  */
 static char *own_path(void)
 {
@@ -22,6 +25,11 @@ static char *own_path(void)
 	char buf[PATH_MAX], *path = NULL;
 	ssize_t n;
 
+	if (given && strncmp(given, "/dev/fd/", 8) == 0 && program_invocation_name[0] == '/') {
+		/* The kernel has named the process after the descriptor. */
+		prctl(PR_SET_NAME, program_invocation_short_name);
+		return strdup(program_invocation_name);
+	}
 	if (given && given[0] == '/' && strncmp(given, "/dev/fd/", 8) != 0)
 		return strdup(given);
 	if (given && strchr(given, '/') && given[0] != '/' && getcwd(buf, sizeof(buf)))
@@ -33,6 +41,36 @@ static char *own_path(void)
 	return strdup(buf);
 }
 
+/*
+ * Where there is no /proc an image cannot open its own binary for the next update's way back. A cold
+ * start opens its path; a successor finds the copy that it was executed from under the number in its
+ * name, if the predecessor left it open (which it does only then).
+ */
+static int own_binary(const char *path)
+{
+	const char *given = (const char *)getauxval(AT_EXECFN);
+	int fd = -1, seals;
+
+	if (update_is_successor()) {
+		if (!given || sscanf(given, "/dev/fd/%d", &fd) != 1)
+			return -1;
+		seals = fcntl(fd, F_GET_SEALS);
+		return seals > 0 && (seals & F_SEAL_WRITE) && fd_set_cloexec(fd, true) == 0 ? fd : -1;
+	}
+	return access("/proc/self/exe", F_OK) < 0 ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+}
+
+int update_self_open(const struct update_self *self, bool *by_kept_fd, struct error *err)
+{
+	int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	int code = errno;
+
+	*by_kept_fd = fd < 0 && self->exe_fd >= 0;
+	if (*by_kept_fd)
+		fd = fcntl(self->exe_fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+	return fd < 0 ? err_sys(err, code, "molt's own binary, /proc/self/exe") : fd;
+}
+
 int update_self_init(struct update_self *self, int argc, char **argv, const char *version,
 		     struct error *err)
 {
@@ -40,6 +78,7 @@ int update_self_init(struct update_self *self, int argc, char **argv, const char
 
 	self->version = version;
 	self->path = own_path();
+	self->exe_fd = self->path ? own_binary(self->path) : -1;
 	self->argv = calloc((size_t)argc + 2, sizeof(*self->argv));
 	if (!self->path || !self->argv)
 		return err_set(err, ENOMEM, "cannot tell how molt was started");
@@ -74,6 +113,16 @@ int update_self_pack(const struct update_self *self, struct update_wire *wire, s
 	return 0;
 }
 
+static void free_words(struct update_self *self)
+{
+	for (size_t i = 0; self->argv && self->argv[i]; i++)
+		free(self->argv[i]);
+	free(self->argv);
+	free(self->path);
+	self->argv = NULL;
+	self->path = NULL;
+}
+
 static size_t count_words(const struct update_wire *wire)
 {
 	size_t n = 0;
@@ -90,7 +139,7 @@ static int unpack(struct update_self *self, const struct update_wire *wire, stru
 
 	if (n < 3 || wire->argv[wire->argv_len - 1] != '\0')
 		return err_set(err, EBADMSG, "section 'update': no command line in it");
-	update_self_fini(self);
+	free_words(self);
 	self->path = strdup(word);
 	self->argv = calloc(n, sizeof(*self->argv));
 	if (!self->path || !self->argv)
@@ -120,10 +169,6 @@ int update_self_load(struct update_self *self, struct incoming *in, struct error
 
 void update_self_fini(struct update_self *self)
 {
-	for (size_t i = 0; self->argv && self->argv[i]; i++)
-		free(self->argv[i]);
-	free(self->argv);
-	free(self->path);
-	self->argv = NULL;
-	self->path = NULL;
+	free_words(self);
+	fd_close(&self->exe_fd);
 }

@@ -13,6 +13,7 @@
  * well be done elsewhere.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -21,6 +22,10 @@
 #include <molt/base/log.h>
 
 #include "internal.h"
+
+#define STATE_SEALS (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW)
+#define REBORN_TRIES 20
+#define REBORN_PAUSE_US 10000
 
 struct stage {
 	const char *name;
@@ -92,18 +97,28 @@ static void undo_guard(struct update *u)
 	u->ops.main_pid(u->ops.opaque, getpid());
 }
 
+/*
+ * With all vCPUs parked the guest is in KVM and in memory, and in nobody's registers: if this process
+ * dies or hangs from here on, the guardian can take it back. So nothing from here to the exec may leave
+ * shared memory in a state that the guardian cannot live with: no allocation (malloc's lock would die
+ * with us), and no lock but those that machine_revive() makes anew.
+ */
 static int do_pause(struct update *u, struct error *err)
 {
 	(void)err;
-	if (u->machine->guest.run_state != RUN_STATE_RUNNING)
-		return 0; /* paused by the user: it stays so, and there is no blackout to measure */
-	u->parked = true;
-	u->fds->stopped_ns = machine_park_vcpus(u->machine);
+	/* Paused by the user: it stays so, and there is no blackout to measure. */
+	if (u->machine->guest.run_state == RUN_STATE_RUNNING) {
+		u->parked = true;
+		machine_keep_awake(u->machine, true);
+		u->fds->stopped_ns = machine_park_vcpus(u->machine);
+	}
+	guardian_arm(&u->guardian, false);
 	return 0;
 }
 
 static void undo_pause(struct update *u)
 {
+	machine_keep_awake(u->machine, false);
 	if (u->parked)
 		machine_unpark_vcpus(u->machine);
 	u->parked = false;
@@ -120,17 +135,13 @@ static void undo_quiesce(struct update *u)
 }
 
 /* A stream that its own writer cannot read must not be the guest's last word. */
-static int verify(const struct update *u, struct error *err)
+static int verify(struct update *u, struct error *err)
 {
-	struct stream s;
-	int r = stream_parse(&s, u->w.data, u->w.len, err);
+	int r = stream_parse_reserved(&u->verified, u->w.data, u->w.len, err);
 
-	if (r < 0) {
+	if (r < 0)
 		err_prefix(err, "the state that was just written is bad");
-		return r;
-	}
-	stream_fini(&s);
-	return 0;
+	return r;
 }
 
 static int write_state(struct update *u, struct error *err)
@@ -140,7 +151,10 @@ static int write_state(struct update *u, struct error *err)
 	if (lseek(u->state_fd, 0, SEEK_SET) < 0)
 		return err_sys(err, errno, "state file");
 	r = fd_write_all(u->state_fd, u->w.data, u->w.len);
-	if (r == 0 && ftruncate(u->state_fd, (off_t)u->w.len) < 0)
+	/* A file may have been longer, and has its reserve. A memfd is new, and now final. */
+	if (r == 0 && !u->state_in_memory && ftruncate(u->state_fd, (off_t)u->w.len) < 0)
+		r = -errno;
+	if (r == 0 && u->state_in_memory && fcntl(u->state_fd, F_ADD_SEALS, STATE_SEALS) < 0)
 		r = -errno;
 	return r < 0 ? err_sys(err, -r, "writing %zu bytes to the state file %s", u->w.len,
 			       u->state_path ? u->state_path : "in memory")
@@ -184,23 +198,56 @@ static const struct stage stages[] = {
 
 static void undo_from(struct update *u, size_t failed)
 {
+	/* First of all: whatever is undone, two must not do it. */
+	guardian_disarm(&u->guardian);
 	for (size_t i = failed + 1; i-- > 0;)
 		if (stages[i].undo)
 			stages[i].undo(u);
 }
 
+/* Without it no SIGTERM would ever end this guest: worth a few tries, and the guest runs meanwhile. */
+static bool catch_signals(struct update *u, struct error *err)
+{
+	for (int try = 0; try < REBORN_TRIES; try++) {
+		if (u->ops.reborn(u->ops.opaque, err) == 0)
+			return true;
+		usleep(REBORN_PAUSE_US);
+	}
+	return false;
+}
+
+/* Rather than lose it, the guest waits for threads as long as it takes, and its client knows why. */
+static void wait_for_vcpus(struct update *u, bool ran)
+{
+	struct error err = ERROR_INIT;
+
+	while (machine_revive_vcpus(u->machine, &err) < 0)
+		log_error("the guest waits: %s", err.text);
+	log_info("all vCPUs have their threads again");
+	if (ran)
+		machine_unpark_vcpus(u->machine);
+}
+
 void update_take_back(void *opaque)
 {
 	struct update *u = opaque;
-	struct error err = ERROR_INIT, trouble = ERROR_INIT;
+	struct error err = ERROR_INIT, trouble = ERROR_INIT, deaf = ERROR_INIT;
+	bool ran = u->parked, alive, hears;
 
-	err_set(&err, EIO, "%s", u->guardian.page->reason);
-	if (machine_revive(u->machine, &trouble) < 0 ||
-	    u->ops.reborn(u->ops.opaque, &trouble) < 0)
-		log_error("running the guest on: %s", trouble.text);
+	alive = machine_revive(u->machine, &trouble) == 0;
+	err_set(&err, EIO, "%s%s%s", u->guardian.page->reason,
+		alive ? "" : "; on the way back the guest waits: ", alive ? "" : trouble.text);
+	if (!alive)
+		u->parked = false; /* by halves it must not run */
 	undo_from(u, ARRAY_SIZE(stages) - 1);
-	log_warn("the guardian runs the guest on: process %d", (int)getpid());
+	hears = catch_signals(u, &deaf);
+	log_warn("the guardian %s: process %d", alive ? "runs the guest on" : "has the guest",
+		 (int)getpid());
 	update_failed(u, &err);
+	if (!alive)
+		wait_for_vcpus(u, ran);
+	if (!hears && !catch_signals(u, &deaf))
+		log_error("the guest runs on, but signals do not reach it: %s", deaf.text);
 	u->ops.run_on(u->ops.opaque);
 }
 

@@ -60,6 +60,8 @@ static void forget_request(struct update *u)
 	u->command = NULL;
 	free(u->state_path);
 	u->state_path = NULL;
+	fd_close(&u->command_fd);
+	fd_close(&u->given_state_fd);
 	json_decref(u->id);
 	u->id = NULL;
 }
@@ -192,11 +194,29 @@ static bool flag_is_wrong(json_t *args, const char *name, struct error *err)
 	return true;
 }
 
+/* The descriptor that the argument names: *fd, -1 where there is no such argument. */
+static int take_fd(struct update *u, const struct command_origin *origin, json_t *args,
+		   const char *name, int *fd, struct error *err)
+{
+	json_t *value = json_object_get(args, name);
+
+	*fd = -1;
+	if (!value)
+		return 0;
+	if (!json_is_string(value))
+		return err_set(err, EINVAL, "'%s' must be a string", name);
+	*fd = u->ops.take_fd(u->ops.opaque, origin->client, json_string_value(value), err);
+	if (*fd < 0)
+		err_prefix(err, "'%s'", name);
+	return *fd < 0 ? *fd : 0;
+}
+
 static int run_update(void *opaque, const struct command_origin *origin, json_t *args,
 		      json_t **result, struct error *err)
 {
 	json_t *path = json_object_get(args, "state-file");
 	json_t *timeout = json_object_get(args, "timeout");
+	_cleanup_close_ int command_fd = -1, state_fd = -1;
 	struct update *u = opaque;
 	int r;
 
@@ -209,10 +229,17 @@ static int run_update(void *opaque, const struct command_origin *origin, json_t 
 			json_integer_value(timeout) > UPDATE_TIMEOUT_MAX_MS))
 		return err_set(err, EINVAL, "'timeout' must be 1 to %d milliseconds",
 			       UPDATE_TIMEOUT_MAX_MS);
-	r = update_request(u, origin, UPDATE_KIND_UPDATE, json_string_value(path),
-			   json_object_get(args, "command"), err);
+	r = take_fd(u, origin, args, "command-fd", &command_fd, err);
+	if (r == 0)
+		r = take_fd(u, origin, args, "state-fd", &state_fd, err);
+	if (r == 0)
+		r = update_request(u, origin, UPDATE_KIND_UPDATE, json_string_value(path),
+				   json_object_get(args, "command"), err);
 	if (r < 0)
 		return r;
+	u->command_fd = command_fd;
+	u->given_state_fd = state_fd;
+	command_fd = state_fd = -1;
 	if (timeout)
 		u->timeout_ms = (uint32_t)json_integer_value(timeout);
 	u->no_check = json_is_true(json_object_get(args, "no-check"));
@@ -234,8 +261,8 @@ static int run_query_update(void *opaque, const struct command_origin *origin, j
 	(void)origin;
 	(void)args;
 	(void)err;
-	*result = json_pack("{s:s,s:I}", "status", names[u->status], "updates",
-			    (json_int_t)u->updates);
+	*result = json_pack("{s:s,s:I,s:o}", "status", names[u->status], "updates",
+			    (json_int_t)u->updates, "path", json_any_string(u->self->path));
 	if (u->status == UPDATE_STATUS_FAILED)
 		json_object_set_new(*result, "error", json_any_string(u->last_error.text));
 	if (u->last)
@@ -243,8 +270,9 @@ static int run_query_update(void *opaque, const struct command_origin *origin, j
 	return 0;
 }
 
-static const char *const update_args[] = { "state-file", "command", "timeout", "no-check", "check-only",
-					     NULL };
+static const char *const update_args[] = {
+	"state-file", "state-fd", "command", "command-fd", "timeout", "no-check", "check-only", NULL
+};
 
 void update_takeover_kinds(struct takeover_kinds *kinds)
 {
@@ -273,6 +301,7 @@ int update_create(struct update **out, struct machine *m, const struct update_se
 	u->self = self;
 	u->ops = *ops;
 	u->state_fd = u->table_fd = u->exe_fd = u->reaper_fd = -1;
+	u->command_fd = u->given_state_fd = u->program_fd = -1;
 	r = loop_wake_init(m->loop, &u->start, start, u, err);
 	if (r < 0) {
 		free(u);

@@ -28,7 +28,7 @@ int way_back_keep(struct incoming *in, struct error *err)
 	in->spare = malloc(sizeof(*in->spare));
 	if (!in->spare)
 		return err_set(err, ENOMEM, "no memory for the way back");
-	*in->spare = *in->fds;
+	memcpy(in->spare, in->fds, offsetof(struct fdtable, entries));
 	in->spare->count = 0;
 	for (uint32_t i = 0; i < in->fds->count; i++) {
 		struct fdtable_entry e = in->fds->entries[i];

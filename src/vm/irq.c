@@ -9,6 +9,7 @@ void irq_line_init(struct irq_line *line, struct kvm_vm *vm, uint32_t gsi, bool 
 	*line = (struct irq_line){ .vm = vm, .gsi = gsi, .level_triggered = level_triggered };
 }
 
+/* #syscalls vcpu: ioctl(KVM_IRQ_LINE) */
 static void drive(struct irq_line *line)
 {
 	struct kvm_irq_level il = { .irq = line->gsi, .level = line->level };

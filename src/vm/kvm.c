@@ -18,10 +18,16 @@ static int real_ioctl(struct kvm *kvm, int fd, unsigned long request, uintptr_t 
 	return r < 0 ? -errno : r;
 }
 
-static int has(struct kvm *kvm, unsigned long cap)
+/*
+ * What KVM_CHECK_EXTENSION says. One that cannot be asked is not one that is missing: the guest would
+ * lose it for good. So the first error stays in *failed.
+ */
+static int ask(struct kvm *kvm, unsigned long cap, int *failed)
 {
 	int r = kvm_call_num(kvm, kvm->fd, KVM_CHECK_EXTENSION, cap);
 
+	if (r < 0 && !*failed)
+		*failed = r;
 	return r < 0 ? 0 : r;
 }
 
@@ -43,31 +49,31 @@ static const struct {
 
 static int ask_capabilities(struct kvm *kvm, struct error *err)
 {
-	int size;
+	int size, failed = 0;
 
-	for (size_t i = 0; i < ARRAY_SIZE(required); i++)
-		if (!has(kvm, required[i].cap))
+	for (size_t i = 0; i < ARRAY_SIZE(required) && !failed; i++)
+		if (!ask(kvm, required[i].cap, &failed) && !failed)
 			return err_set(err, ENOTSUP, "%s: this host's KVM lacks %s", KVM_PATH,
 				       required[i].name);
 	size = kvm_call_num(kvm, kvm->fd, KVM_GET_VCPU_MMAP_SIZE, 0);
 	if (size < (int)sizeof(struct kvm_run))
 		return err_set(err, ENOTSUP, "%s: KVM_GET_VCPU_MMAP_SIZE gave %d", KVM_PATH, size);
 	kvm->run_size = (size_t)size;
-	size = has(kvm, KVM_CAP_XSAVE2);
+	size = ask(kvm, KVM_CAP_XSAVE2, &failed);
 	kvm->has_xsave2 = size > 0;
 	kvm->xsave_size = size > (int)sizeof(struct kvm_xsave) ? (size_t)size
 							       : sizeof(struct kvm_xsave);
-	kvm->max_vcpus = (uint32_t)has(kvm, KVM_CAP_MAX_VCPUS);
-	kvm->has_sregs2 = has(kvm, KVM_CAP_SREGS2);
-	kvm->has_xcrs = has(kvm, KVM_CAP_XCRS);
-	kvm->has_tsc_offset = has(kvm, KVM_CAP_VCPU_ATTRIBUTES);
-	kvm->has_tsc_control = has(kvm, KVM_CAP_TSC_CONTROL);
-	kvm->has_clock_realtime = has(kvm, KVM_CAP_ADJUST_CLOCK) & KVM_CLOCK_REALTIME;
-	kvm->has_tsc_deadline = has(kvm, KVM_CAP_TSC_DEADLINE_TIMER);
-	kvm->has_exception_payload = has(kvm, KVM_CAP_EXCEPTION_PAYLOAD);
-	kvm->has_triple_fault_event = has(kvm, KVM_CAP_X86_TRIPLE_FAULT_EVENT);
-	kvm->has_kvmclock_ctrl = has(kvm, KVM_CAP_KVMCLOCK_CTRL);
-	return 0;
+	kvm->max_vcpus = (uint32_t)ask(kvm, KVM_CAP_MAX_VCPUS, &failed);
+	kvm->has_sregs2 = ask(kvm, KVM_CAP_SREGS2, &failed);
+	kvm->has_xcrs = ask(kvm, KVM_CAP_XCRS, &failed);
+	kvm->has_tsc_offset = ask(kvm, KVM_CAP_VCPU_ATTRIBUTES, &failed);
+	kvm->has_tsc_control = ask(kvm, KVM_CAP_TSC_CONTROL, &failed);
+	kvm->has_clock_realtime = ask(kvm, KVM_CAP_ADJUST_CLOCK, &failed) & KVM_CLOCK_REALTIME;
+	kvm->has_tsc_deadline = ask(kvm, KVM_CAP_TSC_DEADLINE_TIMER, &failed);
+	kvm->has_exception_payload = ask(kvm, KVM_CAP_EXCEPTION_PAYLOAD, &failed);
+	kvm->has_triple_fault_event = ask(kvm, KVM_CAP_X86_TRIPLE_FAULT_EVENT, &failed);
+	kvm->has_kvmclock_ctrl = ask(kvm, KVM_CAP_KVMCLOCK_CTRL, &failed);
+	return failed ? err_sys(err, -failed, "%s: KVM_CHECK_EXTENSION", KVM_PATH) : 0;
 }
 
 int kvm_open(struct kvm *kvm, int fd, struct error *err)
@@ -111,19 +117,17 @@ void kvm_close(struct kvm *kvm)
 static int set_host_pages(struct kvm_vm *vm, struct error *err)
 {
 	uint64_t gpa = IDENTITY_MAP_GPA;
-	int r;
+	int r = 0, failed = 0;
 
-	if (has(vm->kvm, KVM_CAP_SET_IDENTITY_MAP_ADDR)) {
+	if (ask(vm->kvm, KVM_CAP_SET_IDENTITY_MAP_ADDR, &failed))
 		r = kvm_vm_call(vm, KVM_SET_IDENTITY_MAP_ADDR, &gpa);
-		if (r < 0)
-			return err_sys(err, -r, "KVM_SET_IDENTITY_MAP_ADDR");
-	}
-	if (has(vm->kvm, KVM_CAP_SET_TSS_ADDR)) {
+	if (r < 0)
+		return err_sys(err, -r, "KVM_SET_IDENTITY_MAP_ADDR");
+	if (ask(vm->kvm, KVM_CAP_SET_TSS_ADDR, &failed))
 		r = kvm_call_num(vm->kvm, vm->fd, KVM_SET_TSS_ADDR, TSS_GPA);
-		if (r < 0)
-			return err_sys(err, -r, "KVM_SET_TSS_ADDR");
-	}
-	return 0;
+	if (r < 0)
+		return err_sys(err, -r, "KVM_SET_TSS_ADDR");
+	return failed ? err_sys(err, -failed, "KVM_CHECK_EXTENSION") : 0;
 }
 
 /*
@@ -146,13 +150,15 @@ static int enable_event_capabilities(struct kvm_vm *vm, struct error *err)
 	return r < 0 ? err_sys(err, -r, "KVM_ENABLE_CAP %u", cap.cap) : 0;
 }
 
-int kvm_vm_create(struct kvm_vm *vm, struct kvm *kvm, struct error *err)
+int kvm_vm_create(struct kvm_vm *vm, struct kvm *kvm, int avoid, struct error *err)
 {
+	int taken = avoid < 0 ? -1 : fcntl(kvm->fd, F_DUPFD_CLOEXEC, avoid);
 	int r;
 
 	vm->kvm = kvm;
 	vm->fd = -1;
 	r = kvm_call_num(kvm, kvm->fd, KVM_CREATE_VM, 0);
+	fd_close(&taken);
 	if (r < 0)
 		return err_sys(err, -r, "KVM_CREATE_VM");
 	vm->fd = r;

@@ -4,8 +4,9 @@
  *
  * The order in which KVM objects are made is the same in all cases and chosen for the incoming
  * one: VM, memslots (5 ms and more each if they came after the irqchip: KVM then waits for an SRCU
- * grace period), in-kernel devices, vCPUs. State follows: vCPUs first, so that an interrupt that the
- * IOAPIC hands out while its own state is set finds a LAPIC that is loaded already.
+ * grace period), the interrupt chips, then vCPUs and, beside them, the other in-kernel devices. A
+ * vCPU's state is loaded as soon as it is there; that of the devices follows when all have theirs, so that an
+ * interrupt that the IOAPIC hands out while its own state is set finds a LAPIC that is loaded already.
  *
  * A guest reset replaces the KVM VM by a fresh one. KVM has no call that puts a VM back to power-on,
  * and a list of everything to be cleared would be wrong one day; a new VM is right by construction.
@@ -16,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
@@ -24,18 +26,24 @@
 #include "machine_state.h"
 #include "vcpu_run.h"
 
-static int create_devices(struct machine *m, const struct machine_config *cfg, struct error *err)
+#define REVIVE_TRIES 200
+#define REVIVE_PAUSE_US 50000
+
+static int create_devices(struct machine *m, const struct machine_config *cfg, bool before_vcpus,
+			  struct error *err)
 {
 	const struct device_env env = {
 		.machine = m, .loop = m->loop, .option = cfg->option,
 		.opaque = cfg->option_opaque, .fds = cfg->fds, .stream = cfg->stream,
 	};
 
-	for (size_t i = 0; device_classes[i]; i++) {
-		const struct device_class *cls = device_classes[i];
+	for (size_t i = 0; m->model->classes[i]; i++) {
+		const struct device_class *cls = m->model->classes[i];
 		struct device *dev;
 		int r;
 
+		if (cls->before_vcpus != before_vcpus || cls->since > m->machine_version)
+			continue;
 		if (m->ndevices == MACHINE_MAX_DEVICES)
 			return err_set(err, ENOSPC, "more than %d devices", MACHINE_MAX_DEVICES);
 		dev = calloc(1, cls->size);
@@ -72,25 +80,77 @@ static void destroy_devices(struct machine *m)
 	}
 }
 
-/* The KVM VM with all that is in it, still without state. */
-static int build_vm(struct machine *m, struct error *err)
+static int attach_devices(struct machine *m, bool before_vcpus, struct error *err)
 {
-	int r = kvm_vm_create(&m->vm, &m->kvm, err);
+	for (unsigned int i = 0; i < m->ndevices; i++) {
+		struct device *dev = m->devices[i];
+		int r;
+
+		if (!dev->cls->attach || dev->cls->before_vcpus != before_vcpus)
+			continue;
+		r = dev->cls->attach(dev, err);
+		if (r < 0) {
+			err_prefix(err, "device '%s'", dev->cls->name);
+			return r;
+		}
+	}
+	return 0;
+}
+
+/* Makes the vCPUs, one after the other for KVM does them so; helpers load those that are there. */
+static int open_vcpus(struct machine *m, struct error *err)
+{
+	for (uint32_t i = 0; i < m->guest.cpus; i++) {
+		int r = vcpu_open(&m->vcpus[i], err);
+
+		if (r < 0)
+			return r;
+		if (m->incoming)
+			vcpu_job_offer(m, 1);
+	}
+	return 0;
+}
+
+static int start_thread(struct vcpu *v, struct error *err)
+{
+	return v->id ? vcpu_start(v, err) : 0;
+}
+
+/* The first thread, which starts the others while main makes the VM. */
+static int start_threads(struct machine *m, struct error *err)
+{
+	int r = vcpu_start(&m->vcpus[0], err);
+
+	if (r < 0 || m->guest.cpus == 1)
+		return r;
+	vcpu_job_start(m, start_thread);
+	vcpu_job_offer(m, m->guest.cpus);
+	return 0;
+}
+
+/*
+ * The KVM VM with all that is in it, vCPUs and devices. vCPUs have their state where there is a stream;
+ * devices that do not exist yet are created from cfg (NULL: all do), still without state.
+ */
+static int build_vm(struct machine *m, const struct machine_config *cfg, struct error *err)
+{
+	int r = kvm_vm_create(&m->vm, &m->kvm, m->avoid_vm_fd, err), started, loaded;
 
 	if (r == 0)
 		r = memory_map_into(&m->memory, &m->vm, err);
-	for (unsigned int i = 0; i < m->ndevices && r == 0; i++) {
-		struct device *dev = m->devices[i];
-
-		if (!dev->cls->attach)
-			continue;
-		r = dev->cls->attach(dev, err);
-		if (r < 0)
-			err_prefix(err, "device '%s'", dev->cls->name);
-	}
-	for (uint32_t i = 0; i < m->guest.cpus && r == 0; i++)
-		r = vcpu_open(&m->vcpus[i], err);
-	return r;
+	if (r == 0)
+		r = attach_devices(m, true, err);
+	started = vcpu_job_finish(m, r < 0 ? NULL : err); /* of start_threads() */
+	if (r < 0 || started < 0)
+		return r < 0 ? r : started;
+	vcpu_job_start(m, machine_load_vcpu);
+	r = open_vcpus(m, err);
+	if (r == 0 && cfg)
+		r = create_devices(m, cfg, false, err);
+	if (r == 0)
+		r = attach_devices(m, false, err);
+	loaded = vcpu_job_finish(m, r < 0 ? NULL : err);
+	return r < 0 ? r : loaded;
 }
 
 static void tear_down_vm(struct machine *m)
@@ -138,7 +198,8 @@ static int cold_start(struct machine *m, struct error *err)
 static int alloc_vcpus(struct machine *m, struct error *err)
 {
 	m->vcpus = calloc(m->guest.cpus, sizeof(*m->vcpus));
-	if (!m->vcpus)
+	m->vcpu_states = calloc(m->guest.cpus, sizeof(*m->vcpu_states));
+	if (!m->vcpus || !m->vcpu_states)
 		return err_set(err, ENOMEM, "no memory for %u vCPUs", m->guest.cpus);
 	for (uint32_t i = 0; i < m->guest.cpus; i++) {
 		struct vcpu *v = &m->vcpus[i];
@@ -146,9 +207,8 @@ static int alloc_vcpus(struct machine *m, struct error *err)
 		v->machine = m;
 		v->id = i;
 		v->fd = -1;
-		v->state = calloc(1, sizeof(*v->state));
-		if (!v->state)
-			return err_set(err, ENOMEM, "no memory for vCPU %u", i);
+		atomic_init(&v->host_cpu, -1);
+		v->state = &m->vcpu_states[i];
 	}
 	return 0;
 }
@@ -158,9 +218,9 @@ static void free_vcpus(struct machine *m)
 	for (uint32_t i = 0; m->vcpus && i < m->guest.cpus; i++)
 		vcpu_stop(&m->vcpus[i]);
 	tear_down_vm(m);
-	for (uint32_t i = 0; m->vcpus && i < m->guest.cpus; i++)
-		free(m->vcpus[i].state);
+	free(m->vcpu_states);
 	free(m->vcpus);
+	m->vcpu_states = NULL;
 	m->vcpus = NULL;
 }
 
@@ -168,7 +228,7 @@ static int configure(struct machine *m, const struct machine_config *cfg, struct
 {
 	if (cfg->stream)
 		return machine_load_config(m, cfg->stream, err);
-	m->machine_version = MACHINE_VERSION;
+	m->machine_version = cfg->machine_version ? cfg->machine_version : m->model->newest;
 	m->guest.ram_size = cfg->ram_size;
 	m->guest.cpus = cfg->cpus;
 	m->guest.no_reboot = cfg->no_reboot;
@@ -206,7 +266,7 @@ static int open_host(struct machine *m, const struct machine_config *cfg, struct
 		r = err_set(err, EINVAL, "%u vCPUs: this host's KVM allows %u", m->guest.cpus,
 			    m->kvm.max_vcpus);
 	if (r == 0)
-		r = memory_create(&m->memory, m->guest.ram_size, cfg->fds, err);
+		r = memory_create(&m->memory, m->guest.ram_size, &cfg->memory, cfg->fds, err);
 	return r;
 }
 
@@ -223,15 +283,15 @@ static int build(struct machine *m, const struct machine_config *cfg, struct err
 	if (r == 0)
 		r = alloc_vcpus(m, err);
 	if (r == 0)
-		r = create_devices(m, cfg, err);
+		r = create_devices(m, cfg, true, err);
 	if (r == 0)
-		r = build_vm(m, err);
+		r = start_threads(m, err);
+	if (r == 0)
+		r = build_vm(m, cfg, err);
 	if (r == 0)
 		r = cfg->stream ? machine_load(m, cfg->stream, err) : cold_start(m, err);
-	for (uint32_t i = 0; r == 0 && i < m->guest.cpus; i++)
-		r = vcpu_start(&m->vcpus[i], err);
 	if (r == 0)
-		machine_park_vcpus(m);
+		vcpus_wait_parked(m);
 	/* What the guest asked of the predecessor just before it stopped. */
 	if (r == 0 && atomic_load(&m->requests))
 		loop_wake_signal(&m->request_wake);
@@ -245,19 +305,68 @@ static void init_locks(struct machine *m)
 	pthread_cond_init(&m->vcpu_parked, NULL);
 }
 
+/* A host that has no thread to give now may have one soon. */
+static int restart_vcpu(struct vcpu *v, struct error *err)
+{
+	int r;
+
+	for (int try = 0;; try++) {
+		r = vcpu_start(v, err);
+		if (r == 0 || try == REVIVE_TRIES)
+			return r;
+		if (try == 0)
+			log_warn("%s; trying again", err->text);
+		usleep(REVIVE_PAUSE_US);
+	}
+}
+
+#define STEAL_TIME_GPA(msr) ((msr) & ~63ull)
+#define STEAL_TIME_PREEMPTED 16 /* of struct kvm_steal_time: a flag that only KVM would take back */
+
+/* See vcpu_state_stop_steal_time(). */
+static void stop_steal_time(struct vcpu *v)
+{
+	struct machine *m = v->machine;
+	uint64_t msr = vcpu_state_stop_steal_time(&m->kvm, v->fd);
+	const uint8_t no = 0;
+
+	if (!msr)
+		return;
+	v->steal_time = msr;
+	memory_write(&m->memory, STEAL_TIME_GPA(msr) + STEAL_TIME_PREEMPTED, &no, sizeof(no));
+}
+
 int machine_revive(struct machine *m, struct error *err)
+{
+	/*
+	 * The threads died while they waited on the condition, and glibc would wait for them for ever
+	 * in the next broadcast. Main may have died with any lock held. With nobody there the objects
+	 * can simply be made again.
+	 */
+	init_locks(m);
+	atomic_store(&m->job.count, 0);
+	atomic_store(&m->job.left, 0);
+	m->job.result = 0;
+	for (unsigned int i = 0; i < m->ndevices; i++) {
+		pthread_mutex_init(&m->devices[i]->lock, NULL);
+		if (m->devices[i]->cls->revive)
+			m->devices[i]->cls->revive(m->devices[i]);
+	}
+	for (uint32_t i = 0; i < m->guest.cpus; i++) {
+		vcpu_forget_thread(&m->vcpus[i]);
+		stop_steal_time(&m->vcpus[i]);
+		vcpu_state_tell_paused(&m->kvm, m->vcpus[i].fd);
+	}
+	return machine_revive_vcpus(m, err);
+}
+
+int machine_revive_vcpus(struct machine *m, struct error *err)
 {
 	int r = 0;
 
-	/*
-	 * The threads died while they waited on the condition, and glibc would wait for them for ever
-	 * in the next broadcast. With nobody there the objects can simply be made again.
-	 */
-	init_locks(m);
-	for (uint32_t i = 0; i < m->guest.cpus && r == 0; i++) {
-		vcpu_forget_thread(&m->vcpus[i]);
-		r = vcpu_start(&m->vcpus[i], err);
-	}
+	for (uint32_t i = 0; i < m->guest.cpus && r == 0; i++)
+		if (!m->vcpus[i].started)
+			r = restart_vcpu(&m->vcpus[i], err);
 	if (r == 0)
 		machine_park_vcpus(m);
 	return r;
@@ -271,8 +380,14 @@ int machine_create(struct machine *m, const struct machine_config *cfg, struct e
 	m->kvm.fd = m->vm.fd = -1;
 	m->loop = cfg->loop;
 	m->ops = cfg->ops;
+	m->host_cpus = vcpu_count_host_cpus();
+	m->incoming = cfg->stream;
+	m->awake = cfg->stream != NULL;
+	m->avoid_vm_fd = cfg->fds ? (int)cfg->fds->vm_fd : -1;
+	m->model = cfg->model ? cfg->model : &machine_model;
 	init_locks(m);
 	r = build(m, cfg, err);
+	m->incoming = NULL;
 	if (r < 0)
 		machine_destroy(m);
 	return r;
@@ -298,7 +413,7 @@ int machine_reset(struct machine *m, const char *reason, struct error *err)
 	tear_down_vm(m);
 	r = memory_clear(&m->memory, err);
 	if (r == 0)
-		r = build_vm(m, err);
+		r = build_vm(m, NULL, err);
 	if (r == 0)
 		r = power_on(m, err);
 	if (r < 0) {

@@ -5,6 +5,7 @@
 #include <molt/vm/machine.h>
 
 #include "machine_state.h"
+#include "vcpu_run.h"
 
 static const struct vmstate_field machine_fields[] = {
 	VMSTATE_STRING(struct machine_guest, name),
@@ -29,9 +30,9 @@ int machine_check_config(const struct machine *m, struct error *err)
 			       MACHINE_MAX_VCPUS);
 	if (m->guest.run_state >= RUN_STATE_COUNT)
 		return err_set(err, EBADMSG, "run state %u does not exist", m->guest.run_state);
-	if (m->machine_version < 1 || m->machine_version > MACHINE_VERSION)
-		return err_set(err, EPROTO, "machine version %u: this molt offers 1 to %d",
-			       m->machine_version, MACHINE_VERSION);
+	if (m->machine_version < 1 || m->machine_version > m->model->newest)
+		return err_set(err, EPROTO, "machine version %u: this molt offers 1 to %u",
+			       m->machine_version, m->model->newest);
 	return 0;
 }
 
@@ -45,25 +46,17 @@ int machine_load_config(struct machine *m, struct stream *s, struct error *err)
 	return r < 0 ? r : machine_check_config(m, err);
 }
 
-static int load_vcpus(struct machine *m, struct stream *s, struct error *err)
+int machine_load_vcpu(struct vcpu *v, struct error *err)
 {
-	for (uint32_t i = 0; i < m->guest.cpus; i++) {
-		struct vcpu *v = &m->vcpus[i];
-		int r = vmstate_load(s, &vcpu_vmstate, i, v->state, err);
+	struct machine *m = v->machine;
+	int r = vmstate_load(m->incoming, &vcpu_vmstate, v->id, v->state, err);
 
-		if (r < 0)
-			return r;
-		r = vcpu_state_set(v->state, &m->kvm, v->fd, err);
-		if (r < 0) {
-			err_prefix(err, "section 'vcpu' %u", i);
-			return r;
-		}
-	}
-	/* The next update saves what this one brought. */
-	m->msrs.count = m->vcpus[0].state->nmsrs;
-	memcpy(m->msrs.index, m->vcpus[0].state->msr_index,
-	       m->msrs.count * sizeof(m->msrs.index[0]));
-	return 0;
+	if (r < 0)
+		return r;
+	r = vcpu_state_set(v->state, &m->kvm, v->fd, err);
+	if (r < 0)
+		err_prefix(err, "section 'vcpu' %u", v->id);
+	return r;
 }
 
 static int load_devices(struct machine *m, struct stream *s, struct error *err)
@@ -88,9 +81,12 @@ static int load_devices(struct machine *m, struct stream *s, struct error *err)
 
 int machine_load(struct machine *m, struct stream *s, struct error *err)
 {
-	int r = load_vcpus(m, s, err);
+	const struct vcpu_state *first = m->vcpus[0].state;
 
-	return r < 0 ? r : load_devices(m, s, err);
+	/* The next update saves what this one brought. */
+	m->msrs.count = first->nmsrs;
+	memcpy(m->msrs.index, first->msr_index, m->msrs.count * sizeof(m->msrs.index[0]));
+	return load_devices(m, s, err);
 }
 
 /* As many MSRs and bytes as there will be. */
@@ -104,21 +100,32 @@ static int describe_vcpu(struct machine *m, struct vcpu_state *st, struct error 
 	return 0;
 }
 
+static int get_vcpu(struct vcpu *v, struct error *err)
+{
+	struct machine *m = v->machine;
+	int r = vcpu_state_get(v->state, &m->kvm, v->fd, &m->msrs, err);
+
+	if (r < 0)
+		err_prefix(err, "vCPU %u", v->id);
+	else
+		vcpu_state_keep_steal_time(v->state, v->steal_time);
+	return r;
+}
+
 static int save_vcpus(struct machine *m, struct stream_writer *w, bool describe,
 		      struct error *err)
 {
-	for (uint32_t i = 0; i < m->guest.cpus; i++) {
-		struct vcpu *v = &m->vcpus[i];
-		int r = describe ? describe_vcpu(m, v->state, err) :
-			vcpu_state_get(v->state, &m->kvm, v->fd, &m->msrs, err);
+	int r = describe ? 0 : vcpu_job_read(m, get_vcpu, err);
 
-		if (r < 0) {
-			err_prefix(err, "vCPU %u", i);
-			return r;
-		}
-		vmstate_save(w, &vcpu_vmstate, i, v->state);
+	for (uint32_t i = 0; i < m->guest.cpus && r == 0; i++) {
+		struct vcpu_state *st = m->vcpus[i].state;
+
+		if (describe)
+			r = describe_vcpu(m, st, err);
+		if (r == 0)
+			vmstate_save(w, &vcpu_vmstate, i, st);
 	}
-	return 0;
+	return r;
 }
 
 static int save_device(struct device *dev, struct stream_writer *w, struct fdtable *fds,
@@ -147,6 +154,7 @@ static int save(struct machine *m, struct stream_writer *w, struct fdtable *fds,
 
 	m->guest.requests = atomic_load(&m->requests);
 	vmstate_save(w, &machine_vmstate, 0, &m->guest);
+	fds->vm_fd = (uint32_t)m->vm.fd;
 	r = fdtable_add(fds, "kvm", 0, m->kvm.fd, err);
 	if (r == 0)
 		r = memory_save_fds(&m->memory, fds, err);
@@ -169,27 +177,32 @@ int machine_describe(struct machine *m, struct stream_writer *w, struct fdtable 
 	return save(m, w, fds, true, err);
 }
 
-void machine_takeover_kinds(struct takeover_kinds *kinds)
+void machine_takeover_kinds(const struct machine_model *model, struct takeover_kinds *kinds)
 {
 	static const char *const machine_fds[] = { "kvm", "ram", NULL };
 
 	takeover_kinds_add(kinds, &(struct takeover_kind){
 		.vms = &machine_vmstate, .required = true, .fds = machine_fds });
 	takeover_kinds_add(kinds, &(struct takeover_kind){ .vms = &vcpu_vmstate, .required = true });
-	for (size_t i = 0; device_classes[i]; i++) {
-		const struct device_class *cls = device_classes[i];
+	for (size_t i = 0; model->classes[i]; i++) {
+		const struct device_class *cls = model->classes[i];
 
 		if (cls->state)
 			takeover_kinds_add(kinds, &(struct takeover_kind){
-				.vms = cls->state, .required = true });
-		if (cls->host)
-			takeover_kinds_add(kinds, cls->host);
+				.vms = cls->state, .required = true, .since = cls->since });
+		if (cls->host) {
+			struct takeover_kind host = *cls->host;
+
+			host.since = cls->since;
+			takeover_kinds_add(kinds, &host);
+		}
 	}
 }
 
-int machine_peek_config(struct machine_guest *guest, struct stream *s, struct error *err)
+int machine_peek_config(struct machine_guest *guest, const struct machine_model *model,
+			struct stream *s, struct error *err)
 {
-	struct machine m = { .machine_version = s->header.machine_version };
+	struct machine m = { .machine_version = s->header.machine_version, .model = model };
 	int r = vmstate_load(s, &machine_vmstate, 0, guest, err);
 
 	m.guest = *guest;

@@ -11,7 +11,10 @@ int machine_load_config(struct machine *m, struct stream *s, struct error *err);
 /* Refuses a configuration that no machine can have. */
 int machine_check_config(const struct machine *m, struct error *err);
 
-/* All vCPUs and devices of a machine that was just built. */
+/* The state from m->incoming of a vCPU that was just made; a job of vcpu_job.c. */
+int machine_load_vcpu(struct vcpu *v, struct error *err);
+
+/* Everything else of a machine whose VM was just built. */
 int machine_load(struct machine *m, struct stream *s, struct error *err);
 
 /* Main's side of machine_request(). */

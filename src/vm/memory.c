@@ -7,28 +7,38 @@
 #include <unistd.h>
 
 #include <molt/base/fd.h>
+#include <molt/base/log.h>
 #include <molt/vm/memory.h>
 
-#define PAGE 4096u
+#include "hostpages.h"
+
+#define ALIGN_MIN (2ull << 20) /* of mappings: the smallest huge page */
 /* The size is sealed: nobody who holds the memfd can shrink it under the guest (SIGBUS). */
 #define RAM_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 
-static int make_memfd(const struct memory_region *r, unsigned int index, struct error *err)
+static int make_memfd(const struct memory *mem, unsigned int index, struct error *err)
 {
+	const struct memory_region *r = &mem->regions[index];
 	char name[16] = "molt-ram0";
+	int64_t page;
 	int fd;
 
 	name[8] = (char)('0' + index);
-	fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	fd = hostpages_memfd(name, mem->options.hugepages, err);
 	if (fd < 0)
-		return err_sys(err, errno, "memfd_create for guest RAM");
-	if (ftruncate(fd, (off_t)r->size) < 0 || fcntl(fd, F_ADD_SEALS, RAM_SEALS) < 0) {
+		return fd;
+	page = hostpages_size(fd);
+	if (page > 0 && r->size % (uint64_t)page)
+		err_set(err, EINVAL, "guest RAM of %llu KiB is no multiple of the huge pages' size, %llu "
+			"MiB", (unsigned long long)(mem->size >> 10),
+			(unsigned long long)page >> 20);
+	else if (ftruncate(fd, (off_t)r->size) < 0 || fcntl(fd, F_ADD_SEALS, RAM_SEALS) < 0)
 		err_sys(err, errno, "guest RAM of %llu MiB",
 			(unsigned long long)(r->size >> 20));
-		close(fd);
-		return -(err ? err->code : EIO);
-	}
-	return fd;
+	else
+		return fd;
+	close(fd);
+	return -(err ? err->code : EIO);
 }
 
 static int take_memfd(const struct memory_region *r, unsigned int index, struct fdtable *from,
@@ -51,31 +61,92 @@ static int take_memfd(const struct memory_region *r, unsigned int index, struct 
 	return ret;
 }
 
-static int map_region(struct memory_region *r, unsigned int index, struct fdtable *from,
+/*
+ * MAP_NORESERVE for the guest may be given more RAM than the host has; but for huge pages, of which
+ * a missing one would be a SIGBUS: their mapping reserves them, for the file, so that later mappings
+ * of the same file, in a successor above all, find it done.
+ */
+static int map_flags(uint64_t page)
+{
+	return page > HOSTPAGE_SMALL ? MAP_SHARED : MAP_SHARED | MAP_NORESERVE;
+}
+
+/* MAP_FAILED and errno where it cannot be had. */
+static void *map_aligned(int fd, uint64_t size, uint64_t page)
+{
+	uint64_t align = page > ALIGN_MIN ? page : ALIGN_MIN;
+	char *area = mmap(NULL, size + align, PROT_NONE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	size_t before;
+	void *hva;
+
+	if (area == MAP_FAILED)
+		return area;
+	before = -(uintptr_t)area & (align - 1);
+	hva = mmap(area + before, size, PROT_READ | PROT_WRITE, map_flags(page) | MAP_FIXED, fd, 0);
+	if (hva == MAP_FAILED) {
+		int code = errno;
+
+		munmap(area, size + align);
+		errno = code;
+		return hva;
+	}
+	if (before)
+		munmap(area, before);
+	munmap(area + before + size, align - before);
+	return hva;
+}
+
+static void advise(const struct memory *mem, const struct memory_region *r)
+{
+	/* A guest's memory has no place in a core file of the host. */
+	madvise(r->hva, r->size, MADV_DONTDUMP);
+	if (mem->page > HOSTPAGE_SMALL || mem->options.thp == MEMORY_THP_HOST)
+		return;
+	madvise(r->hva, r->size,
+		mem->options.thp == MEMORY_THP_ON ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+}
+
+static int map_region(struct memory *mem, unsigned int index, struct fdtable *from,
 		      struct error *err)
 {
+	struct memory_region *r = &mem->regions[index];
+	int64_t page = -1;
 	void *hva;
-	int fd = from ? take_memfd(r, index, from, err) : make_memfd(r, index, err);
+	int fd = from ? take_memfd(r, index, from, err) : make_memfd(mem, index, err);
 
 	if (fd < 0)
 		return fd;
-	hva = mmap(NULL, r->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+	page = hostpages_size(fd);
+	hva = page < 0 ? MAP_FAILED : map_aligned(fd, r->size, (uint64_t)page);
 	if (hva == MAP_FAILED) {
 		err_sys(err, errno, "mapping %llu MiB of guest RAM",
 			(unsigned long long)(r->size >> 20));
 		close(fd);
+		mem->page = page > 0 ? (uint64_t)page : 0;
 		return -(err ? err->code : ENOMEM);
 	}
-	/* A guest's memory has no place in a core file of the host. */
-	madvise(hva, r->size, MADV_DONTDUMP);
+	mem->page = (uint64_t)page;
 	r->fd = fd;
 	r->hva = hva;
+	advise(mem, r);
 	return 0;
+}
+
+static int prefault(struct memory *mem, struct error *err)
+{
+	uint64_t done = 0;
+	int r = 0;
+
+	for (unsigned int i = 0; i < mem->count && r == 0; i++)
+		r = hostpages_populate(mem->regions[i].fd, mem->regions[i].hva,
+				       mem->regions[i].size, &done, mem->size, err);
+	return r;
 }
 
 static int check_size(uint64_t size, struct error *err)
 {
-	if (size < MEMORY_MIN_BYTES || size > MEMORY_MAX_BYTES || size % PAGE)
+	if (size < MEMORY_MIN_BYTES || size > MEMORY_MAX_BYTES || size % HOSTPAGE_SMALL)
 		return err_set(err, EINVAL,
 			       "guest RAM of %llu bytes: it must be %llu MiB to %llu GiB in steps of 4 KiB",
 			       (unsigned long long)size, MEMORY_MIN_BYTES >> 20,
@@ -83,27 +154,58 @@ static int check_size(uint64_t size, struct error *err)
 	return 0;
 }
 
-int memory_create(struct memory *mem, uint64_t size, struct fdtable *from, struct error *err)
+static int map_regions(struct memory *mem, struct fdtable *from, struct error *err)
+{
+	while (mem->count < MEMORY_MAX_REGIONS && mem->regions[mem->count].size) {
+		int r = map_region(mem, mem->count, from, err);
+
+		if (r < 0)
+			return r;
+		mem->count++;
+	}
+	return 0;
+}
+
+int memory_create(struct memory *mem, uint64_t size, const struct memory_options *opt,
+		  struct fdtable *from, struct error *err)
 {
 	uint64_t low = size < MEMORY_LOW_MAX ? size : MEMORY_LOW_MAX;
 	int r = check_size(size, err);
 
-	*mem = (struct memory){ .size = size };
+	*mem = (struct memory){ .size = size, .page = HOSTPAGE_SMALL };
+	if (opt)
+		mem->options = *opt;
 	if (r < 0)
 		return r;
 	mem->regions[0] = (struct memory_region){ .gpa = 0, .size = low, .fd = -1 };
 	mem->regions[1] = (struct memory_region){
 		.gpa = MEMORY_HIGH_BASE, .size = size - low, .fd = -1
 	};
-	while (mem->count < MEMORY_MAX_REGIONS && mem->regions[mem->count].size) {
-		r = map_region(&mem->regions[mem->count], mem->count, from, err);
-		if (r < 0) {
-			memory_destroy(mem);
-			return r;
-		}
-		mem->count++;
-	}
-	return 0;
+	r = map_regions(mem, from, err);
+	if (r == 0 && mem->options.prefault && !from)
+		r = prefault(mem, err);
+	if (r < 0)
+		memory_destroy(mem);
+	/* Told last: what was reserved for the first region is free again, and all of it is needed. */
+	if (r == -ENOMEM && mem->page > HOSTPAGE_SMALL)
+		r = hostpages_shortage(HUGEPAGES_DIR, mem->page, size, err);
+	return r;
+}
+
+bool memory_pages_are(const struct memory *mem, uint64_t hugepages)
+{
+	if (hugepages == MEMORY_HUGE_DEFAULT)
+		return mem->page > HOSTPAGE_SMALL;
+	return mem->page == (hugepages ? hugepages : HOSTPAGE_SMALL);
+}
+
+void memory_log_trouble(const struct memory *mem)
+{
+	struct error why = ERROR_INIT;
+
+	if (mem->options.thp == MEMORY_THP_ON && mem->page == HOSTPAGE_SMALL &&
+	    !hostpages_thp_possible(THP_DIR, &why))
+		log_warn("--memory: %s", why.text);
 }
 
 void memory_destroy(struct memory *mem)
@@ -115,13 +217,34 @@ void memory_destroy(struct memory *mem)
 	mem->count = 0;
 }
 
+/* A hole gives the reservation back together with the page; a mapping reserves what is missing. */
+static int reserve_again(const struct memory *mem, const struct memory_region *r, struct error *err)
+{
+	void *p = mmap(NULL, r->size, PROT_NONE, map_flags(mem->page), r->fd, 0);
+
+	if (p == MAP_FAILED)
+		return hostpages_shortage(HUGEPAGES_DIR, mem->page, r->size, err);
+	munmap(p, r->size);
+	return 0;
+}
+
 int memory_clear(struct memory *mem, struct error *err)
 {
-	for (unsigned int i = 0; i < mem->count; i++)
-		if (fallocate(mem->regions[i].fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
-			      (off_t)mem->regions[i].size) < 0)
+	int ret = 0;
+
+	for (unsigned int i = 0; i < mem->count && ret == 0; i++) {
+		const struct memory_region *r = &mem->regions[i];
+
+		if (fallocate(r->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
+			      (off_t)r->size) < 0)
 			return err_sys(err, errno, "clearing guest RAM");
-	return 0;
+		if (mem->page > HOSTPAGE_SMALL)
+			ret = reserve_again(mem, r, err);
+	}
+	if (ret == 0 && mem->options.prefault)
+		ret = prefault(mem, err);
+	/* Whoever waits for the signals ends the machine in good order. */
+	return ret == -EINTR ? 0 : ret;
 }
 
 int memory_save_fds(const struct memory *mem, struct fdtable *t, struct error *err)

@@ -11,9 +11,18 @@
  * A vCPU may only be saved at an instruction boundary: after a PIO or MMIO exit KVM completes the
  * instruction at the *next* KVM_RUN. Parking therefore enters KVM_RUN with immediate_exit set until
  * it answers EINTR; a string instruction may bring further exits on the way, which are served.
+ *
+ * The thread gives up what it does not need (machine_ops.confine) when the guest wants something for the
+ * first time, and before it looks at what: until then nothing of the guest's has been touched, and so it
+ * costs an update nothing before the guest runs. What it still may do, itself:
+ * #syscalls vcpu: ioctl(KVM_RUN) ioctl(KVM_GET_REGS) ioctl(KVM_GET_SREGS)
+ * where it runs (mostly no system call), waiting, being kicked, and its end (glibc's)
+ * #syscalls vcpu: getcpu
+ * #syscalls vcpu: futex rt_sigreturn rt_sigprocmask madvise exit
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,6 +36,9 @@
 #include <molt/vm/machine.h>
 
 #include "vcpu_run.h"
+
+#define PARK_SPIN_NS 200000
+#define AWAKE_NS 2000000 /* about as long as a successor takes to build the machine */
 
 /* The kick handler has no other way to find the vCPU of the thread it interrupted. */
 static _Thread_local struct kvm_run *kick_run;
@@ -133,14 +145,27 @@ static void handle_exit(struct vcpu *v)
 	}
 }
 
+/* A guest that runs is not stopped because it could be better locked up. */
+static void confine(struct vcpu *v)
+{
+	struct error err = ERROR_INIT;
+
+	v->confined = true;
+	if (v->machine->ops.confine && v->machine->ops.confine(&err) < 0)
+		log_error("vCPU %u runs without its sandbox: %s", v->id, err.text);
+}
+
 /* One KVM_RUN; false when it was interrupted before the guest did anything we must serve. */
 static bool run_once(struct vcpu *v)
 {
 	struct kvm *kvm = &v->machine->kvm;
 	int r = kvm_call_num(kvm, v->fd, KVM_RUN, 0);
 
+	/* Nothing of the guest's is in that, and it may be the kick that begins an update's pause. */
 	if (r == -EINTR || r == -EAGAIN)
 		return false;
+	if (!v->confined)
+		confine(v);
 	if (r < 0) {
 		log_error("vCPU %u: KVM_RUN: %s", v->id, strerror(-r));
 		stop_machine(v, MACHINE_REQ_VCPU_ERROR);
@@ -157,32 +182,56 @@ static bool may_run(struct vcpu *v)
 
 static void run_until_parked(struct vcpu *v)
 {
+	bool half_done = false;
+
+	atomic_store(&v->host_cpu, sched_getcpu());
 	atomic_store(&v->entered_ns, now_ns());
 	for (;;) {
 		v->run->immediate_exit = 0;
 		atomic_signal_fence(memory_order_seq_cst);
 		if (!may_run(v))
 			break;
-		run_once(v);
+		half_done = run_once(v);
 	}
-	/* A vCPU that KVM cannot run any more has nothing to complete. */
-	v->run->immediate_exit = 1;
-	while (run_once(v))
+	/* After EINTR there is nothing to complete, nor where KVM cannot run the vCPU any more. */
+	while (half_done) {
 		v->run->immediate_exit = 1;
+		half_done = run_once(v);
+	}
+}
+
+/*
+ * Where a CPU can be spared. Called and left with the lock held; true where it was dropped meanwhile,
+ * so that the caller looks again at what it waits for.
+ */
+static bool stay_awake(struct vcpu *v, bool *awake, uint64_t until)
+{
+	struct machine *m = v->machine;
+
+	if (!*awake || !m->awake || v->id + 1 >= m->host_cpus)
+		return false;
+	pthread_mutex_unlock(&m->vcpu_lock);
+	while (*awake && atomic_load(&v->goal) == VCPU_PARK && !vcpu_job_is_open(m))
+		*awake = vcpu_wait_awake(until);
+	pthread_mutex_lock(&m->vcpu_lock);
+	return true;
 }
 
 /* Waits in the park. False when the thread is to end. */
 static bool wait_in_park(struct vcpu *v)
 {
 	struct machine *m = v->machine;
+	uint64_t now = now_ns();
+	bool awake = true;
 
 	pthread_mutex_lock(&m->vcpu_lock);
-	v->stopped_ns = now_ns();
-	v->parked = true;
+	v->stopped_ns = now;
+	atomic_store(&v->parked, true);
 	pthread_cond_broadcast(&m->vcpu_parked);
 	while (atomic_load(&v->goal) != VCPU_QUIT && !may_run(v))
-		pthread_cond_wait(&m->vcpu_unpark, &m->vcpu_lock);
-	v->parked = false;
+		if (!vcpu_job_help(m, v->confined) && !stay_awake(v, &awake, now + AWAKE_NS))
+			pthread_cond_wait(&m->vcpu_unpark, &m->vcpu_lock);
+	atomic_store(&v->parked, false);
 	pthread_mutex_unlock(&m->vcpu_lock);
 	return atomic_load(&v->goal) != VCPU_QUIT;
 }
@@ -213,6 +262,7 @@ int vcpu_open(struct vcpu *v, struct error *err)
 	if (r < 0)
 		return err_sys(err, -r, "KVM_CREATE_VCPU %u", v->id);
 	v->fd = r;
+	v->steal_time = 0;
 	fd_set_cloexec(v->fd, true);
 	v->run_size = m->kvm.run_size;
 	run = mmap(NULL, v->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd, 0);
@@ -237,12 +287,19 @@ int vcpu_start(struct vcpu *v, struct error *err)
 	sigset_t all, old;
 	int r;
 
-	/* Signals for the process go to main; only the kick reaches a vCPU thread. */
+	/*
+	 * Signals for the process go to main; only the kick reaches a vCPU thread, and what it gets for
+	 * a forbidden system call.
+	 */
 	sigfillset(&all);
 	sigdelset(&all, VCPU_KICK_SIGNAL);
+	sigdelset(&all, SIGSYS);
 	atomic_store(&v->goal, VCPU_PARK);
-	v->parked = false;
-	pthread_sigmask(SIG_SETMASK, &all, &old);
+	atomic_store(&v->parked, false);
+	v->confined = false;
+	r = pthread_sigmask(SIG_SETMASK, &all, &old);
+	if (r)
+		return err_sys(err, r, "signals of vCPU %u's thread", v->id);
 	r = pthread_create(&v->thread, NULL, vcpu_thread, v);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (r)
@@ -272,6 +329,27 @@ void vcpu_forget_thread(struct vcpu *v)
 	v->started = false;
 }
 
+static bool all_parked(struct machine *m)
+{
+	for (uint32_t i = 0; i < m->guest.cpus; i++)
+		if (!atomic_load(&m->vcpus[i].parked))
+			return false;
+	return true;
+}
+
+void vcpus_wait_parked(struct machine *m)
+{
+	const uint64_t give_up = now_ns() + PARK_SPIN_NS;
+
+	/* Most are there at once, sooner than this thread would have gone to sleep and come back. */
+	while (m->host_cpus > 1 && !all_parked(m) && vcpu_wait_awake(give_up))
+		;
+	pthread_mutex_lock(&m->vcpu_lock);
+	while (!all_parked(m))
+		pthread_cond_wait(&m->vcpu_parked, &m->vcpu_lock);
+	pthread_mutex_unlock(&m->vcpu_lock);
+}
+
 uint64_t machine_park_vcpus(struct machine *m)
 {
 	uint64_t last = 0;
@@ -280,15 +358,18 @@ uint64_t machine_park_vcpus(struct machine *m)
 		atomic_store(&m->vcpus[i].goal, VCPU_PARK);
 		pthread_kill(m->vcpus[i].thread, VCPU_KICK_SIGNAL);
 	}
-	pthread_mutex_lock(&m->vcpu_lock);
-	for (uint32_t i = 0; i < m->guest.cpus; i++) {
-		while (!m->vcpus[i].parked)
-			pthread_cond_wait(&m->vcpu_parked, &m->vcpu_lock);
+	vcpus_wait_parked(m);
+	for (uint32_t i = 0; i < m->guest.cpus; i++)
 		if (m->vcpus[i].stopped_ns > last)
 			last = m->vcpus[i].stopped_ns;
-	}
-	pthread_mutex_unlock(&m->vcpu_lock);
 	return last;
+}
+
+void machine_keep_awake(struct machine *m, bool on)
+{
+	pthread_mutex_lock(&m->vcpu_lock);
+	m->awake = on;
+	pthread_mutex_unlock(&m->vcpu_lock);
 }
 
 void machine_unpark_vcpus(struct machine *m)
@@ -298,8 +379,9 @@ void machine_unpark_vcpus(struct machine *m)
 		atomic_store(&m->vcpus[i].entered_ns, 0);
 		atomic_store(&m->vcpus[i].goal, VCPU_RUN);
 	}
-	pthread_cond_broadcast(&m->vcpu_unpark);
 	pthread_mutex_unlock(&m->vcpu_lock);
+	/* Not before: who is awake already needs the lock. */
+	pthread_cond_broadcast(&m->vcpu_unpark);
 }
 
 uint64_t machine_wait_entered(struct machine *m)
@@ -317,4 +399,17 @@ uint64_t machine_wait_entered(struct machine *m)
 			return first == UINT64_MAX ? now_ns() : first;
 		sched_yield();
 	}
+}
+
+bool machine_spare_cpus(struct machine *m, cpu_set_t *spare)
+{
+	if (sched_getaffinity(0, sizeof(*spare), spare) < 0)
+		return false;
+	for (uint32_t i = 0; i < m->guest.cpus; i++) {
+		int cpu = atomic_load(&m->vcpus[i].host_cpu);
+
+		if (cpu >= 0)
+			CPU_CLR((size_t)cpu, spare);
+	}
+	return CPU_COUNT(spare) > 0;
 }

@@ -18,6 +18,12 @@
  *
  * The TSC itself is never written: the guest's TSC is the host's plus an offset, and the offset is
  * the same number on both sides, so the TSC cannot step however long the update takes.
+ *
+ * vCPU threads help with the reading (vcpu_job.c) when they are confined already:
+ * #syscalls vcpu: ioctl(KVM_GET_MP_STATE) ioctl(KVM_GET_VCPU_EVENTS) ioctl(KVM_GET_REGS)
+ * #syscalls vcpu: ioctl(KVM_GET_SREGS) ioctl(KVM_GET_SREGS2) ioctl(KVM_GET_XCRS) ioctl(KVM_GET_XSAVE)
+ * #syscalls vcpu: ioctl(KVM_GET_XSAVE2) ioctl(KVM_GET_LAPIC) ioctl(KVM_GET_DEBUGREGS)
+ * #syscalls vcpu: ioctl(KVM_GET_MSRS) ioctl(KVM_GET_TSC_KHZ) ioctl(KVM_GET_DEVICE_ATTR)
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -35,6 +41,8 @@
 #define MSR_MC0_CTL 0x400u
 #define MSR_TSC_DEADLINE 0x6e0u
 #define MSR_KVM_WALL_CLOCK_2 0x4b564d00u
+#define MSR_KVM_STEAL_TIME 0x4b564d03u
+#define STEAL_TIME_ENABLED 1u
 #define MTRR_VARIABLE_MSRS 16u
 #define MTRR_ENABLE (1u << 11) /* Intel SDM volume 3, "IA32_MTRR_DEF_TYPE MSR" */
 #define MTRR_WRITE_BACK 6u
@@ -329,11 +337,14 @@ static int get_xsave(struct vcpu_state *st, struct kvm *kvm, int fd, struct erro
 
 static int get_tsc(struct vcpu_state *st, struct kvm *kvm, int fd, struct error *err)
 {
-	int khz = kvm_call_num(kvm, fd, KVM_GET_TSC_KHZ, 0);
+	int khz;
 
-	if (khz < 0)
-		return err_sys(err, -khz, "KVM_GET_TSC_KHZ");
-	st->tsc_khz = (uint64_t)khz;
+	if (!st->tsc_khz) { /* it never changes */
+		khz = kvm_call_num(kvm, fd, KVM_GET_TSC_KHZ, 0);
+		if (khz < 0)
+			return err_sys(err, -khz, "KVM_GET_TSC_KHZ");
+		st->tsc_khz = (uint64_t)khz;
+	}
 	if (!kvm->has_tsc_offset)
 		return err_set(err, ENOTSUP,
 			       "this host's KVM lacks KVM_VCPU_TSC_OFFSET: the guest's TSC would step");
@@ -427,6 +438,31 @@ int vcpu_state_get(struct vcpu_state *st, struct kvm *kvm, int vcpu_fd,
 	return r;
 }
 
+uint64_t vcpu_state_stop_steal_time(struct kvm *kvm, int vcpu_fd)
+{
+	uint64_t value = 0, off = 0;
+
+	if (one_msr(kvm, vcpu_fd, KVM_GET_MSRS, MSR_KVM_STEAL_TIME, &value) < 0 ||
+	    !(value & STEAL_TIME_ENABLED) ||
+	    one_msr(kvm, vcpu_fd, KVM_SET_MSRS, MSR_KVM_STEAL_TIME, &off) < 0)
+		return 0;
+	return value;
+}
+
+void vcpu_state_keep_steal_time(struct vcpu_state *st, uint64_t value)
+{
+	for (uint32_t i = 0; value && i < st->nmsrs; i++)
+		if (st->msr_index[i] == MSR_KVM_STEAL_TIME && !st->msr_value[i])
+			st->msr_value[i] = value;
+}
+
+void vcpu_state_tell_paused(struct kvm *kvm, int vcpu_fd)
+{
+	/* Refused where the guest does not use kvmclock: then it has no watchdog that looks there. */
+	if (kvm->has_kvmclock_ctrl)
+		kvm_call_num(kvm, vcpu_fd, KVM_KVMCLOCK_CTRL, 0);
+}
+
 int vcpu_state_set(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, struct error *err)
 {
 	const int fd = vcpu_fd;
@@ -458,5 +494,7 @@ int vcpu_state_set(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, st
 		r = CALL(KVM_SET_VCPU_EVENTS, &st->events);
 	if (r == 0)
 		r = CALL(KVM_SET_DEBUGREGS, &st->debugregs);
+	if (r == 0)
+		vcpu_state_tell_paused(kvm, fd);
 	return r;
 }

@@ -1,45 +1,68 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The floor under an update's blackout: the same exec with no state at all. A program with a KVM VM,
- * guest RAM in a memfd (touched) and N vCPUs execs itself beside a CLONE_VM child that holds the old
- * address space, and the new image makes VM, memslot, irqchip and vCPUs and enters the first of them.
- * What it takes from just before exec to the first KVM exit is what no VMM that replaces itself by
- * exec can go below; molt adds the state.
+ * The floor under an update's blackout: the same exec with no state at all.
  *
- * usage: floor MIB VCPUS ROUNDS	prints one line "floor_us=N" a round
+ * Theory of operation. A program runs the bench guest (firmware/bench.c) in a KVM VM. On request it
+ * execs itself beside a CLONE_VM child that holds the old address space, and the new image makes VM,
+ * memslots and vCPUs and enters the guest again. There is no irqchip, no CPUID, no thread, and of a
+ * vCPU only what it takes to get into the guest's loop: segments, instruction pointer and a TSC that
+ * does not start anew. So no VMM that replaces itself by exec can go below; molt adds the state. The
+ * guest measures the gap between two readings of the TSC as it does under molt, in the same code.
+ *
+ * Signals tell it what to do, since its only thread is the vCPU's:
+ *
+ *	SIGUSR1		get ready: end the last round's child, make the next (before the pause, as
+ *			molt's guardian)
+ *	SIGUSR2		exec
+ *
+ * It is built as molt is (static-pie), and run by bench.py.
+ *
+ * usage: floor GUEST.elf MIB VCPUS [4K|2M]
  */
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
+#include <linux/memfd.h>
 #include <sched.h>
+#include <signal.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "../../firmware/bench.h"
+
 #define STACK_BYTES 65536
+#define LOW_MAX (3072ull << 20)
+#define HIGH_BASE (1ull << 32)
 
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
+/* What an image tells the next one, as its arguments. */
+struct floor {
+	int kvm, ram_fd, vcpus;
+	pid_t child;
+	uint64_t bytes, mailbox;
+	unsigned char *ram;
+	int vcpu;
+	size_t run_bytes;
+	struct kvm_run *run;
+};
 
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
+static volatile sig_atomic_t wanted;
+static struct kvm_run *volatile running;
 
 static void fail(const char *what)
 {
 	perror(what);
-	_exit(1);
+	exit(1);
 }
 
-static int kvm_call(int fd, unsigned long request, unsigned long arg, const char *what)
+static int kvm_call(int fd, unsigned long request, uintptr_t arg, const char *what)
 {
 	int r = ioctl(fd, request, arg);
 
@@ -48,134 +71,234 @@ static int kvm_call(int fd, unsigned long request, unsigned long arg, const char
 	return r;
 }
 
-/* The guest: one HLT-free instruction that exits to us, an OUT in real mode. */
-static void enter_guest(int kvm, int vcpu, unsigned char *ram)
+/* A signal that comes just before KVM_RUN must not get lost. */
+static void on_signal(int signum)
 {
-	static const unsigned char code[] = { 0xe6, 0x80 }; /* out %al, $0x80 */
-	int size = kvm_call(kvm, KVM_GET_VCPU_MMAP_SIZE, 0, "KVM_GET_VCPU_MMAP_SIZE");
-	struct kvm_run *run = mmap(NULL, (size_t)size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
-	struct kvm_sregs sregs;
-	struct kvm_regs regs = { .rip = 0x1000, .rflags = 2 };
+	wanted = signum;
+	if (running)
+		running->immediate_exit = 1;
+}
 
-	if (run == MAP_FAILED)
-		fail("mmap kvm_run");
-	memcpy(ram + 0x1000, code, sizeof(code));
-	kvm_call(vcpu, KVM_GET_SREGS, (unsigned long)&sregs, "KVM_GET_SREGS");
-	sregs.cs.base = 0;
-	sregs.cs.selector = 0;
-	kvm_call(vcpu, KVM_SET_SREGS, (unsigned long)&sregs, "KVM_SET_SREGS");
-	kvm_call(vcpu, KVM_SET_REGS, (unsigned long)&regs, "KVM_SET_REGS");
-	kvm_call(vcpu, KVM_RUN, 0, "KVM_RUN");
-	if (run->exit_reason != KVM_EXIT_IO)
-		fprintf(stderr, "floor: exit reason %u\n", run->exit_reason);
+static void set_slot(int vm, unsigned int slot, uint64_t gpa, uint64_t bytes, void *hva)
+{
+	struct kvm_userspace_memory_region region = {
+		.slot = slot, .guest_phys_addr = gpa, .memory_size = bytes,
+		.userspace_addr = (uintptr_t)hva,
+	};
+
+	kvm_call(vm, KVM_SET_USER_MEMORY_REGION, (uintptr_t)&region, "memslot");
+}
+
+static void map_ram(struct floor *f)
+{
+	f->ram = mmap(NULL, f->bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, f->ram_fd,
+		      0);
+	if (f->ram == MAP_FAILED)
+		fail("mmap RAM");
 }
 
 /* Everything that cannot be inherited. */
-static void build(int kvm, int ram_fd, unsigned long mib, int vcpus)
+static void build(struct floor *f)
 {
-	int vm = kvm_call(kvm, KVM_CREATE_VM, 0, "KVM_CREATE_VM"), vcpu0 = -1;
-	unsigned char *ram = mmap(NULL, mib << 20, PROT_READ | PROT_WRITE,
-				  MAP_SHARED | MAP_NORESERVE, ram_fd, 0);
-	struct kvm_userspace_memory_region slot = { .userspace_addr = (uintptr_t)ram };
+	int vm = kvm_call(f->kvm, KVM_CREATE_VM, 0, "KVM_CREATE_VM");
+	uint64_t low = f->bytes < LOW_MAX ? f->bytes : LOW_MAX;
 
-	if (ram == MAP_FAILED)
-		fail("mmap RAM");
-	slot.memory_size = (mib < 3072 ? mib : 3072) << 20;
-	kvm_call(vm, KVM_SET_USER_MEMORY_REGION, (unsigned long)&slot, "memslot");
-	if (mib > 3072) {
-		slot.slot = 1;
-		slot.guest_phys_addr = 1ull << 32;
-		slot.userspace_addr += 3072ull << 20;
-		slot.memory_size = (mib - 3072) << 20;
-		kvm_call(vm, KVM_SET_USER_MEMORY_REGION, (unsigned long)&slot, "memslot");
-	}
-	kvm_call(vm, KVM_CREATE_IRQCHIP, 0, "KVM_CREATE_IRQCHIP");
-	for (int i = vcpus - 1; i >= 0; i--)
-		vcpu0 = kvm_call(vm, KVM_CREATE_VCPU, (unsigned long)i, "KVM_CREATE_VCPU");
-	enter_guest(kvm, vcpu0, ram);
+	set_slot(vm, 0, 0, low, f->ram);
+	if (f->bytes > low)
+		set_slot(vm, 1, HIGH_BASE, f->bytes - low, f->ram + low);
+	f->vcpu = kvm_call(vm, KVM_CREATE_VCPU, 0, "KVM_CREATE_VCPU");
+	for (int i = 1; i < f->vcpus; i++)
+		kvm_call(vm, KVM_CREATE_VCPU, (uintptr_t)i, "KVM_CREATE_VCPU");
+	f->run = mmap(NULL, f->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, f->vcpu, 0);
+	if (f->run == MAP_FAILED)
+		fail("mmap kvm_run");
+}
+
+/* The guest's TSC is the host's, so that it goes on across the exec. */
+static void set_tsc(int vcpu)
+{
+	uint64_t offset = 0;
+	struct kvm_device_attr attr = {
+		.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset,
+	};
+
+	kvm_call(vcpu, KVM_SET_DEVICE_ATTR, (uintptr_t)&attr, "KVM_VCPU_TSC_OFFSET");
+}
+
+static struct kvm_segment flat(uint16_t selector, uint8_t type, bool code)
+{
+	return (struct kvm_segment){
+		.limit = 0xffffffff, .selector = selector, .type = type, .present = 1, .dpl = 3,
+		.s = 1, .g = 1, .l = code, .db = !code,
+	};
+}
+
+/* Straight into 64-bit ring 3 at the guest's entry. */
+static void set_state(const struct floor *f)
+{
+	const struct bench_mailbox *m = (const void *)(f->ram + f->mailbox);
+	struct kvm_regs regs = { .rip = m->entry, .rsp = m->stack, .rflags = 2 };
+	struct kvm_sregs sregs;
+
+	kvm_call(f->vcpu, KVM_GET_SREGS, (uintptr_t)&sregs, "KVM_GET_SREGS");
+	sregs.cr0 = 0x80010033;
+	sregs.cr3 = m->page_tables;
+	sregs.cr4 = 0x620;
+	sregs.efer = 0x500;
+	sregs.cs = flat(0x2b, 11, true);
+	sregs.ss = sregs.ds = sregs.es = sregs.fs = sregs.gs = flat(0x23, 3, false);
+	kvm_call(f->vcpu, KVM_SET_SREGS, (uintptr_t)&sregs, "KVM_SET_SREGS");
+	kvm_call(f->vcpu, KVM_SET_REGS, (uintptr_t)&regs, "KVM_SET_REGS");
+	set_tsc(f->vcpu);
 }
 
 static int hold(void *opaque)
 {
-	char c;
-
-	/* Until the new image closes its end. */
-	return read(*(int *)opaque, &c, 1) < 0;
+	(void)opaque;
+	return pause(); /* until it is killed */
 }
 
-static void become(int kvm, int ram_fd, unsigned long mib, int vcpus, int round, char *self)
+/* The last round's child goes, with the address space and the VM that it held. */
+static void make_child(struct floor *f)
 {
-	static int fds[2];
-	char text[8][24];
-	char *argv[] = { self, text[0], text[1], text[2], text[3], text[4], text[5], text[6], NULL };
-	char *stack = mmap(NULL, STACK_BYTES, PROT_READ | PROT_WRITE,
-			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	pid_t child;
+	static char stack[STACK_BYTES] __attribute__((aligned(16)));
 
-	if (stack == MAP_FAILED || pipe(fds) < 0)
-		fail("pipe");
-	fcntl(fds[0], F_SETFD, FD_CLOEXEC);
-	/* The child must not hold the end whose closing it waits for. */
-	child = clone(hold, stack + STACK_BYTES, CLONE_VM, &fds[0]);
-	if (child < 0)
+	if (f->child) {
+		kill(f->child, SIGKILL);
+		waitpid(f->child, NULL, __WALL);
+	}
+	f->child = clone(hold, stack + sizeof(stack), CLONE_VM, NULL);
+	if (f->child < 0)
 		fail("clone");
-	snprintf(text[0], sizeof(text[0]), "--next");
-	snprintf(text[1], sizeof(text[1]), "%d", kvm);
-	snprintf(text[2], sizeof(text[2]), "%d", ram_fd);
-	snprintf(text[3], sizeof(text[3]), "%lu", mib);
-	snprintf(text[4], sizeof(text[4]), "%d", vcpus);
-	snprintf(text[5], sizeof(text[5]), "%d:%d", round, fds[1]);
-	snprintf(text[6], sizeof(text[6]), "%llu", (unsigned long long)now_ns());
+}
+
+static void become(const struct floor *f)
+{
+	char text[7][24];
+	char *argv[] = { "floor", "--next", text[0], text[1], text[2], text[3], text[4], text[5],
+			 text[6], NULL };
+
+	snprintf(text[0], sizeof(text[0]), "%d", f->kvm);
+	snprintf(text[1], sizeof(text[1]), "%d", f->ram_fd);
+	snprintf(text[2], sizeof(text[2]), "%d", f->vcpus);
+	snprintf(text[3], sizeof(text[3]), "%llu", (unsigned long long)f->bytes);
+	snprintf(text[4], sizeof(text[4]), "%llu", (unsigned long long)f->mailbox);
+	snprintf(text[5], sizeof(text[5]), "%zu", f->run_bytes);
+	snprintf(text[6], sizeof(text[6]), "%d", f->child);
 	execv("/proc/self/exe", argv);
 	fail("execv");
 }
 
-static int next(char **argv)
+static void run(struct floor *f)
 {
-	int kvm = atoi(argv[2]), ram_fd = atoi(argv[3]), vcpus = atoi(argv[5]), round, wake;
-	unsigned long mib = strtoul(argv[4], NULL, 10);
-	uint64_t start = strtoull(argv[7], NULL, 10);
+	running = f->run;
+	for (;;) {
+		if (ioctl(f->vcpu, KVM_RUN, 0) == 0) {
+			fprintf(stderr, "floor: exit reason %u, suberror %u\n", f->run->exit_reason,
+				f->run->internal.suberror);
+			exit(1);
+		}
+		if (errno != EINTR)
+			fail("KVM_RUN");
+		f->run->immediate_exit = 0;
+		if (wanted == SIGUSR1)
+			make_child(f);
+		else if (wanted == SIGUSR2)
+			become(f);
+		wanted = 0;
+	}
+}
 
-	if (sscanf(argv[6], "%d:%d", &round, &wake) != 2)
-		return 2;
-	build(kvm, ram_fd, mib, vcpus);
-	printf("floor_us=%llu\n", (unsigned long long)((now_ns() - start) / 1000));
-	fflush(stdout);
-	/* It holds a copy of the pipe's other end itself, so closing would not wake it. */
-	if (write(wake, "", 1) != 1)
-		fail("write");
-	close(wake);
-	while (waitpid(-1, NULL, __WALL) < 0 && errno == EINTR)
-		;
-	usleep(20000);
-	if (round > 1)
-		become(kvm, ram_fd, mib, vcpus, round - 1, argv[0]);
-	return 0;
+static void catch_signals(void)
+{
+	struct sigaction act = { .sa_handler = on_signal };
+
+	sigaction(SIGUSR1, &act, NULL);
+	sigaction(SIGUSR2, &act, NULL);
+}
+
+static void next(char **argv)
+{
+	struct floor f = {
+		.kvm = atoi(argv[2]), .ram_fd = atoi(argv[3]), .vcpus = atoi(argv[4]),
+		.bytes = strtoull(argv[5], NULL, 10), .mailbox = strtoull(argv[6], NULL, 10),
+		.run_bytes = strtoull(argv[7], NULL, 10), .child = atoi(argv[8]),
+	};
+
+	map_ram(&f);
+	build(&f);
+	set_state(&f);
+	catch_signals();
+	run(&f);
+}
+
+static void load_segment(struct floor *f, int fd, const Elf64_Phdr *ph)
+{
+	if (ph->p_type != PT_LOAD)
+		return;
+	if (ph->p_paddr > f->bytes || ph->p_filesz > f->bytes - ph->p_paddr ||
+	    pread(fd, f->ram + ph->p_paddr, ph->p_filesz, (off_t)ph->p_offset) !=
+		    (ssize_t)ph->p_filesz) {
+		fprintf(stderr, "floor: cannot load the guest\n");
+		exit(1);
+	}
+}
+
+static void load_guest(struct floor *f, const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	Elf64_Phdr ph;
+	Elf64_Ehdr eh;
+
+	if (fd < 0 || pread(fd, &eh, sizeof(eh), 0) != sizeof(eh))
+		fail(path);
+	for (unsigned int i = 0; i < eh.e_phnum; i++) {
+		if (pread(fd, &ph, sizeof(ph), (off_t)(eh.e_phoff + i * sizeof(ph))) != sizeof(ph))
+			fail(path);
+		load_segment(f, fd, &ph);
+	}
+	close(fd);
+	for (uint64_t gpa = 0; gpa < 16u << 20 && gpa < f->bytes; gpa += 4096)
+		if (((struct bench_mailbox *)(f->ram + gpa))->magic == BENCH_MAGIC)
+			f->mailbox = gpa;
+	if (!f->mailbox) {
+		fprintf(stderr, "floor: %s: not the bench guest\n", path);
+		exit(1);
+	}
+}
+
+static void start(char **argv, bool huge)
+{
+	struct floor f = {
+		.bytes = strtoull(argv[2], NULL, 10) << 20, .vcpus = atoi(argv[3]),
+		.kvm = open("/dev/kvm", O_RDWR),
+		.ram_fd = memfd_create("floor-ram", huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0),
+	};
+	struct bench_mailbox *m;
+
+	if (f.kvm < 0 || f.ram_fd < 0 || ftruncate(f.ram_fd, (off_t)f.bytes) < 0)
+		fail("setting up");
+	f.run_bytes = (size_t)kvm_call(f.kvm, KVM_GET_VCPU_MMAP_SIZE, 0, "KVM_GET_VCPU_MMAP_SIZE");
+	map_ram(&f);
+	load_guest(&f, argv[1]);
+	m = (struct bench_mailbox *)(f.ram + f.mailbox);
+	build(&f);
+	m->ram_bytes = f.bytes;
+	m->tsc_khz = (uint64_t)kvm_call(f.vcpu, KVM_GET_TSC_KHZ, 0, "KVM_GET_TSC_KHZ");
+	set_state(&f);
+	catch_signals();
+	run(&f);
 }
 
 int main(int argc, char **argv)
 {
-	unsigned long mib;
-	int kvm, ram_fd;
-	unsigned char *ram;
-
-	if (argc == 8 && strcmp(argv[1], "--next") == 0)
-		return next(argv);
-	if (argc != 4) {
-		fprintf(stderr, "usage: floor MIB VCPUS ROUNDS\n");
+	if (argc == 9 && strcmp(argv[1], "--next") == 0) {
+		next(argv);
+	} else if (argc == 4 || argc == 5) {
+		start(argv, argc == 5 && strcmp(argv[4], "2M") == 0);
+	} else {
+		fprintf(stderr, "usage: floor GUEST.elf MIB VCPUS [4K|2M]\n");
 		return 2;
 	}
-	mib = strtoul(argv[1], NULL, 10);
-	kvm = open("/dev/kvm", O_RDWR);
-	ram_fd = memfd_create("floor-ram", 0);
-	if (kvm < 0 || ram_fd < 0 || ftruncate(ram_fd, (off_t)(mib << 20)) < 0)
-		fail("setting up");
-	ram = mmap(NULL, mib << 20, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, ram_fd, 0);
-	if (ram == MAP_FAILED)
-		fail("mmap RAM");
-	for (unsigned long i = 0; i < mib << 20; i += 4096)
-		ram[i] = 1;
-	build(kvm, ram_fd, mib, atoi(argv[2]));
-	become(kvm, ram_fd, mib, atoi(argv[2]), atoi(argv[3]), argv[0]);
 	return 1;
 }

@@ -67,6 +67,7 @@ static inline void boot_fuzz_load(struct boot_fuzz *b, struct fuzz_input *in, co
 		.kernel_fd = b->kernel_fd, .kernel_name = "kernel",
 		.initramfs_fd = initramfs ? b->initramfs_fd : -1, .initramfs_name = "initramfs",
 		.cmdline = b->cmdline, .dsdt = b->dsdt, .dsdt_len = sizeof(b->dsdt), .cpus = 2,
+		.machine_version = 1,
 	};
 	struct boot_entry entry, again;
 	struct error err = ERROR_INIT;
@@ -80,7 +81,7 @@ static inline void boot_fuzz_load(struct boot_fuzz *b, struct fuzz_input *in, co
 	/* It is this loader that is to be fuzzed. */
 	fuzz_must(pwrite(b->kernel_fd, magic, 4, (off_t)magic_offset) == 4);
 	fuzz_must(ftruncate(b->initramfs_fd, initramfs) == 0);
-	fuzz_must_work(memory_create(&mem, ram, NULL, &err), &err);
+	fuzz_must_work(memory_create(&mem, ram, NULL, NULL, &err), &err);
 	r = boot_load(&src, &mem, &entry, &err);
 	if (r < 0) {
 		fuzz_must_explain(r, &err);

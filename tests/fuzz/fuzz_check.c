@@ -38,7 +38,7 @@ static void check_options(void *opaque, struct stream *s, json_t *reasons)
 	struct machine_guest guest;
 
 	(void)opaque;
-	if (machine_peek_config(&guest, s, &err) < 0)
+	if (machine_peek_config(&guest, &machine_model, s, &err) < 0)
 		update_check_reason(reasons, "%s", err.text);
 }
 

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The control server with its real commands, over a machine and an update that do nothing. The input
- * is what a client sends; four control characters, which no JSON can hold, steer the server:
+ * is what a client sends; five control characters, which no JSON can hold, steer the server:
  *
  *	01		the server takes what was sent so far
  *	02		an update: the server is saved and goes on as another one
  *	03		the client leaves and another one comes
+ *	05		a descriptor comes with the next byte that is sent
  *	04 AT AT XOR	a saved server is spoilt at that place and loaded; it is thrown away
  */
 #include <errno.h>
@@ -27,6 +28,7 @@
 #define UPDATE 2
 #define RECONNECT 3
 #define SPOIL 4
+#define DESCRIPTOR 5
 #define ANSWERS_MAX (4u << 20)
 
 static struct {
@@ -38,6 +40,7 @@ static struct {
 	struct vcpu vcpus[2];
 	char dir[32];
 	int client;
+	bool with_fd; /* the next byte sent brings a descriptor */
 	char *answers;
 	size_t answered;
 } f;
@@ -140,6 +143,12 @@ static void event(void *opaque, const char *name, json_t *data)
 	control_event(f.control, name, data);
 }
 
+static int take_fd(void *opaque, uint32_t client, const char *name, struct error *err)
+{
+	(void)opaque;
+	return control_take_fd(f.control, client, name, err);
+}
+
 /* ---- life of the server ---- */
 
 static void remove_dir(void)
@@ -172,7 +181,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 
 static void add_commands(void)
 {
-	f.control->ntables = 1; /* the server's own */
+	f.control->ntables = 2; /* the server's own */
 	control_add_machine_commands(f.control, &f.machine);
 	control_add_commands(f.control, update_commands, update_commands_count, f.update);
 	control_add_commands(f.control, migrate_commands, migrate_commands_count, f.update);
@@ -180,8 +189,10 @@ static void add_commands(void)
 
 static void set_up(void)
 {
-	static const struct update_self self = { .version = "fuzz" };
-	const struct update_ops ops = { .reply = reply, .event = event };
+	static const struct update_self self = {
+		.version = "fuzz", .path = (char *)"/fuzz", .exe_fd = -1,
+	};
+	const struct update_ops ops = { .reply = reply, .event = event, .take_fd = take_fd };
 	struct error err = ERROR_INIT;
 
 	f.machine.guest = (struct machine_guest){ .cpus = 2, .run_state = RUN_STATE_RUNNING };
@@ -193,12 +204,14 @@ static void set_up(void)
 
 static void connect_client(void)
 {
+	struct error err = ERROR_INIT;
 	struct control_client *cl;
 	int pair[2];
 
 	fuzz_must(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair) == 0);
 	cl = control_client_add(f.control, pair[0], f.control->guest.next_number++);
 	fuzz_must(cl);
+	fuzz_must_work(control_client_watch(cl, &err), &err);
 	control_client_send(cl, control_greeting());
 	control_client_start(cl);
 	f.client = pair[1];
@@ -326,7 +339,28 @@ static void load_spoilt(struct fuzz_input *in)
 
 static bool is_steering(uint8_t byte)
 {
-	return byte >= DELIVER && byte <= SPOIL;
+	return byte >= DELIVER && byte <= DESCRIPTOR;
+}
+
+static ssize_t send_with_fd(const uint8_t *byte)
+{
+	union {
+		struct cmsghdr align;
+		char buf[CMSG_SPACE(sizeof(int))];
+	} rights = { .buf = { 0 } };
+	struct iovec iov = { .iov_base = (void *)(uintptr_t)byte, .iov_len = 1 };
+	struct msghdr msg = {
+		.msg_iov = &iov, .msg_iovlen = 1,
+		.msg_control = rights.buf, .msg_controllen = sizeof(rights.buf),
+	};
+	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
+
+	cmsg->cmsg_level = SOL_SOCKET;
+	cmsg->cmsg_type = SCM_RIGHTS;
+	cmsg->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(cmsg), &(int){ STDERR_FILENO }, sizeof(int));
+	f.with_fd = false;
+	return sendmsg(f.client, &msg, MSG_NOSIGNAL);
 }
 
 static void send_piece(struct fuzz_input *in)
@@ -336,6 +370,11 @@ static void send_piece(struct fuzz_input *in)
 	while (n < in->len && !is_steering(in->data[n]))
 		n++;
 	/* What the socket does not take is lost: then the server was not let in time. */
+	if (f.with_fd && n && send_with_fd(in->data) == 1) {
+		in->data++;
+		in->len--;
+		n--;
+	}
 	(void)!send(f.client, in->data, n, MSG_NOSIGNAL);
 	in->data += n;
 	in->len -= n;
@@ -359,6 +398,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			break;
 		case SPOIL:
 			load_spoilt(&in);
+			break;
+		case DESCRIPTOR:
+			f.with_fd = true;
 			break;
 		default:
 			pump(8);

@@ -495,7 +495,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	snprintf(f.link, sizeof(f.link), "%s/link", f.dir);
 	snprintf(f.option, sizeof(f.option), "socket=%s", f.path);
 	atexit(remove_dir);
-	fuzz_must_work(memory_create(&f.memory, MEMORY_MIN_BYTES, NULL, &err), &err);
+	fuzz_must_work(memory_create(&f.memory, MEMORY_MIN_BYTES, NULL, NULL, &err), &err);
 	return 0;
 }
 

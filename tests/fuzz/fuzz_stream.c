@@ -90,13 +90,13 @@ static void load_rooms(struct stream *s)
 {
 	static struct fdtable no_fds;
 	struct incoming in = { .stream = *s, .failure = "fuzz" };
-	struct update_self self = { 0 };
+	struct update_self self = { .exe_fd = -1 };
 	struct machine_guest guest = { 0 };
 	struct error err = ERROR_INIT;
 	struct boot_files files;
 	int r;
 
-	r = machine_peek_config(&guest, s, &err);
+	r = machine_peek_config(&guest, &machine_model, s, &err);
 	if (r < 0)
 		fuzz_must_explain(r, &err);
 	r = boot_files_load(&files, s, &no_fds, &err);

@@ -31,6 +31,10 @@ QMP = [
     b'{"transport":"file","filename":"/s","offset":0}}]}}\x03{"execute":"quit"}',
     b'{"execute":"migrate-set-capabilities","arguments":{"capabilities":'
     b'[{"capability":"events","state":true}]}}\x04\x60\x00\x01\x04\x90\x00\x08{"exec',
+    b'\x05{"execute":"getfd","arguments":{"fdname":"a"}}\x01\x05 \x02'
+    b'{"execute":"getfd","arguments":{"fdname":"b"}}{"execute":"update","arguments":'
+    b'{"command":["/m"],"command-fd":"a","state-fd":"b"}}\x01\x05 {"execute":"closefd",'
+    b'"arguments":{"fdname":"b"}}\x04\x60\x00\x01',
 ]
 ARGS = [
     b'\x00--kernel\nvmlinuz\n--memory=512M\n--cpus\n4\n--serial\nfile=/x\n--no-reboot\n--mem\n1G',

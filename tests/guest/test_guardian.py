@@ -159,7 +159,7 @@ def test_signal_ends_the_guest_in_the_guardian():
 
 def test_killed_at_random_moments_between_exec_and_commit():
     """
-    The successor is a shell that waits for a moment, becomes molt, and is killed -9 at another. What
+    The successor is a shell that waits for 10 ms, becomes molt, and is killed -9 at a moment about then. What
     it had committed by then decides who has the guest, and somebody always has: either the update
     succeeded and the process was killed after it (then there is no guest to ask, and that is no
     loss: an owner was killed), or the guest runs on.
@@ -172,9 +172,9 @@ def test_killed_at_random_moments_between_exec_and_commit():
             if not vm:
                 vm, guests = start_probe(), guests + 1
                 pid = vm.pid
-            delay = random.uniform(0, 0.5 if sanitized() else 0.012)
+            delay = random.uniform(0.006, 0.5 if sanitized() else 0.020)
             command = ["/bin/sh", "-c",
-                       '(sleep %.4f; kill -9 $$) & exec "$0" run "$@"' % delay, molt_binary()]
+                       '(sleep %.4f; kill -9 $$) & sleep 0.01; exec "$0" run "$@"' % delay, molt_binary()]
             try:
                 pid = vm.update(command=command, no_check=True)["pid"]
                 committed += 1

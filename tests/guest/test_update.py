@@ -228,7 +228,7 @@ def test_command_line_tool():
                     "run", cwd=d)
         assert done.returncode == 0, done
         assert json.loads(done.stdout)["updates"] == 2, done
-        assert os.path.exists(d + "/state") and vm.executable() == d + "/molt-2"
+        assert os.path.exists(d + "/state") and vm.arguments()[0] == d + "/molt-2"
         runs_on(vm)
         done = molt("update", vm.control_path, "--", d + "/none")
         assert done.returncode == 1 and d + "/none" in done.stderr and not done.stdout, done
@@ -236,7 +236,7 @@ def test_command_line_tool():
 
 
 def test_wrapper_script():
-    with Dir() as d, Vm(cmdline=TICKER) as vm:
+    with Dir() as d, Vm("--sandbox", "write=" + d, cmdline=TICKER) as vm:
         vm.wait_ticks(2)
         script = write_script(d + "/wrapper", '#!/bin/sh\necho "$@" >%s/seen\nexec %s run "$@"\n' % (
             d, molt_binary()))
@@ -252,7 +252,7 @@ def test_wrapper_script():
 
 def test_wrapper_script_with_incoming_of_its_own():
     """A command that names --incoming itself gets no second one."""
-    with Dir() as d, Vm(cmdline=TICKER) as vm:
+    with Dir() as d, Vm("--sandbox", "write=" + d, cmdline=TICKER) as vm:
         vm.wait_ticks(2)
         vm.update(molt_binary(), "run", "--incoming", "file:%s/state" % d, state_file=d + "/state")
         assert vm.arguments().count("--incoming") == 1

@@ -93,16 +93,12 @@ def run(argv, **kwargs):
 class Apt:
     """apt with everything of its own but the machine's proxy settings."""
 
-    def __init__(self, directory, codename):
+    def __init__(self, directory, pairs):
         self.debs = os.path.join(directory, "cache", "archives")
         for sub in ("state/lists/partial", "cache/archives/partial"):
             os.makedirs(os.path.join(directory, sub), exist_ok=True)
         status, sources = os.path.join(directory, "status"), os.path.join(directory, "sources.list")
         open(status, "w").close()
-        pairs = debian_sources(codename)
-        if codename in QEMU_FROM_BACKPORTS:
-            mirror = next(uri for uri, suite in pairs if suite == codename)
-            pairs.append((mirror, codename + "-backports"))
         with open(sources, "w") as f:
             for uri, suite in pairs:
                 f.write(f"deb [signed-by={KEYRING}] {uri} {suite} main\n")
@@ -175,9 +171,17 @@ def only(pattern):
     return found[0]
 
 
+def other_suite(pairs, codename, suite):
+    """That suite on the mirror of the machine's own release."""
+    return next(uri for uri, own in pairs if own == codename), suite
+
+
 def fetch(cache, say):
     codename = release_codename()
-    apt = Apt(os.path.join(cache, "apt"), codename)
+    pairs = debian_sources(codename)
+    if codename in QEMU_FROM_BACKPORTS:
+        pairs.append(other_suite(pairs, codename, codename + "-backports"))
+    apt = Apt(os.path.join(cache, "apt"), pairs)
     say("package lists")
     apt.get("update")
     manifest = {"layout": LAYOUT, "release": codename, "packages": []}
@@ -203,7 +207,26 @@ def fetch(cache, say):
     return manifest
 
 
-def load_manifest(cache):
+def fetch_qemu(suite):
+    """A fetcher of nothing but another suite's QEMU, for whoever needs one newer than the lab's."""
+    def fetch_it(cache, say):
+        codename = release_codename()
+        apt = Apt(os.path.join(cache, "apt"), [other_suite(debian_sources(codename), codename, suite)])
+        say("package lists")
+        apt.get("update")
+        say(f"qemu-system-x86 from {suite}, with its libraries")
+        root = os.path.join(cache, "qemu")
+        packages = apt.take(root, "install", "--download-only", "qemu-system-x86")
+        shutil.rmtree(os.path.join(cache, "apt"))
+        return {"layout": LAYOUT, "release": suite, "packages": packages, "qemu_root": root}
+    return fetch_it
+
+
+PARTS = ("host_kernel", "host_modules", "guest_kernel", "busybox", "qemu_root")
+QEMU_PARTS = ("qemu_root",)
+
+
+def load_manifest(cache, parts):
     """The manifest of a complete cache, or None.  It is written last, so it vouches for the rest."""
     try:
         with open(os.path.join(cache, "manifest.json")) as f:
@@ -212,25 +235,45 @@ def load_manifest(cache):
         return None
     if manifest.get("layout") != LAYOUT:
         return None
-    paths = [manifest[key] for key in ("host_kernel", "host_modules", "guest_kernel", "busybox", "qemu_root")]
-    return manifest if all(os.path.exists(path) for path in paths) else None
+    return manifest if all(os.path.exists(manifest[key]) for key in parts) else None
 
 
-def ensure(refresh=False, say=lambda text: print("lab: fetching", text, file=sys.stderr, flush=True)):
-    """The manifest of a complete cache, fetched first where needed."""
-    cache = cache_dir()
-    manifest = None if refresh else load_manifest(cache)
+def say_lab(text):
+    print("lab: fetching", text, file=sys.stderr, flush=True)
+
+
+def ensure_in(cache, parts, fetcher, refresh=False, say=say_lab):
+    manifest = None if refresh else load_manifest(cache, parts)
     if manifest:
         return manifest
     with locked(cache):
-        manifest = None if refresh else load_manifest(cache)
+        manifest = None if refresh else load_manifest(cache, parts)
         if not manifest:
-            manifest = fetch(cache, say)
+            manifest = fetcher(cache, say)
             path = os.path.join(cache, "manifest.json")
             with open(path + ".new", "w") as f:
                 json.dump(manifest, f, indent=1)
             os.rename(path + ".new", path)
     return manifest
+
+
+def ensure(refresh=False, say=say_lab):
+    """The manifest of a complete cache, fetched first where needed."""
+    return ensure_in(cache_dir(), PARTS, fetch, refresh, say)
+
+
+def qemu_cache(suite):
+    return f"{cache_dir()}-qemu-{suite}"
+
+
+def has_qemu(suite):
+    """Whether ensure_qemu() would have nothing to fetch."""
+    return load_manifest(qemu_cache(suite), QEMU_PARTS) is not None
+
+
+def ensure_qemu(suite, refresh=False, say=say_lab):
+    """Likewise of a directory beside the lab's that has only that suite's QEMU: for qemu_command()."""
+    return ensure_in(qemu_cache(suite), QEMU_PARTS, fetch_qemu(suite), refresh, say)
 
 
 def qemu_command(manifest):
@@ -247,9 +290,11 @@ def qemu_command(manifest):
 def main():
     parser = argparse.ArgumentParser(description="Fetch the lab's kernels, busybox and QEMU into the cache.")
     parser.add_argument("--refresh", action="store_true", help="fetch again, even if the cache is complete")
+    parser.add_argument("--qemu", metavar="SUITE", help="fetch only QEMU, from that suite, into a cache of its own")
     args = parser.parse_args()
     try:
-        json.dump(ensure(args.refresh), sys.stdout, indent=1)
+        manifest = ensure_qemu(args.qemu, args.refresh) if args.qemu else ensure(args.refresh)
+        json.dump(manifest, sys.stdout, indent=1)
         print()
     except FetchError as e:
         sys.exit(f"lab: {e}")

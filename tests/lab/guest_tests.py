@@ -6,12 +6,15 @@ Where the machine has no KVM of its own, this is where its guest tests (tests/gu
 and a sample is enough: KVMs differ, above all one with hardware virtualisation from one without.
 """
 import glob
+import json
 import os
 import re
 import subprocess
 import sys
 
-from report import Report
+from kvm_trace import KvmTrace
+from report import GuestFaulted, Report
+from stalled import foreign_page_tables
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "lib"))
@@ -34,7 +37,14 @@ def probe_passes(vm):
     return re.findall(r"^probe: pass (\d+) .*\bchanges=(\d+)\b", vm.serial(), re.M)
 
 
+def state_of(vm):
+    path = vm.path("stalled")
+    vm.update(state_file=path)
+    return json.loads(moltvm.molt("state", path).stdout)
+
+
 def probe_on(report, cpus):
+    trace = KvmTrace()
     # lost_ms, clock_us: under emulation interrupts and bytes are slow; what is looked for is what gets lost.
     with moltvm.Vm("--cpus", str(cpus), "--memory", "64M", kernel="probe",
                    cmdline="period_ms=200 lost_ms=30000 clock_us=20000") as vm:
@@ -42,7 +52,12 @@ def probe_on(report, cpus):
         vm.wait_for(lambda: probe_passes(vm), "a first pass")
         reports = [vm.update() for _ in range(UPDATES)]
         had = len(probe_passes(vm))
-        vm.wait_for(lambda: len(probe_passes(vm)) >= had + 2, "two passes after the last update")
+        try:
+            vm.wait_for(lambda: len(probe_passes(vm)) >= had + 2, "two passes after the last update")
+        except AssertionError as why:
+            fault = trace.delivered_twice() or foreign_page_tables(state_of(vm))
+            seen = "the guest stands still: %s\n%s\n%s" % (fault, str(why)[-1500:], trace.last())
+            raise (GuestFaulted if fault else AssertionError)(seen) from why
         changed = re.findall(r"^probe: CHANGED .*", vm.serial(), re.M)
         report.check("%d updates on %d vCPU(s) and nothing changed" % (UPDATES, cpus),
                      not changed and int(probe_passes(vm)[-1][1]) == 0 and

@@ -6,12 +6,13 @@
 
 The command sees this machine's files read-only, DIR writable at its own path, fresh /tmp, /run, /dev/shm, /proc and
 /sys, and a working /dev/kvm.  Its output comes out here as it is written; its exit status is lab.py's.  Statuses of
-the lab's own: 123 there is no lab to be had here (it cannot be fetched, or does not boot), 124 the command ran out of
-time, 125 the lab died under the command.
+the lab's own: 122 the nested host's kernel panicked under the command, 123 there is no lab to be had here (it cannot be
+fetched, or does not boot), 124 the command ran out of time, 125 the lab died under the command.
 """
 
 import argparse
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -25,6 +26,7 @@ import cpio
 import fetch
 import modules
 
+PANICKED = 122
 UNAVAILABLE = 123
 TIMED_OUT = 124
 LAB_FAILED = 125
@@ -46,6 +48,10 @@ class BootFailed(Exception):
 
 class LabFailed(Exception):
     """The nested host died under the command."""
+
+
+class HostPanicked(LabFailed):
+    """By its kernel's own account: no command can be the cause of that, see "Faults of the emulated CPU" in README.md."""
 
 
 def parse(argv):
@@ -178,7 +184,17 @@ def attempt(manifest, args, work):
             if args.verbose:
                 print(f"lab: boot {times.get('boot', 0):.1f} s, all {times['all']:.1f} s", file=sys.stderr)
             return int(line.split()[1])
+    panic = panic_line(work)
+    if panic:
+        raise HostPanicked(f"the nested host's kernel died under the command: {panic}")
     raise LabFailed(f"the nested host died under the command (QEMU's status: {qemu.returncode})")
+
+
+def panic_line(work):
+    """What the nested host's kernel said first when it died, or None."""
+    with open(os.path.join(work, "console.log"), errors="replace") as f:
+        match = re.search(r"\] ((?:BUG: |Oops: |Kernel panic |general protection fault).*)", f.read())
+    return match and match.group(1).strip()
 
 
 def keep_logs(work):
@@ -207,7 +223,7 @@ def run(args):
             except TimeoutError:
                 what, status = f"the command took more than {args.timeout:g} seconds", TIMED_OUT
             except LabFailed as e:
-                what, status = str(e), LAB_FAILED
+                what, status = str(e), PANICKED if isinstance(e, HostPanicked) else LAB_FAILED
             except BootFailed as e:
                 what, status = str(e), None
             print(f"lab: {what}; logs: {keep_logs(work)}", file=sys.stderr, flush=True)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Run a test script in the lab and pass its TAP on; the outside half of the lab's tests, started by meson.
 
-    lab_test.py --molt FILE --firmware DIR --labcheck FILE [--cpus N] [--mem SIZE] [--timeout S] SCRIPT [ARGS...]
+    lab_test.py --molt FILE --next FILE --firmware DIR --labcheck FILE [--cpus N] [--mem SIZE] [--timeout S] SCRIPT [ARGS...]
 
 SCRIPT is a file of this directory. All that it needs is copied into one directory, which the nested host sees: sources
 and build may lie under /tmp, of which the nested host has its own. Where the lab cannot be had the test is skipped, and
@@ -20,19 +20,24 @@ import threading
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 TESTS = os.path.dirname(HERE)
-sys.path[:0] = [HERE, os.path.join(HERE, "guest")]
+sys.path[:0] = [HERE, os.path.join(HERE, "guest"), os.path.join(TESTS, "lib")]
 
 import fetch  # noqa: E402
 import lab  # noqa: E402
 import mkguest  # noqa: E402
+import release  # noqa: E402
 import vmlinux  # noqa: E402
 
 TAP = re.compile(rb"(ok|not ok|1\.\.\d|#|Bail out!)")
+COUNT = re.compile(rb"^(ok |not ok |1\.\.)(\d+)")
+PANICS = 2     # of the nested host, after which the script begins anew
 
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--molt", required=True)
+    parser.add_argument("--next", required=True, help="molt-next of tests/guest")
+    parser.add_argument("--molt-faults", help="molt with failure points")
     parser.add_argument("--firmware", required=True)
     parser.add_argument("--labcheck", required=True)
     parser.add_argument("--cpus", default="2")
@@ -49,24 +54,38 @@ def skip_all(why):
 
 
 def copy_tests(stage):
-    for part in ("lab", "lib", "guest"):
+    for part in ("lab", "lib", "guest", "faults"):
         os.makedirs(os.path.join(stage, "tests", part))
         for script in glob.glob(os.path.join(TESTS, part, "*.py")):
             shutil.copy(script, os.path.join(stage, "tests", part))
+
+
+def stage_release(stage):
+    """The newest release, for the lab: it cannot be built there."""
+    try:
+        return {"MOLT_RELEASE": shutil.copy(release.newest(), os.path.join(stage, "molt-release"))}
+    except release.Unavailable as e:
+        return {"MOLT_NO_RELEASE": str(e)}
 
 
 def prepare(stage, args):
     """Fill the directory; the environment for the script."""
     copy_tests(stage)
     shutil.copy(args.molt, os.path.join(stage, "molt"))
+    shutil.copy(args.next, os.path.join(stage, "molt-next"))
+    if args.molt_faults:
+        shutil.copy(args.molt_faults, os.path.join(stage, "molt-faults"))
     shutil.copy(args.labcheck, os.path.join(stage, "labcheck"))
     os.makedirs(os.path.join(stage, "firmware"))
     for guest in glob.glob(os.path.join(args.firmware, "*.elf")):
         shutil.copy(guest, os.path.join(stage, "firmware"))
     kernel, initramfs = mkguest.build(os.path.join(stage, "initramfs"), args.labcheck)
     environment = {
+        **stage_release(stage),
         "MOLT": os.path.join(stage, "molt"),
+        "MOLT_NEXT": os.path.join(stage, "molt-next"),
         "MOLT_FIRMWARE": os.path.join(stage, "firmware"),
+        "MOLT_FAULTS_BINARY": os.path.join(stage, "molt-faults") if args.molt_faults else "",
         "MOLT_LABCHECK": os.path.join(stage, "labcheck"),
         "MOLT_LAB_KERNEL": shutil.copy(kernel, stage),
         "MOLT_LAB_INITRAMFS": initramfs,
@@ -81,13 +100,18 @@ def prepare(stage, args):
     return environment
 
 
-def relay(source):
-    """The script's TAP as it comes; all else as TAP's comments."""
+def relay(source, before):
+    """The script's TAP as it comes, counted on from the points before it; all else as TAP's comments. The points now."""
+    def counted(match):
+        return match.group(1) + b"%d" % (int(match.group(2)) + before)
+
+    points = before
     for line in source:
-        if not TAP.match(line):
-            line = b"# " + line
+        points += line.startswith((b"ok ", b"not ok "))
+        line = COUNT.sub(counted, line) if TAP.match(line) else b"# " + line
         sys.stdout.buffer.write(line if line.endswith(b"\n") else line + b"\n")
         sys.stdout.buffer.flush()
+    return points
 
 
 def collect(source, into):
@@ -98,8 +122,8 @@ def collect(source, into):
         into.append(line.decode(errors="replace").strip())
 
 
-def run_in_lab(stage, args, environment):
-    """(exit status, what the lab itself said)"""
+def run_in_lab(stage, args, environment, before):
+    """(exit status, what the lab itself said, points with those before)"""
     command = [sys.executable, os.path.join(HERE, "lab.py"), "run", "--cpus", args.cpus, "--mem", args.mem, "--timeout",
                args.timeout, "--rw", stage, "--", "/usr/bin/env", "python3",
                os.path.join(stage, "tests", "lab", args.script), *args.arguments]
@@ -109,13 +133,13 @@ def run_in_lab(stage, args, environment):
     listener = threading.Thread(target=collect, args=(process.stderr, said), daemon=True)
     listener.start()
     try:
-        relay(process.stdout)
+        points = relay(process.stdout, before)
         status = process.wait()
     finally:
         process.terminate()
         process.wait()
     listener.join(10)
-    return status, said
+    return status, said, points
 
 
 def main():
@@ -125,10 +149,15 @@ def main():
     except fetch.FetchError as e:
         skip_all("the lab cannot be fetched: %s" % e)
     with tempfile.TemporaryDirectory(prefix="molt-lab-test-") as stage:
-        status, said = run_in_lab(stage, args, prepare(stage, args))
+        environment, points = prepare(stage, args), 0
+        for last in (False,) * PANICS + (True,):
+            status, said, points = run_in_lab(stage, args, environment, points)
+            if status != lab.PANICKED or last:
+                break
+            print("# FAULT OF THE EMULATED CPU, begun once more: %s" % " ".join(said[-1:]), flush=True)
     if status == lab.UNAVAILABLE:
         skip_all("the lab does not work here: %s" % (said[-1] if said else "no reason given"))
-    if status in (lab.TIMED_OUT, lab.LAB_FAILED):
+    if status in (lab.TIMED_OUT, lab.LAB_FAILED, lab.PANICKED):
         print("Bail out! " + " ".join(said[-1:]))
     sys.exit(status)
 

@@ -6,6 +6,8 @@
         guest.shell.run("dmesg | wc -l")
         guest.update()
 """
+import functools
+import itertools
 import json
 import os
 import shutil
@@ -20,23 +22,30 @@ sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "lib")]
 
 import moltvm  # noqa: E402
 from guest_shell import GuestGone, GuestShell, GuestTimeout, parse_values  # noqa: E402
+from kvm_trace import KvmTrace  # noqa: E402
 from report import GuestFaulted  # noqa: E402
+from stalled import foreign_page_tables, sections, words  # noqa: E402
 
 # Software emulation on a busy machine: what takes 5 seconds on an idle one may take many times that.
 BOOT_LIMIT = 120
 
 
 class StockGuest:
-    """One molt, its binary in a file of its own, so that each update can bring a new one."""
+    """One molt, its binary in a file of its own, so that each update can bring a new one.
 
-    def __init__(self, *options, kernel=None, cmdline=""):
+    binaries: what is installed there, in turn, beginning with the one that the guest is started in.
+    """
+
+    def __init__(self, *options, kernel=None, cmdline="", binaries=None, env=None):
+        self.binaries = itertools.cycle(binaries or [moltvm.molt_binary()])
         self.dir = tempfile.mkdtemp(prefix="stock-guest-")
         self.binary = os.path.join(self.dir, "molt")
         self.serial = os.path.join(self.dir, "serial")
         self.install_binary()
+        self.trace = KvmTrace()
         self.vm = moltvm.Vm("--initramfs", os.environ["MOLT_LAB_INITRAMFS"], *options, binary=self.binary,
                             kernel=kernel or os.environ["MOLT_LAB_KERNEL"],
-                            cmdline=os.environ["MOLT_LAB_CMDLINE"] + " " + cmdline, serial="socket=" + self.serial)
+                            cmdline=os.environ["MOLT_LAB_CMDLINE"] + " " + cmdline, serial="socket=" + self.serial, env=env)
         self.pid = self.vm.pid
         self.updates = 0
         self.reports = []
@@ -51,25 +60,48 @@ class StockGuest:
     def __exit__(self, kind, value, trace):
         if kind is not None:
             print("the guest's last words: %r" % self.heard()[-3000:])
-            self.tell_interrupts()
+            self.tell_silence()
+        fault = self.emulation_fault() if kind is not None else None
         self.shell.stream.close()
         self.log.close()
         shutil.rmtree(self.dir, ignore_errors=True)
-        faulted = kind is not None and "triple fault" in self.vm.log()
-        log = self.vm.log()[-2500:] if faulted else ""
         self.vm.__exit__(kind, value, trace)
-        if faulted:
-            raise GuestFaulted(log) from value
+        if fault:
+            raise GuestFaulted(fault) from value
 
-    def tell_interrupts(self):
-        """After a silence: what the serial port and the interrupt controllers believe."""
+    def emulation_fault(self):
+        """Why the guest may have failed by the emulated CPU's fault, with all there is to look at; else None."""
+        twice, log = self.trace.delivered_twice(), self.vm.log()
+        foreign = self.last_state and foreign_page_tables(self.last_state)
+        if twice:
+            why = "%d interrupts delivered a second time, as exceptions" % len(twice)
+        elif foreign:
+            why = foreign
+        elif "triple fault" in log:
+            why = "triple fault"
+        else:
+            return None
+        return "\n".join([why, *twice[:5], log[-2500:], self.trace.last()])
+
+    @functools.cached_property
+    def last_state(self):
+        """When something went wrong, by one more update; None if there is none to be had."""
         try:
-            state = self.stream_of_update()
+            return self.stream_of_update()
         except Exception as e:  # noqa: BLE001 -- only more words for a failure that is told anyway
             print("no state to show:", e)
+            return None
+
+    def tell_silence(self):
+        """What the vCPUs did last, and what they, the serial port and the interrupt controllers believe."""
+        for thread, lines in self.trace.last_of_each().items():
+            print("the last exits of %s:" % thread, *lines, sep="\n")
+        if not self.last_state:
             return
         for name in ("serial", "irqchip", "pit"):
-            print(name, json.dumps(sections(state, name)))
+            print(name, json.dumps(sections(self.last_state, name)))
+        for vcpu in sections(self.last_state, "vcpu"):
+            print("vcpu", json.dumps(words(vcpu)))
 
     def heard(self):
         """All that ever came from the guest's serial port."""
@@ -79,7 +111,7 @@ class StockGuest:
     def install_binary(self):
         """A new file at the binary's path, as a package manager would put it there."""
         fresh = self.binary + ".new"
-        shutil.copy(moltvm.molt_binary(), fresh)
+        shutil.copy(next(self.binaries), fresh)
         os.rename(fresh, self.binary)
 
     def boot(self):
@@ -128,13 +160,6 @@ class StockGuest:
         except (GuestGone, GuestTimeout):
             pass
         return self.vm.wait_exit(max(1, deadline - time.monotonic()))
-
-
-def sections(state, name):
-    """The fields of all sections of a name, in the order of their instances: [{field: value}]."""
-    found = [s for s in state["sections"] if s["name"] == name]
-    found.sort(key=lambda section: section["instance"])
-    return [{field["name"]: field["value"] for field in section["fields"]} for section in found]
 
 
 def tsc_offsets(state):

@@ -9,7 +9,9 @@ import time
 
 from guest_shell import GuestTimeout
 from report import Report
-from stock_guest import StockGuest, clock_differences, compare_clocks, tsc_offsets
+from stock_guest import StockGuest, clock_differences, compare_clocks, moltvm, tsc_offsets
+
+import release  # noqa: E402 -- found by stock_guest's path
 
 UPDATES = 20
 PATTERN_MIB = 128
@@ -206,6 +208,28 @@ def linux_reboot(report):
         guest.shell.run("echo triple > /sys/kernel/reboot/type")
         guest.shell.send("reboot\r")
         report.check("'reboot' (triple fault) ends molt with status 3", guest.wait_end() == 3)
+        shutdown = [line for line in guest.trace.last().splitlines() if "reason shutdown" in line]
+        report.check("the nested host's trace tells where the guest was", len(shutdown) == 1, "\n".join(shutdown))
+
+
+def linux_release(report):
+    """Started in the newest release, then upgraded and downgraded in turn."""
+    try:
+        released = release.newest()
+    except release.Unavailable as why:
+        report.skip("upgrades and downgrades across the newest release", str(why))
+        return
+    with StockGuest("--cpus", "2", "--memory", "512M", binaries=[released, moltvm.molt_binary()],
+                    env=moltvm.beneath_a_release()) as guest:
+        seconds = guest.boot()
+        report.check("boots to a shell in the newest release", guest.shell.run("nproc")[0] == "2\n", "%.1f s" % seconds)
+        twenty_updates(report, guest, 2)
+        if guest.updates % 2 == 0:
+            guest.update()
+        reboot(report, guest, "acpi")
+        guest.type_across_update(0)
+        guest.shell.send("poweroff\r")
+        report.check("'poweroff' ends the release with status 0", guest.updates % 2 == 0 and guest.wait_end() == 0)
 
 
 def linux_pvh(report):
@@ -226,6 +250,7 @@ STORIES = [
     ("linux-2cpu", linux_2cpu),
     ("linux-1cpu-5g", linux_1cpu_5g),
     ("linux-reboot", linux_reboot),
+    ("linux-release", linux_release),
     ("linux-pvh", linux_pvh),
 ]
 

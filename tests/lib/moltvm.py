@@ -40,18 +40,23 @@ def sanitized():
     return os.environ.get("MOLT_SANITIZE", "none") != "none"
 
 
+def beneath_a_release():
+    """The environment of a release: its sandbox stays in force in a sanitized successor, and refuses the leak checker's ptrace."""
+    return dict(os.environ, ASAN_OPTIONS="detect_leaks=0") if sanitized() else None
+
+
 def need_kvm():
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         print("1..0 # SKIP /dev/kvm cannot be opened here; the lab runs these tests in a nested host")
         sys.exit(0)
 
 
-def molt(*args, timeout=60, **popen):
+def molt(*args, timeout=60, binary=None, **popen):
     """Runs a subcommand that ends by itself; returns it with its output as text."""
     popen.setdefault("stdin", subprocess.DEVNULL)
     if "stdout" not in popen:
         popen["stdout"] = subprocess.PIPE
-    done = subprocess.run([molt_binary(), *args], stderr=subprocess.PIPE, text=True,
+    done = subprocess.run([binary or molt_binary(), *args], stderr=subprocess.PIPE, text=True,
                           errors="replace", timeout=timeout, check=False, **popen)
     if SANITIZER.search(done.stderr):
         raise AssertionError("a sanitizer complains about molt %s:\n%s" % (args, done.stderr))
@@ -116,6 +121,12 @@ class Qmp:
         self.send(name, {k.replace("_", "-"): v for k, v in arguments.items()})
         return self.result()
 
+    def give_fd(self, name, fd):
+        """The server gets a copy of the descriptor and calls it name."""
+        request = {"execute": "getfd", "arguments": {"fdname": name}}
+        socket.send_fds(self.sock, [json.dumps(request).encode() + b"\n"], [fd])
+        return self.result()
+
     def wait_event(self, name):
         """The next event of this name; those before it are forgotten."""
         while True:
@@ -147,8 +158,9 @@ class Qmp:
         self.sock.close()
 
 
-def session_lives(pid):
-    """Whether a process of that session is there, zombies aside."""
+def session_states(session):
+    """{pid: state} of all processes of a session."""
+    states = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
@@ -156,9 +168,14 @@ def session_lives(pid):
                     fields = f.read().rpartition(")")[2].split()
             except OSError:
                 continue  # it has just ended
-            if int(fields[3]) == pid and fields[0] not in "ZX":
-                return True
-    return False
+            if int(fields[3]) == session:
+                states[int(name)] = fields[0]
+    return states
+
+
+def session_lives(pid):
+    """Whether a process of that session is there, zombies aside."""
+    return any(state not in "ZX" for state in session_states(pid).values())
 
 
 class Vm:
@@ -182,6 +199,7 @@ class Vm:
         self.argv += list(args)
         self._qmp = None
         self.proc = None
+        self.moved = None
         self.env, self.stdin, self.control, self.popen = env, stdin, control, popen
         if start:
             try:
@@ -229,13 +247,13 @@ class Vm:
             return
         try:
             # A guardian that sees its molt die would run the guest on: both at once.
-            os.killpg(self.pid, signal.SIGKILL)
+            os.killpg(self.proc.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
         self.proc.wait()
         # A process that dies keeps its sockets until its memory is taken apart.
         end = time.monotonic() + 30
-        while session_lives(self.pid) and time.monotonic() < end:
+        while session_lives(self.proc.pid) and time.monotonic() < end:
             time.sleep(0.005)
         for pipe in (self.proc.stdin, self.proc.stdout):
             if pipe:
@@ -243,7 +261,12 @@ class Vm:
 
     @property
     def pid(self):
-        return self.proc.pid
+        """Where the guest runs: what was started, or the guardian that was followed."""
+        return self.moved or self.proc.pid
+
+    def follow(self, pid):
+        """After a way back: the guest runs in this process now."""
+        self.moved = pid if pid != self.proc.pid else None
 
     @property
     def qmp(self):
@@ -270,7 +293,7 @@ class Vm:
         end = time.monotonic() + timeout
         while not condition():
             # Whoever runs the guest, a guardian perhaps, is in the session that start() made.
-            if self.proc.poll() is not None and not session_lives(self.pid) and not condition():
+            if self.proc.poll() is not None and not session_lives(self.proc.pid) and not condition():
                 raise AssertionError("molt ended with %d before %s\n%s" % (
                     self.proc.returncode, what, self.log()))
             if time.monotonic() > end:

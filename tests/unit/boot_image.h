@@ -93,13 +93,14 @@ static inline int make_pattern_file(size_t len)
 static inline void test_begin(struct boot_test *t, uint64_t ram, int kernel_fd)
 {
 	memset(t, 0, sizeof(*t));
-	assert_int_equal(memory_create(&t->mem, ram, NULL, &t->err), 0);
+	assert_int_equal(memory_create(&t->mem, ram, NULL, NULL, &t->err), 0);
 	make_dsdt(t->dsdt, sizeof(t->dsdt));
 	t->src = (struct boot_source){
 		.kernel_fd = kernel_fd, .kernel_name = "test-kernel",
 		.initramfs_fd = -1, .initramfs_name = "test-initramfs",
 		.cmdline = "console=ttyS0", .dsdt = t->dsdt, .dsdt_len = sizeof(t->dsdt),
 		.cpus = TEST_CPUS,
+		.machine_version = 1,
 	};
 }
 

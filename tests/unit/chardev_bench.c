@@ -102,6 +102,9 @@ int bench_teardown(void **state)
 	log_set_fd(2);
 	close(s->log_fd);
 	loop_destroy(s->loop);
+	loop_destroy(s->next_loop);
+	for (size_t i = 0; i < ARRAY_SIZE(s->old_loops); i++)
+		loop_destroy(s->old_loops[i]);
 	unlink(s->path);
 	rmdir(s->dir);
 	free(s->saved);
@@ -268,7 +271,9 @@ int load_saved(struct sink *s, struct chardev **cd, struct error *err)
 		if (s->fds.entries[i].fd > 1)
 			s->fds.entries[i].fd = fcntl(s->fds.entries[i].fd, F_DUPFD_CLOEXEC, 3);
 	assert_int_equal(stream_parse(&stream, s->saved, s->saved_len, err), 0);
-	rc = chardev_open(cd, "test", "null", s->loop, &ops, &s->fds, &stream, err);
+	if (!s->next_loop)
+		assert_int_equal(loop_create(&s->next_loop, err), 0);
+	rc = chardev_open(cd, "test", "null", s->next_loop, &ops, &s->fds, &stream, err);
 	if (!rc) {
 		assert_int_equal(stream_check_claimed(&stream, err), 0);
 		assert_int_equal(fdtable_check_taken(&s->fds, err), 0);
@@ -290,7 +295,10 @@ void update(struct sink *s)
 		i++;
 	assert_true(i < ARRAY_SIZE(s->old));
 	s->old[i] = s->cd;
+	s->old_loops[i] = s->loop;
 	s->cd = successor;
+	s->loop = s->next_loop;
+	s->next_loop = NULL;
 	first = s->saved;
 	first_len = s->saved_len;
 	s->saved = NULL;

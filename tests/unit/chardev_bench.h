@@ -19,6 +19,8 @@
 /* The device: takes what comes as long as it has room. */
 struct sink {
 	struct loop *loop;
+	struct loop *next_loop;     /* the successor's: another process has an epoll set of its own */
+	struct loop *old_loops[4];
 	struct chardev *cd;
 	struct chardev *old[4]; /* predecessors, quiesced for good */
 	struct fdtable fds;

@@ -96,6 +96,7 @@ static int create_vm(struct fake_kvm *f)
 static const uint32_t msr_indices[] = {
 	0x10, 0x11, 0x12, 0x3a, 0x174, 0x175, 0x176, 0x277, FAKE_MSR_UNREADABLE,
 	FAKE_MSR_READ_ONLY, FAKE_MSR_TSC_DEADLINE, 0x4b564d00, 0x4b564d01, 0x4b564d02,
+	0x4b564d03,
 	0xc0000081, 0xc0000082, 0xc0000083, 0xc0000102, 0xc0000103,
 };
 /* What KVM has, but does not list. */
@@ -124,6 +125,7 @@ static int create_vcpu(struct fake_kvm *f, uint32_t id)
 		return -ENOMEM;
 	v = calloc(1, sizeof(*v));
 	v->id = id;
+	v->any_msr = f->any_msr;
 	v->fd = new_fd(f, RUN_BYTES);
 	v->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	run = mmap(NULL, RUN_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd, 0);
@@ -348,7 +350,9 @@ static int msrs_ioctl(struct fake_vcpu *v, struct kvm_msrs *m, bool set)
 
 		while (i < v->nmsrs && v->msr_index[i] != e->index)
 			i++;
-		if (i == v->nmsrs || (set && e->index == FAKE_MSR_READ_ONLY))
+		if (i == v->nmsrs && set && v->any_msr && i < FAKE_MSRS)
+			v->msr_index[v->nmsrs++] = e->index;
+		if (i == v->nmsrs || (set && e->index == FAKE_MSR_READ_ONLY && !v->any_msr))
 			return (int)n;
 		v->msr_writes[i] += set;
 		if (set)

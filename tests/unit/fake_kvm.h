@@ -22,7 +22,7 @@
 
 #define FAKE_CAPS 256
 #define FAKE_SLOTS 8
-#define FAKE_MSRS 64
+#define FAKE_MSRS 512
 #define FAKE_XSAVE_BYTES 5120 /* more than the old 4096 */
 #define FAKE_SCRIPT 32
 #define FAKE_CALLS 16384
@@ -81,6 +81,7 @@ struct fake_vcpu {
 	uint64_t msr_value[FAKE_MSRS];
 	unsigned int msr_writes[FAKE_MSRS];
 	uint32_t nmsrs;
+	bool any_msr;
 	uint64_t tsc_khz;
 	uint64_t tsc_offset;
 	struct kvm_regs regs;
@@ -108,6 +109,7 @@ struct fake_kvm {
 	pthread_mutex_t lock;
 	int caps[FAKE_CAPS];
 	int api_version;
+	bool any_msr; /* vCPUs take every MSR that is set, as CPUs of all kinds together would */
 	struct fake_vm *vms[FAKE_VMS];
 	unsigned int nvms;
 	struct fake_vcpu *vcpus[FAKE_VCPUS];

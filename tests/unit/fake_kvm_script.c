@@ -18,7 +18,7 @@ uint32_t fake_random(uint32_t *state)
 	return *state;
 }
 
-void fake_random_bytes(uint32_t *state, void *buf, size_t len)
+__attribute__((noinline)) void fake_random_bytes(uint32_t *state, void *buf, size_t len)
 {
 	uint8_t *p = buf;
 

@@ -172,13 +172,15 @@ void bench_duplicate_fds(struct fdtable *fds)
 	}
 }
 
-int bench_load(struct bench *b, struct bench_state *st, struct error *err)
+int bench_load_into(struct bench *b, const struct machine_model *model, struct bench_state *st,
+		    struct error *err)
 {
 	int r;
 
 	bench_duplicate_fds(st->fds);
 	bench_prepare(b, 99); /* what a successor's command line says is overruled */
 	b->cfg.name = "other";
+	b->cfg.model = model;
 	b->cfg.ram_size = 64 << 20;
 	b->cfg.stream = &st->s;
 	b->cfg.fds = st->fds;
@@ -187,6 +189,11 @@ int bench_load(struct bench *b, struct bench_state *st, struct error *err)
 		if (!st->fds->entries[i].taken)
 			close(st->fds->entries[i].fd);
 	return r;
+}
+
+int bench_load(struct bench *b, struct bench_state *st, struct error *err)
+{
+	return bench_load_into(b, NULL, st, err);
 }
 
 void bench_state_fini(struct bench_state *st)

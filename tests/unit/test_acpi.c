@@ -13,7 +13,7 @@ struct acpi_test {
 static void begin(struct acpi_test *t)
 {
 	memset(t, 0, sizeof(*t));
-	assert_int_equal(memory_create(&t->mem, MEMORY_MIN_BYTES, NULL, &t->err), 0);
+	assert_int_equal(memory_create(&t->mem, MEMORY_MIN_BYTES, NULL, NULL, &t->err), 0);
 	make_dsdt(t->dsdt, sizeof(t->dsdt));
 }
 
@@ -25,7 +25,7 @@ static void end(struct acpi_test *t)
 static void begin_with_tables(struct acpi_test *t, uint32_t cpus)
 {
 	begin(t);
-	if (acpi_write_tables(&t->mem, t->dsdt, sizeof(t->dsdt), cpus, &t->err) < 0)
+	if (acpi_write_tables(&t->mem, t->dsdt, sizeof(t->dsdt), cpus, 1, &t->err) < 0)
 		fail_msg("acpi_write_tables: %s", t->err.text);
 }
 
@@ -116,6 +116,35 @@ static void headers_name_the_maker(void **state)
 		assert_memory_equal(p + 28, "MOLT", 4);
 	}
 	end(&t);
+}
+
+/* The tables' contents are those of version 1, until a version differs. */
+static void ids_name_the_machine_version(void **state)
+{
+	struct acpi_test one, twelve;
+
+	(void)state;
+	begin_with_tables(&one, 1);
+	begin(&twelve);
+	assert_int_equal(acpi_write_tables(&twelve.mem, twelve.dsdt, sizeof(twelve.dsdt), 1, 12,
+					   &twelve.err), 0);
+	for (size_t i = 0; i < 2; i++) {
+		uint64_t gpa = find_table(&one, i ? "APIC" : "FACP");
+		uint8_t *a = memory_ptr(&one.mem, gpa, HEADER_LEN);
+		uint8_t *b = memory_ptr(&twelve.mem, gpa, HEADER_LEN);
+		uint64_t len = get(&one, gpa + 4, 4);
+
+		assert_int_equal(find_table(&twelve, i ? "APIC" : "FACP"), gpa);
+		assert_memory_equal(b + 16, "MOLTVM12", 8);
+		assert_memory_equal(a + HEADER_LEN, b + HEADER_LEN, len - HEADER_LEN);
+	}
+	assert_int_equal(acpi_write_tables(&twelve.mem, twelve.dsdt, sizeof(twelve.dsdt), 1, 0,
+					   &twelve.err), -EINVAL);
+	assert_int_equal(acpi_write_tables(&twelve.mem, twelve.dsdt, sizeof(twelve.dsdt), 1, 100,
+					   &twelve.err), -EINVAL);
+	assert_non_null(strstr(twelve.err.text, "machine version 1 to 99, not 100"));
+	end(&twelve);
+	end(&one);
 }
 
 /* ---- FADT: offsets of ACPI 6.3, table 5-33 ---- */
@@ -261,7 +290,7 @@ static void refused(uint32_t cpus, const void *dsdt, size_t len, int code, const
 		dsdt = t.dsdt;
 		len = sizeof(t.dsdt);
 	}
-	assert_int_equal(acpi_write_tables(&t.mem, dsdt, len, cpus, &t.err), -code);
+	assert_int_equal(acpi_write_tables(&t.mem, dsdt, len, cpus, 1, &t.err), -code);
 	if (!strstr(t.err.text, text))
 		fail_msg("expected \"%s\", got \"%s\"", text, t.err.text);
 	end(&t);
@@ -308,7 +337,7 @@ static void dsdt_too_long(void **state)
 	assert_in_range(room, 120 << 10, sizeof(dsdt));
 	make_dsdt(dsdt, room);
 	begin(&t);
-	assert_int_equal(acpi_write_tables(&t.mem, dsdt, room, 254, &t.err), 0);
+	assert_int_equal(acpi_write_tables(&t.mem, dsdt, room, 254, 1, &t.err), 0);
 	end(&t);
 	make_dsdt(dsdt, room + 1);
 	refused(254, dsdt, room + 1, ENOSPC, "do not fit into 131072 bytes");
@@ -334,6 +363,7 @@ int main(void)
 		cmocka_unit_test(rsdp_is_found_and_sums_up),
 		cmocka_unit_test(all_tables_are_listed),
 		cmocka_unit_test(headers_name_the_maker),
+		cmocka_unit_test(ids_name_the_machine_version),
 		cmocka_unit_test(fadt_says_what_there_is),
 		cmocka_unit_test(fadt_extended_registers),
 		cmocka_unit_test(facs_is_aligned_and_named_once),

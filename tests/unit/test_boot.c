@@ -294,7 +294,7 @@ static void address_map_is_true(void **state)
 		uint64_t ram = 0, end = 0;
 		struct memory mem;
 
-		assert_int_equal(memory_create(&mem, sizes[i], NULL, &err), 0);
+		assert_int_equal(memory_create(&mem, sizes[i], NULL, NULL, &err), 0);
 		for (unsigned int r = 0; r < n; r++) {
 			assert_true(map[r].gpa >= end);
 			end = map[r].gpa + map[r].size;

@@ -132,11 +132,13 @@ static void test_tables_are_sound(void **state)
 static void test_classes_are_sound(void **state)
 {
 	(void)state;
+	assert_ptr_equal(machine_model.classes, device_classes);
 	for (size_t i = 0; device_classes[i]; i++) {
 		const struct device_class *cls = device_classes[i];
 
 		assert_true(i < MACHINE_MAX_DEVICES);
 		assert_true(cls->name && cls->name[0]);
+		assert_true(cls->since >= 1 && cls->since <= machine_model.newest);
 		assert_true(cls->size >= sizeof(struct device));
 		if (cls->state) {
 			assert_string_equal(cls->name, cls->state->name);

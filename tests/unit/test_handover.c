@@ -20,35 +20,6 @@
 
 #define COM1_SCRATCH 0x3ff
 
-#if defined(__SANITIZE_THREAD__)
-#define THREAD_SANITIZER true
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define THREAD_SANITIZER true
-#endif
-#endif
-#ifndef THREAD_SANITIZER
-#define THREAD_SANITIZER false
-#endif
-
-/*
- * ThreadSanitizer takes the guardian's clone(CLONE_VM) for a fork, and from then on believes that
- * the parent, whose memory it is, were the child.
- */
-static void skip_under_thread_sanitizer(void)
-{
-	if (!THREAD_SANITIZER)
-		return;
-	print_message("# ThreadSanitizer cannot follow a guardian or a fork\n");
-	skip();
-}
-
-static int update(struct update_bench *t, const char *json, struct error *err)
-{
-	return update_bench_run(t, update_commands, update_commands_count, "update", json, NULL,
-				err);
-}
-
 static void run_machine(struct update_bench *t)
 {
 	struct error err = ERROR_INIT;
@@ -68,24 +39,12 @@ static void must_still_run(struct update_bench *t)
 	fake_vcpu_wait_played(t->b.kvm, t->b.m.vcpus[0].fd);
 }
 
-/* Asks for an update without the check, waits for it to fail. */
-static void must_fail(struct update_bench *t, const char *json, const char *words)
-{
-	struct error err;
-
-	t->said[0] = '\0';
-	assert_int_equal(update(t, json, &err), COMMAND_ASYNC);
-	update_bench_wait(t, "UPDATE_FAILED");
-	if (strncmp(t->said, "reply !", 7) != 0 || !strstr(t->said, words))
-		fail_msg("no reply that says '%s':\n%s", words, t->said);
-}
-
 static void must_fail_command(struct update_bench *t, const char *program, const char *words)
 {
 	char json[256];
 
 	snprintf(json, sizeof(json), "{\"no-check\":true,\"command\":[\"%s\"]}", program);
-	must_fail(t, json, words);
+	update_bench_must_fail(t, json, words);
 }
 
 /* ---- who the successor is ---- */
@@ -266,7 +225,7 @@ static void test_failing_exec_is_undone(void **state)
 	unsigned int before;
 
 	(void)state;
-	skip_under_thread_sanitizer();
+	update_bench_skip_under_tsan();
 	close_what_was_inherited();
 	update_bench_init(&t, 2);
 	run_machine(&t);
@@ -291,7 +250,7 @@ static void test_paused_machine_stays_paused(void **state)
 	unsigned int runs;
 
 	(void)state;
-	skip_under_thread_sanitizer();
+	update_bench_skip_under_tsan();
 	update_bench_init(&t, 1);
 	run_machine(&t);
 	assert_int_equal(machine_pause(&t.b.m, &err), 0);
@@ -310,11 +269,11 @@ static void test_rooms_above_fail_to_save(void **state)
 	struct update_bench t;
 
 	(void)state;
-	skip_under_thread_sanitizer();
+	update_bench_skip_under_tsan();
 	update_bench_init(&t, 1);
 	t.save_error = EIO;
 	run_machine(&t);
-	must_fail(&t, "{\"no-check\":true}", "save: the bench cannot save");
+	update_bench_must_fail(&t, "{\"no-check\":true}", "save: the bench cannot save");
 	must_still_run(&t);
 	update_bench_fini(&t);
 }
@@ -324,13 +283,14 @@ static void test_kvm_fails_to_tell(void **state)
 	struct update_bench t;
 
 	(void)state;
-	skip_under_thread_sanitizer();
+	update_bench_skip_under_tsan();
 	update_bench_init(&t, 2);
 	t.b.kvm->fail_request = KVM_GET_XSAVE2;
 	t.b.kvm->fail_error = EIO;
 	t.b.kvm->fail_skip = 1;
+	t.b.m.host_cpus = 1; /* no helpers: vCPUs are saved in order */
 	run_machine(&t);
-	must_fail(&t, "{\"no-check\":true}", "save: vCPU 1: KVM_GET_XSAVE2");
+	update_bench_must_fail(&t, "{\"no-check\":true}", "save: vCPU 1: KVM_GET_XSAVE2");
 	must_still_run(&t);
 	update_bench_fini(&t);
 }
@@ -340,7 +300,7 @@ static void state_file(struct update_bench *t, const char *path, const char *wor
 	char json[300];
 
 	snprintf(json, sizeof(json), "{\"no-check\":true,\"state-file\":\"%s\"}", path);
-	must_fail(t, json, words);
+	update_bench_must_fail(t, json, words);
 }
 
 static void test_state_file_that_is_none(void **state)
@@ -385,7 +345,7 @@ static void test_files_of_others_are_kept(void **state)
 	char path[100];
 
 	(void)state;
-	skip_under_thread_sanitizer();
+	update_bench_skip_under_tsan();
 	update_bench_init(&t, 1);
 	t.save_error = EIO;
 	snprintf(path, sizeof(path), "%s/new", t.dir);
@@ -399,34 +359,25 @@ static void test_files_of_others_are_kept(void **state)
 
 /* ---- requests ---- */
 
-static void refused(struct update_bench *t, const char *json, int code, const char *words)
-{
-	struct error err;
-
-	assert_int_equal(update(t, json, &err), -code);
-	if (!strstr(err.text, words))
-		fail_msg("'%s' does not say '%s'", err.text, words);
-}
-
 static void test_requests_that_make_no_sense(void **state)
 {
 	struct update_bench t;
 
 	(void)state;
 	update_bench_init(&t, 1);
-	refused(&t, "{\"state-file\":\"here\"}", EINVAL, "must be absolute");
-	refused(&t, "{\"state-file\":3}", EINVAL, "'state-file'");
-	refused(&t, "{\"command\":[]}", EINVAL, "list");
-	refused(&t, "{\"command\":\"molt\"}", EINVAL, "list");
-	refused(&t, "{\"command\":[1]}", EINVAL, "strings");
-	refused(&t, "{\"command\":[\"\"]}", EINVAL, "strings");
-	refused(&t, "{\"timeout\":0}", EINVAL, "'timeout'");
-	refused(&t, "{\"timeout\":600001}", EINVAL, "'timeout'");
-	refused(&t, "{\"timeout\":\"1\"}", EINVAL, "'timeout'");
-	refused(&t, "{\"no-check\":1}", EINVAL, "'no-check'");
-	refused(&t, "{\"check-only\":\"\"}", EINVAL, "'check-only'");
+	update_bench_refused(&t, "{\"state-file\":\"here\"}", EINVAL, "must be absolute");
+	update_bench_refused(&t, "{\"state-file\":3}", EINVAL, "'state-file'");
+	update_bench_refused(&t, "{\"command\":[]}", EINVAL, "list");
+	update_bench_refused(&t, "{\"command\":\"molt\"}", EINVAL, "list");
+	update_bench_refused(&t, "{\"command\":[1]}", EINVAL, "strings");
+	update_bench_refused(&t, "{\"command\":[\"\"]}", EINVAL, "strings");
+	update_bench_refused(&t, "{\"timeout\":0}", EINVAL, "'timeout'");
+	update_bench_refused(&t, "{\"timeout\":600001}", EINVAL, "'timeout'");
+	update_bench_refused(&t, "{\"timeout\":\"1\"}", EINVAL, "'timeout'");
+	update_bench_refused(&t, "{\"no-check\":1}", EINVAL, "'no-check'");
+	update_bench_refused(&t, "{\"check-only\":\"\"}", EINVAL, "'check-only'");
 	t.b.m.guest.run_state = RUN_STATE_SHUTDOWN;
-	refused(&t, "", EBUSY, "'shutdown'");
+	update_bench_refused(&t, "", EBUSY, "'shutdown'");
 	assert_string_equal(t.said, "");
 	update_bench_fini(&t);
 }
@@ -438,9 +389,9 @@ static void test_one_at_a_time(void **state)
 
 	(void)state;
 	update_bench_init(&t, 1);
-	assert_int_equal(update(&t, "{\"no-check\":true,\"command\":[\"/nowhere\"]}", &err),
+	assert_int_equal(update_bench_update(&t, "{\"no-check\":true,\"command\":[\"/nowhere\"]}", &err),
 			 COMMAND_ASYNC);
-	refused(&t, "", EBUSY, "busy");
+	update_bench_refused(&t, "", EBUSY, "busy");
 	update_bench_wait(&t, "UPDATE_FAILED");
 	/* And then the next may come. */
 	must_fail_command(&t, "/nowhere", "No such file");
@@ -541,7 +492,7 @@ static void test_successor_gets_what_is_in_the_table(void **state)
 	pid_t pid;
 
 	(void)state;
-	skip_under_thread_sanitizer();
+	update_bench_skip_under_tsan();
 	close_what_was_inherited();
 	assert_non_null(mkdtemp(dir));
 	snprintf(path, sizeof(path), "%s/successor", dir);

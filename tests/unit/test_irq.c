@@ -24,7 +24,7 @@ static int setup(void **state)
 	assert_non_null(f->kvm);
 	fake_kvm_init(f->kvm);
 	assert_int_equal(kvm_probe(&f->kvm->kvm, &err), 0);
-	assert_int_equal(kvm_vm_create(&f->vm, &f->kvm->kvm, &err), 0);
+	assert_int_equal(kvm_vm_create(&f->vm, &f->kvm->kvm, -1, &err), 0);
 	assert_int_equal(kvm_vm_call(&f->vm, KVM_CREATE_IRQCHIP, NULL), 0);
 	f->fake = fake_kvm_vm(f->kvm, f->vm.fd);
 	*state = f;

@@ -3,6 +3,7 @@
 #include "machine_bench.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -192,6 +193,42 @@ static void test_parking_tells_when_the_last_stopped(void **state)
 		for (uint32_t n = 0; n < 3; n++)
 			assert_true(b.m.vcpus[n].parked);
 	}
+	bench_fini(&b);
+}
+
+static void test_spare_cpus_are_those_without_a_vcpu(void **state)
+{
+	struct bench b;
+	cpu_set_t all, spare;
+	int here = sched_getcpu();
+
+	(void)state;
+	assert_true(here >= 0);
+	assert_int_equal(sched_getaffinity(0, sizeof(all), &all), 0);
+	bench_init(&b, 2);
+	assert_true(machine_spare_cpus(&b.m, &spare)); /* none was entered */
+	assert_true(CPU_EQUAL(&spare, &all));
+	atomic_store(&b.m.vcpus[1].host_cpu, here);
+	assert_int_equal(machine_spare_cpus(&b.m, &spare), CPU_COUNT(&all) > 1);
+	CPU_CLR((size_t)here, &all);
+	assert_true(CPU_EQUAL(&spare, &all));
+	bench_fini(&b);
+}
+
+static void test_entering_tells_the_cpu(void **state)
+{
+	struct bench b;
+	cpu_set_t all;
+	int cpu;
+
+	(void)state;
+	assert_int_equal(sched_getaffinity(0, sizeof(all), &all), 0);
+	bench_init(&b, 1);
+	assert_int_equal(atomic_load(&b.m.vcpus[0].host_cpu), -1);
+	bench_run(&b);
+	assert_true(machine_wait_entered(&b.m) > 0);
+	cpu = atomic_load(&b.m.vcpus[0].host_cpu);
+	assert_true(cpu >= 0 && CPU_ISSET((size_t)cpu, &all));
 	bench_fini(&b);
 }
 
@@ -542,6 +579,8 @@ int main(void)
 		cmocka_unit_test(test_no_descriptor_is_leaked),
 		cmocka_unit_test(test_resume_and_pause),
 		cmocka_unit_test(test_parking_tells_when_the_last_stopped),
+		cmocka_unit_test(test_spare_cpus_are_those_without_a_vcpu),
+		cmocka_unit_test(test_entering_tells_the_cpu),
 		cmocka_unit_test(test_accesses_reach_devices),
 		cmocka_unit_test(test_half_done_io_is_completed_before_the_park),
 		cmocka_unit_test(test_string_io_is_served_while_parking),

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -31,7 +32,7 @@ static void test_sizes(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
-		assert_int_equal(memory_create(&mem, bad[i], NULL, &err), -EINVAL);
+		assert_int_equal(memory_create(&mem, bad[i], NULL, NULL, &err), -EINVAL);
 		assert_non_null(strstr(err.text, "guest RAM of"));
 	}
 }
@@ -41,7 +42,7 @@ static void test_one_region(void **state)
 	struct memory mem;
 
 	(void)state;
-	assert_int_equal(memory_create(&mem, SMALL, NULL, &err), 0);
+	assert_int_equal(memory_create(&mem, SMALL, NULL, NULL, &err), 0);
 	assert_int_equal(mem.count, 1);
 	assert_int_equal(mem.size, SMALL);
 	assert_non_null(memory_ptr(&mem, 0, SMALL));
@@ -62,7 +63,7 @@ static void test_hole_below_4g(void **state)
 	struct memory mem;
 
 	(void)state;
-	assert_int_equal(memory_create(&mem, LARGE, NULL, &err), 0);
+	assert_int_equal(memory_create(&mem, LARGE, NULL, NULL, &err), 0);
 	assert_int_equal(mem.count, 2);
 	assert_int_equal(mem.regions[1].gpa, MEMORY_HIGH_BASE);
 	assert_int_equal(mem.regions[1].size, 16 << 20);
@@ -81,7 +82,7 @@ static void test_exactly_the_low_part(void **state)
 	struct memory mem;
 
 	(void)state;
-	assert_int_equal(memory_create(&mem, MEMORY_LOW_MAX, NULL, &err), 0);
+	assert_int_equal(memory_create(&mem, MEMORY_LOW_MAX, NULL, NULL, &err), 0);
 	assert_int_equal(mem.count, 1);
 	memory_destroy(&mem);
 }
@@ -92,7 +93,7 @@ static void test_read_and_write(void **state)
 	uint64_t value = 0;
 
 	(void)state;
-	assert_int_equal(memory_create(&mem, SMALL, NULL, &err), 0);
+	assert_int_equal(memory_create(&mem, SMALL, NULL, NULL, &err), 0);
 	assert_int_equal(memory_read(&mem, 12345, &value, sizeof(value)), 0);
 	assert_int_equal(value, 0);
 	value = 0x0123456789abcdef;
@@ -117,7 +118,7 @@ static void test_clear(void **state)
 	struct memory mem;
 
 	(void)state;
-	assert_int_equal(memory_create(&mem, SMALL, NULL, &err), 0);
+	assert_int_equal(memory_create(&mem, SMALL, NULL, NULL, &err), 0);
 	memory_write(&mem, 0, &dirt, sizeof(dirt));
 	memory_write(&mem, SMALL - 4, &dirt, sizeof(dirt));
 	assert_int_equal(memory_clear(&mem, &err), 0);
@@ -133,7 +134,7 @@ static void test_nobody_can_shrink_it(void **state)
 	struct memory mem;
 
 	(void)state;
-	assert_int_equal(memory_create(&mem, SMALL, NULL, &err), 0);
+	assert_int_equal(memory_create(&mem, SMALL, NULL, NULL, &err), 0);
 	assert_int_equal(ftruncate(mem.regions[0].fd, 0), -1);
 	assert_int_equal(ftruncate(mem.regions[0].fd, 2 * SMALL), -1);
 	assert_int_equal(fcntl(mem.regions[0].fd, F_GETFD), FD_CLOEXEC);
@@ -149,12 +150,12 @@ static void test_successor_has_the_same_memory(void **state)
 
 	(void)state;
 	assert_non_null(fds);
-	assert_int_equal(memory_create(&old, LARGE, NULL, &err), 0);
+	assert_int_equal(memory_create(&old, LARGE, NULL, NULL, &err), 0);
 	assert_int_equal(memory_save_fds(&old, fds, &err), 0);
 	assert_int_equal(fds->count, 2);
 	for (int i = 0; i < 2; i++)
 		fds->entries[i].fd = fcntl(fds->entries[i].fd, F_DUPFD_CLOEXEC, 3);
-	assert_int_equal(memory_create(&new, LARGE, fds, &err), 0);
+	assert_int_equal(memory_create(&new, LARGE, NULL, fds, &err), 0);
 	assert_int_equal(fdtable_check_taken(fds, &err), 0);
 	assert_int_equal(memory_write(&old, MEMORY_HIGH_BASE + 8, &sent, sizeof(sent)), 0);
 	assert_int_equal(memory_read(&new, MEMORY_HIGH_BASE + 8, &got, sizeof(got)), 0);
@@ -171,14 +172,96 @@ static void test_missing_half_is_noticed(void **state)
 
 	(void)state;
 	assert_non_null(fds);
-	assert_int_equal(memory_create(&old, SMALL, NULL, &err), 0);
+	assert_int_equal(memory_create(&old, SMALL, NULL, NULL, &err), 0);
 	assert_int_equal(memory_save_fds(&old, fds, &err), 0);
 	/* The stream says more RAM than the table brings, and the region is of another size. */
-	assert_true(memory_create(&new, LARGE, fds, &err) < 0);
+	assert_true(memory_create(&new, LARGE, NULL, fds, &err) < 0);
 	assert_non_null(strstr(err.text, "guest RAM 0"));
 	assert_int_equal(new.count, 0);
 	memory_destroy(&old);
 	free(fds);
+}
+
+static void test_mappings_are_aligned(void **state)
+{
+	struct memory mem;
+
+	(void)state;
+	for (uint64_t size = SMALL; size <= LARGE + 4096; size += (LARGE - SMALL) / 3 + 4096) {
+		size &= ~4095ull;
+		assert_int_equal(memory_create(&mem, size, NULL, NULL, &err), 0);
+		for (unsigned int i = 0; i < mem.count; i++)
+			assert_int_equal((uintptr_t)mem.regions[i].hva % (2 << 20), 0);
+		assert_int_equal(mem.page, 4096);
+		memory_destroy(&mem);
+	}
+}
+
+static int64_t allocated(const struct memory *mem)
+{
+	struct stat st;
+
+	assert_int_equal(fstat(mem->regions[0].fd, &st), 0);
+	return (int64_t)st.st_blocks * 512;
+}
+
+static void test_prefault_at_start_and_after_reset_but_not_in_a_successor(void **state)
+{
+	const struct memory_options opt = { .prefault = true };
+	struct fdtable *fds = calloc(1, sizeof(*fds));
+	struct memory mem, old, new;
+
+	(void)state;
+	assert_non_null(fds);
+	assert_int_equal(memory_create(&mem, SMALL, &opt, NULL, &err), 0);
+	assert_int_equal(allocated(&mem), SMALL);
+	assert_int_equal(memory_clear(&mem, &err), 0);
+	assert_int_equal(allocated(&mem), SMALL);
+	memory_destroy(&mem);
+
+	assert_int_equal(memory_create(&old, SMALL, NULL, NULL, &err), 0);
+	assert_int_equal(memory_save_fds(&old, fds, &err), 0);
+	fds->entries[0].fd = fcntl(fds->entries[0].fd, F_DUPFD_CLOEXEC, 3);
+	assert_int_equal(memory_create(&new, SMALL, &opt, fds, &err), 0);
+	assert_int_equal(allocated(&new), 0);
+	memory_destroy(&new);
+	memory_destroy(&old);
+	free(fds);
+}
+
+/* Whatever the host has: RAM of such pages, or a reason and nothing left behind. */
+static void test_huge_pages_or_the_reason_why_not(void **state)
+{
+	const struct memory_options opt = { .hugepages = 2 << 20 };
+	struct memory mem;
+	int r;
+
+	(void)state;
+	r = memory_create(&mem, 2 * SMALL, &opt, NULL, &err);
+	if (r < 0) {
+		assert_non_null(strstr(err.text, "huge pages of 2 MiB"));
+		assert_int_equal(mem.count, 0);
+		return;
+	}
+	assert_int_equal(mem.page, 2 << 20);
+	assert_int_equal((uintptr_t)mem.regions[0].hva % (2 << 20), 0);
+	assert_true(memory_pages_are(&mem, 2 << 20));
+	assert_true(memory_pages_are(&mem, MEMORY_HUGE_DEFAULT));
+	assert_false(memory_pages_are(&mem, 0));
+	memory_destroy(&mem);
+}
+
+static void test_ram_is_whole_huge_pages(void **state)
+{
+	struct memory_options opt = { .hugepages = 2 << 20 };
+	struct memory mem;
+
+	(void)state;
+	assert_true(memory_create(&mem, 3 << 20, &opt, NULL, &err) < 0);
+	/* Another reason only where the host has no such pages at all. */
+	if (err.code == EINVAL)
+		assert_non_null(strstr(err.text, "no multiple of the huge pages' size, 2 MiB"));
+	assert_int_equal(mem.count, 0);
 }
 
 int main(void)
@@ -193,6 +276,10 @@ int main(void)
 		cmocka_unit_test(test_nobody_can_shrink_it),
 		cmocka_unit_test(test_successor_has_the_same_memory),
 		cmocka_unit_test(test_missing_half_is_noticed),
+		cmocka_unit_test(test_mappings_are_aligned),
+		cmocka_unit_test(test_prefault_at_start_and_after_reset_but_not_in_a_successor),
+		cmocka_unit_test(test_huge_pages_or_the_reason_why_not),
+		cmocka_unit_test(test_ram_is_whole_huge_pages),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

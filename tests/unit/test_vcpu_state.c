@@ -43,7 +43,7 @@ static int setup(void **state)
 	fake_kvm_init(f->fake);
 	f->kvm = f->fake->kvm;
 	assert_int_equal(kvm_probe(&f->kvm, &f->err), 0);
-	assert_int_equal(kvm_vm_create(&f->vm, &f->kvm, &f->err), 0);
+	assert_int_equal(kvm_vm_create(&f->vm, &f->kvm, -1, &f->err), 0);
 	f->a_fd = kvm_call_num(&f->kvm, f->vm.fd, KVM_CREATE_VCPU, 0);
 	f->b_fd = kvm_call_num(&f->kvm, f->vm.fd, KVM_CREATE_VCPU, 1);
 	f->a = fake_kvm_vcpu(f->fake, f->a_fd);
@@ -241,6 +241,36 @@ static void test_unlisted_msrs_are_found(void **state)
 	}
 }
 
+static uint64_t steal_time_msr(struct fixture *f, unsigned long request, uint64_t value)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entry;
+	} m = { .head.nmsrs = 1, .entry = { .index = 0x4b564d03, .data = value } };
+
+	assert_int_equal(kvm_call(&f->kvm, f->a_fd, request, &m), 1);
+	return m.entry.data;
+}
+
+/* Another thread's run delay would let it go back. The next KVM VM goes on with it. */
+static void test_steal_time_stops_for_another_thread(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t kept;
+
+	assert_int_equal(vcpu_state_stop_steal_time(&f->kvm, f->a_fd), 0);
+	steal_time_msr(f, KVM_SET_MSRS, 0x2001);
+	kept = vcpu_state_stop_steal_time(&f->kvm, f->a_fd);
+	assert_int_equal(kept, 0x2001);
+	assert_int_equal(steal_time_msr(f, KVM_GET_MSRS, 0), 0);
+	get(f);
+	vcpu_state_keep_steal_time(f->st, kept);
+	for (uint32_t i = 0; i < f->st->nmsrs; i++)
+		if (f->st->msr_index[i] == 0x4b564d03)
+			kept = f->st->msr_value[i] == 0x2001 ? 0 : kept;
+	assert_int_equal(kept, 0);
+}
+
 /* Not even where a stream names them. */
 static void test_special_msrs_are_never_written(void **state)
 {
@@ -368,6 +398,7 @@ static void test_each_failure_is_named(void **state)
 	}
 	for (size_t i = 0; i < ARRAY_SIZE(gets); i++) {
 		f->fake->fail_request = gets[i].request;
+		f->st->tsc_khz = 0; /* else it is known and not read again */
 		assert_int_equal(vcpu_state_get(f->st, &f->kvm, f->a_fd, f->msrs, &f->err), -EPERM);
 		assert_non_null(strstr(f->err.text, gets[i].name));
 	}
@@ -486,6 +517,7 @@ int main(void)
 		CASE(test_mp_state_is_read_first),
 		CASE(test_special_msrs_are_not_listed),
 		CASE(test_unlisted_msrs_are_found),
+		CASE(test_steal_time_stops_for_another_thread),
 		CASE(test_special_msrs_are_never_written),
 		CASE(test_refused_msr_is_named),
 		CASE(test_vanished_msr_is_named),

@@ -53,6 +53,15 @@ static void reply(void *opaque, uint32_t client, json_t *id, json_t *result,
 	json_decref(result);
 }
 
+/* The client has sent descriptors under their numbers. */
+static int take_fd(void *opaque, uint32_t client, const char *name, struct error *err)
+{
+	(void)opaque;
+	(void)client;
+	return name[0] == 'n' ? fcntl(atoi(name + 1), F_DUPFD_CLOEXEC, 3)
+			      : err_set(err, ENOENT, "no descriptor '%s'", name);
+}
+
 static void event(void *opaque, const char *name, json_t *data)
 {
 	char *text = data ? json_dumps(data, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
@@ -86,6 +95,7 @@ void update_bench_init(struct update_bench *t, uint32_t cpus)
 {
 	const struct update_ops ops = {
 		.save = save_rest, .flush = flush, .reply = reply, .event = event,
+		.take_fd = take_fd,
 		.reborn = reborn, .main_pid = main_pid, .run_on = run_on, .opaque = t,
 	};
 	struct error err = ERROR_INIT;
@@ -101,7 +111,7 @@ void update_bench_init(struct update_bench *t, uint32_t cpus)
 	t->self_argv[1] = (char *)"run";
 	t->self_argv[2] = (char *)"--pause";
 	t->self = (struct update_self){
-		.path = t->self_path, .argv = t->self_argv, .version = "1.2.3",
+		.path = t->self_path, .argv = t->self_argv, .version = "1.2.3", .exe_fd = -1,
 	};
 	if (update_create(&t->u, &t->b.m, &t->self, &ops, &err) < 0)
 		fail_msg("%s", err.text);
@@ -168,4 +178,53 @@ void update_bench_wait(struct update_bench *t, const char *text)
 		assert_int_equal(loop_turn(t->b.loop, 10), 0);
 	if (!strstr(t->said, text))
 		fail_msg("'%s' was never said, only:\n%s", text, t->said);
+}
+
+int update_bench_update(struct update_bench *t, const char *json, struct error *err)
+{
+	return update_bench_run(t, update_commands, update_commands_count, "update", json, NULL,
+				err);
+}
+
+void update_bench_must_fail(struct update_bench *t, const char *json, const char *words)
+{
+	struct error err;
+
+	t->said[0] = '\0';
+	assert_int_equal(update_bench_update(t, json, &err), COMMAND_ASYNC);
+	update_bench_wait(t, "UPDATE_FAILED");
+	if (strncmp(t->said, "reply !", 7) != 0 || !strstr(t->said, words))
+		fail_msg("no reply that says '%s':\n%s", words, t->said);
+}
+
+void update_bench_refused(struct update_bench *t, const char *json, int code, const char *words)
+{
+	struct error err;
+
+	assert_int_equal(update_bench_update(t, json, &err), -code);
+	if (!strstr(err.text, words))
+		fail_msg("'%s' does not say '%s'", err.text, words);
+}
+
+#if defined(__SANITIZE_THREAD__)
+#define THREAD_SANITIZER true
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define THREAD_SANITIZER true
+#endif
+#endif
+#ifndef THREAD_SANITIZER
+#define THREAD_SANITIZER false
+#endif
+
+/*
+ * ThreadSanitizer takes the guardian's clone(CLONE_VM) for a fork, and from then on believes that
+ * the parent, whose memory it is, were the child.
+ */
+void update_bench_skip_under_tsan(void)
+{
+	if (!THREAD_SANITIZER)
+		return;
+	print_message("# ThreadSanitizer cannot follow a guardian or a fork\n");
+	skip();
 }

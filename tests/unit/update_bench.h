@@ -32,6 +32,16 @@ const char *update_bench_file(struct update_bench *t, const char *name, const ch
 int update_bench_run(struct update_bench *t, const struct command *table, size_t count,
 		     const char *name, const char *json, json_t **result, struct error *err);
 
+/* The command `update`; and that it fails, after it was accepted, with a reason that has these words. */
+int update_bench_update(struct update_bench *t, const char *json, struct error *err);
+void update_bench_must_fail(struct update_bench *t, const char *json, const char *words);
+
+/* `update` refused at once. */
+void update_bench_refused(struct update_bench *t, const char *json, int code, const char *words);
+
+/* Skips the case, where it needs a guardian, in a build that cannot have one. */
+void update_bench_skip_under_tsan(void);
+
 /* Turns the loop until said contains text; fails the test after some seconds without. */
 void update_bench_wait(struct update_bench *t, const char *text);
 

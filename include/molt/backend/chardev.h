@@ -61,6 +61,9 @@ void chardev_input_ready(struct chardev *cd);
 /* Whether somebody is at the other end. */
 bool chardev_connected(const struct chardev *cd);
 
+/* In the guardian: whoever held the lock is dead. */
+void chardev_revive(struct chardev *cd);
+
 /* Hands what is queued to the host as far as it takes it; reads nothing until chardev_resume(). */
 void chardev_quiesce(struct chardev *cd);
 void chardev_resume(struct chardev *cd);

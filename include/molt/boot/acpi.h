@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The ACPI tables (ACPI 6.3) of machine version 1. They say what the machine is made of, so the
+ * The ACPI tables (ACPI 6.3). They say what the machine is made of, so the
  * numbers here are part of the guest ABI: they never change for a machine version once released.
  */
 #ifndef MOLT_BOOT_ACPI_H
@@ -37,10 +37,11 @@
 /*
  * Writes RSDP, XSDT, FADT, FACS, MADT, MCFG and a copy of the DSDT into guest RAM from
  * ACPI_TABLES_GPA on. cpus: 1..ACPI_MAX_CPUS; the CPU with index n has APIC id and processor UID n.
- * -EINVAL for cpus out of range or a DSDT whose header does not fit its bytes, -ENOSPC where the
+ * machine_version, 1..99, is in the OEM table ids.
+ * -EINVAL for cpus or machine_version out of range or a DSDT whose header does not fit its bytes, -ENOSPC where the
  * tables need more room than there is up to ACPI_TABLES_END.
  */
 int acpi_write_tables(struct memory *mem, const void *dsdt, size_t dsdt_len, uint32_t cpus,
-		      struct error *err);
+		      uint32_t machine_version, struct error *err);
 
 #endif

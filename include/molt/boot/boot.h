@@ -32,6 +32,7 @@ struct boot_source {
 	const void *dsdt;        /* a whole DSDT as iasl makes it */
 	size_t dsdt_len;
 	uint32_t cpus;           /* 1..254 */
+	uint32_t machine_version; /* what the guest sees: in the ACPI tables' ids */
 };
 
 enum boot_mode {

@@ -45,7 +45,7 @@ void control_destroy(struct control *c);
 
 /*
  * Adds a room's commands; the table must outlive the control server. opaque goes to run(), which
- * must not turn the event loop. At most 16 tables, of which the server itself has one.
+ * must not turn the event loop. At most 16 tables, of which the server itself has two.
  */
 void control_add_commands(struct control *c, const struct command *commands, size_t count,
 			  void *opaque);
@@ -65,6 +65,12 @@ void control_event(struct control *c, const char *name, json_t *data);
  */
 void control_reply(struct control *c, uint32_t client, json_t *id, json_t *result,
 		   const struct error *err);
+
+/*
+ * Takes a descriptor that a client sent and named with `getfd`: it is the caller's to close, and no
+ * longer known by that name. -ENOENT where the client has none of that name.
+ */
+int control_take_fd(struct control *c, uint32_t client, const char *name, struct error *err);
 
 /* Writes queued output as far as the sockets take it; nothing before control_start(). */
 void control_flush(struct control *c);

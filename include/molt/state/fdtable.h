@@ -51,7 +51,6 @@ struct update_mark {
 };
 
 struct fdtable {
-	struct fdtable_entry entries[FDTABLE_MAX];
 	uint32_t count;
 	uint32_t guardian;           /* its process id, 0 if there is none */
 	uint8_t nonce[STREAM_NONCE_BYTES];
@@ -60,6 +59,9 @@ struct fdtable {
 	uint32_t nmarks;
 	uint64_t stopped_ns;         /* when the last vCPU stopped */
 	uint64_t exec_ns;            /* just before exec */
+	uint32_t vm_fd;              /* number of the predecessor's KVM VM; see kvm_vm_create() */
+	/* Last, and only the first `count` are ever touched: a page costs the guest's pause 1.5 us. */
+	struct fdtable_entry entries[FDTABLE_MAX];
 };
 
 /*
@@ -70,6 +72,10 @@ int fdtable_add(struct fdtable *t, const char *name, uint32_t id, int fd, struct
 
 /* Writes the table into memfd (from its start), close-on-exec untouched. */
 int fdtable_write(const struct fdtable *t, int memfd, struct error *err);
+
+/* The same through a writer that the caller has: its buffer is used, and what was in it is gone. */
+int fdtable_write_by(const struct fdtable *t, struct stream_writer *w, int memfd,
+		     struct error *err);
 
 /*
  * Clears or sets close-on-exec on all entries. Used to clear before exec, and to set again when

@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include <molt/state/vmstate.h>
 
@@ -17,6 +18,7 @@ struct takeover_kind {
 	const struct vmstate *vms; /* NULL: descriptors only */
 	bool required;             /* its section must be there */
 	const char *const *fds;    /* names in the fd table, NULL-terminated, or NULL */
+	uint32_t since;            /* the first machine version that has it; 0: all have */
 };
 
 #define TAKEOVER_KINDS_MAX 128
@@ -28,6 +30,9 @@ struct takeover_kinds {
 
 /* Appends; more than fit is a bug in molt and asserted. */
 void takeover_kinds_add(struct takeover_kinds *kinds, const struct takeover_kind *kind);
+
+/* Drops what machines of this version do not have. */
+void takeover_kinds_limit(struct takeover_kinds *kinds, uint32_t machine_version);
 
 /* The kind that a section, or a subsection of it, belongs to; NULL if there is none. */
 const struct takeover_kind *takeover_kinds_section(const struct takeover_kinds *kinds,

@@ -15,7 +15,9 @@
 
 #include <molt/base/error.h>
 
+#ifndef STREAM_FORMAT /* tests build the molt of another age */
 #define STREAM_FORMAT 1
+#endif
 #define STREAM_NAME_MAX 47    /* of a section or a field, without the NUL */
 #define STREAM_MAX_BYTES (64u << 20)
 #define STREAM_MAX_SECTIONS 4096u
@@ -101,6 +103,7 @@ struct stream {
 	struct stream_header header;
 	struct stream_section *sections;
 	size_t nsections;
+	size_t room; /* sections that there is memory for */
 };
 
 /*
@@ -109,6 +112,13 @@ struct stream {
  * sentence names the section and the offset, and the stream holds nothing.
  */
 int stream_parse(struct stream *s, const void *buf, size_t len, struct error *err);
+
+/*
+ * For a parser that must not allocate: stream_reserve() makes room for so many sections in a stream
+ * that was all zero, stream_parse_reserved() is stream_parse() into it (and allocates if they are more).
+ */
+int stream_reserve(struct stream *s, size_t sections, struct error *err);
+int stream_parse_reserved(struct stream *s, const void *buf, size_t len, struct error *err);
 void stream_fini(struct stream *s);
 
 /* The section of that name and instance, or NULL. Does not claim it. */

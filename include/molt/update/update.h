@@ -28,6 +28,7 @@ struct update_self {
 	char *path;  /* absolute, symbolic links kept: they are how a new version is put in place */
 	char **argv; /* path, "run", the options as given without --incoming; NULL-terminated */
 	const char *version;
+	int exe_fd;  /* the binary itself where /proc cannot give it, else -1 */
 };
 
 /*
@@ -53,6 +54,8 @@ struct update_ops {
 	/* Answers the command that came from client with this id; see control_reply(). */
 	void (*reply)(void *opaque, uint32_t client, json_t *id, json_t *result,
 		      const struct error *err);
+	/* Takes a descriptor that the client has sent, by its name; see control_take_fd(). */
+	int (*take_fd)(void *opaque, uint32_t client, const char *name, struct error *err);
 	/* Sends an event to all clients; takes over data. */
 	void (*event)(void *opaque, const char *name, json_t *data);
 	/*
@@ -76,7 +79,8 @@ void update_takeover_kinds(struct takeover_kinds *kinds);
 bool update_is_check(void);
 
 /*
- * Holds the description that the predecessor wrote against kinds, lets check_options() add what
+ * Holds the description that the predecessor wrote against kinds, as far as the machine's version
+ * has them, lets check_options() add what
  * the command line says against it, and answers. 0, or why no answer could be given.
  */
 int update_check_answer(const struct takeover_kinds *kinds,
@@ -93,6 +97,7 @@ struct incoming {
 	struct stream stream;
 	void *stream_buf;
 	size_t stream_len;
+	bool stream_mapped;  /* stream_buf is a mapping, not from malloc() */
 	uint64_t main_ns;    /* when the successor's main began */
 	uint64_t adopted_ns;
 	struct guard_link *guard;

@@ -18,6 +18,7 @@
 #define MOLT_VM_DEVICE_H
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -47,12 +48,15 @@ struct device_env {
 
 struct device_class {
 	const char *name;   /* also the section name */
+	uint32_t since;     /* the first machine version that has this device */
 	size_t size;        /* of the whole struct */
 	size_t guest_offset; /* of the guest part, described by state */
 	size_t guest_size;
 	const struct vmstate *state; /* NULL: nothing migrates */
 	const struct bus_region *regions;
 	unsigned int nregions;
+
+	bool before_vcpus; /* created and attached before vCPUs; KVM wants that of its interrupt chips */
 
 	/* What the host side adds to stream and fd table (save_host), NULL if nothing. */
 	const struct takeover_kind *host;
@@ -65,6 +69,8 @@ struct device_class {
 	/* Drains what is in flight; the device starts nothing new until resume. */
 	int (*quiesce)(struct device *dev, struct error *err);
 	void (*resume)(struct device *dev);
+	/* In the guardian, before all else: makes locks of the host side anew, their holders are dead. */
+	void (*revive)(struct device *dev);
 	/* Brings the guest part up to date (e.g. from KVM) before it is saved. */
 	int (*pre_save)(struct device *dev, struct error *err);
 	/* Host state of the backend, as sections of its own, and its descriptors. */
@@ -89,7 +95,22 @@ static inline void *device_guest(struct device *dev)
 	return (char *)dev + dev->cls->guest_offset;
 }
 
-/* The class table, NULL-terminated: src/devices.c. Creation, attach and load go in its order. */
+/*
+ * The class table, NULL-terminated: src/devices.c. Creation, attach and load go in its order, those
+ * before_vcpus first.
+ */
 extern const struct device_class *const device_classes[];
+
+/*
+ * Which machines a molt can make: of version N, for N from 1 to newest, with all classes whose
+ * `since` is at most N. See docs/guest-abi.md.
+ */
+struct machine_model {
+	const struct device_class *const *classes; /* NULL-terminated */
+	uint32_t newest;
+};
+
+/* This molt's: src/devices.c. */
+extern const struct machine_model machine_model;
 
 #endif

@@ -61,7 +61,11 @@ struct kvm_vm {
 	int fd;
 };
 
-int kvm_vm_create(struct kvm_vm *vm, struct kvm *kvm, struct error *err);
+/*
+ * Not with the descriptor number avoid (-1: any): KVM names a VM's directory in debugfs after process
+ * and number, and would complain on the host's console of a predecessor's that is still there.
+ */
+int kvm_vm_create(struct kvm_vm *vm, struct kvm *kvm, int avoid, struct error *err);
 void kvm_vm_destroy(struct kvm_vm *vm);
 
 static inline int kvm_vm_call(struct kvm_vm *vm, unsigned long request, const void *arg)

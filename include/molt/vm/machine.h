@@ -7,6 +7,7 @@
 #define MOLT_VM_MACHINE_H
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -21,7 +22,6 @@
 #include <molt/vm/memory.h>
 #include <molt/vm/vcpu.h>
 
-#define MACHINE_VERSION 1      /* what the guest sees; see docs/guest-abi.md */
 #define MACHINE_MAX_VCPUS 254  /* 8-bit APIC ids; 255 is the broadcast */
 #define MACHINE_MAX_DEVICES 64
 #define MACHINE_NAME_MAX 63
@@ -81,6 +81,8 @@ struct machine_ops {
 	 */
 	int (*load_boot)(struct machine *m, void *opaque, struct error *err);
 	void (*event)(struct machine *m, void *opaque, enum machine_event ev, const char *detail);
+	/* Called by each vCPU thread before it looks at what a guest gave it; NULL: nothing to do. */
+	int (*confine)(struct error *err);
 	void *opaque;
 };
 
@@ -98,20 +100,35 @@ struct machine_guest {
 struct machine {
 	struct machine_guest guest;
 	uint8_t uuid[16];
-	uint32_t machine_version;
+	uint32_t machine_version; /* what the guest sees; see docs/guest-abi.md */
+	const struct machine_model *model;
 
 	struct kvm kvm;
 	struct kvm_vm vm;
+	int avoid_vm_fd; /* what kvm_vm_create() is not to use, or -1 */
 	struct memory memory;
 	struct bus bus;
 	struct loop *loop;
 	struct machine_ops ops;
 
 	struct vcpu *vcpus; /* guest.cpus of them */
+	struct vcpu_state *vcpu_states; /* one each */
 	struct msr_list msrs;
 	pthread_mutex_t vcpu_lock;
 	pthread_cond_t vcpu_unpark; /* threads wait here while parked */
 	pthread_cond_t vcpu_parked; /* main waits here for the last to park */
+	struct {
+		int (*fn)(struct vcpu *v, struct error *err);
+		bool reads;             /* confined threads may help */
+		_Atomic uint32_t next;  /* the first vCPU that nobody has taken */
+		_Atomic uint32_t count; /* 0: no job */
+		_Atomic uint32_t left;  /* not yet done */
+		int result;
+		struct error err;
+	} job; /* under vcpu_lock; see vcpu_job.c */
+	uint32_t host_cpus;
+	bool awake;     /* in an update's pause: parked threads stay awake, where a CPU can be spared */
+	struct stream *incoming; /* while it is built from one */
 
 	struct device *devices[MACHINE_MAX_DEVICES];
 	unsigned int ndevices;
@@ -126,14 +143,18 @@ struct machine_config {
 	uint64_t ram_size;
 	uint32_t cpus;
 	bool no_reboot;
+	uint32_t machine_version; /* 0: the model's newest */
 	struct machine_ops ops;
 	struct loop *loop;
+	struct memory_options memory;
 	/* Host-side options for devices, see struct device_env. */
 	const char *(*option)(const struct device_env *env, const char *name);
 	void *option_opaque;
 	/* Incoming: all of the above that the guest sees comes from the stream instead. */
 	struct stream *stream;
 	struct fdtable *fds;
+	/* Another model than machine_model, for tests; or NULL. */
+	const struct machine_model *model;
 	/* A fake KVM for tests: its ioctl and opaque, and on a cold start a copy of its fd. Or NULL. */
 	const struct kvm *kvm;
 };
@@ -155,10 +176,20 @@ int machine_pause(struct machine *m, struct error *err);
  * the last one stopped.
  */
 uint64_t machine_park_vcpus(struct machine *m);
+
 void machine_unpark_vcpus(struct machine *m);
+
+/* On the way through an update's pause: vCPU threads that park stay awake, to help and to run soon. */
+void machine_keep_awake(struct machine *m, bool on);
 
 /* Waits until the first vCPU has entered KVM_RUN after machine_unpark_vcpus(); its time. */
 uint64_t machine_wait_entered(struct machine *m);
+
+/*
+ * The host's CPUs that this process may use and where no vCPU was when it was last entered. False where
+ * there are none, or that cannot be known (a host with more CPUs than a cpu_set_t).
+ */
+bool machine_spare_cpus(struct machine *m, cpu_set_t *spare);
 
 /*
  * Everything back to power-on with a fresh KVM VM, and the RESET event with the reason; the run
@@ -171,6 +202,12 @@ int machine_reset(struct machine *m, const char *reason, struct error *err);
  * memory but not the threads (update/guardian.c). The old threads must be gone.
  */
 int machine_revive(struct machine *m, struct error *err);
+
+/*
+ * The rest of it, where it failed for want of a thread: starts those that are missing. -errno if one is
+ * still missing after some seconds of trying; may be called again, until it returns 0.
+ */
+int machine_revive_vcpus(struct machine *m, struct error *err);
 
 /* From any thread: the request is carried out by main; the calling vCPU parks for all but PANICKED. */
 void machine_request(struct machine *m, enum machine_request req);
@@ -199,10 +236,14 @@ int machine_save(struct machine *m, struct stream_writer *w, struct fdtable *fds
 int machine_describe(struct machine *m, struct stream_writer *w, struct fdtable *fds,
 		     struct error *err);
 
-/* All that a machine of this molt can take over. */
-void machine_takeover_kinds(struct takeover_kinds *kinds);
+/* All that machines of this model can take over, whatever their version. */
+void machine_takeover_kinds(const struct machine_model *model, struct takeover_kinds *kinds);
 
-/* Reads what was configured from a stream, for the check: no machine is made. */
-int machine_peek_config(struct machine_guest *guest, struct stream *s, struct error *err);
+/*
+ * Reads what was configured from a stream, for the check: no machine is made. Refuses what
+ * machine_create() would, a machine version that the model does not have among it.
+ */
+int machine_peek_config(struct machine_guest *guest, const struct machine_model *model,
+			struct stream *s, struct error *err);
 
 #endif

@@ -81,6 +81,20 @@ int vcpu_state_power_on(struct kvm *kvm, int vcpu_fd, struct error *err);
 /* Sets everything on a fresh vCPU, CPUID included, and nothing in guest RAM. */
 int vcpu_state_set(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, struct error *err);
 
+/*
+ * For a vCPU that another thread will run from now on. KVM accounts steal time by the run delay of the
+ * current thread, less that at the last time: of a thread that has waited less, the guest's steal time would go
+ * back, and with it stand the clock by which Linux schedules. So no more is accounted in this KVM VM. What the
+ * MSR was, 0 where the guest does not use it: a gpa and flags (Linux, Documentation/virt/kvm/x86/msr.rst).
+ */
+uint64_t vcpu_state_stop_steal_time(struct kvm *kvm, int vcpu_fd);
+
+/* Puts that value into what was read, so that the next KVM VM accounts again. */
+void vcpu_state_keep_steal_time(struct vcpu_state *st, uint64_t value);
+
+/* Tells the guest's watchdogs, at the next KVM_RUN, that it did not run for a while. */
+void vcpu_state_tell_paused(struct kvm *kvm, int vcpu_fd);
+
 /* Takes elapsed_ns off a running one-shot or periodic APIC timer's current count (at least 1 stays). */
 void vcpu_state_age_lapic(struct kvm_lapic_state *lapic, uint64_t elapsed_ns);
 

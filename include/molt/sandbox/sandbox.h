@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The sandbox: what this process and its threads give up once everything is open. docs/sandbox.md
+ * says what each thread may still do and why; src/sandbox/sandbox.c has the theory of operation.
+ */
+#ifndef MOLT_SANDBOX_SANDBOX_H
+#define MOLT_SANDBOX_SANDBOX_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+#include <molt/base/error.h>
+
+struct sandbox_user {
+	uid_t uid;
+	gid_t gid;
+};
+
+/*
+ * "NAME", "UID", "NAME:GROUP" or "UID:GID"; without a group it is the user's own. Names are looked up
+ * in /etc/passwd and /etc/group. A bare UID that is not there is its own group's number.
+ * -ENOENT, -EINVAL.
+ */
+int sandbox_find_user(const char *text, struct sandbox_user *user, struct error *err);
+
+/* -EPERM with the way out where sandbox_become() would fail: neither root nor that user already. */
+int sandbox_may_become(const struct sandbox_user *user, struct error *err);
+
+/*
+ * Makes the whole process that user, without supplementary groups; the paths (NULL-terminated) are
+ * given to it before. The bounding set of capabilities is emptied, too. Nothing happens where it is that user already.
+ */
+int sandbox_become(const struct sandbox_user *user, const char *const *paths, struct error *err);
+
+/*
+ * The lists of the main thread that are in force: the newest level, 0 for none. It is the kernel that
+ * answers, so this is true whatever images came before; see lists.h.
+ */
+unsigned int sandbox_level(void);
+
+/*
+ * For the main thread, once everything is open: no capability, no new privilege, Landlock (files may be
+ * changed only beneath the directories in write, NULL-terminated; all may be read and executed), and a
+ * list of system calls that are refused. All of that survives exec, is inherited by threads made from now
+ * on, and can never be taken back. Adds nothing where this level or a newer one is in force.
+ * Landlock may be missing or old, which the log tells; an error is only what must not be missing.
+ */
+int sandbox_enter(const char *const *write, struct error *err);
+
+/*
+ * For a process whose threads will call sandbox_enter_thread(): says in the log which call it was when
+ * one of them is ended for it.
+ */
+int sandbox_catch_forbidden_calls(struct error *err);
+
+/*
+ * For a thread that handles a guest's data: from now on it has no access to files and the network, no
+ * capability, and only the system calls that the sources declare for list "vcpu". Any other ends the
+ * process. In builds with a sanitizer, whose run-time library makes calls of its own, nothing happens.
+ */
+int sandbox_enter_thread(struct error *err);
+
+#endif

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: MIT */
+#include <molt/base/log.h>
+
+#include "machine_args.h"
+
+int cli_parse_machine(const struct cli_args *args, struct machine_config *cfg,
+		      struct memory_arg *memory, struct error *err)
+{
+	static const char *const cpu_keys[] = { "count", NULL };
+	struct cli_list cpus = { 0 };
+	uint64_t n = 0, version = machine_model.newest;
+	int r = cli_parse_memory(cli_value(args, "memory"), memory, err);
+
+	cfg->ram_size = memory->size;
+	cfg->memory = memory->options;
+	if (r == 0)
+		r = cli_list_parse(&cpus, "--cpus", cli_value(args, "cpus"), cpu_keys, err);
+	if (r == 0)
+		r = cli_parse_number("--cpus", cli_list_get(&cpus, "count"), 1, MACHINE_MAX_VCPUS,
+				     &n, err);
+	if (r == 0 && cli_given(args, "machine"))
+		r = cli_parse_number("--machine", cli_value(args, "machine"), 1,
+				     machine_model.newest, &version, err);
+	cfg->cpus = (uint32_t)n;
+	cfg->machine_version = (uint32_t)version;
+	cli_list_fini(&cpus);
+	return r;
+}
+
+void cli_warn_of_differences(const struct cli_args *args, const struct machine *m)
+{
+	struct machine_config asked = { 0 };
+	struct error err = ERROR_INIT;
+	struct memory_arg memory;
+
+	if (cli_parse_machine(args, &asked, &memory, &err) < 0) {
+		log_warn("%s; the guest keeps what it has", err.text);
+		return;
+	}
+	if (cli_given(args, "cpus") && asked.cpus != m->guest.cpus)
+		log_warn("--cpus %u: the guest keeps its %u vCPUs", asked.cpus,
+			 m->guest.cpus);
+	if (cli_given(args, "memory") && asked.ram_size != m->guest.ram_size)
+		log_warn("--memory %llu: the guest keeps its %llu bytes of RAM",
+			 (unsigned long long)asked.ram_size,
+			 (unsigned long long)m->guest.ram_size);
+	if (cli_given(args, "machine") && asked.machine_version != m->machine_version)
+		log_warn("--machine %u: the guest keeps machine version %u", asked.machine_version,
+			 m->machine_version);
+	if (memory.hugepages_given &&
+	    !memory_pages_are(&m->memory, memory.options.hugepages))
+		log_warn("--memory hugepages=...: guest RAM keeps its pages of %llu KiB until molt is "
+			 "started anew", (unsigned long long)(m->memory.page >> 10));
+}

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <string.h>
+
+#include "memory_option.h"
+#include "options.h"
+
+#define HUGE_2M (2ull << 20)
+#define HUGE_1G (1ull << 30)
+
+/* The index of a key's value among words (NULL-terminated); absent if the key is not there. */
+static int choice(const struct cli_list *list, const char *key, const char *const *words,
+		  int absent, struct error *err)
+{
+	const char *value = cli_list_get(list, key);
+	int i = 0;
+
+	if (!value)
+		return absent;
+	while (words[i] && strcmp(words[i], value) != 0)
+		i++;
+	if (words[i])
+		return i;
+	return err_set(err, EINVAL, "--memory: %s=%s: it must be %s or %s", key, value, words[0],
+		       words[1]);
+}
+
+static int parse_hugepages(const struct cli_list *list, struct memory_arg *arg, struct error *err)
+{
+	const char *value = cli_list_get(list, "hugepages");
+	uint64_t size = 0;
+
+	arg->hugepages_given = value != NULL;
+	if (!value || strcmp(value, "off") == 0)
+		return 0;
+	if (strcmp(value, "on") == 0)
+		size = MEMORY_HUGE_DEFAULT;
+	else if (cli_parse_size("--memory: hugepages", value, &size, NULL) < 0 ||
+		 (size != HUGE_2M && size != HUGE_1G))
+		return err_set(err, EINVAL, "--memory: hugepages=%s: it must be on, off, 2M or 1G",
+			       value);
+	arg->options.hugepages = size;
+	return 0;
+}
+
+static int parse_choices(const struct cli_list *list, struct memory_arg *arg, struct error *err)
+{
+	static const char *const switches[] = { "off", "on", NULL };
+	static const char *const refaults[] = { "lazy", "background", NULL };
+	static const enum memory_thp thps[] = { MEMORY_THP_OFF, MEMORY_THP_ON, MEMORY_THP_HOST };
+	int thp = choice(list, "thp", switches, 2, err);
+	int prefault = thp < 0 ? thp : choice(list, "prefault", switches, 0, err);
+	int refault = prefault < 0 ? prefault : choice(list, "refault", refaults, 0, err);
+
+	if (refault < 0)
+		return refault;
+	arg->options.thp = thps[thp];
+	arg->options.prefault = prefault;
+	arg->refault = refault;
+	if (arg->options.hugepages && arg->options.thp == MEMORY_THP_ON)
+		return err_set(err, EINVAL, "--memory: thp=on and hugepages exclude each other: "
+			       "reserved huge pages are huge anyway");
+	return 0;
+}
+
+int cli_parse_memory(const char *text, struct memory_arg *arg, struct error *err)
+{
+	static const char *const keys[] = { "size", "hugepages", "thp", "prefault", "refault", NULL };
+	struct cli_list list = { 0 };
+	int r = cli_list_parse(&list, "--memory", text, keys, err);
+
+	*arg = (struct memory_arg){ 0 };
+	if (r < 0)
+		return r;
+	if (!cli_list_get(&list, "size"))
+		r = err_set(err, EINVAL, "--memory '%s': size=SIZE is missing", text);
+	else
+		r = cli_parse_size("--memory", cli_list_get(&list, "size"), &arg->size, err);
+	if (r == 0)
+		r = parse_hugepages(&list, arg, err);
+	if (r == 0)
+		r = parse_choices(&list, arg, err);
+	cli_list_fini(&list);
+	return r;
+}

@@ -1,0 +1,91 @@
+/* SPDX-License-Identifier: MIT */
+/* `molt run` in check mode: whether this molt, with this command line, could take a machine over. */
+#include <errno.h>
+
+#include <molt/base/log.h>
+#include <molt/boot/boot_files.h>
+#include <molt/control/control.h>
+#include <molt/update/update.h>
+#include <molt/vm/machine.h>
+
+#include "cli.h"
+#include "confine.h"
+#include "machine_args.h"
+
+/*
+ * What the guest sees may not change: a command line that asks for it is refused in the check. So
+ * is one that is wrong, in the answer too: a release that lacks an option which the predecessor was
+ * started with is to say so.
+ */
+struct command_line {
+	struct cli_args args;
+	struct error wrong; /* no text: it is right */
+};
+
+static void check_options(void *opaque, struct stream *s, json_t *reasons)
+{
+	const struct command_line *cl = opaque;
+	const struct cli_args *args = &cl->args;
+	struct machine_config asked = { 0 };
+	struct machine_guest guest = { 0 };
+	struct confinement confinement;
+	struct error err = ERROR_INIT;
+	struct memory_arg memory;
+
+	if (cl->wrong.text[0]) {
+		update_check_reason(reasons, "%s", cl->wrong.text);
+		return;
+	}
+	if (confine_parse(&confinement, args, &err) < 0)
+		update_check_reason(reasons, "%s", err.text);
+	confine_fini(&confinement);
+	if (log_level_parse(cli_value(args, "log-level")) < 0)
+		update_check_reason(reasons, "--log-level '%s' does not exist",
+				    cli_value(args, "log-level"));
+	if (machine_peek_config(&guest, &machine_model, s, &err) < 0 ||
+	    cli_parse_machine(args, &asked, &memory, &err) < 0) {
+		update_check_reason(reasons, "%s", err.text);
+		return;
+	}
+	if (cli_given(args, "cpus") && asked.cpus != guest.cpus)
+		update_check_reason(reasons, "--cpus %u, but the guest has %u", asked.cpus,
+				    guest.cpus);
+	if (cli_given(args, "memory") && asked.ram_size != guest.ram_size)
+		update_check_reason(reasons, "--memory %llu, but the guest has %llu bytes",
+				    (unsigned long long)asked.ram_size,
+				    (unsigned long long)guest.ram_size);
+	if (cli_given(args, "machine") && asked.machine_version != s->header.machine_version)
+		update_check_reason(reasons, "--machine %u, but the guest has machine version %u",
+				    asked.machine_version, s->header.machine_version);
+}
+
+static int answer_check(struct command_line *cl)
+{
+	static const char *const log_fds[] = { "log", "notify", NULL };
+	struct takeover_kinds kinds = { 0 };
+	struct error err = ERROR_INIT;
+
+	machine_takeover_kinds(&machine_model, &kinds);
+	takeover_kinds_add(&kinds, &boot_files_kind);
+	control_takeover_kinds(&kinds);
+	update_takeover_kinds(&kinds);
+	takeover_kinds_add(&kinds, &(struct takeover_kind){ .fds = log_fds });
+	if (update_check_answer(&kinds, check_options, cl, &err) == 0)
+		return MACHINE_EXIT_OK;
+	log_error("%s", err.text);
+	return MACHINE_EXIT_FAILURE;
+}
+
+int cli_answer_check(int argc, char **argv)
+{
+	struct command_line cl = { .wrong = ERROR_INIT };
+	int status, r = cli_args_parse(&cl.args, &run_command, argc, argv, &cl.wrong);
+
+	if (r == 0 && cl.args.nwords)
+		err_set(&cl.wrong, EINVAL, "unexpected argument '%s'", cl.args.words[0]);
+	if (r == CLI_HELP_WANTED)
+		err_set(&cl.wrong, EINVAL, "--help would end it");
+	status = answer_check(&cl);
+	cli_args_fini(&cl.args);
+	return status;
+}

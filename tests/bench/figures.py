@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: MIT
+"""What the bench found: as a table on standard output, as JSON, and in the documentation."""
+import datetime
+import json
+import os
+import re
+import statistics
+import sys
+
+import host
+import plot
+
+# What molt promises, in docs/benchmarks.md: (MiB, vCPUs), which ratio, its limit.
+LIMITS = (
+    ((256, 1), "molt/floor", 1.6),
+    ((8192, 1), "molt/floor", 1.6),
+    ((256, 16), "molt/floor", 2.0),
+    ((512, 1), "qemu/molt", 20),
+    ((8192, 1), "qemu/molt", 100),
+)
+# How much more molt may grow from 256 MiB to 8 GiB than the floor does.
+GROWTH = ((256, 1), (8192, 1), 2.0)
+# Of an update's stages those in which the guest stands still, in their order.
+BLACKOUT_STAGES = ("quiesce", "save", "handover", "exec", "adopt", "build", "resume")
+NAMES = ("floor", "molt", "qemu")
+
+
+def new_results(tools):
+    return {"date": datetime.date.today().isoformat(), "host": host.describe(),
+            "qemu": tools.qemu[2] if tools.qemu else None, "cases": []}
+
+
+def spread(values):
+    ordered = sorted(values)
+    return {"median": statistics.median(ordered), "min": ordered[0], "max": ordered[-1],
+            "p25": ordered[len(ordered) // 4], "p75": ordered[3 * len(ordered) // 4], "n": len(ordered)}
+
+
+def summarise(samples):
+    out = {key: spread([s[key] for s in samples]) for key in samples[0] if key != "stages"}
+    if "stages" in samples[0]:
+        out["stages"] = {name: spread([s["stages"][name] for s in samples]) for name in samples[0]["stages"]}
+    return out
+
+
+def skipped(case, why):
+    return {"mib": case.mib, "cpus": case.cpus, "pages": case.pages, "skipped": why, "failures": {},
+            "summary": {}, "samples": {}}
+
+
+def case_result(case, samples, failures):
+    return {"mib": case.mib, "cpus": case.cpus, "pages": case.pages, "failures": failures,
+            "summary": {name: summarise(s) for name, s in samples.items()}, "samples": samples}
+
+
+# ---- figures
+
+def blackout(result, name, which="median"):
+    return result["summary"][name]["blackout_us"][which] if result and name in result["summary"] else None
+
+
+def ratio(result, names, which="median"):
+    over, under = (blackout(result, name, which) for name in names.split("/"))
+    return over / under if over and under else None
+
+
+def find(results, mib, cpus, pages="4K"):
+    for result in results["cases"]:
+        if (result["mib"], result["cpus"], result["pages"]) == (mib, cpus, pages):
+            return result
+    return None
+
+
+def growth(results):
+    """(molt's factor from the small to the large case) / (the floor's)"""
+    small, large = (find(results, *shape) for shape in GROWTH[:2])
+    figures = [blackout(r, name) for name in ("molt", "floor") for r in (large, small)]
+    if not all(figures):
+        return None
+    return figures[0] / figures[1] / (figures[2] / figures[3])
+
+
+def limits(results):
+    """[(what, measured, sign, limit, whether it holds)] of those that were measured."""
+    rows = []
+    for (mib, cpus), names, limit in LIMITS:
+        value = ratio(find(results, mib, cpus), names)
+        if value:
+            below = names == "molt/floor"
+            rows.append(("%s at %s, %d vCPU%s" % (names, size(mib), cpus, "s" * (cpus > 1)), value,
+                         "<=" if below else ">=", limit, value <= limit if below else value >= limit))
+    value = growth(results)
+    if value:
+        rows.append(("growth from %s to %s, molt/floor" % tuple(size(s[0]) for s in GROWTH[:2]), value, "<=",
+                     GROWTH[2], value <= GROWTH[2]))
+    return rows
+
+
+# ---- standard output
+
+def size(mib):
+    return "%d GiB" % (mib // 1024) if mib % 1024 == 0 else "%d MiB" % mib
+
+
+def print_head():
+    print("%8s %5s %5s  %-6s %9s %9s %9s %9s %9s %4s %10s %10s" % (
+        "RAM", "vCPUs", "pages", "what", "least us", "p25", "median", "p75", "most", "n", "touch us", "after it"))
+
+
+def print_case(result):
+    shape = "%8s %5d %5s" % (size(result["mib"]), result["cpus"], result["pages"])
+    for name, s in result["summary"].items():
+        b = s["blackout_us"]
+        print("%s  %-6s %9.0f %9.0f %9.0f %9.0f %9.0f %4d %10.0f %10.0f" % (
+            shape, name, b["min"], b["p25"], b["median"], b["p75"], b["max"], b["n"],
+            s["touch_before_us"]["median"], s["touch_after_us"]["median"]))
+    for name, why in result["failures"].items():
+        print("%s  %-6s failed: %s" % (shape, name, why))
+    if "skipped" in result:
+        print("%s  skipped: %s" % (shape, result["skipped"]))
+    for names in ("molt/floor", "qemu/molt"):
+        value = ratio(result, names)
+        if value:
+            print("%20s  %s %.2f (%.2f of the least)" % ("", names, value, ratio(result, names, "min")))
+    stages = result["summary"].get("molt", {}).get("stages")
+    if stages:
+        print("%20s  %s" % ("", " ".join("%s=%.0f" % (n, s["median"]) for n, s in stages.items())))
+    sys.stdout.flush()
+
+
+def print_limits(results):
+    rows = limits(results)
+    for what, value, sign, limit, holds in rows:
+        print("%-45s %8.2f  %s %-4g %s" % (what, value, sign, limit, "holds" if holds else "DOES NOT HOLD"))
+    return all(row[-1] for row in rows)
+
+
+# ---- files
+
+def write(results, path):
+    with open(path, "w") as f:
+        json.dump(results, f, indent=1)
+        f.write("\n")
+
+
+def read(path):
+    with open(path) as f:
+        return json.load(f)
+
+
+def table(head, rows):
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def ms(us):
+    return "-" if us is None else "%.2f" % (us / 1000) if us < 100000 else "%.0f" % (us / 1000)
+
+
+def with_spread(result, name):
+    if blackout(result, name) is None:
+        return "-"
+    return "%s (%s to %s)" % tuple(ms(blackout(result, name, which)) for which in ("median", "p25", "p75"))
+
+
+def factor(value):
+    return "-" if value is None else "%.2f" % value if value < 10 else "%.0f" % value
+
+
+def blackout_table(results):
+    rows = [[size(r["mib"]), str(r["cpus"]), r["pages"], *(with_spread(r, name) for name in NAMES),
+             factor(ratio(r, "molt/floor")), factor(ratio(r, "qemu/molt"))]
+            for r in results["cases"] if r["summary"]]
+    return table(("RAM", "vCPUs", "pages", "floor, ms", "molt, ms", "QEMU, ms", "molt / floor", "QEMU / molt"), rows)
+
+
+def touch(result, name, key):
+    summary = result["summary"].get(name)
+    return ms(summary[key]["median"]) if summary else "-"
+
+
+def brownout_table(results):
+    rows = [[size(r["mib"]), r["pages"], touch(r, "molt", "touch_before_us"),
+             *(touch(r, name, "touch_after_us") for name in NAMES)]
+            for r in results["cases"] if r["summary"] and r["cpus"] == 1]
+    return table(("RAM", "pages", "before, ms", "after, floor", "after, molt", "after, QEMU"), rows)
+
+
+def limits_table(results):
+    rows = [[what, factor(value), "%s %g" % (sign, limit), "yes" if holds else "**no**"]
+            for what, value, sign, limit, holds in limits(results)]
+    return table(("what", "measured", "limit", "holds"), rows)
+
+
+def budget_table(results):
+    shapes = [(256, 1), (256, 16), (8192, 1)]
+    found = [(find(results, *s), s) for s in shapes]
+    found = [(r["summary"]["molt"], s) for r, s in found if r and "molt" in r["summary"]]
+    rows = [[stage, *("%.0f" % s["stages"][stage]["median"] for s, _ in found)] for stage in BLACKOUT_STAGES]
+    rows.append(["**blackout**", *("**%.0f**" % s["host_blackout_us"]["median"] for s, _ in found)])
+    rows.append(["the guest's own gap", *("%.0f" % s["blackout_us"]["median"] for s, _ in found)])
+    return table(["part, median us"] + ["%s, %d vCPU%s" % (size(m), c, "s" * (c > 1)) for _, (m, c) in found], rows)
+
+
+def machine(results):
+    h = results["host"]
+    said = ["Measured on %s: %d CPUs (%s), %s, host module `%s`, load average %.1f at the start." % (
+        results["date"], h["cpus"], h["cpu"], h["kernel"], h["kvm"], h["load"])]
+    said.append("QEMU %s." % results["qemu"] if results["qemu"] else "No QEMU.")
+    counts = {s["blackout_us"]["n"] for c in results["cases"] for s in c["summary"].values()}
+    said.append("%s updates in each figure." % " or ".join(str(n) for n in sorted(counts)))
+    return "\n".join(said)
+
+
+def fill(path, blocks):
+    """Puts each text between its marks, `<!-- bench NAME -->` and `<!-- end -->`."""
+    with open(path) as f:
+        text = f.read()
+    for name, block in blocks.items():
+        mark = "<!-- bench %s -->" % name
+        if mark not in text:
+            raise SystemExit("%s: no line %s" % (path, mark))
+        text = re.sub(re.escape(mark) + r".*?<!-- end -->", lambda _, m=mark, b=block: "%s\n\n%s\n\n<!-- end -->" % (m, b),
+                      text, flags=re.S)
+    with open(path, "w") as f:
+        f.write(text)
+
+
+def write_docs(results, directory):
+    fill(os.path.join(directory, "benchmarks.md"), {
+        "machine": machine(results), "limits": limits_table(results), "blackout": blackout_table(results),
+        "brownout": brownout_table(results)})
+    fill(os.path.join(directory, "live-update.md"), {"budget": machine(results) + "\n\n" + budget_table(results)})
+    with open(os.path.join(directory, "blackout.svg"), "w") as f:
+        f.write(plot.svg(results))

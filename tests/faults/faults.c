@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Fault injection. Theory of operation.
+ *
+ * `molt-faults` is molt, from the same objects, linked with the linker's --wrap for every library
+ * function and system call that can fail (calls.c) and for those functions of its own at which a
+ * stage of the update begins or ends (stages.c). So no source of molt knows of it, the molt that is
+ * installed is free of it, and a call that somebody adds to the update path tomorrow is a failure
+ * point without anybody's doing (test_faults.py checks that no function was forgotten).
+ *
+ * Each call between "update accepted" and "committed, and the client answered" is a point with a
+ * name:
+ *
+ *	successor:build:KVM_CREATE_VCPU#1
+ *
+ * the side of the update, the stage, the function (of an ioctl its request) and which call of it that
+ * is on this side in this stage, in whatever thread: parked vCPU threads take a share of main's work.
+ * The start of each stage is a point, too: "begin".
+ *
+ * The directory in MOLT_FAULTS_DIR, which the environment carries from image to image, says what happens:
+ *
+ *	record	if it exists, the names of all points are appended to `points`, with the errno of a
+ *		failure there (0: not a call, or one that cannot fail)
+ *	arm	"NAME ACTION": what is to happen at a point. Whoever gets there renames the file to
+ *		`fired` first: it happens once, not again on the way back
+ *
+ * Actions: error (the call fails), exhaust (and so does every later call that would need the same
+ * resource, until the update ends in this process), abort, segv, hang, kill. And orphan: the call is
+ * let through, but the guardian is killed.
+ *
+ * Nothing here allocates, locks (but for a moment, with no call out of it) or calls what is wrapped.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "faults.h"
+#include "real.h"
+
+#define NAME_MAX_BYTES 128
+#define COUNTERS 512
+
+static struct {
+	const char *side;
+	const char *stage; /* NULL: nothing is counted */
+	bool recording;
+	char point[NAME_MAX_BYTES];
+	char action[16];
+	int exhausted; /* the errno of the resource that has run out, 0 */
+	atomic_flag lock;
+	struct counter {
+		const char *stage;
+		const char *name;
+		unsigned int calls;
+	} counters[COUNTERS];
+} state = { .lock = ATOMIC_FLAG_INIT };
+
+static const char *path_of(char *buf, size_t size, const char *file)
+{
+	const char *dir = getenv("MOLT_FAULTS_DIR");
+
+	if (!dir)
+		return NULL;
+	snprintf(buf, size, "%s/%s", dir, file);
+	return buf;
+}
+
+static void load_armed(void)
+{
+	char path[512], text[NAME_MAX_BYTES + 16] = "";
+	int fd = path_of(path, sizeof(path), "arm") ? __real_open64(path, O_RDONLY | O_CLOEXEC) : -1;
+
+	state.point[0] = state.action[0] = '\0';
+	if (fd >= 0) {
+		if (__real_read(fd, text, sizeof(text) - 1) < 0 ||
+		    sscanf(text, "%127s %15s", state.point, state.action) != 2)
+			_exit(99);
+		close(fd);
+	}
+	state.recording = path_of(path, sizeof(path), "record") &&
+			  __real_access(path, F_OK) == 0;
+}
+
+static void put(const char *file, int flags, const char *line)
+{
+	char path[512];
+	int fd = -1;
+
+	if (path_of(path, sizeof(path), file))
+		fd = __real_open64(path, O_WRONLY | O_CREAT | O_CLOEXEC | flags, 0600);
+	if (fd < 0 || __real_write(fd, line, strlen(line)) < 0)
+		_exit(99);
+	close(fd);
+}
+
+void faults_note_guardian(int pid)
+{
+	char text[16];
+
+	snprintf(text, sizeof(text), "%d", pid);
+	if (strcmp(state.action, "orphan") == 0)
+		put("guardian", O_TRUNC, text);
+}
+
+static void kill_guardian(void)
+{
+	char path[512], text[16] = "";
+	int fd = path_of(path, sizeof(path), "guardian") ? __real_open64(path, O_RDONLY) : -1;
+
+	if (fd < 0 || __real_read(fd, text, sizeof(text) - 1) <= 0 || atoi(text) <= 1 ||
+	    __real_kill(atoi(text), SIGKILL) < 0)
+		_exit(99);
+	close(fd);
+}
+
+/* False: who armed it did not want to wait any longer. */
+static bool disarm(void)
+{
+	char from[512], to[512];
+
+	state.point[0] = '\0';
+	return path_of(from, sizeof(from), "arm") && path_of(to, sizeof(to), "fired") &&
+	       rename(from, to) == 0;
+}
+
+void faults_begin(const char *side, const char *stage)
+{
+	int saved = errno;
+
+	memset(state.counters, 0, sizeof(state.counters));
+	state.exhausted = 0;
+	load_armed();
+	errno = saved;
+	faults_side(side, stage);
+}
+
+void faults_side(const char *side, const char *stage)
+{
+	state.side = side;
+	state.exhausted = 0;
+	faults_stage(stage);
+}
+
+void faults_stage(const char *stage)
+{
+	if (!state.side)
+		return;
+	state.stage = stage;
+	fault("begin", 0);
+}
+
+void faults_pause(void)
+{
+	state.stage = NULL;
+	state.exhausted = 0;
+}
+
+const char *faults_now(void)
+{
+	return state.stage;
+}
+
+const char *faults_now_side(void)
+{
+	return state.side;
+}
+
+static unsigned int count(const char *stage, const char *name)
+{
+	unsigned int n = 0;
+
+	while (atomic_flag_test_and_set(&state.lock))
+		;
+	for (size_t i = 0; i < COUNTERS; i++) {
+		struct counter *c = &state.counters[i];
+
+		if (!c->stage)
+			*c = (struct counter){ stage, name, 0 };
+		if (strcmp(c->stage, stage) || strcmp(c->name, name))
+			continue;
+		n = ++c->calls;
+		break;
+	}
+	atomic_flag_clear(&state.lock);
+	if (!n)
+		_exit(99);
+	return n;
+}
+
+static void die_by(int sig)
+{
+	struct sigaction sa = { .sa_handler = SIG_DFL };
+	sigset_t set;
+
+	__real_sigaction(sig, &sa, NULL);
+	sigemptyset(&set);
+	sigaddset(&set, sig);
+	__real_pthread_sigmask(SIG_UNBLOCK, &set, NULL);
+	__real_syscall(SYS_tgkill, getpid(), __real_syscall(SYS_gettid), sig);
+	_exit(99);
+}
+
+/* Not by abort(), whose lock would stay with the dead, in memory that the guardian lives on in. */
+static bool act(int code)
+{
+	const char *action = state.action;
+
+	if (strcmp(action, "exhaust") == 0)
+		state.exhausted = code;
+	if (strcmp(action, "abort") == 0)
+		die_by(SIGABRT);
+	if (strcmp(action, "segv") == 0)
+		__asm__ volatile("movl $0, 8" ::: "memory");
+	if (strcmp(action, "kill") == 0)
+		die_by(SIGKILL);
+	while (strcmp(action, "hang") == 0)
+		__real_poll(NULL, 0, -1);
+	if (strcmp(action, "orphan") == 0) {
+		kill_guardian();
+		return false;
+	}
+	return code != 0;
+}
+
+/* Threads of vCPUs run the guest, but in the stages in which they are parked. */
+static bool works_for_update(const char *stage)
+{
+	static const char *const parked[] = { "save", "build" };
+
+	if (__real_syscall(SYS_gettid) == getpid())
+		return true;
+	for (size_t i = 0; i < sizeof(parked) / sizeof(parked[0]); i++)
+		if (strcmp(stage, parked[i]) == 0)
+			return true;
+	return false;
+}
+
+bool fault(const char *name, int code)
+{
+	const char *stage = state.stage;
+	char point[NAME_MAX_BYTES];
+	bool fails = false;
+	int saved = errno;
+
+	if (!stage || !works_for_update(stage))
+		return false;
+	snprintf(point, sizeof(point), "%s:%s:%s#%u", state.side, stage, name, count(stage, name));
+	if (state.recording) {
+		snprintf(point + strlen(point), sizeof(point) - strlen(point), " %d\n", code);
+		put("points", O_APPEND, point);
+	} else if (code && code == state.exhausted) {
+		fails = true;
+	} else if (strcmp(point, state.point) == 0) {
+		fails = disarm() && act(code);
+	}
+	errno = fails ? code : saved;
+	return fails;
+}

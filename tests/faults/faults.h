@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+/* Failure points of the update path; see faults.c. */
+#ifndef MOLT_TESTS_FAULTS_H
+#define MOLT_TESTS_FAULTS_H
+
+#include <stdbool.h>
+
+/* Reads what is armed, and begins to count: an update has begun in this process. */
+void faults_begin(const char *side, const char *stage);
+
+/* From here on points belong to this stage. Its beginning is a point of its own. */
+void faults_stage(const char *stage);
+
+/* As faults_stage(), in a process that has become another side of the update. */
+void faults_side(const char *side, const char *stage);
+
+/* The update is over, or, with a loop to come that serves others meanwhile, out of sight. */
+void faults_pause(void);
+
+/* The stage that points belong to, NULL if none is counted now. */
+const char *faults_now(void);
+const char *faults_now_side(void);
+
+/*
+ * A failure point: the function `name` is called. True, with errno set to code, where it is to fail
+ * instead. code 0: it cannot fail, but the process can end here.
+ */
+bool fault(const char *name, int code);
+
+/* Whom the action `orphan` kills, also in a later image. */
+void faults_note_guardian(int pid);
+
+#endif

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: MIT
+"""Walking the failure points of molt-faults: one fault at a time, and a look at what is left.
+
+    with ProbeWalker() as walker:
+        for point in walker.record("update"):
+            result = walker.run("update", point.name, "error")
+
+A Walker has a directory that says what is to happen (see faults.c), and a running guest. Its subclass starts the guest
+and says how it is verified.
+"""
+import collections
+import ctypes
+import os
+import re
+import sys
+import tempfile
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from moltvm import Qmp, QmpError, Vm, session_states, write_script  # noqa: E402
+
+# Short where it has to run out; else so long that a busy machine is not taken for a hang.
+HANG_MS = 500
+TIMEOUT_MS = 20000
+PASS = re.compile(rb"^probe: pass (\d+) .*\bchanges=(\d+)\b.*$", re.M)
+PR_SET_CHILD_SUBREAPER = 36
+
+# The steps in which the end of the process must not be the end of the guest: from the moment when all
+# vCPUs are parked until somebody has committed. Before and after it a process that dies is a VMM that
+# dies. "check" is a child.
+SURVIVED = {
+    "check": None,
+    "predecessor": {"quiesce", "save", "handover", "exec"},
+    "successor": {"start", "adopt", "build", "commit", "give-up"},
+    "way-back": {"start", "adopt", "build", "commit"},
+}
+DEADLY = ("abort", "segv", "hang", "kill")
+
+Point = collections.namedtuple("Point", "name errno")  # of the call when it fails; 0: it is a place
+Result = collections.namedtuple("Result", "end why")   # end: told, cut, done, missed
+
+
+class Lost(Exception):
+    """The guest is gone, or it or its molt is not what it was."""
+
+
+def may_die(point):
+    side, stage, _ = point.name.split(":")
+    return side in SURVIVED and (SURVIVED[side] is None or stage in SURVIVED[side])
+
+
+def scenarios(directory, binary):
+    """The arguments of the update: one that works, and one for each way back."""
+    nonsense = write_script(os.path.join(directory, "nonsense"), "no program\n")
+    state = os.path.join(directory, "state")
+    return {
+        "update": dict(),
+        "state-file": dict(state_file=state),
+        "descriptors": dict(command_fd="molt", state_fd="state", files={"molt": (binary, os.O_RDONLY),
+                                                                        "state": (state, os.O_RDWR | os.O_CREAT)}),
+        "undo": dict(command=[nonsense], no_check=True, state_file=state),
+        "give-back": dict(command=[binary, "run", "--incoming", "file:/nonexistent"], no_check=True),
+        "guardian": dict(command=["/bin/false"], no_check=True),
+    }
+
+
+def become_subreaper():
+    """Guardians whose parents died become our children: nobody else here would wait for them."""
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def difference(before, now):
+    words = []
+    for was, is_ in zip(before, now):
+        was, is_ = collections.Counter(was), collections.Counter(is_)
+        words += ["+%s" % (x,) for x in (is_ - was).elements()] + ["-%s" % (x,) for x in (was - is_).elements()]
+    return ", ".join(words)
+
+
+class Walker:
+    hang_ms = HANG_MS
+
+    def __init__(self, binary):
+        self.tmp = tempfile.TemporaryDirectory(prefix="molt-faults-")
+        self.dir = self.tmp.name
+        self.binary = binary
+        self.scenarios = scenarios(self.dir, binary)
+        self.vm = None
+        become_subreaper()
+
+    def start(self):
+        """Starts self.vm with self.environment(), and calls begin() when the guest is up."""
+        raise NotImplementedError
+
+    def verify(self):
+        """The guest runs and has found nothing changed, or Lost."""
+        raise NotImplementedError
+
+    def stop(self, *what):
+        if self.vm:
+            vm, self.vm = self.vm, None
+            vm.__exit__(*(what or (None, None, None)))
+
+    def __enter__(self):
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+        return self
+
+    def __exit__(self, *what):
+        self.stop(*what)
+        self.tmp.cleanup()
+
+    def environment(self):
+        return dict(os.environ, MOLT_FAULTS_DIR=self.dir)
+
+    def begin(self):
+        self.reconnect()
+        self.clean_update()
+        self.before = self.traces()
+
+    def path(self, name):
+        return os.path.join(self.dir, name)
+
+    # ---- what is there ----
+
+    def traces(self):
+        """What a failed update must leave as it was: descriptors, threads, and no other process."""
+        fds = sorted((re.sub(r"\[\d+\]", "", what), cloexec) for what, cloexec in self.vm.fds().values())
+        # The kernel's own threads are with whoever made the KVM VM, who may be dead.
+        return fds, ["thread" for name in self.vm.threads() if not name.startswith("kvm-")]
+
+    def others(self):
+        """{pid: state} besides the guest's process, once those whom we inherited are buried."""
+        self.vm.proc.poll()
+        states = session_states(self.vm.proc.pid)
+        states.pop(self.vm.pid, None)
+        for pid in [pid for pid, state in states.items() if state == "Z"]:
+            try:
+                if os.waitpid(pid, os.WNOHANG)[0] == pid:
+                    del states[pid]
+            except ChildProcessError:
+                pass  # it has a parent, which is to bury it
+        return states
+
+    def settle(self, bodies=False):
+        """Until what an update leaves for later is gone. bodies: a dead process may be left."""
+        def settled():
+            left = [state for state in self.others().values() if not bodies or state != "Z"]
+            return not left and not any("molt-state" in what or "pidfd" in what
+                                        for what, _ in self.vm.fds().values())
+
+        self.vm.wait_for(settled, "the end of the update's processes", timeout=60)
+
+    # ---- updates ----
+
+    def clean_update(self):
+        report = self.vm.update()
+        if report["pid"] != self.vm.pid:
+            raise Lost("a clean update of process %d says %d" % (self.vm.pid, report["pid"]))
+        self.settle()
+
+    def reconnect(self):
+        if self.vm._qmp:
+            self.vm._qmp.close()
+        self.vm._qmp = Qmp(self.vm.control_path, timeout=60)
+        return self.vm.qmp
+
+    def ask(self):
+        """After a lost connection: how the update went, by another one, and who has the guest."""
+        end = time.monotonic() + 60
+        while True:
+            try:
+                query = self.reconnect().command("query-update")
+                break
+            except (OSError, EOFError):
+                states = session_states(self.vm.proc.pid).values()
+                if time.monotonic() > end or all(state == "Z" for state in states):
+                    raise Lost("nobody answers on the control socket") from None
+                time.sleep(0.02)
+        alive = [pid for pid, state in self.others().items() if state != "Z"]
+        if session_states(self.vm.proc.pid).get(self.vm.pid, "Z") == "Z" and alive:
+            self.vm.follow(alive[0])
+        return query
+
+    def failed(self, why):
+        """The event that goes with the answer."""
+        try:
+            events = self.vm.qmp.event_names() and self.vm.qmp.events  # all that came before another answer
+            event = next((e.get("data") for e in events if e["event"] == "UPDATE_FAILED"), None)
+        except (OSError, EOFError):
+            event = None
+        if not event:  # no memory for it, or the connection was lost behind the answer
+            self.ask()
+        elif event["error"] != why:
+            raise Lost("the answer says %r, the event %r" % (why, event["error"]))
+        else:
+            self.vm.follow(event["pid"])
+
+    def update(self, scenario, timeout_ms=TIMEOUT_MS):
+        """How it ended, and what was said. The guest's new process is followed."""
+        arguments = dict(self.scenarios[scenario])
+        for name, (path, flags) in arguments.pop("files", {}).items():
+            fd = os.open(path, flags, 0o600)
+            self.vm.qmp.give_fd(name, fd)
+            os.close(fd)
+        self.vm.qmp.events.clear()
+        try:
+            report = self.vm.update(timeout=timeout_ms, **arguments)
+            return "done", "" if "pid" in report else "(no memory for the report)"
+        except QmpError as err:
+            self.failed(str(err))
+            return "told", str(err)
+        except (OSError, EOFError):
+            query = self.ask()
+            if query["status"] == "failed":
+                return "cut", query["error"]
+            return "done", "(and the connection was lost)"
+
+    def record(self, scenario):
+        """All points of an update."""
+        open(self.path("record"), "w").close()
+        self.update(scenario)
+        self.verify()
+        os.remove(self.path("record"))
+        self.settle()
+        with open(self.path("points")) as f:
+            lines = f.read().split("\n")[:-1]
+        os.remove(self.path("points"))
+        return [Point(name, int(errno)) for name, errno in map(str.split, lines)]
+
+    def arm(self, point, action):
+        for name in ("arm", "fired", "guardian"):
+            if os.path.exists(self.path(name)):
+                os.remove(self.path(name))
+        with open(self.path("arm.new"), "w") as f:
+            f.write("%s %s\n" % (point, action))
+        os.rename(self.path("arm.new"), self.path("arm"))
+
+    def run(self, scenario, point, action):
+        """One fault. Raises Lost if the guest is not what it was, or something is left behind."""
+        self.arm(point, action)
+        end, why = self.update(scenario, self.hang_ms if action == "hang" else TIMEOUT_MS)
+        # Answered, so the event loop runs: what comes behind the update's own answer is done, too.
+        if not self.vm.running():
+            raise Lost("the guest does not run")
+        if not os.path.exists(self.path("fired")):
+            os.remove(self.path("arm"))
+            self.settle()
+            return Result("missed", why)
+        if end == "done" and action in DEADLY:
+            raise Lost("the process died, and the update was done all the same")
+        if end != "done" and not why.strip():
+            raise Lost("nobody was told why")
+        # A dead guardian that nothing told us of is buried by the next update.
+        self.settle(bodies=True)
+        now = self.traces()
+        if now != self.before:
+            raise Lost("left behind: %s" % difference(self.before, now))
+        self.clean_update()
+        self.verify()
+        return Result(end, why)
+
+
+class ProbeWalker(Walker):
+    """The guest `probe`, which verifies its memory, registers and clocks by itself."""
+
+    cmdline = "period_ms=15 lost_ms=20000 clock_us=20000 stall_ms=20000 ram_mib=4"
+
+    def start(self):
+        # Two: then their threads share the work of an update. Main may write what is injected to files.
+        self.vm = Vm("--memory", "16M", "--cpus", "2", "--sandbox", "write=" + self.dir, kernel="probe",
+                     cmdline=self.cmdline, binary=self.binary, env=self.environment())
+        self.vm.wait_serial("probe: ready", timeout=60)
+        self.begin()
+
+    def verify(self):
+        """One line tells of a pass that may have begun before now; so two."""
+        end, text = time.monotonic() + 60, b""
+        with open(self.vm.serial_path, "rb") as serial:
+            serial.seek(0, os.SEEK_END)
+            while len(PASS.findall(text)) < 2:
+                if time.monotonic() > end:
+                    raise Lost("no pass of the guest's within a minute: %r" % text[-500:])
+                time.sleep(0.005)
+                text += serial.read()
+            serial.seek(0)
+            if any(int(changes) for _, changes in PASS.findall(text)):
+                raise Lost("the guest found something changed: %r" %
+                           re.findall(rb"^probe: CHANGED.*$", serial.read(), re.M)[:10])

@@ -1,0 +1,300 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""The sandbox: what is in force, that updates go through it, that layers do not pile up, --user."""
+import os
+import pwd
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from moltvm import Skip, Vm, expect_error, molt, molt_binary, need_kvm, run_cases, sanitized, write_script
+
+TICKER = "period_ms=20"
+NOBODY = 65534
+
+
+def status(pid, tid=None):
+    """What the kernel says of a thread: {key: text}."""
+    with open("/proc/%d/task/%d/status" % (pid, tid or pid)) as f:
+        return dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+
+
+def filters(pid, tid=None):
+    s = status(pid, tid)
+    if "Seccomp_filters" not in s:
+        raise Skip("this kernel does not tell the number of filters (before Linux 5.9)")
+    return int(s["Seccomp_filters"])
+
+
+def failed_pid(vm):
+    """Who runs the guest after an update that has just failed."""
+    return vm.qmp.wait_event("UPDATE_FAILED")["data"]["pid"]
+
+
+def forget_events(vm):
+    """Those that are on their way, too."""
+    vm.qmp.event_names()
+    vm.qmp.events.clear()
+
+
+def vcpu_threads(vm):
+    return [cpu["thread-id"] for cpu in vm.qmp.command("query-cpus-fast")]
+
+
+def check_confined(vm, pid=None):
+    """Main and the first vCPU's thread have what they should have, and not twice."""
+    pid = pid or vm.pid
+    main = status(pid)
+    for key in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+        assert int(main[key], 16) == 0, main
+    assert main["NoNewPrivs"].strip() == "1" and main["Seccomp"].strip() == "2", main
+    if os.getuid() == 0:
+        assert int(main["CapBnd"], 16) == 0, main
+    assert filters(pid) == 1, main
+    if sanitized():
+        return
+    for tid in vcpu_threads(vm)[:1]:
+        # One that has not left KVM_RUN yet is not confined, nor need it be.
+        # Those of a cold start were made before main's list, all others inherit it.
+        vm.wait_for(lambda t=tid: "2" in status(pid, t)["Seccomp"] and
+                    filters(pid, t) == vm.expected_filters, "the vCPU thread's filter")
+        assert int(status(pid, tid)["CapEff"], 16) == 0
+
+
+class SandboxVm(Vm):
+    expected_filters = 1
+
+    def updated(self, *command, **arguments):
+        result = self.update(*command, **arguments)
+        self.expected_filters = 2
+        return result
+
+
+def runs_on(vm):
+    vm.wait_ticks(2)
+    vm.check_ticks()
+
+
+def test_twenty_updates():
+    """More than Landlock has layers: nothing piles up, nothing is lost, the guest notices nothing."""
+    with SandboxVm("--memory", "64M", "--cpus", "2", cmdline=TICKER) as vm:
+        vm.wait_ticks(2)
+        check_confined(vm)
+        for n in range(1, 21):
+            assert vm.updated()["updates"] == n
+            runs_on(vm)
+            if n in (1, 2, 20):
+                check_confined(vm)
+        assert "error" not in vm.log() and "not in force" not in vm.log(), vm.log()
+
+
+def test_probe_guest():
+    """The guest that touches everything, with every device: no call was forgotten in the list."""
+    with SandboxVm("--memory", "64M", "--cpus", "2", kernel="probe",
+                   cmdline="period_ms=50") as vm:
+        for _ in range(5):
+            vm.wait_serial(r"probe: pass \d+ .*\n", after=len(vm.serial()))
+            vm.updated()
+        vm.wait_serial(r"probe: pass \d+ .*\n", after=len(vm.serial()))
+        check_confined(vm)
+        assert "CHANGED" not in vm.serial()
+        vm.qmp.command("system_reset")
+        vm.wait_serial(r"probe: ready", after=len(vm.serial()) // 2)
+        vm.qmp.command("system_powerdown")
+        assert vm.wait_exit() == 0
+
+
+def test_guest_that_ends_badly_is_logged():
+    """The registers are read and written to the log by the confined thread."""
+    with SandboxVm("--log-level", "warn", kernel="fault", cmdline="how=triple after_ms=50") as vm:
+        assert vm.wait_exit() == 3
+        assert re.search(r"vCPU 0: rip=", vm.log()), vm.log()
+
+
+def test_way_back_and_guardian():
+    with SandboxVm("--memory", "64M", cmdline=TICKER) as vm:
+        vm.wait_ticks(2)
+        vm.updated()
+        with open(vm.path("stale"), "wb") as f:
+            f.write(bytes(4096))
+        expect_error(lambda: vm.update(molt_binary(), "run", "--incoming",
+                                       "file:" + vm.path("stale"), no_check=True), "stale")
+        runs_on(vm)
+        check_confined(vm)
+        if sanitized():
+            raise Skip("the guardian cannot take over in a build with a sanitizer")
+        for program in ("/bin/false", "/bin/sleep"):
+            forget_events(vm)
+            expect_error(lambda p=program: vm.update(p, "60", no_check=True, timeout=300))
+            pid = failed_pid(vm)
+            runs_on(vm)
+            check_confined(vm, pid)
+        vm.updated()
+        runs_on(vm)
+
+
+def test_off():
+    with Vm("--sandbox", "off", "--memory", "64M", cmdline=TICKER) as vm:
+        vm.wait_ticks(2)
+        assert status(vm.pid)["Seccomp"].strip() == "0"
+        vm.update()
+        runs_on(vm)
+        assert status(vm.pid)["Seccomp"].strip() == "0"
+        # The way back has no options of its own: what molt was started with counts again.
+        expect_error(lambda: vm.update(molt_binary(), "run", "--sandbox", "off", "--incoming", "file:/nonexistent",
+                                       no_check=True), "/nonexistent")
+        runs_on(vm)
+        assert status(vm.pid)["Seccomp"].strip() == "0"
+        # A successor may be the first to have one.
+        vm.update(molt_binary(), "run")
+        runs_on(vm)
+        assert filters(vm.pid) == 1 and status(vm.pid)["NoNewPrivs"].strip() == "1"
+        # And it cannot be lifted.
+        for n in (1, 2):
+            vm.update(molt_binary(), "run", "--sandbox", "off")
+            runs_on(vm)
+            assert filters(vm.pid) == 1
+            assert vm.log().count("cannot be lifted") == n, vm.log()
+
+
+def test_forbidden_calls_of_main():
+    """As a wrapper sees them, and it goes on."""
+    script = ('import ctypes, os\n'
+              'libc = ctypes.CDLL(None, use_errno=True)\n'
+              'for name, *args in (("mount", b"none", b"/", b"tmpfs", 0, 0), ("setns", -1, 0),\n'
+              '                    ("unshare", 0x10000000), ("sethostname", b"x", 1)):\n'
+              '    r = getattr(libc, name)(*args)\n'
+              '    print(name, r, ctypes.get_errno(), file=open("{out}", "a"))\n'
+              'os.environ.pop("MOLT_FDTABLE", None)\n')
+    with Vm("--memory", "64M", cmdline=TICKER) as vm:
+        vm.wait_ticks(2)
+        with open(vm.path("calls.py"), "w") as f:
+            f.write(script.format(out=vm.path("out")))
+        wrapper = write_script(vm.path("wrapper"), '#!/bin/sh\n%s %s\n: >/dev/null\n(: >%s) 2>/dev/null '
+                               '&& echo WROTE >>%s\nexec %s run "$@"\n' % (
+                                   sys.executable, vm.path("calls.py"), "/tmp/molt-test-escape",
+                                   vm.path("out"), molt_binary()))
+        vm.update(wrapper)
+        runs_on(vm)
+        with open(vm.path("out")) as f:
+            lines = f.read().split("\n")
+        assert lines[:4] == [n + " -1 1" for n in ("mount", "setns", "unshare", "sethostname")], lines
+        if "Landlock ABI" in vm.log():
+            assert "WROTE" not in lines and not os.path.exists("/tmp/molt-test-escape"), lines
+
+
+def test_writing():
+    """Beneath the directories that molt was told of; elsewhere with write= or as a descriptor."""
+    with Vm("--memory", "64M", cmdline=TICKER) as vm, Vm("--pause", start=False) as other:
+        vm.wait_ticks(2)
+        vm.update(state_file=vm.path("state"))
+        if "Landlock ABI" not in vm.log():
+            raise Skip("no Landlock here")
+        expect_error(lambda: vm.update(state_file=other.path("state")), "permission denied", "write=DIR")
+        done = molt("update", "--state", other.path("state"), vm.control_path)
+        assert done.returncode == 0, done
+        runs_on(vm)
+    with Vm(start=False) as other, Vm("--memory", "64M", "--sandbox", "write=/nowhere:" + other.dir,
+                                      cmdline=TICKER) as vm:
+        vm.wait_ticks(2)
+        vm.update(state_file=other.path("state"))
+        runs_on(vm)
+
+
+def test_socket_is_removed_at_the_end():
+    with Vm("--pause") as vm:
+        vm.update()
+        vm.qmp.command("quit")
+        assert vm.wait_exit() == 0 and not os.path.exists(vm.control_path)
+        assert "cannot remove" not in vm.log()
+
+
+def need_root():
+    if os.getuid() != 0:
+        raise Skip("only root can become another user")
+
+
+class UserVm(SandboxVm):
+    """Run as nobody, in a directory where nobody may do as root did."""
+
+    def start(self):
+        os.chmod(self.dir, 0o755)
+        shutil.copy(molt_binary(), self.path("molt"))
+        self.argv[0] = self.path("molt")
+        super().start()
+
+
+def test_user():
+    need_root()
+    with UserVm("--user", "nobody", "--memory", "64M", cmdline=TICKER) as vm:
+        vm.wait_ticks(2)
+        user = pwd.getpwnam("nobody")
+        for _ in range(3):
+            s = status(vm.pid)
+            assert s["Uid"].split() == [str(user.pw_uid)] * 4, s
+            assert s["Gid"].split() == [str(user.pw_gid)] * 4 and not s["Groups"].split(), s
+            assert os.stat(vm.control_path).st_uid == user.pw_uid
+            check_confined(vm)
+            runs_on(vm)
+            vm.updated()
+        done = molt("update", vm.control_path)
+        assert done.returncode == 0, done
+        # A successor that this user could not even read.
+        os.chmod(vm.path("molt"), 0o700)
+        done = molt("update", vm.control_path, "--", vm.path("molt"), "run", "--user", "nobody")
+        assert done.returncode == 0, done
+        os.chmod(vm.path("molt"), 0o755)
+        expect_error(lambda: vm.update(vm.path("molt"), "run", "--incoming", "file:/dev/null",
+                                       no_check=True), "/dev/null")
+        runs_on(vm)
+        if not sanitized():
+            forget_events(vm)
+            expect_error(lambda: vm.update("/bin/true", no_check=True), "ended before")
+            pid = failed_pid(vm)
+            runs_on(vm)
+            assert status(pid, vcpu_threads(vm)[0])["Uid"].split() == [str(user.pw_uid)] * 4
+        vm.updated()
+        runs_on(vm)
+
+
+def test_user_by_number():
+    need_root()
+    with UserVm("--user", "12345:23456", "--sandbox", "off", "--memory", "64M",
+                cmdline=TICKER) as vm:
+        vm.wait_ticks(2)
+        vm.update()
+        s = status(vm.pid)
+        assert s["Uid"].split() == ["12345"] * 4 and s["Gid"].split() == ["23456"] * 4, s
+        runs_on(vm)
+
+
+def test_user_errors():
+    for spec, words in (("no-such-user", "/etc/passwd"), ("0:no-such-group", "/etc/group"),
+                        ("", "NAME or UID"), ("nobody:", "NAME or UID"), ("4294967295", "/etc/passwd")):
+        done = molt("run", "--serial", "null", "--user", spec)
+        assert done.returncode == 1 and words in done.stderr, (spec, done)
+    need_root()
+    shutil.copy(molt_binary(), "/tmp/molt-test-user")
+    try:
+        done = subprocess.run(["/tmp/molt-test-user", "run", "--serial", "null", "--user", "1"],
+                              user=NOBODY, group=NOBODY, extra_groups=[], stderr=subprocess.PIPE,
+                              text=True, timeout=60, check=False)
+        assert done.returncode == 1 and "only root" in done.stderr, done
+    finally:
+        os.unlink("/tmp/molt-test-user")
+
+
+def test_bad_modes():
+    for mode, words in (("of", "on or off"), ("reed=/x", "reed"), ("write=x", "absolute"),
+                        ("on,write=:", "empty directory")):
+        done = molt("run", "--serial", "null", "--sandbox", mode)
+        assert done.returncode == 1 and words in done.stderr, (mode, done)
+
+
+need_kvm()
+run_cases(globals())
