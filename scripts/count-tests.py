@@ -2,12 +2,15 @@
 # SPDX-License-Identifier: MIT
 """Counts the cases of a meson test log: each TAP line is one, a program without TAP is one.
 
-Ends with "N passed, N failed, N skipped" and exit status 1 if anything failed or nothing ran.
+Names those that failed, each with the first lines of its reason, for a long log is often cut from the front. Ends with
+"N passed, N failed, N skipped" and exit status 1 if anything failed or nothing ran.
 """
 import json
 import re
 import sys
 
+REASON_LINES = 6
+LONGEST_LINE = 300
 TAP = re.compile(r"^(not )?ok\b(?!.*\bbail)", re.M)
 
 
@@ -33,12 +36,34 @@ def count(entry):
     return passed, failed, skipped
 
 
+def shorten(line):
+    return line if len(line) <= LONGEST_LINE else line[:LONGEST_LINE] + "..."
+
+
+def failures(entry):
+    """What to read first of a test program that failed: its failed TAP lines, each with the comment behind it."""
+    found, room = [], 0
+    for line in entry.get("stdout", "").splitlines():
+        if line.startswith("not ok"):
+            room = REASON_LINES + 1
+        elif not line.startswith("#"):
+            room = 0
+        if room:
+            found.append("    " + shorten(line))
+            room -= 1
+    return ["FAILED %s: %s, exit status %s" % (entry["name"], entry["result"], entry["returncode"])] + found
+
+
 def main():
     totals = [0, 0, 0]
     with open(sys.argv[1], encoding="utf-8") as log:
         for line in log:
-            for i, n in enumerate(count(json.loads(line))):
+            entry = json.loads(line)
+            numbers = count(entry)
+            for i, n in enumerate(numbers):
                 totals[i] += n
+            if numbers[1]:
+                print("\n".join(failures(entry)))
     print("%d passed, %d failed, %d skipped" % tuple(totals))
     return 1 if totals[1] or not totals[0] else 0
 

@@ -5,6 +5,7 @@
  * Leaf numbers: Intel SDM volume 2A CPUID, AMD APM volume 3 appendix E, Linux's
  * Documentation/virt/kvm/x86/cpuid.rst for 0x4000000x.
  */
+#include <asm/kvm_para.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -70,6 +71,14 @@ static void fix_entry(struct kvm_cpuid_entry2 *e, const struct topology *t)
 	case 0x40000000:
 		if (e->eax < LEAF_TIMING)
 			e->eax = LEAF_TIMING;
+		break;
+	case KVM_CPUID_FEATURES:
+		/*
+		 * A vCPU that waits for a lock halts until another one kicks it. KVM remembers a kick that
+		 * comes just before the HLT where no ioctl shows it: an update there would lose it, and the
+		 * vCPU might sleep for ever.
+		 */
+		e->eax &= ~(1u << KVM_FEATURE_PV_UNHALT);
 		break;
 	case 0x80000001:
 		e->ecx &= ~LEAF8_1_ECX_SVM;

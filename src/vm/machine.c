@@ -320,22 +320,6 @@ static int restart_vcpu(struct vcpu *v, struct error *err)
 	}
 }
 
-#define STEAL_TIME_GPA(msr) ((msr) & ~63ull)
-#define STEAL_TIME_PREEMPTED 16 /* of struct kvm_steal_time: a flag that only KVM would take back */
-
-/* See vcpu_state_stop_steal_time(). */
-static void stop_steal_time(struct vcpu *v)
-{
-	struct machine *m = v->machine;
-	uint64_t msr = vcpu_state_stop_steal_time(&m->kvm, v->fd);
-	const uint8_t no = 0;
-
-	if (!msr)
-		return;
-	v->steal_time = msr;
-	memory_write(&m->memory, STEAL_TIME_GPA(msr) + STEAL_TIME_PREEMPTED, &no, sizeof(no));
-}
-
 int machine_revive(struct machine *m, struct error *err)
 {
 	/*
@@ -354,7 +338,7 @@ int machine_revive(struct machine *m, struct error *err)
 	}
 	for (uint32_t i = 0; i < m->guest.cpus; i++) {
 		vcpu_forget_thread(&m->vcpus[i]);
-		stop_steal_time(&m->vcpus[i]);
+		vcpu_leave_steal_time(&m->vcpus[i]);
 		vcpu_state_tell_paused(&m->kvm, m->vcpus[i].fd);
 	}
 	return machine_revive_vcpus(m, err);

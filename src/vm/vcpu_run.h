@@ -26,6 +26,9 @@ void vcpu_stop(struct vcpu *v);
 /* The thread has gone with the process it was in. */
 void vcpu_forget_thread(struct vcpu *v);
 
+/* Before another thread than the one so far runs this vCPU, in the same KVM VM; see steal_time.c. */
+void vcpu_leave_steal_time(struct vcpu *v);
+
 /* Waits until every thread is in the park, without a kick: they were started, or told, before. */
 void vcpus_wait_parked(struct machine *m);
 

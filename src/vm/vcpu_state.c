@@ -25,6 +25,7 @@
  * #syscalls vcpu: ioctl(KVM_GET_XSAVE2) ioctl(KVM_GET_LAPIC) ioctl(KVM_GET_DEBUGREGS)
  * #syscalls vcpu: ioctl(KVM_GET_MSRS) ioctl(KVM_GET_TSC_KHZ) ioctl(KVM_GET_DEVICE_ATTR)
  */
+#include <asm/kvm_para.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,8 +42,7 @@
 #define MSR_MC0_CTL 0x400u
 #define MSR_TSC_DEADLINE 0x6e0u
 #define MSR_KVM_WALL_CLOCK_2 0x4b564d00u
-#define MSR_KVM_STEAL_TIME 0x4b564d03u
-#define STEAL_TIME_ENABLED 1u
+#define CR3_PWT (1u << 3) /* no part of an address in any paging mode */
 #define MTRR_VARIABLE_MSRS 16u
 #define MTRR_ENABLE (1u << 11) /* Intel SDM volume 3, "IA32_MTRR_DEF_TYPE MSR" */
 #define MTRR_WRITE_BACK 6u
@@ -299,28 +299,28 @@ _Static_assert(offsetof(struct kvm_sregs, apic_base) == offsetof(struct kvm_sreg
 	       "common head of the sregs");
 #define SREGS_HEAD (offsetof(struct kvm_sregs, apic_base) + sizeof(uint64_t))
 
-static int get_sregs(struct vcpu_state *st, struct kvm *kvm, int fd, struct error *err)
+static int get_sregs(struct kvm_sregs2 *sregs, struct kvm *kvm, int fd, struct error *err)
 {
 	struct kvm_sregs old;
 	int r;
 
 	if (kvm->has_sregs2)
-		return CALL(KVM_GET_SREGS2, &st->sregs);
+		return CALL(KVM_GET_SREGS2, sregs);
 	r = CALL(KVM_GET_SREGS, &old);
-	memset(&st->sregs, 0, sizeof(st->sregs));
+	memset(sregs, 0, sizeof(*sregs));
 	if (r == 0)
-		memcpy(&st->sregs, &old, SREGS_HEAD);
+		memcpy(sregs, &old, SREGS_HEAD);
 	return r;
 }
 
-static int set_sregs(const struct vcpu_state *st, struct kvm *kvm, int fd, struct error *err)
+static int set_sregs(const struct kvm_sregs2 *sregs, struct kvm *kvm, int fd, struct error *err)
 {
 	struct kvm_sregs old = { 0 };
 
 	if (kvm->has_sregs2)
-		return CALL(KVM_SET_SREGS2, &st->sregs);
+		return CALL(KVM_SET_SREGS2, sregs);
 	/* An injected interrupt travels in the events, not in the bitmap. */
-	memcpy(&old, &st->sregs, SREGS_HEAD);
+	memcpy(&old, sregs, SREGS_HEAD);
 	return CALL(KVM_SET_SREGS, &old);
 }
 
@@ -421,7 +421,7 @@ int vcpu_state_get(struct vcpu_state *st, struct kvm *kvm, int vcpu_fd,
 	if (r == 0)
 		r = get_tsc(st, kvm, fd, err);
 	if (r == 0)
-		r = get_sregs(st, kvm, fd, err);
+		r = get_sregs(&st->sregs, kvm, fd, err);
 	if (r == 0)
 		r = get_msrs(st, kvm, fd, msrs, err);
 	if (r == 0)
@@ -438,15 +438,35 @@ int vcpu_state_get(struct vcpu_state *st, struct kvm *kvm, int vcpu_fd,
 	return r;
 }
 
-uint64_t vcpu_state_stop_steal_time(struct kvm *kvm, int vcpu_fd)
+uint64_t vcpu_state_steal_time(struct kvm *kvm, int vcpu_fd)
 {
-	uint64_t value = 0, off = 0;
+	uint64_t value = 0;
 
 	if (one_msr(kvm, vcpu_fd, KVM_GET_MSRS, MSR_KVM_STEAL_TIME, &value) < 0 ||
-	    !(value & STEAL_TIME_ENABLED) ||
-	    one_msr(kvm, vcpu_fd, KVM_SET_MSRS, MSR_KVM_STEAL_TIME, &off) < 0)
+	    !(value & KVM_MSR_ENABLED))
 		return 0;
 	return value;
+}
+
+bool vcpu_state_stop_steal_time(struct kvm *kvm, int vcpu_fd)
+{
+	uint64_t off = 0;
+
+	return one_msr(kvm, vcpu_fd, KVM_SET_MSRS, MSR_KVM_STEAL_TIME, &off) == 0;
+}
+
+int vcpu_state_flush_tlb(struct kvm *kvm, int vcpu_fd, struct error *err)
+{
+	struct kvm_sregs2 sregs;
+	int r = get_sregs(&sregs, kvm, vcpu_fd, err), back;
+
+	if (r < 0)
+		return r;
+	sregs.cr3 ^= CR3_PWT;
+	r = set_sregs(&sregs, kvm, vcpu_fd, err);
+	sregs.cr3 ^= CR3_PWT;
+	back = set_sregs(&sregs, kvm, vcpu_fd, r < 0 ? NULL : err);
+	return r < 0 ? r : back;
 }
 
 void vcpu_state_keep_steal_time(struct vcpu_state *st, uint64_t value)
@@ -475,7 +495,7 @@ int vcpu_state_set(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, st
 	if (r == 0)
 		r = set_tsc(st, kvm, fd, err);
 	if (r == 0)
-		r = set_sregs(st, kvm, fd, err);
+		r = set_sregs(&st->sregs, kvm, fd, err);
 	if (r == 0)
 		r = set_msrs(st, kvm, fd, err);
 	if (r == 0)

@@ -6,8 +6,9 @@
 
 The command sees this machine's files read-only, DIR writable at its own path, fresh /tmp, /run, /dev/shm, /proc and
 /sys, and a working /dev/kvm.  Its output comes out here as it is written; its exit status is lab.py's.  Statuses of
-the lab's own: 122 the nested host's kernel panicked under the command, 123 there is no lab to be had here (it cannot be
-fetched, or does not boot), 124 the command ran out of time, 125 the lab died under the command.
+the lab's own: 122 the nested host broke under the command (its kernel panicked or stood still, or the emulator crashed),
+123 there is no lab to be had here (it cannot be fetched, or does not boot), 124 the command ran out of time, 125 the lab
+died under the command.
 """
 
 import argparse
@@ -26,7 +27,7 @@ import cpio
 import fetch
 import modules
 
-PANICKED = 122
+HOST_BROKEN = 122
 UNAVAILABLE = 123
 TIMED_OUT = 124
 LAB_FAILED = 125
@@ -34,12 +35,16 @@ LAB_FAILED = 125
 # Seconds from the start of QEMU to the command.  Four or so on an idle machine; a busy one may be many times slower.
 BOOT_LIMIT = 150
 
+# Seconds without a sign of life (init gives one every five) after which the nested host is given up.
+SILENCE_LIMIT = 90
+
 HOST_MODULES = ["virtio_pci", "virtio_console", "virtio_rng", "9pnet_virtio", "9p", "tun", "kvm_amd"]
 
 # tsc=reliable: under emulation the clock watchdog sees jitter and would throw the TSC out, and with it kvm's master
-# clock, on which guests' clocks stand.  The rest makes for a fast and quiet boot.
-KERNEL_COMMAND_LINE = ("console=ttyS0 quiet loglevel=4 panic=-1 tsc=reliable no_timer_check mitigations=off "
-                       "random.trust_cpu=on audit=0 apparmor=0 rdinit=/init")
+# clock, on which guests' clocks stand.  A CPU that is stuck never comes back: better a panic, which says so at once.
+# The rest makes for a fast and quiet boot.
+KERNEL_COMMAND_LINE = ("console=ttyS0 quiet loglevel=4 panic=-1 softlockup_panic=1 sysctl.kernel.panic_on_rcu_stall=1 "
+                       "tsc=reliable no_timer_check mitigations=off random.trust_cpu=on audit=0 apparmor=0 rdinit=/init")
 
 
 class BootFailed(Exception):
@@ -50,8 +55,8 @@ class LabFailed(Exception):
     """The nested host died under the command."""
 
 
-class HostPanicked(LabFailed):
-    """By its kernel's own account: no command can be the cause of that, see "Faults of the emulated CPU" in README.md."""
+class HostBroken(LabFailed):
+    """No command can be the cause of that; see "Faults of the emulated CPU" in README.md."""
 
 
 def parse(argv):
@@ -126,6 +131,13 @@ def qemu_arguments(manifest, args, work):
     return arguments
 
 
+def control_bytes(work):
+    try:
+        return os.path.getsize(os.path.join(work, "control"))
+    except OSError:
+        return 0
+
+
 def control_lines(work):
     try:
         with open(os.path.join(work, "control")) as f:
@@ -145,12 +157,15 @@ def relay(source):
 
 
 def watch(qemu, args, work, times):
-    """Wait for the end of QEMU; give up on a boot, or on a command, that takes too long."""
-    started = time.monotonic()
+    """Wait for the end of QEMU; give up on a boot, or on a command, that takes too long, and on a host that is silent."""
+    started = alive = time.monotonic()
     booted = None
+    said = 0
     while qemu.poll() is None:
         time.sleep(0.05)
         now = time.monotonic()
+        if said != (said := control_bytes(work)):
+            alive = now
         if booted is None and control_lines(work):
             booted = now
             times["boot"] = now - started
@@ -158,6 +173,8 @@ def watch(qemu, args, work, times):
             raise BootFailed(f"no boot within {BOOT_LIMIT} seconds")
         if booted is not None and args.timeout and now - booted > args.timeout:
             raise TimeoutError
+        if booted is not None and now - alive > SILENCE_LIMIT:
+            raise HostBroken(why_broken(work) or f"the nested host gave no sign of life for {SILENCE_LIMIT} seconds")
     times["all"] = time.monotonic() - started
 
 
@@ -184,17 +201,20 @@ def attempt(manifest, args, work):
             if args.verbose:
                 print(f"lab: boot {times.get('boot', 0):.1f} s, all {times['all']:.1f} s", file=sys.stderr)
             return int(line.split()[1])
-    panic = panic_line(work)
-    if panic:
-        raise HostPanicked(f"the nested host's kernel died under the command: {panic}")
+    why = why_broken(work)
+    if not why and qemu.returncode < 0:
+        why = f"the emulator crashed (signal {-qemu.returncode})"
+    if why:
+        raise HostBroken(why)
     raise LabFailed(f"the nested host died under the command (QEMU's status: {qemu.returncode})")
 
 
-def panic_line(work):
-    """What the nested host's kernel said first when it died, or None."""
+def why_broken(work):
+    """What the nested host's kernel said first of its end, or None."""
     with open(os.path.join(work, "console.log"), errors="replace") as f:
-        match = re.search(r"\] ((?:BUG: |Oops: |Kernel panic |general protection fault).*)", f.read())
-    return match and match.group(1).strip()
+        match = re.search(r"\] ((?:watchdog: |rcu: INFO: )?(?:BUG: |Oops: |Kernel panic |general protection fault|"
+                          r"rcu_\w+ (?:self-)?detected ).*)", f.read())
+    return match and "the nested host's kernel: " + match.group(1).strip()
 
 
 def keep_logs(work):
@@ -223,7 +243,7 @@ def run(args):
             except TimeoutError:
                 what, status = f"the command took more than {args.timeout:g} seconds", TIMED_OUT
             except LabFailed as e:
-                what, status = str(e), PANICKED if isinstance(e, HostPanicked) else LAB_FAILED
+                what, status = str(e), HOST_BROKEN if isinstance(e, HostBroken) else LAB_FAILED
             except BootFailed as e:
                 what, status = str(e), None
             print(f"lab: {what}; logs: {keep_logs(work)}", file=sys.stderr, flush=True)

@@ -30,7 +30,7 @@ import vmlinux  # noqa: E402
 
 TAP = re.compile(rb"(ok|not ok|1\.\.\d|#|Bail out!)")
 COUNT = re.compile(rb"^(ok |not ok |1\.\.)(\d+)")
-PANICS = 2     # of the nested host, after which the script begins anew
+BREAKS = 4     # of the nested host, after which the script begins anew
 
 
 def parse():
@@ -150,14 +150,14 @@ def main():
         skip_all("the lab cannot be fetched: %s" % e)
     with tempfile.TemporaryDirectory(prefix="molt-lab-test-") as stage:
         environment, points = prepare(stage, args), 0
-        for last in (False,) * PANICS + (True,):
+        for last in (False,) * BREAKS + (True,):
             status, said, points = run_in_lab(stage, args, environment, points)
-            if status != lab.PANICKED or last:
+            if status != lab.HOST_BROKEN or last:
                 break
             print("# FAULT OF THE EMULATED CPU, begun once more: %s" % " ".join(said[-1:]), flush=True)
     if status == lab.UNAVAILABLE:
         skip_all("the lab does not work here: %s" % (said[-1] if said else "no reason given"))
-    if status in (lab.TIMED_OUT, lab.LAB_FAILED, lab.PANICKED):
+    if status in (lab.TIMED_OUT, lab.LAB_FAILED, lab.HOST_BROKEN):
         print("Bail out! " + " ".join(said[-1:]))
     sys.exit(status)
 

@@ -49,15 +49,56 @@ def test_words_name_what_waits():
     assert found["irr"] == [34] and found["isr"] == [] and found["msrs"] == {"0x6e0": "0x1"}, found
 
 
-def test_panics_are_found():
+CONSOLES = (
+    ("[    1.0] all is well\n", None),
+    ("[    1.0] rcu: \tOffload RCU callbacks from CPUs: (none).\n", None),
+    ("[   20.7] BUG: TASK stack guard page was hit\n[  28.0] x\n", "BUG: TASK stack guard page was hit"),
+    ("[    2.1] Kernel panic - not syncing: x\n", "Kernel panic - not syncing: x"),
+    ("[  472.8] watchdog: BUG: soft lockup - CPU#1 stuck for 52s! [molt:398]\n", "watchdog: BUG: soft lockup - CPU#1 stuck for "
+     "52s! [molt:398]"),
+    ("[  437.8] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:\n", "rcu: INFO: rcu_preempt detected stalls on "
+     "CPUs/tasks:"),
+)
+
+
+def test_the_end_of_the_nested_host_is_found():
     with tempfile.TemporaryDirectory() as work:
-        path = os.path.join(work, "console.log")
-        for text, found in (("[    1.0] all is well\n", None), ("[   20.7] BUG: TASK stack guard page was hit\n[  28] x\n",
-                                                                "BUG: TASK stack guard page was hit"),
-                            ("[    2.1] Kernel panic - not syncing: x\n", "Kernel panic - not syncing: x")):
-            with open(path, "w", encoding="ascii") as f:
+        for text, found in CONSOLES:
+            with open(os.path.join(work, "console.log"), "w", encoding="ascii") as f:
                 f.write(text)
-            assert lab.panic_line(work) == found, (text, lab.panic_line(work))
+            said = lab.why_broken(work)
+            assert said == (found and "the nested host's kernel: " + found), (text, said)
+
+
+class Emulator:
+    """A QEMU that runs, and one that has crashed."""
+
+    def __init__(self, *polls):
+        self.polls = list(polls)
+
+    def poll(self):
+        return self.polls.pop(0) if len(self.polls) > 1 else self.polls[0]
+
+
+def test_a_silent_nested_host_is_given_up():
+    args = lab.parse(["run", "--timeout", "60", "--", "true"])
+    limit, lab.SILENCE_LIMIT = lab.SILENCE_LIMIT, 0.3
+    try:
+        with tempfile.TemporaryDirectory() as work:
+            open(os.path.join(work, "console.log"), "w", encoding="ascii").close()
+            with open(os.path.join(work, "control"), "w", encoding="ascii") as f:
+                f.write("booted\n")
+            try:
+                lab.watch(Emulator(None), args, work, {})
+            except lab.HostBroken as why:
+                assert "no sign of life" in str(why), why
+            else:
+                raise AssertionError("it was not given up")
+            times = {}
+            lab.watch(Emulator(None, None, 0), args, work, times)   # one that ends in time is not
+            assert "all" in times
+    finally:
+        lab.SILENCE_LIMIT = limit
 
 
 if __name__ == "__main__":

@@ -457,8 +457,9 @@ def run_cases(namespace):
             print("ok %d - %s (%.1f s)" % (i, name, time.monotonic() - began), flush=True)
         except Skip as why:
             print("ok %d - %s # SKIP %s" % (i, name, why), flush=True)
-        except Exception:
+        except Exception as why:
             traceback.print_exc()
-            print("not ok %d - %s" % (i, name), flush=True)
+            print("not ok %d - %s" % (i, name))
+            print("# %s: %s" % (type(why).__name__, str(why).replace("\n", "\n# ")), flush=True)
             failed += 1
     sys.exit(1 if failed else 0)

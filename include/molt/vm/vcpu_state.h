@@ -82,12 +82,19 @@ int vcpu_state_power_on(struct kvm *kvm, int vcpu_fd, struct error *err);
 int vcpu_state_set(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, struct error *err);
 
 /*
- * For a vCPU that another thread will run from now on. KVM accounts steal time by the run delay of the
- * current thread, less that at the last time: of a thread that has waited less, the guest's steal time would go
- * back, and with it stand the clock by which Linux schedules. So no more is accounted in this KVM VM. What the
- * MSR was, 0 where the guest does not use it: a gpa and flags (Linux, Documentation/virt/kvm/x86/msr.rst).
+ * MSR_KVM_STEAL_TIME, 0 where the guest does not use it: a gpa and flags (Linux,
+ * Documentation/virt/kvm/x86/msr.rst).
  */
-uint64_t vcpu_state_stop_steal_time(struct kvm *kvm, int vcpu_fd);
+uint64_t vcpu_state_steal_time(struct kvm *kvm, int vcpu_fd);
+
+/* From here on KVM accounts no steal time in this VM. False if it does all the same. */
+bool vcpu_state_stop_steal_time(struct kvm *kvm, int vcpu_fd);
+
+/*
+ * Nothing that the guest has unmapped is in the vCPU's TLB any more when it runs again. KVM has no call for
+ * that, but flushes when CR3 was set to another value: so it is, and back. The vCPU must be parked.
+ */
+int vcpu_state_flush_tlb(struct kvm *kvm, int vcpu_fd, struct error *err);
 
 /* Puts that value into what was read, so that the next KVM VM accounts again. */
 void vcpu_state_keep_steal_time(struct vcpu_state *st, uint64_t value);
