@@ -13,6 +13,7 @@ import glob
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -143,6 +144,8 @@ def run_in_lab(stage, args, environment, before):
 
 
 def main():
+    # A polite kill must take the lab along too: raise, so that "finally" runs.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     args = parse()
     try:
         fetch.ensure()
