@@ -12,9 +12,10 @@
  *
  * Whether the vCPU is preempted. Another vCPU that sees the mark sends it no interrupt to flush its TLB, but
  * leaves a note beside it that KVM reads before it runs the vCPU again. KVM will read nothing any more. So
- * the mark is taken away, and a flush that was asked for is done: a vCPU that was still to be parked may have
- * asked one that was parked already, and a stale TLB entry lets a guest write to memory that is somebody
- * else's by now.
+ * the mark is taken away, and the TLB flushed: a vCPU that was still to be parked may have asked that of
+ * one that was parked already, and with a stale entry a guest writes to memory that is somebody else's by now.
+ * The note itself is not asked: KVM before Linux 5.19 puts the mark in its place whenever it lets go of
+ * a vCPU, be it one of a successor that never ran.
  */
 #include <asm/kvm_para.h>
 #include <stddef.h>
@@ -33,22 +34,20 @@ void vcpu_leave_steal_time(struct vcpu *v)
 	struct machine *m = v->machine;
 	uint64_t msr = vcpu_state_steal_time(&m->kvm, v->fd);
 	struct error err = ERROR_INIT;
-	uint8_t preempted = 0;
 	const uint8_t no = 0;
+	int r;
 
 	if (!msr)
 		return;
-	/* Out of guest RAM neither KVM nor another vCPU could have left a note there. */
-	if (memory_read(&m->memory, preempted_gpa(msr), &preempted, sizeof(preempted)) == 0 &&
-	    (preempted & KVM_VCPU_FLUSH_TLB) && vcpu_state_flush_tlb(&m->kvm, v->fd, &err) < 0) {
-		/* Then KVM has to do it, whatever becomes of the accounting. */
+	r = vcpu_state_flush_tlb(&m->kvm, v->fd, &err);
+	if (r == 0)
+		r = vcpu_state_stop_steal_time(&m->kvm, v->fd, &err);
+	if (r < 0) {
+		/* Then KVM goes on to read the notes, whatever becomes of the accounting. */
 		log_error("vCPU %u: steal time may go back: %s", v->id, err.text);
 		return;
 	}
-	if (!vcpu_state_stop_steal_time(&m->kvm, v->fd)) {
-		log_error("vCPU %u: steal time may go back: the MSR cannot be written", v->id);
-		return;
-	}
 	v->steal_time = msr;
+	/* Out of guest RAM no vCPU could have found a mark. */
 	memory_write(&m->memory, preempted_gpa(msr), &no, sizeof(no));
 }

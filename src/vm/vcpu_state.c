@@ -448,11 +448,13 @@ uint64_t vcpu_state_steal_time(struct kvm *kvm, int vcpu_fd)
 	return value;
 }
 
-bool vcpu_state_stop_steal_time(struct kvm *kvm, int vcpu_fd)
+int vcpu_state_stop_steal_time(struct kvm *kvm, int vcpu_fd, struct error *err)
 {
 	uint64_t off = 0;
 
-	return one_msr(kvm, vcpu_fd, KVM_SET_MSRS, MSR_KVM_STEAL_TIME, &off) == 0;
+	if (one_msr(kvm, vcpu_fd, KVM_SET_MSRS, MSR_KVM_STEAL_TIME, &off) < 0)
+		return err_set(err, EINVAL, "KVM_SET_MSRS: MSR_KVM_STEAL_TIME refused");
+	return 0;
 }
 
 int vcpu_state_flush_tlb(struct kvm *kvm, int vcpu_fd, struct error *err)

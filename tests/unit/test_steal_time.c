@@ -61,12 +61,11 @@ static void test_it_stops_and_the_mark_goes(void **state)
 	assert_int_equal(msr(&b, KVM_GET_MSRS, 0), 0);
 	assert_int_equal(b.m.vcpus[1].steal_time, STEAL_GPA | 1);
 	assert_int_equal(mark(&b), 0);
-	assert_false(was_flushed(&b));
 	bench_fini(&b);
 }
 
-/* A vCPU that was still running asked for it, and KVM will not look any more. */
-static void test_a_flush_that_was_asked_for_is_done(void **state)
+/* A vCPU that was still running may have asked for it, and KVM will not look any more. */
+static void test_the_tlb_is_flushed(void **state)
 {
 	struct bench b;
 
@@ -89,11 +88,11 @@ static void test_without_the_flush_kvm_keeps_the_note(void **state)
 	b.kvm->fail_request = KVM_SET_SREGS2;
 	b.kvm->fail_error = EIO;
 	vcpu_leave_steal_time(&b.m.vcpus[1]);
+	b.kvm->fail_request = 0;
 	assert_int_equal(bench_vcpu(&b, 1)->sregs.cr3, 0x12345018);
 	assert_int_equal(msr(&b, KVM_GET_MSRS, 0), STEAL_GPA | 1);
 	assert_int_equal(b.m.vcpus[1].steal_time, 0);
 	assert_int_equal(mark(&b), PREEMPTED_MARK | FLUSH_ASKED);
-	b.kvm->fail_request = 0;
 	bench_fini(&b);
 }
 
@@ -119,7 +118,6 @@ static void test_a_page_outside_of_ram(void **state)
 	prepare(&b, 1ull << 40, FLUSH_ASKED);
 	vcpu_leave_steal_time(&b.m.vcpus[1]);
 	assert_int_equal(msr(&b, KVM_GET_MSRS, 0), 0);
-	assert_false(was_flushed(&b));
 	bench_fini(&b);
 }
 
@@ -127,7 +125,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_it_stops_and_the_mark_goes),
-		cmocka_unit_test(test_a_flush_that_was_asked_for_is_done),
+		cmocka_unit_test(test_the_tlb_is_flushed),
 		cmocka_unit_test(test_without_the_flush_kvm_keeps_the_note),
 		cmocka_unit_test(test_a_guest_without_it_is_left_alone),
 		cmocka_unit_test(test_a_page_outside_of_ram),

@@ -262,7 +262,7 @@ static void test_steal_time_stops_for_another_thread(void **state)
 	steal_time_msr(f, KVM_SET_MSRS, 0x2001);
 	kept = vcpu_state_steal_time(&f->kvm, f->a_fd);
 	assert_int_equal(kept, 0x2001);
-	assert_true(vcpu_state_stop_steal_time(&f->kvm, f->a_fd));
+	assert_int_equal(vcpu_state_stop_steal_time(&f->kvm, f->a_fd, NULL), 0);
 	assert_int_equal(steal_time_msr(f, KVM_GET_MSRS, 0), 0);
 	get(f);
 	vcpu_state_keep_steal_time(f->st, kept);

@@ -87,8 +87,8 @@ int vcpu_state_set(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, st
  */
 uint64_t vcpu_state_steal_time(struct kvm *kvm, int vcpu_fd);
 
-/* From here on KVM accounts no steal time in this VM. False if it does all the same. */
-bool vcpu_state_stop_steal_time(struct kvm *kvm, int vcpu_fd);
+/* From here on KVM accounts no steal time for this vCPU. */
+int vcpu_state_stop_steal_time(struct kvm *kvm, int vcpu_fd, struct error *err);
 
 /*
  * Nothing that the guest has unmapped is in the vCPU's TLB any more when it runs again. KVM has no call for
