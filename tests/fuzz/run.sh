@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Builds the fuzz targets with clang and runs each for some seconds, one at a time.
+# Builds the fuzz targets with clang and runs each for some seconds, as many at a time as there are CPUs.
 set -eu
 
 usage() {
@@ -47,22 +47,49 @@ ninja -C "$build" --quiet $(printf 'tests/fuzz/fuzz_%s ' "$@")
 
 # Most of the time would go into the memory that address sanitizer keeps from being used again.
 export ASAN_OPTIONS="quarantine_size_mb=32${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
-status=0
 mkdir -p "$build/findings"
-for target; do
-	found=$build/corpus/$target
-	mkdir -p "$found"
+
+# Those that run, each as PID:TARGET.
+batch= status=0
+
+start() {
 	options="-max_total_time=$seconds -timeout=20 -rss_limit_mb=3072 -max_len=65536"
-	[ ! -f "$here/$target.dict" ] || options="$options -dict=$here/$target.dict"
+	[ ! -f "$here/$1.dict" ] || options="$options -dict=$here/$1.dict"
+	mkdir -p "$build/corpus/$1"
 	# shellcheck disable=SC2086 # a list of words
-	if "$build/tests/fuzz/fuzz_$target" $options -artifact_prefix="$build/findings/$target-" \
-		-print_final_stats=1 "$found" "$here/corpus/$target" >"$build/$target.log" 2>&1; then
-		echo "ok   $target: $(sed -n 's/stat::number_of_executed_units: *//p' \
-			"$build/$target.log") inputs"
-	else
-		echo "FAIL $target: see $build/$target.log"
-		tail -n 40 "$build/$target.log"
-		status=1
-	fi
+	"$build/tests/fuzz/fuzz_$1" $options -artifact_prefix="$build/findings/$1-" -print_final_stats=1 \
+		"$build/corpus/$1" "$here/corpus/$1" >"$build/$1.log" 2>&1 &
+	batch="$batch $!:$1"
+}
+
+finish() {
+	for job in $batch; do
+		target=${job#*:}
+		if wait "${job%%:*}"; then
+			echo "ok   $target: $(sed -n 's/stat::number_of_executed_units: *//p' \
+				"$build/$target.log") inputs"
+		else
+			echo "FAIL $target: see $build/$target.log"
+			tail -n 40 "$build/$target.log"
+			status=1
+		fi
+	done
+	batch=
+}
+
+stop() {
+	for job in $batch; do
+		kill "${job%%:*}" 2>/dev/null || true
+	done
+	exit 130
+}
+
+trap stop INT TERM
+cpus=$(nproc) running=0
+for target; do
+	start "$target"
+	running=$((running + 1))
+	[ $((running % cpus)) -ne 0 ] || finish
 done
+finish
 exit $status
