@@ -79,8 +79,8 @@ class LinuxWalker(Walker):
         if pattern["errors"] or any(value for key, value in clocks.items() if key.endswith("_back")):
             raise Lost("memory or clocks changed: %s %s" % (pattern, clocks))
         total, steal = [now - then for now, then in zip(self.cpu_times(), (total, steal))]
-        # Two vCPUs on a nested host with one CPU take half of it from each other.
-        if steal * 10 > total * 9:
+        # Two vCPUs of a nested host with one CPU, on a busy machine, were seen to wait nine tenths of the time.
+        if steal * 50 > total * 49:
             raise Lost("the guest takes its time for stolen: %d of %d ticks" % (steal, total))
 
 
