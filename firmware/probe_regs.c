@@ -8,6 +8,8 @@
 #define XCR0_WANTED	0x2e7		/* x87 SSE AVX AVX-512 PKRU */
 #define XCR0_AVX512	0xe0
 #define XCR0_AVX	0x4
+#define PKRU		9		/* the number of its part */
+#define PKRU_KEY_0	0x3		/* access disable, write disable */
 
 struct span {
 	const char *name;
@@ -15,6 +17,7 @@ struct span {
 };
 
 static uint64_t xcr0;		/* 0: FXSAVE state only */
+static uint32_t pkru_offset;	/* 0: no such part */
 static struct span spans[48];
 static unsigned int span_count;
 
@@ -53,7 +56,7 @@ static void add_legacy_spans(void)
 static void add_extended_spans(void)
 {
 	static const char *const names[10] = {
-		[2] = "ymm-high", [5] = "opmask", [6] = "zmm-high", [7] = "zmm16-31", [9] = "pkru",
+		[2] = "ymm-high", [5] = "opmask", [6] = "zmm-high", [7] = "zmm16-31", [PKRU] = "pkru",
 	};
 
 	for (uint32_t i = 2; i < ARRAY_SIZE(names); i++) {
@@ -62,7 +65,9 @@ static void add_extended_spans(void)
 		if (!(xcr0 >> i & 1))
 			continue;
 		where = cpuid(0xd, i);
-		add_span(names[i], where.ebx, i == 9 ? 4 : where.eax);
+		if (i == PKRU)
+			pkru_offset = where.ebx;
+		add_span(names[i], where.ebx, i == PKRU ? 4 : where.eax);
 	}
 }
 
@@ -119,6 +124,16 @@ static uint64_t get(const struct area *area, uint32_t offset, uint32_t size)
 	return value;
 }
 
+/*
+ * Every page here has protection key 0. With CR4.PKE off the CPU asks no key, but a KVM without hardware
+ * virtualisation runs ring 3 with its own CR4: shut out there, the guest faults for ever.
+ */
+static void open_key_0(struct area *area)
+{
+	if (pkru_offset)
+		put(area, pkru_offset, 1, get(area, pkru_offset, 1) & ~(uint64_t)PKRU_KEY_0);
+}
+
 static void choose_values(struct regs *r, uint64_t seed)
 {
 	struct hold *hold = &r->hold;
@@ -138,6 +153,7 @@ static void choose_values(struct regs *r, uint64_t seed)
 	put(&r->in, 2, 2, mix(seed + 18) & 0x7f00);
 	put(&r->in, 4, 1, 0xff);
 	put(&r->in, 24, 4, (mix(seed + 19) & 0xffbf) | 0x1f80);
+	open_key_0(&r->in);
 	put(&r->in, XSAVE_BV, 8, hold->xcr0);
 }
 
