@@ -147,12 +147,24 @@ class Walker:
 
     def settle(self, bodies=False):
         """Until what an update leaves for later is gone. bodies: a dead process may be left."""
-        def settled():
-            left = [state for state in self.others().values() if not bodies or state != "Z"]
-            return not left and not any("molt-state" in what or "pidfd" in what
-                                        for what, _ in self.vm.fds().values())
+        def left():
+            return ([pid for pid, state in self.others().items() if not bodies or state != "Z"] +
+                    [what for what, _ in self.vm.fds().values() if "molt-state" in what or "pidfd" in what])
 
-        self.vm.wait_for(settled, "the end of the update's processes", timeout=60)
+        self.vm.wait_for(lambda: not left(), lambda: "end of what an update leaves for later: " + ", ".join(
+            map(self.describe, left())), timeout=60)
+
+    @staticmethod
+    def describe(left):
+        """A descriptor by its name; a process by what it is doing, as far as the kernel tells."""
+        words = [str(left)]
+        for name in ("comm", "stat", "wchan", "syscall", "stack") if isinstance(left, int) else ():
+            try:
+                with open("/proc/%d/%s" % (left, name)) as f:
+                    words.append(name + " " + " ".join(f.read().split()))
+            except OSError:
+                pass
+        return "; ".join(words)
 
     # ---- updates ----
 

@@ -9,14 +9,18 @@ usage() {
 
 	Builds in build/fuzz and runs every target, or those named, for SECONDS (default 20).
 	Inputs that reach new code are kept in build/fuzz/corpus/TARGET, what fails in
-	build/fuzz/findings. Exit status: 0 no finding, 1 findings, 2 wrong usage, 77 no clang or
-	no libFuzzer here.
+	build/fuzz/findings. JOBS=N in the environment: so many at a time, instead of as many as
+	there are CPUs. Exit status: 0 no finding, 1 findings, 2 wrong usage, 77 no clang or no
+	libFuzzer here.
 	END
 }
 
 case "${1:-}" in
 -h | --help) usage; exit 0 ;;
 *[!0-9]*) usage >&2; exit 2 ;;
+esac
+case "${JOBS:-1}" in
+0* | *[!0-9]*) usage >&2; exit 2 ;;
 esac
 seconds=${1:-20}
 [ $# -eq 0 ] || shift
@@ -85,11 +89,11 @@ stop() {
 }
 
 trap stop INT TERM
-cpus=$(nproc) running=0
+jobs=${JOBS:-$(nproc)} running=0
 for target; do
 	start "$target"
 	running=$((running + 1))
-	[ $((running % cpus)) -ne 0 ] || finish
+	[ $((running % jobs)) -ne 0 ] || finish
 done
 finish
 exit $status

@@ -290,16 +290,19 @@ class Vm:
             return f.read()
 
     def wait_for(self, condition, what, timeout=60):
-        end = time.monotonic() + timeout
+        """what: the words for it, or a function that finds them when it is too late."""
+        left, now = timeout, time.monotonic()
         while not condition():
             # Whoever runs the guest, a guardian perhaps, is in the session that start() made.
             if self.proc.poll() is not None and not session_lives(self.proc.pid) and not condition():
                 raise AssertionError("molt ended with %d before %s\n%s" % (
-                    self.proc.returncode, what, self.log()))
-            if time.monotonic() > end:
+                    self.proc.returncode, what() if callable(what) else what, self.log()))
+            if left < 0:
                 raise AssertionError("no %s within %d s\n%s\n%s" % (
-                    what, timeout, self.log(), self.serial()[-2000:]))
+                    what() if callable(what) else what, timeout, self.log(), self.serial()[-2000:]))
             time.sleep(0.005)
+            before, now = now, time.monotonic()
+            left -= min(now - before, 1)  # while the whole machine stood still, molt did, too
 
     def wait_serial(self, pattern, timeout=60, after=0):
         """Waits for a regular expression in the serial output; returns the match."""
