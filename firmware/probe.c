@@ -9,7 +9,7 @@
  *	  that a pause at a random moment finds them live;
  *	- read one register of the kind that has a number: MSRs, CRs, LAPIC .. (probe_items.c);
  *	- verify a slice of RAM and rewrite it (probe_ram.c);
- *	- look at timers and clocks (probe_time.c).
+ *	- look at timers, clocks and steal time (probe_time.c).
  *
  * Every CPU runs such a loop, with values of its own. The machine's common things, RAM among
  * them, are the boot CPU's; so is printing. The others hand it what they find through a ring in

@@ -49,9 +49,18 @@ struct pvclock {
 	volatile uint8_t flags, pad2[2];
 };
 
+/* struct kvm_steal_time: Linux, Documentation/virt/kvm/x86/msr.rst, MSR_KVM_STEAL_TIME */
+struct steal {
+	volatile uint64_t ns;
+	volatile uint32_t version, flags;
+	volatile uint8_t preempted, pad[47];
+} __attribute__((aligned(64)));
+
 struct clocks {
 	struct pvclock pvclock __attribute__((aligned(64)));
+	struct steal steal;
 	bool have_pvclock;
+	uint64_t stolen;		/* steal.ns, last seen */
 	struct timer lapic, pit;
 	uint64_t deadline;		/* 0: the LAPIC timer is periodic */
 	uint64_t armed_at;		/* the count of interrupts when the deadline was set */

@@ -72,7 +72,6 @@ static const struct item items[] = {
 	WATCH("msr-kvm-clock", MSR, 0x4b564d01),
 	WATCH("msr-kvm-wall-clock", MSR, 0x4b564d00),
 	WATCH("msr-kvm-async-pf", MSR, 0x4b564d02),
-	WATCH("msr-kvm-steal-time", MSR, 0x4b564d03),
 	SET("msr-kvm-poll-control", MSR, 0x4b564d05, 0),
 
 	WATCH("cr0", CR, 0),

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Timers in flight and clocks.
+ * Timers in flight, clocks and steal time.
  *
  * A timer may be late, by a pause for instance, but its n-th interrupt may not come before n
  * periods have passed, and interrupts may not stay away. The TSC and kvmclock may not step back,
@@ -15,7 +15,9 @@
 #define VEC_TIMER		0x40
 #define MSR_TSC_DEADLINE	0x6e0
 #define MSR_KVM_SYSTEM_TIME	0x4b564d01
+#define MSR_KVM_STEAL_TIME	0x4b564d03
 #define KVM_CLOCKSOURCE2	(1u << 3)
+#define KVM_STEAL_TIME		(1u << 5)
 
 #define PIT_RELOAD		11932u	/* 100 Hz */
 
@@ -216,13 +218,38 @@ static void pvclock_check(struct probe *p)
 	}
 }
 
+static bool kvm_offers(uint32_t feature)
+{
+	return cpuid(0x40000000, 0).ebx == 0x4b4d564b /* "KVMK" */ &&
+	       cpuid(0x40000001, 0).eax & feature;
+}
+
 static void pvclock_start(struct clocks *c)
 {
-	c->have_pvclock = cpuid(0x40000000, 0).ebx == 0x4b4d564b &&	/* "KVMK" */
-			  cpuid(0x40000001, 0).eax & KVM_CLOCKSOURCE2 &&
+	c->have_pvclock = kvm_offers(KVM_CLOCKSOURCE2) &&
 			  wrmsr(MSR_KVM_SYSTEM_TIME, (uintptr_t)&c->pvclock | 1);
 	if (c->have_pvclock)
 		c->base = c->last = pvclock_ns(&c->pvclock, &c->base_tsc);
+}
+
+/* ------------------------------------------------------------------ steal time */
+
+/*
+ * KVM takes the mark of a preempted CPU away before that runs again: who runs never sees its own.
+ * With the mark other CPUs would leave it notes instead of interrupts when it is to flush its TLB.
+ */
+static void steal_check(struct probe *p)
+{
+	struct clocks *c = &p->clocks;
+	uint64_t ns = c->steal.ns;
+
+	if (c->steal.preempted) {
+		changed(p, "preempted-though-running", 0, c->steal.preempted);
+		c->steal.preempted = 0;
+	}
+	if (ns < c->stolen)
+		changed(p, "steal-time-back", c->stolen, ns);
+	c->stolen = ns;
 }
 
 /* ------------------------------------------------------------------ all of it */
@@ -242,6 +269,8 @@ bool time_was_paused(uint64_t gap)
 void time_arm(struct probe *p)
 {
 	pvclock_start(&p->clocks);
+	if (kvm_offers(KVM_STEAL_TIME))
+		wrmsr(MSR_KVM_STEAL_TIME, (uintptr_t)&p->clocks.steal | 1);
 	if (p->cpu == 0)
 		pit_start(&p->clocks.pit);
 	lapic_timer_start(&p->clocks, option_number("timer_us", 1000));
@@ -261,6 +290,7 @@ void time_check(struct probe *p, uint64_t gap)
 	struct clocks *c = &p->clocks;
 
 	tsc_check(p);
+	steal_check(p);
 	if (c->deadline)
 		deadline_check(p);
 	timer_check(p, &c->lapic, gap);

@@ -154,7 +154,9 @@ ALONGSIDE static int guardian_main(void *opaque)
 	    !decide(g->page, GUARD_GUARDIAN)) {
 		/*
 		 * What follows is the teardown of a VM and of an address space, which may take long:
-		 * at a low priority, and with no copy of a socket that somebody waits to see closed.
+		 * at a low priority, and with no copy of a socket that somebody waits to see closed. KVM's VM
+		 * stays until the address space goes, in which its vCPUs are mapped. Taken apart before, it could
+		 * mark a vCPU as preempted (see vm/steal_time.c) in guest RAM, which is the successor's by now.
 		 */
 		raw(SYS_setpriority, PRIO_PROCESS, 0, TEARDOWN_NICE, 0, 0);
 		raw(SYS_close_range, 0, (long)UINT32_MAX, 0, 0, 0);

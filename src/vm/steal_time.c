@@ -24,30 +24,41 @@
 
 #include "vcpu_run.h"
 
+#define TRIES 3 /* nobody is left to try it after us */
+
 static uint64_t preempted_gpa(uint64_t msr)
 {
 	return (msr & KVM_STEAL_VALID_BITS) + offsetof(struct kvm_steal_time, preempted);
 }
 
+static int leave(struct vcpu *v, uint64_t *msr, struct error *err)
+{
+	struct kvm *kvm = &v->machine->kvm;
+	int r = vcpu_state_steal_time(kvm, v->fd, msr, err);
+
+	if (r < 0 || !*msr)
+		return r;
+	r = vcpu_state_flush_tlb(kvm, v->fd, err);
+	return r < 0 ? r : vcpu_state_stop_steal_time(kvm, v->fd, err);
+}
+
 void vcpu_leave_steal_time(struct vcpu *v)
 {
-	struct machine *m = v->machine;
-	uint64_t msr = vcpu_state_steal_time(&m->kvm, v->fd);
 	struct error err = ERROR_INIT;
 	const uint8_t no = 0;
-	int r;
+	uint64_t msr = 0;
+	int r = -1;
 
-	if (!msr)
-		return;
-	r = vcpu_state_flush_tlb(&m->kvm, v->fd, &err);
-	if (r == 0)
-		r = vcpu_state_stop_steal_time(&m->kvm, v->fd, &err);
+	for (int try = 0; r < 0 && try < TRIES; try++)
+		r = leave(v, &msr, &err);
 	if (r < 0) {
 		/* Then KVM goes on to read the notes, whatever becomes of the accounting. */
 		log_error("vCPU %u: steal time may go back: %s", v->id, err.text);
 		return;
 	}
+	if (!msr)
+		return;
 	v->steal_time = msr;
 	/* Out of guest RAM no vCPU could have found a mark. */
-	memory_write(&m->memory, preempted_gpa(msr), &no, sizeof(no));
+	memory_write(&v->machine->memory, preempted_gpa(msr), &no, sizeof(no));
 }

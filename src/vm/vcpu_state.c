@@ -43,6 +43,7 @@
 #define MSR_TSC_DEADLINE 0x6e0u
 #define MSR_KVM_WALL_CLOCK_2 0x4b564d00u
 #define CR3_PWT (1u << 3) /* no part of an address in any paging mode */
+#define FLUSH_TRIES 3
 #define MTRR_VARIABLE_MSRS 16u
 #define MTRR_ENABLE (1u << 11) /* Intel SDM volume 3, "IA32_MTRR_DEF_TYPE MSR" */
 #define MTRR_WRITE_BACK 6u
@@ -133,6 +134,7 @@ struct msr_buffer {
 	struct kvm_msr_entry entries[VCPU_MSRS_MAX];
 };
 
+/* -ENOENT: KVM does not have it, or not with this value. */
 static int one_msr(struct kvm *kvm, int fd, unsigned long request, uint32_t index, uint64_t *value)
 {
 	struct {
@@ -142,7 +144,7 @@ static int one_msr(struct kvm *kvm, int fd, unsigned long request, uint32_t inde
 	int r = kvm_call(kvm, fd, request, &m);
 
 	*value = m.entry.data;
-	return r == 1 ? 0 : -EINVAL;
+	return r < 0 ? r : r == 1 ? 0 : -ENOENT;
 }
 
 /*
@@ -438,14 +440,15 @@ int vcpu_state_get(struct vcpu_state *st, struct kvm *kvm, int vcpu_fd,
 	return r;
 }
 
-uint64_t vcpu_state_steal_time(struct kvm *kvm, int vcpu_fd)
+int vcpu_state_steal_time(struct kvm *kvm, int vcpu_fd, uint64_t *value, struct error *err)
 {
-	uint64_t value = 0;
+	int r;
 
-	if (one_msr(kvm, vcpu_fd, KVM_GET_MSRS, MSR_KVM_STEAL_TIME, &value) < 0 ||
-	    !(value & KVM_MSR_ENABLED))
-		return 0;
-	return value;
+	*value = 0;
+	r = one_msr(kvm, vcpu_fd, KVM_GET_MSRS, MSR_KVM_STEAL_TIME, value);
+	if (r < 0 || !(*value & KVM_MSR_ENABLED))
+		*value = 0;
+	return r < 0 && r != -ENOENT ? err_sys(err, -r, "KVM_GET_MSRS: MSR_KVM_STEAL_TIME") : 0;
 }
 
 int vcpu_state_stop_steal_time(struct kvm *kvm, int vcpu_fd, struct error *err)
@@ -460,15 +463,21 @@ int vcpu_state_stop_steal_time(struct kvm *kvm, int vcpu_fd, struct error *err)
 int vcpu_state_flush_tlb(struct kvm *kvm, int vcpu_fd, struct error *err)
 {
 	struct kvm_sregs2 sregs;
-	int r = get_sregs(&sregs, kvm, vcpu_fd, err), back;
+	int r = get_sregs(&sregs, kvm, vcpu_fd, err);
 
 	if (r < 0)
 		return r;
 	sregs.cr3 ^= CR3_PWT;
 	r = set_sregs(&sregs, kvm, vcpu_fd, err);
+	if (r < 0)
+		return r;
 	sregs.cr3 ^= CR3_PWT;
-	back = set_sregs(&sregs, kvm, vcpu_fd, r < 0 ? NULL : err);
-	return r < 0 ? r : back;
+	for (int try = 0; try < FLUSH_TRIES; try++) {
+		r = set_sregs(&sregs, kvm, vcpu_fd, err);
+		if (r == 0)
+			break;
+	}
+	return r;
 }
 
 void vcpu_state_keep_steal_time(struct vcpu_state *st, uint64_t value)

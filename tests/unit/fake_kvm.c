@@ -527,6 +527,8 @@ static bool must_fail(struct fake_kvm *f, unsigned long request)
 		f->fail_skip--;
 		return false;
 	}
+	if (f->fail_times && --f->fail_times == 0)
+		f->fail_request = 0;
 	return true;
 }
 

@@ -116,10 +116,11 @@ struct fake_kvm {
 	unsigned int nvcpus;
 	struct fake_call calls[FAKE_CALLS];
 	unsigned int ncalls;
-	/* Calls of this request fail with this errno, after some that do not. */
+	/* Calls of this request fail with this errno, after some that do not; so often, where not 0. */
 	unsigned long fail_request;
 	int fail_error;
 	unsigned int fail_skip;
+	unsigned int fail_times;
 };
 
 void fake_kvm_init(struct fake_kvm *f);

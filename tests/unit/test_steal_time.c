@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include <molt/base/fd.h>
 #include <molt/base/log.h>
 
 #include "../../src/vm/vcpu_run.h"
@@ -96,6 +97,37 @@ static void test_without_the_flush_kvm_keeps_the_note(void **state)
 	bench_fini(&b);
 }
 
+/* Each of its calls, once: there is nobody behind the guardian to try again. */
+static void test_a_call_that_fails_once(void **state)
+{
+	static const struct {
+		unsigned long request;
+		unsigned int skip;
+	} calls[] = {
+		{ KVM_GET_MSRS, 0 }, { KVM_GET_SREGS2, 0 }, { KVM_SET_SREGS2, 0 },
+		{ KVM_SET_SREGS2, 1 }, { KVM_SET_MSRS, 0 },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(calls); i++) {
+		struct bench b;
+
+		prepare(&b, STEAL_GPA, PREEMPTED_MARK | FLUSH_ASKED);
+		b.kvm->fail_request = calls[i].request;
+		b.kvm->fail_error = EIO;
+		b.kvm->fail_skip = calls[i].skip;
+		b.kvm->fail_times = 1;
+		vcpu_leave_steal_time(&b.m.vcpus[1]);
+		assert_int_equal(b.kvm->fail_times, 0);
+		assert_true(was_flushed(&b));
+		assert_int_equal(bench_vcpu(&b, 1)->sregs.cr3, 0x12345018);
+		assert_int_equal(msr(&b, KVM_GET_MSRS, 0), 0);
+		assert_int_equal(b.m.vcpus[1].steal_time, STEAL_GPA | 1);
+		assert_int_equal(mark(&b), 0);
+		bench_fini(&b);
+	}
+}
+
 static void test_a_guest_without_it_is_left_alone(void **state)
 {
 	struct bench b;
@@ -127,6 +159,7 @@ int main(void)
 		cmocka_unit_test(test_it_stops_and_the_mark_goes),
 		cmocka_unit_test(test_the_tlb_is_flushed),
 		cmocka_unit_test(test_without_the_flush_kvm_keeps_the_note),
+		cmocka_unit_test(test_a_call_that_fails_once),
 		cmocka_unit_test(test_a_guest_without_it_is_left_alone),
 		cmocka_unit_test(test_a_page_outside_of_ram),
 	};

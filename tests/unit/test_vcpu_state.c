@@ -256,11 +256,12 @@ static uint64_t steal_time_msr(struct fixture *f, unsigned long request, uint64_
 static void test_steal_time_stops_for_another_thread(void **state)
 {
 	struct fixture *f = *state;
-	uint64_t kept;
+	uint64_t kept = 1;
 
-	assert_int_equal(vcpu_state_steal_time(&f->kvm, f->a_fd), 0);
+	assert_int_equal(vcpu_state_steal_time(&f->kvm, f->a_fd, &kept, NULL), 0);
+	assert_int_equal(kept, 0);
 	steal_time_msr(f, KVM_SET_MSRS, 0x2001);
-	kept = vcpu_state_steal_time(&f->kvm, f->a_fd);
+	assert_int_equal(vcpu_state_steal_time(&f->kvm, f->a_fd, &kept, NULL), 0);
 	assert_int_equal(kept, 0x2001);
 	assert_int_equal(vcpu_state_stop_steal_time(&f->kvm, f->a_fd, NULL), 0);
 	assert_int_equal(steal_time_msr(f, KVM_GET_MSRS, 0), 0);

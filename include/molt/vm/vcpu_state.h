@@ -82,10 +82,10 @@ int vcpu_state_power_on(struct kvm *kvm, int vcpu_fd, struct error *err);
 int vcpu_state_set(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, struct error *err);
 
 /*
- * MSR_KVM_STEAL_TIME, 0 where the guest does not use it: a gpa and flags (Linux,
- * Documentation/virt/kvm/x86/msr.rst).
+ * *value: MSR_KVM_STEAL_TIME, a gpa and flags (Linux, Documentation/virt/kvm/x86/msr.rst). 0 where the guest
+ * does not use it, or KVM does not have it.
  */
-uint64_t vcpu_state_steal_time(struct kvm *kvm, int vcpu_fd);
+int vcpu_state_steal_time(struct kvm *kvm, int vcpu_fd, uint64_t *value, struct error *err);
 
 /* From here on KVM accounts no steal time for this vCPU. */
 int vcpu_state_stop_steal_time(struct kvm *kvm, int vcpu_fd, struct error *err);
@@ -93,6 +93,7 @@ int vcpu_state_stop_steal_time(struct kvm *kvm, int vcpu_fd, struct error *err);
 /*
  * Nothing that the guest has unmapped is in the vCPU's TLB any more when it runs again. KVM has no call for
  * that, but flushes when CR3 was set to another value: so it is, and back. The vCPU must be parked.
+ * An error leaves CR3 as it was, unless KVM refuses that, too, again and again.
  */
 int vcpu_state_flush_tlb(struct kvm *kvm, int vcpu_fd, struct error *err);
 
