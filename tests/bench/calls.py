@@ -67,7 +67,6 @@ class Tracer:
         self.dir = "%s/instances/molt-bench-%d" % (TRACEFS, os.getpid())
         os.mkdir(self.dir)
         self.put("trace_clock", "x86-tsc")    # others are printed in whole microseconds
-
         self.put("buffer_size_kb", "8192")
         self.put("options/event-fork", "1")
         tasks = os.listdir("/proc/%d/task" % pid)
@@ -227,6 +226,8 @@ def main():
     p.add_argument("--least", type=float, default=0, metavar="US", help="leave out what took less")
     args = p.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    if not os.access(TRACEFS + "/instances", os.W_OK):
+        sys.exit("%s: not there, or not ours to write: as root, mount -t tracefs tracefs %s" % (TRACEFS, TRACEFS))
     build = os.path.abspath(args.build)
     tools = Tools(build + "/molt", build + "/tests/floor", build + "/firmware/bench.elf", None)
     with {"molt": Molt, "floor": Floor}[args.what](Case(*args.case, tools)) as running:
