@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -142,18 +143,25 @@ char **handover_environ(char *variable, struct error *err)
 	return envp;
 }
 
-/* Reserves the space now: a full disk is found out while the guest still runs. */
+/*
+ * Reserves the space now: a full disk is found out while the guest still runs. The file keeps its size and
+ * what an earlier update left in it until there is a state to write. A file system that can reserve nothing
+ * (NFS) says so only when it is written.
+ */
 static int reserve_state(const struct update *u, const char *name, struct error *err)
 {
+	off_t size = (off_t)state_estimate(u);
+	struct rlimit limit;
 	struct stat st;
-	int r;
 
 	if (fstat(u->state_fd, &st) < 0 || !S_ISREG(st.st_mode))
 		return err_set(err, EINVAL, "state file %s: not a regular file", name);
-	r = posix_fallocate(u->state_fd, 0, (off_t)state_estimate(u));
-	if (r)
-		return err_sys(err, r, "state file %s: no room for %zu bytes", name,
-			       state_estimate(u));
+	if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < (rlim_t)size)
+		return err_sys(err, EFBIG, "state file %s: %zu bytes, and RLIMIT_FSIZE is %llu", name,
+			       (size_t)size, (unsigned long long)limit.rlim_cur);
+	if (fallocate(u->state_fd, FALLOC_FL_KEEP_SIZE, 0, size) < 0 && errno != EOPNOTSUPP)
+		return err_sys(err, errno, "state file %s: no room for %zu bytes", name,
+			       (size_t)size);
 	return 0;
 }
 

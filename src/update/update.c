@@ -100,12 +100,11 @@ static void hand_over(struct update *u)
 	update_failed(u, &err);
 }
 
-/* The answer to an update that was only to be checked. */
+/* The answer to an update that was only to be checked: none was tried, so none has failed. */
 static void only_checked(struct update *u, const struct error *err)
 {
 	json_t *result = err ? NULL : json_pack("{s:s}", "check", "passed");
 
-	update_unprepare(u);
 	u->status = u->status_before;
 	u->ops.reply(u->ops.opaque, u->client, u->id, result, err);
 	forget_request(u);
@@ -120,14 +119,15 @@ void update_checked(struct update *u, const struct error *err)
 		named = *err;
 		err_prefix(&named, "check");
 	}
-	if (u->check_only) {
-		only_checked(u, err ? &named : NULL);
-	} else if (err) {
-		update_unprepare(u);
-		update_failed(u, &named);
-	} else {
+	if (!err && !u->check_only) {
 		hand_over(u);
+		return;
 	}
+	update_unprepare(u);
+	if (u->check_only)
+		only_checked(u, err ? &named : NULL);
+	else
+		update_failed(u, &named);
 }
 
 static void start(void *opaque)
@@ -138,7 +138,10 @@ static void start(void *opaque)
 	if (u->status != UPDATE_STATUS_RUNNING)
 		return;
 	if (update_prepare(u, &err) < 0) {
-		update_failed(u, &err);
+		if (u->check_only)
+			only_checked(u, &err);
+		else
+			update_failed(u, &err);
 		return;
 	}
 	if (u->no_check) {

@@ -12,7 +12,7 @@ import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from moltvm import (Qmp, Skip, Vm, expect_error, molt_binary, need_kvm, run_cases, sanitized,
+from moltvm import (Qmp, Skip, Vm, expect_error, molt, molt_binary, need_kvm, run_cases, sanitized,
                     write_script)
 
 
@@ -157,6 +157,19 @@ def test_commands_that_are_none():
         assert "UPDATE_FAILED" not in vm.qmp.event_names()
 
 
+def test_check_that_says_no_is_no_failed_update():
+    """Whichever step says no: the successor is missing, cannot be executed, is no molt, has no room for its state."""
+    with ticking() as vm:
+        script = write_script(vm.path("molt"), "this is no program\n")
+        for arguments in (dict(command=["/no/such/molt"]), dict(command=[script]), dict(command=["/bin/true"]),
+                          dict(state_file=vm.dir)):
+            expect_error(lambda a=arguments: vm.update(check_only=True, **a))
+            assert vm.qmp.command("query-update")["status"] == "none"
+            assert "UPDATE_FAILED" not in vm.qmp.event_names()
+        assert "update failed" not in vm.log()
+        assert vm.update(check_only=True) == {"check": "passed"}
+
+
 # ---- the state file ----
 
 def test_state_in_a_missing_directory():
@@ -197,6 +210,21 @@ def test_state_on_a_full_disk():
             filler.write(bytes(56 << 10))
         fails(vm, d + "/state", "no space left", state_file=d + "/state")
         assert os.listdir(d) == ["filler"], "a failed update leaves no half state file behind"
+
+
+def test_state_of_an_earlier_update_stays():
+    """An update that fails before it has a state leaves the last one's as it was."""
+    with ticking() as vm:
+        kept = vm.path("state")
+        with Vm("--pause", "--sandbox", "write=" + vm.dir) as other:
+            other.update(state_file=kept)
+        with open(kept, "rb") as f:
+            before = f.read()
+        expect_error(lambda: vm.update("/no/such/molt", state_file=kept), "no such file")
+        expect_error(lambda: vm.update("/bin/true", state_file=kept), "no molt")
+        with open(kept, "rb") as f:
+            assert f.read() == before
+        assert molt("state", "--summary", kept).returncode == 0
 
 
 def test_relative_state_path():
