@@ -34,6 +34,7 @@
 
 #define CHECK_ENV UPDATE_CHECK_ENV
 #define ANSWER_MAX_BYTES 65536u
+#define KILL_WAIT_MS 1000
 
 /* ---- the predecessor's side ---- */
 
@@ -81,15 +82,10 @@ static int spawn(struct update *u, struct error *err)
 	if (pipe2(empty, O_CLOEXEC) < 0)
 		return err_sys(err, errno, "pipe for the check");
 	close(empty[1]);
-	u->check.pid = program_spawn(u->program_fd, u->argv, envp, shared, ARRAY_SIZE(shared),
-				     empty[0], &code);
+	code = program_spawn(u->program_fd, u->argv, envp, shared, ARRAY_SIZE(shared), empty[0],
+			     &u->check.child);
 	close(empty[0]);
-	if (!code)
-		return 0;
-	if (u->check.pid > 0)
-		waitpid(u->check.pid, NULL, 0);
-	u->check.pid = 0;
-	return err_sys(err, code, "successor '%s'", u->argv[0]);
+	return code ? err_sys(err, code, "successor '%s'", u->argv[0]) : 0;
 }
 
 static void add_reasons(json_t *reasons, struct error *err)
@@ -121,7 +117,7 @@ static int read_answer(struct update *u, struct error *err)
 {
 	_cleanup_free_ void *text = NULL;
 	size_t len = 0;
-	json_t *answer, *reasons;
+	json_t *answer, *reasons, *pid;
 	int r = fd_read_file(u->check.answer_fd, "the successor's answer", ANSWER_MAX_BYTES, &text,
 			     &len, err);
 
@@ -129,25 +125,35 @@ static int read_answer(struct update *u, struct error *err)
 		return r;
 	answer = json_loadb(text, len, 0, NULL);
 	reasons = json_object_get(answer, "reasons");
+	pid = json_object_get(answer, "pid");
 	if (!are_strings(reasons))
 		r = err_set(err, ENOTSUP, "'%s' gave no answer in check mode: it is no molt, or an old "
 			    "one, or a wrapper that does not pass environment and arguments on; "
 			    "no-check updates without asking it", u->argv[0]);
 	else if (json_array_size(reasons))
 		add_reasons(reasons, err), r = -EPROTO;
+	else if (json_is_integer(pid) && json_integer_value(pid) != u->check.child.pid)
+		r = err_set(err, ECHILD, "'%s' starts molt as a child instead of becoming it: the guest "
+			    "would run in another process; a wrapper has to end in 'exec molt run \"$@\"'",
+			    u->argv[0]);
 	json_decref(answer);
 	return r;
 }
 
+/* With all that it has started. One that cannot be killed (a file system that hangs) is left to itself. */
 static void end_child(struct update *u)
 {
-	if (!u->check.pid)
+	struct child *child = &u->check.child;
+
+	if (!child->pid)
 		return;
-	kill(-u->check.pid, SIGKILL);
-	kill(u->check.pid, SIGKILL);
-	while (waitpid(u->check.pid, NULL, 0) < 0 && errno == EINTR)
-		;
-	u->check.pid = 0;
+	child_hold(child);
+	child_kill(child, true);
+	if (!child_wait(child, KILL_WAIT_MS))
+		log_warn("process %d, which was asked in check mode, does not end",
+			 (int)child->pid);
+	fd_close(&child->fd);
+	*child = CHILD_NONE;
 }
 
 void check_end(struct update *u)
@@ -155,7 +161,6 @@ void check_end(struct update *u)
 	loop_del(&u->check.exited);
 	loop_del(&u->check.expired);
 	end_child(u);
-	fd_close(&u->check.exit_fd);
 	fd_close(&u->check.timer_fd);
 	fd_close(&u->check.stream_fd);
 	fd_close(&u->check.table_fd);
@@ -193,15 +198,15 @@ static int watch_child(struct update *u, struct error *err)
 		.it_value = { .tv_sec = u->timeout_ms / 1000,
 			      .tv_nsec = (long)(u->timeout_ms % 1000) * 1000000 + 1 },
 	};
+	bool held = child_hold(&u->check.child);
 	int r;
 
-	u->check.exit_fd = (int)syscall(SYS_pidfd_open, u->check.pid, 0);
 	u->check.timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-	if (u->check.exit_fd < 0 || u->check.timer_fd < 0 ||
+	if (!held || u->check.timer_fd < 0 ||
 	    timerfd_settime(u->check.timer_fd, 0, &its, NULL) < 0)
 		return err_sys(err, errno, "waiting for the check");
-	r = loop_add(u->machine->loop, &u->check.exited, u->check.exit_fd, EPOLLIN, child_exited,
-		     u);
+	r = loop_add(u->machine->loop, &u->check.exited, u->check.child.fd, EPOLLIN,
+		     child_exited, u);
 	if (r == 0)
 		r = loop_add(u->machine->loop, &u->check.expired, u->check.timer_fd, EPOLLIN,
 			     child_expired, u);
@@ -213,7 +218,7 @@ int check_start(struct update *u, struct error *err)
 	int r = 0;
 
 	u->check = (struct update_check){
-		.stream_fd = -1, .table_fd = -1, .answer_fd = -1, .exit_fd = -1, .timer_fd = -1,
+		.stream_fd = -1, .table_fd = -1, .answer_fd = -1, .timer_fd = -1, .child = CHILD_NONE,
 		.start_ns = now_ns(),
 	};
 	u->check.fds = calloc(1, sizeof(*u->check.fds));
@@ -323,7 +328,7 @@ int update_check_answer(const struct takeover_kinds *kinds,
 		check_sections(&s, &here, reasons);
 		check_fds(table_fd, &here, reasons);
 	}
-	answer = json_pack("{s:o}", "reasons", reasons);
+	answer = json_pack("{s:o,s:i}", "reasons", reasons, "pid", (int)getpid());
 	text = json_dumps(answer, JSON_COMPACT);
 	r = text ? fd_write_all(answer_fd, text, strlen(text)) : -ENOMEM;
 	json_decref(answer);

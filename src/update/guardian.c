@@ -44,6 +44,9 @@
 #include "guardian.h"
 
 #define STACK_BYTES (1u << 20)
+#define KILL_WAIT_S 2
+#define DISMISS_WAIT_MS 2000
+#define DISARM_WAIT_MS 10000
 #define TEARDOWN_NICE 10 /* not the lowest, or on a busy host it would take minutes */
 
 /* Code that runs beside the parent: no instrumentation that keeps books in thread-local memory. */
@@ -131,13 +134,19 @@ ALONGSIDE static const char *reason(const struct guard_page *page, enum verdict 
 					 "the successor did not take the guest over in time";
 }
 
-/* Nothing of the successor may run when the guest runs on: it could still be mapping its RAM. */
+/*
+ * Nothing of the successor should run when the guest runs on: it could still be mapping its RAM. But what
+ * cannot be killed (in an uninterruptible sleep, or in a container's process 1) does not keep the guest:
+ * it has lost the guest already, and all that it can still do is to find that out.
+ */
 ALONGSIDE static void end_successor(const struct guardian *g)
 {
 	struct pollfd pfd = { .fd = g->process_fd, .events = POLLIN };
+	struct timespec limit = { .tv_sec = KILL_WAIT_S };
 
 	raw(SYS_pidfd_send_signal, g->process_fd, SIGKILL, 0, 0, 0);
-	raw(SYS_ppoll, (long)&pfd, 1, 0, 0, 0);
+	while (raw(SYS_ppoll, (long)&pfd, 1, (long)&limit, 0, 0) == -EINTR)
+		; /* the kernel has taken from the limit what is over */
 }
 
 ALONGSIDE static int guardian_main(void *opaque)
@@ -165,6 +174,7 @@ ALONGSIDE static int guardian_main(void *opaque)
 	end_successor(g);
 	raw(SYS_prctl, PR_SET_NAME, (long)comm, 0, 0, 0);
 	g->is_self = true;
+	g->child = CHILD_NONE; /* that is us, and its pidfd is in the dead process's table */
 	if (!g->page->reason[0])
 		strcpy(g->page->reason, reason(g->page, verdict));
 	g->take_back(g->opaque);
@@ -188,6 +198,7 @@ static int open_descriptors(struct guardian *g, struct error *err)
 	if (page == MAP_FAILED)
 		return err_sys(err, errno, "mapping the guardian's page");
 	g->page = page;
+	atomic_store(&g->page->predecessor, getpid());
 	g->wake_fd = eventfd(0, EFD_CLOEXEC);
 	if (g->wake_fd < 0)
 		return err_sys(err, errno, "eventfd for the guardian");
@@ -212,9 +223,10 @@ int guardian_start(struct guardian *g, struct error *err)
 		return err_sys(err, errno, "stack for the guardian");
 	}
 	/* No exit signal: a wrapper script must not find a child that it never started. */
-	g->pid = __clone(guardian_main, (char *)g->stack + STACK_BYTES, CLONE_VM, g);
-	if (g->pid < 0) {
-		g->pid = 0;
+	g->child.pid = __clone(guardian_main, (char *)g->stack + STACK_BYTES, CLONE_VM | CLONE_PIDFD,
+			       g, &g->child.fd);
+	if (g->child.pid < 0) {
+		g->child = CHILD_NONE;
 		return err_sys(err, errno, "clone for the guardian");
 	}
 	return 0;
@@ -228,28 +240,46 @@ void guardian_arm(struct guardian *g, bool saved)
 
 void guardian_disarm(struct guardian *g)
 {
-	if (!g->pid || g->is_self || decide(g->page, GUARD_DISMISSED))
+	if (!g->child.pid || g->is_self || decide(g->page, GUARD_DISMISSED))
 		return;
-	for (;;)
-		pause();
+	/*
+	 * It kills us now. If it was itself killed just there, or is stopped, the guest is nobody's but ours: with
+	 * a SIGKILL on its way a process executes nothing any more, however long its end takes.
+	 */
+	if (child_wait(&g->child, DISARM_WAIT_MS))
+		return;
+	child_kill(&g->child, false);
+	child_wait(&g->child, DISARM_WAIT_MS);
+}
+
+/* Ends it. Where it cannot be seen to end its stack stays: it may be standing on it. */
+static void end_guardian(struct guardian *g)
+{
+	const uint64_t one = 1;
+
+	decide(g->page, GUARD_DISMISSED);
+	/* It has nothing to lose; to wait for its deadline would block the main thread. */
+	if (write(g->wake_fd, &one, sizeof(one)) < 0)
+		child_kill(&g->child, false);
+	if (child_wait(&g->child, DISMISS_WAIT_MS))
+		return;
+	child_kill(&g->child, false);
+	if (child_wait(&g->child, DISMISS_WAIT_MS))
+		return;
+	log_error("the guardian, process %d, does not end", (int)g->child.pid);
+	fd_close(&g->child.fd);
+	g->stack = NULL;
 }
 
 void guardian_dismiss(struct guardian *g)
 {
-	const uint64_t one = 1;
-
 	if (g->is_self) {
 		g->stack = NULL; /* it is the one we stand on */
 		g->is_self = false;
-	} else if (g->pid) {
-		decide(g->page, GUARD_DISMISSED);
-		/* It has nothing to lose; to wait for its deadline would block the main thread. */
-		if (write(g->wake_fd, &one, sizeof(one)) < 0)
-			kill(g->pid, SIGKILL);
-		while (waitpid(g->pid, NULL, __WALL) < 0 && errno == EINTR)
-			;
+	} else if (g->child.pid) {
+		end_guardian(g);
 	}
-	g->pid = 0;
+	g->child = CHILD_NONE;
 	if (g->stack)
 		munmap(g->stack, STACK_BYTES);
 	g->stack = NULL;
@@ -265,14 +295,8 @@ int guardian_save_fds(const struct guardian *g, struct fdtable *fds, struct erro
 {
 	int r = fdtable_add(fds, "guard-page", 0, g->page_fd, err);
 
-	fds->guardian = (uint32_t)g->pid;
+	fds->guardian = (uint32_t)g->child.pid;
 	return r < 0 ? r : fdtable_add(fds, "guard-wake", 0, g->wake_fd, err);
-}
-
-void guardian_reap(void)
-{
-	while (waitpid(-1, NULL, __WALL | WNOHANG) > 0)
-		;
 }
 
 int guard_link_open(struct guard_link *link, struct fdtable *fds, struct error *err)
@@ -280,7 +304,9 @@ int guard_link_open(struct guard_link *link, struct fdtable *fds, struct error *
 	int fd = fdtable_take(fds, "guard-page", 0, FD_KIND_MEMFD, err);
 	void *page;
 
-	*link = (struct guard_link){ .wake_fd = -1, .pid = (pid_t)fds->guardian };
+	*link = (struct guard_link){ .wake_fd = -1, .child = CHILD_NONE };
+	link->child.pid = (pid_t)fds->guardian;
+	child_hold(&link->child);
 	if (fd < 0)
 		return fd;
 	link->wake_fd = fdtable_take(fds, "guard-wake", 0, 0, err);
@@ -306,13 +332,20 @@ int guard_link_commit(struct guard_link *link, struct error *err)
  * from the vCPU that has just been entered for up to a tick, which is longer than the blackout. The
  * best is done that can be; what fails is only a matter of speed.
  */
-static void keep_from_vcpus(pid_t pid, const cpu_set_t *spare)
+static void keep_from_vcpus(const struct child *guardian, const cpu_set_t *spare)
 {
-	if (pid <= 0)
+	if (guardian->fd < 0)
 		return;
-	setpriority(PRIO_PROCESS, (id_t)pid, TEARDOWN_NICE);
+	setpriority(PRIO_PROCESS, (id_t)guardian->pid, TEARDOWN_NICE);
 	if (spare)
-		sched_setaffinity(pid, sizeof(*spare), spare);
+		sched_setaffinity(guardian->pid, sizeof(*spare), spare);
+}
+
+pid_t guard_link_left_process(const struct guard_link *link)
+{
+	pid_t predecessor = link->page ? atomic_load(&link->page->predecessor) : 0;
+
+	return predecessor == getpid() ? 0 : predecessor;
 }
 
 void guard_link_release(struct guard_link *link, const cpu_set_t *spare)
@@ -321,7 +354,7 @@ void guard_link_release(struct guard_link *link, const cpu_set_t *spare)
 
 	if (!link->page)
 		return;
-	keep_from_vcpus(link->pid, spare);
+	keep_from_vcpus(&link->child, spare);
 	if (write(link->wake_fd, &one, sizeof(one)) < 0)
 		log_warn("the guardian cannot be woken: %s", strerror(errno));
 	munmap(link->page, sizeof(*link->page));

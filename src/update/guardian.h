@@ -12,6 +12,8 @@
 #include <molt/base/error.h>
 #include <molt/state/fdtable.h>
 
+#include "child.h"
+
 #define GUARD_REASON_MAX 1024
 #define GUARD_DEADLINE_MS 5000
 
@@ -28,6 +30,8 @@ struct guard_page {
 	_Atomic uint64_t armed;  /* CLOCK_MONOTONIC, when the deadline began; 0: not to act yet */
 	_Atomic bool saved;      /* all is saved, exec was next */
 	char reason[GUARD_REASON_MAX]; /* why the successor gave up, where it could say */
+	/* The predecessor's process, which the successor goes on in; 0 from a predecessor that does not say. */
+	_Atomic int32_t predecessor;
 };
 
 struct guardian {
@@ -35,7 +39,7 @@ struct guardian {
 	int page_fd;
 	int wake_fd;     /* eventfd: the owner is decided */
 	int process_fd;  /* pidfd of the process that becomes the successor */
-	pid_t pid;
+	struct child child;
 	void *stack;
 	uint32_t deadline_ms;
 	bool is_self;    /* we are the guardian, and have taken the guest back */
@@ -54,7 +58,7 @@ void guardian_arm(struct guardian *g, bool saved);
 
 /*
  * Before anything is undone: from here on the guardian acts no more. Where it has begun to, it is about
- * to kill this process, and this does not return.
+ * to kill this process, and this does not return, unless somebody has killed the guardian first.
  */
 void guardian_disarm(struct guardian *g);
 
@@ -64,15 +68,12 @@ void guardian_dismiss(struct guardian *g);
 /* Lists what the successor needs. */
 int guardian_save_fds(const struct guardian *g, struct fdtable *fds, struct error *err);
 
-/* Waits for guardians of earlier updates that have ended. */
-void guardian_reap(void);
-
 /* ---- the successor's side ---- */
 
 struct guard_link {
 	struct guard_page *page; /* NULL: no guardian */
 	int wake_fd;
-	pid_t pid; /* the guardian's; 0: none */
+	struct child child; /* the guardian, which was our child before the exec */
 };
 
 int guard_link_open(struct guard_link *link, struct fdtable *fds, struct error *err);
@@ -85,6 +86,9 @@ int guard_link_commit(struct guard_link *link, struct error *err);
  * no vCPU runs; NULL where there are none.
  */
 void guard_link_release(struct guard_link *link, const cpu_set_t *spare);
+
+/* The predecessor's process where we are in another one, or 0: a wrapper did not execute us, but start us. */
+pid_t guard_link_left_process(const struct guard_link *link);
 
 /* Leaves word of why we end without having committed. */
 void guard_link_give_up(struct guard_link *link, const char *reason);

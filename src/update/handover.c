@@ -234,7 +234,6 @@ int handover_prepare(struct update *u, struct error *err)
 {
 	int r;
 
-	guardian_reap();
 	u->fds = calloc(1, sizeof(*u->fds));
 	if (!u->fds)
 		return err_set(err, ENOMEM, "no memory for the fd table");

@@ -180,6 +180,9 @@ static json_t *report(const struct update *u, const struct incoming *in,
 		      (json_int_t)((now_ns() - (t->nmarks ? t->marks[0].start_ns : t->exec_ns)) /
 				   1000),
 		      "state-bytes", (json_int_t)in->stream_len, "stages", stages);
+	if (r && guard_link_left_process(in->guard))
+		json_object_set_new(r, "previous-pid",
+				    json_integer(guard_link_left_process(in->guard)));
 	/* A guest that was paused before and stays so has no blackout. */
 	if (r && entered_ns && t->stopped_ns)
 		json_object_set_new(r, "blackout-us",
@@ -219,27 +222,6 @@ static void answer(struct update *u, const struct update_wire *wire)
 	json_decref(id);
 }
 
-static void guardian_ended(void *opaque, uint32_t events)
-{
-	struct update *u = opaque;
-
-	(void)events;
-	loop_del(&u->reaper);
-	fd_close(&u->reaper_fd);
-	guardian_reap();
-}
-
-/* It is our child since its clone, and would stay a zombie. */
-static void watch_guardian(struct update *u, uint32_t pid)
-{
-	if (!pid)
-		return;
-	u->reaper_fd = (int)syscall(SYS_pidfd_open, (pid_t)pid, 0);
-	if (u->reaper_fd >= 0 && loop_add(u->machine->loop, &u->reaper, u->reaper_fd, EPOLLIN,
-					  guardian_ended, u) < 0)
-		fd_close(&u->reaper_fd);
-}
-
 static int check_all_claimed(struct incoming *in, struct error *err)
 {
 	/* Needed by a way back alone. */
@@ -256,6 +238,11 @@ static int check_all_claimed(struct incoming *in, struct error *err)
 static void tell_end(struct update *u, const struct incoming *in, const struct update_wire *wire,
 		     uint64_t ready_ns, uint64_t entered_ns)
 {
+	pid_t left = guard_link_left_process(in->guard);
+
+	if (left)
+		log_warn("the guest runs in process %d, not in %d any more: the wrapper started molt as a "
+			 "child and did not execute it", (int)getpid(), (int)left);
 	if (in->failure) {
 		answer_failure(u, in, wire);
 		return;
@@ -299,6 +286,11 @@ int update_commit(struct update *u, struct incoming *in, struct error *err)
 	u->ops.main_pid(u->ops.opaque, getpid());
 	tell_end(u, in, wire, ready_ns, entered_ns);
 	guard_link_release(in->guard, machine_spare_cpus(u->machine, &spare) ? &spare : NULL);
-	watch_guardian(u, in->fds->guardian);
+	update_keep_guardian(u, &in->guard->child);
+	for (uint32_t i = 0; i < wire->nguardians; i++) {
+		struct child older = { .pid = (pid_t)wire->guardians[i], .fd = -1 };
+
+		update_keep_guardian(u, &older);
+	}
 	return 0;
 }

@@ -5,12 +5,14 @@
 
 #include <molt/update/update.h>
 
+#include "child.h"
 #include "guardian.h"
 
 #define UPDATE_ID_MAX 1024
 #define UPDATE_TIMEOUT_MAX_MS 600000
 #define UPDATE_VERSION_MAX 32
 #define UPDATE_ARGV_MAX 65536
+#define UPDATE_GUARDIANS_MAX 64
 #define UPDATE_ERROR_ENV "MOLT_UPDATE_ERROR"
 #define UPDATE_CHECK_ENV "MOLT_CHECK" /* three descriptors: stream:fdtable:answer */
 
@@ -35,6 +37,8 @@ struct update_wire {
 	uint32_t kind;                     /* enum update_kind */
 	uint32_t argv_len;
 	uint8_t argv[UPDATE_ARGV_MAX];     /* path and arguments of the predecessor, each with its NUL */
+	uint32_t nguardians;
+	uint32_t guardians[UPDATE_GUARDIANS_MAX]; /* of earlier updates that have not ended yet: pids */
 };
 
 /* The successor in check mode, while it is at work. */
@@ -43,12 +47,17 @@ struct update_check {
 	int stream_fd;
 	int table_fd;
 	int answer_fd;
-	int exit_fd;  /* pidfd */
 	int timer_fd;
-	pid_t pid;
+	struct child child;
 	uint64_t start_ns;
 	struct loop_source exited;
 	struct loop_source expired;
+};
+
+/* A guardian of an earlier update that takes its memory apart: a child of this process until it has ended. */
+struct old_guardian {
+	struct child child;
+	struct loop_source ended;
 };
 
 struct update {
@@ -99,8 +108,7 @@ struct update {
 	struct guardian guardian;
 	struct update_check check;
 
-	struct loop_source reaper; /* tells when the predecessor's guardian has ended */
-	int reaper_fd;
+	struct old_guardian old_guardians[UPDATE_GUARDIANS_MAX];
 };
 
 /* The guardian's way back: undoes the stages and runs the event loop on. Does not return. */
@@ -122,6 +130,15 @@ int update_run_stages(struct update *u, struct error *err);
 int check_start(struct update *u, struct error *err);
 void check_end(struct update *u);
 void update_checked(struct update *u, const struct error *err);
+
+/*
+ * The guardians of earlier updates. They may take longer to end than the next update comes, so the list of
+ * those that are still there goes on to the successor. update_keep_guardian() takes one over; more than there
+ * is room for do not end in time, and no further update is accepted then (update_reap_guardians(): -EBUSY).
+ */
+void update_keep_guardian(struct update *u, struct child *child);
+int update_reap_guardians(struct update *u, struct error *err);
+void update_forget_guardians(struct update *u);
 
 /* The end of an update that failed: tells everyone. */
 void update_failed(struct update *u, const struct error *err);
@@ -147,12 +164,12 @@ int program_copy(int fd, const char *name, struct error *err);
 int program_exec(int fd, char *const *argv, char *const *envp);
 
 /*
- * The same in a child, in a process group of its own: close-on-exec is taken off the shared
- * descriptors. Its pid, or -1; *code is 0 if it became the program, else why not, and where there is
- * a pid all the same it is to be waited for.
+ * The same in a child, in a process group of its own, with signals as a program expects them:
+ * close-on-exec is taken off the shared descriptors. 0, or why it did not become the program, as a
+ * positive errno; *child is to be waited for where there is one all the same.
  */
-pid_t program_spawn(int fd, char *const *argv, char *const *envp, const int *shared, size_t nshared,
-		    int standard_input, int *code);
+int program_spawn(int fd, char *const *argv, char *const *envp, const int *shared, size_t nshared,
+		  int standard_input, struct child *child);
 
 /* self.c: a descriptor of the binary that we run, for reading; the caller's. */
 int update_self_open(const struct update_self *self, bool *by_kept_fd, struct error *err);

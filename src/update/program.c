@@ -141,9 +141,25 @@ int program_exec(int fd, char *const *argv, char *const *envp)
 	return -errno;
 }
 
+/*
+ * What molt blocks and ignores for itself a program that it starts is not to inherit: a script's timeout(1)
+ * could not end anything. What was ignored before molt was started (SIGHUP under nohup) stays so.
+ */
+static void default_signals(void)
+{
+	static const int ours[] = { SIGPIPE, SIGXFSZ, SIGCHLD };
+	const struct sigaction act = { .sa_handler = SIG_DFL };
+	sigset_t none;
+
+	for (size_t i = 0; i < ARRAY_SIZE(ours); i++)
+		sigaction(ours[i], &act, NULL);
+	sigemptyset(&none);
+	sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
 /* In the child, which shares our memory: system calls and nothing else. */
 static int become(int fd, char *const *argv, char *const *envp, const int *shared, size_t nshared,
-		  int standard_input, const sigset_t *mask)
+		  int standard_input)
 {
 	setpgid(0, 0);
 	if (dup2(standard_input, STDIN_FILENO) < 0)
@@ -151,7 +167,7 @@ static int become(int fd, char *const *argv, char *const *envp, const int *share
 	for (size_t i = 0; i < nshared; i++)
 		if (fcntl(shared[i], F_SETFD, 0) < 0)
 			return errno;
-	sigprocmask(SIG_SETMASK, mask, NULL);
+	default_signals();
 	return -program_exec(fd, argv, envp);
 }
 
@@ -167,32 +183,33 @@ static int read_report(int fd)
 	return n == (ssize_t)sizeof(code) ? code : 0;
 }
 
-pid_t program_spawn(int fd, char *const *argv, char *const *envp, const int *shared, size_t nshared,
-		    int standard_input, int *code)
+int program_spawn(int fd, char *const *argv, char *const *envp, const int *shared, size_t nshared,
+		  int standard_input, struct child *child)
 {
 	sigset_t all, old;
-	int report[2];
+	int report[2], code;
 	pid_t pid;
 
+	*child = CHILD_NONE;
 	/* Not by memory that vfork shares: ThreadSanitizer makes a fork of it. */
-	if (pipe2(report, O_CLOEXEC) < 0) {
-		*code = errno;
-		return -1;
-	}
+	if (pipe2(report, O_CLOEXEC) < 0)
+		return errno;
 	/* A handler that ran in the child would run in our memory. */
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, &old);
 	pid = vfork();
 	if (pid == 0) {
-		*code = become(fd, argv, envp, shared, nshared, standard_input, &old);
-		(void)!write(report[1], code, sizeof(*code));
+		code = become(fd, argv, envp, shared, nshared, standard_input);
+		(void)!write(report[1], &code, sizeof(code));
 		_exit(127);
 	}
-	*code = pid < 0 ? errno : 0;
+	code = pid < 0 ? errno : 0;
 	sigprocmask(SIG_SETMASK, &old, NULL);
 	close(report[1]);
-	if (pid > 0)
-		*code = read_report(report[0]);
+	if (pid > 0) {
+		child->pid = pid;
+		code = read_report(report[0]);
+	}
 	close(report[0]);
-	return pid;
+	return code;
 }

@@ -63,6 +63,8 @@ static int do_prepare(struct update *u, struct error *err)
 	wire->client = u->client;
 	wire->kind = u->kind;
 	wire->updates = u->updates;
+	if (update_reap_guardians(u, err) < 0)
+		return -EBUSY;
 	memcpy(wire->version, u->self->version,
 	       strnlen(u->self->version, sizeof(wire->version) - 1));
 	if (update_self_pack(u->self, wire, err) < 0)
@@ -87,7 +89,7 @@ static int do_guard(struct update *u, struct error *err)
 	r = guardian_start(&u->guardian, err);
 	/* A successor that dies must not be taken for a service that died. */
 	if (r == 0)
-		u->ops.main_pid(u->ops.opaque, u->guardian.pid);
+		u->ops.main_pid(u->ops.opaque, u->guardian.child.pid);
 	return r;
 }
 

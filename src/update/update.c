@@ -18,6 +18,7 @@ static const struct vmstate_field update_fields[] = {
 	VMSTATE_U32(struct update_wire, client),
 	VMSTATE_U32(struct update_wire, kind),
 	VMSTATE_U8_VAR(struct update_wire, argv, argv_len),
+	VMSTATE_U32_VAR_NEW(struct update_wire, guardians, nguardians),
 	VMSTATE_END
 };
 
@@ -303,7 +304,10 @@ int update_create(struct update **out, struct machine *m, const struct update_se
 	u->machine = m;
 	u->self = self;
 	u->ops = *ops;
-	u->state_fd = u->table_fd = u->exe_fd = u->reaper_fd = -1;
+	u->state_fd = u->table_fd = u->exe_fd = -1;
+	u->check.child = u->guardian.child = CHILD_NONE;
+	for (size_t i = 0; i < UPDATE_GUARDIANS_MAX; i++)
+		u->old_guardians[i].child = CHILD_NONE;
 	u->command_fd = u->given_state_fd = u->program_fd = -1;
 	r = loop_wake_init(m->loop, &u->start, start, u, err);
 	if (r < 0) {
@@ -319,12 +323,11 @@ void update_destroy(struct update *u)
 	if (!u)
 		return;
 	loop_wake_fini(&u->start);
-	if (u->check.pid) { /* the guest ended meanwhile */
+	if (u->check.child.pid) { /* the guest ended meanwhile */
 		check_end(u);
 		update_unprepare(u);
 	}
-	loop_del(&u->reaper);
-	fd_close(&u->reaper_fd);
+	update_forget_guardians(u);
 	forget_request(u);
 	json_decref(u->last);
 	json_decref(u->migrate.command);

@@ -88,7 +88,7 @@ STAGE(int, fd_read_file, (int fd, const char *name, size_t max, void **buf, size
       if (strcmp(name, "the successor's answer") == 0) faults_side("predecessor", "answer"), (void)0)
 
 STAGE(int, guardian_start, (struct guardian *g, struct error *err), (g, err), predecessor("guard"),
-      if (r == 0) faults_note_guardian(g->pid))
+      if (r == 0) faults_note_guardian(g->child.pid))
 STAGE(uint64_t, machine_park_vcpus, (struct machine *m), (m), predecessor("pause"), (void)0)
 STAGE(int, machine_quiesce, (struct machine *m, struct error *err), (m, err),
       predecessor("quiesce"), (void)0)

@@ -6,6 +6,7 @@ The check would refuse most of these before the pause, so they are forced with n
 """
 import os
 import random
+import signal
 import socket
 import sys
 import tempfile
@@ -195,6 +196,37 @@ def test_killed_at_random_moments_between_exec_and_commit():
     finally:
         if vm:
             vm.__exit__(None, None, None)
+
+
+def test_wrapper_that_starts_molt_as_a_child():
+    """The check refuses it; without the check the guest moves to another process, and the report says so."""
+    with start_probe() as vm:
+        wrapper = write_script(vm.path("wrapper"), '#!/bin/sh\n%s run "$@"\n' % molt_binary())
+        text = expect_error(lambda: vm.update(wrapper), "check", wrapper, "as a child", "exec molt run")
+        assert vm.qmp.wait_event("UPDATE_FAILED")["data"] == {"error": text, "pid": vm.pid}
+        check_alive(vm)
+        report = vm.update(wrapper, no_check=True)
+        assert report["previous-pid"] == vm.pid and report["pid"] != vm.pid, report
+        vm.follow(report["pid"])
+        vm.wait_log(r"process %d, not in %d" % (vm.pid, vm.proc.pid))
+        check_alive(vm)
+        # From there on it is as good a process as any, and its guardian no child that it would wait for.
+        assert "previous-pid" not in vm.update(molt_binary(), "run")
+        check_alive(vm)
+
+
+def test_check_starts_programs_with_default_signals():
+    with start_probe("--sandbox", "off") as vm:
+        wrapper = write_script(vm.path("wrapper"), """#!/bin/sh
+grep -E '^Sig(Blk|Ign)' /proc/self/status >>%s
+exec %s run "$@"
+""" % (vm.path("masks"), molt_binary()))
+        vm.update(wrapper, check_only=True)
+        with open(vm.path("masks")) as f:
+            blocked, ignored = (int(line.split()[1], 16) for line in f)
+        assert blocked == 0, hex(blocked)
+        for sig in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD):
+            assert not ignored & 1 << (sig - 1), (sig, hex(ignored))
 
 
 def test_service_manager_is_told_which_process_to_watch():

@@ -121,6 +121,13 @@ int vmstate_try(struct stream *s, const struct vmstate *vms, const char *name, u
 #define VMSTATE_U32_VAR(s, m, count) VMSTATE_VAR_(s, m, uint32_t, FIELD_U32, count)
 #define VMSTATE_U64_VAR(s, m, count) VMSTATE_VAR_(s, m, uint64_t, FIELD_U64, count)
 
+/* The same, added after a release that runs the guest as well without: ignorable, and empty by default. */
+#define VMSTATE_VAR_NEW_(s, m, ctype, ftype, count) \
+	VMSTATE_ARRAY_(s, m, ctype, ftype, VMSTATE_HAS_DEFAULT | VMSTATE_IGNORABLE, true, \
+		       offsetof(s, count) + VMSTATE_CHECK_(uint32_t, s, count))
+#define VMSTATE_U8_VAR_NEW(s, m, count) VMSTATE_VAR_NEW_(s, m, uint8_t, FIELD_U8, count)
+#define VMSTATE_U32_VAR_NEW(s, m, count) VMSTATE_VAR_NEW_(s, m, uint32_t, FIELD_U32, count)
+
 /* A char array that holds a NUL-terminated string. */
 #define VMSTATE_STRING(s, m) VMSTATE_ARRAY_(s, m, char, FIELD_STRING, 0, false, 0)
 

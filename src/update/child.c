@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+
+#include "child.h"
+
+#ifndef P_PIDFD
+#define P_PIDFD 3 /* Linux 5.4, waitid(2) */
+#endif
+#define SIGNAL_PROCESS_GROUP 4u /* PIDFD_SIGNAL_PROCESS_GROUP: Linux 6.9, pidfd_send_signal(2) */
+
+static void forget(struct child *c)
+{
+	fd_close(&c->fd);
+	*c = CHILD_NONE;
+}
+
+/* 1 if it has ended, 0 if not, -errno; -ECHILD is no child of ours. take: its end is taken note of. */
+static int has_ended(const struct child *c, bool take)
+{
+	siginfo_t info = { .si_pid = 0 };
+	/* __WALL: a guardian sends no signal when it ends, and is looked for only with that. */
+	int flags = WEXITED | WNOHANG | __WALL | (take ? 0 : WNOWAIT);
+
+	if (waitid((idtype_t)P_PIDFD, (id_t)c->fd, &info, flags) < 0)
+		return -errno;
+	return info.si_pid != 0;
+}
+
+bool child_hold(struct child *c)
+{
+	if (c->fd >= 0)
+		return true;
+	if (c->pid <= 0)
+		return false;
+	c->fd = (int)syscall(SYS_pidfd_open, c->pid, 0);
+	if (c->fd < 0 && errno != ESRCH)
+		return false;
+	if (c->fd < 0 || has_ended(c, false) == -ECHILD)
+		forget(c);
+	return c->fd >= 0;
+}
+
+bool child_wait(struct child *c, int timeout_ms)
+{
+	struct pollfd pfd = { .events = POLLIN };
+
+	if (!child_hold(c))
+		return c->pid <= 0;
+	pfd.fd = c->fd;
+	while (timeout_ms && poll(&pfd, 1, timeout_ms) < 0 && errno == EINTR)
+		;
+	if (has_ended(c, true) == 0)
+		return false;
+	forget(c);
+	return true;
+}
+
+void child_kill(const struct child *c, bool group)
+{
+	if (c->fd < 0)
+		return;
+	/* Nobody has waited for the leader, so on an older kernel the group's number is still its own. */
+	if (group && syscall(SYS_pidfd_send_signal, c->fd, SIGKILL, NULL, SIGNAL_PROCESS_GROUP) < 0 &&
+	    errno == EINVAL)
+		kill(-c->pid, SIGKILL);
+	syscall(SYS_pidfd_send_signal, c->fd, SIGKILL, NULL, 0);
+}

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: MIT */
+/* The guardians of earlier updates, until they have taken their memory apart and ended. */
+#include <errno.h>
+#include <sys/epoll.h>
+
+#include <molt/base/fd.h>
+#include <molt/base/log.h>
+
+#include "internal.h"
+
+static bool reap(struct old_guardian *g)
+{
+	loop_del(&g->ended);
+	return child_wait(&g->child, 0);
+}
+
+static void on_end(void *opaque, uint32_t events)
+{
+	(void)events;
+	reap(opaque);
+}
+
+/* Where it cannot be watched the next update looks for it. */
+static void watch(struct update *u, struct old_guardian *g)
+{
+	if (child_hold(&g->child) && !g->ended.loop)
+		loop_add(u->machine->loop, &g->ended, g->child.fd, EPOLLIN, on_end, g);
+}
+
+void update_keep_guardian(struct update *u, struct child *child)
+{
+	for (size_t i = 0; i < UPDATE_GUARDIANS_MAX && child->pid > 0; i++) {
+		struct old_guardian *g = &u->old_guardians[i];
+
+		if (g->child.pid)
+			continue;
+		g->child = *child;
+		*child = CHILD_NONE;
+		watch(u, g);
+	}
+	/* Only a stream that no molt wrote brings more. */
+	fd_close(&child->fd);
+}
+
+int update_reap_guardians(struct update *u, struct error *err)
+{
+	uint32_t n = 0;
+
+	for (size_t i = 0; i < UPDATE_GUARDIANS_MAX; i++) {
+		struct old_guardian *g = &u->old_guardians[i];
+
+		if (!g->child.pid || reap(g))
+			continue;
+		watch(u, g);
+		u->wire->guardians[n++] = (uint32_t)g->child.pid;
+	}
+	u->wire->nguardians = n;
+	if (n < UPDATE_GUARDIANS_MAX)
+		return 0;
+	return err_set(err, EBUSY, "the helper processes of the last %u updates have not ended yet, "
+		       "process %u for one; try again later", n, u->wire->guardians[0]);
+}
+
+void update_forget_guardians(struct update *u)
+{
+	for (size_t i = 0; i < UPDATE_GUARDIANS_MAX; i++) {
+		loop_del(&u->old_guardians[i].ended);
+		fd_close(&u->old_guardians[i].child.fd);
+		u->old_guardians[i].child = CHILD_NONE;
+	}
+}

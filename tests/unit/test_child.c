@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include <molt/base/fd.h>
+
+#include "src/update/child.h"
+
+static struct child sleeper(void)
+{
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		setpgid(0, 0);
+		for (;;)
+			pause();
+	}
+	assert_true(pid > 0);
+	setpgid(pid, pid); /* whoever comes first */
+	return (struct child){ .pid = pid, .fd = -1 };
+}
+
+static void test_waits_for_its_own_child_alone(void **state)
+{
+	struct child a = sleeper(), b = sleeper();
+
+	(void)state;
+	assert_true(child_hold(&a));
+	assert_false(child_wait(&a, 0));
+	kill(b.pid, SIGKILL);
+	assert_false(child_wait(&a, 50));
+	child_kill(&a, false);
+	assert_true(child_wait(&a, 10000));
+	assert_int_equal(a.pid, 0);
+	assert_int_equal(a.fd, -1);
+	/* The other one's end is still there to be taken. */
+	assert_int_equal(waitpid(b.pid, NULL, 0), b.pid);
+}
+
+static void test_number_that_is_no_childs(void **state)
+{
+	struct child parent = { .pid = getppid(), .fd = -1 }, none = CHILD_NONE;
+
+	(void)state;
+	assert_false(child_hold(&parent));
+	assert_int_equal(parent.pid, 0);
+	assert_true(child_wait(&parent, 0));
+	assert_false(child_hold(&none));
+	assert_true(child_wait(&none, 0));
+}
+
+static void test_child_that_others_have_waited_for(void **state)
+{
+	struct child c = sleeper();
+	pid_t pid = c.pid;
+
+	(void)state;
+	assert_true(child_hold(&c));
+	kill(pid, SIGKILL);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	/* Its number may be anybody's by now: nobody is hit. */
+	child_kill(&c, false);
+	assert_true(child_wait(&c, 1000));
+}
+
+static void test_group_goes_with_its_leader(void **state)
+{
+	char byte;
+	int fds[2];
+	pid_t pid;
+	struct child c;
+
+	(void)state;
+	assert_int_equal(pipe2(fds, O_CLOEXEC), 0);
+	pid = fork();
+	if (pid == 0) {
+		setpgid(0, 0);
+		if (fork() == 0)
+			for (;;)
+				pause();
+		(void)!write(fds[1], "x", 1);
+		for (;;)
+			pause();
+	}
+	close(fds[1]);
+	assert_int_equal(read(fds[0], &byte, 1), 1);
+	c = (struct child){ .pid = pid, .fd = -1 };
+	assert_true(child_hold(&c));
+	child_kill(&c, true);
+	assert_true(child_wait(&c, 10000));
+	/* The pipe's end says that nobody is left of the group. */
+	assert_int_equal(read(fds[0], &byte, 1), 0);
+	close(fds[0]);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_waits_for_its_own_child_alone),
+		cmocka_unit_test(test_number_that_is_no_childs),
+		cmocka_unit_test(test_child_that_others_have_waited_for),
+		cmocka_unit_test(test_group_goes_with_its_leader),
+	};
+
+	return cmocka_run_group_tests_name("child", tests, NULL, NULL);
+}
