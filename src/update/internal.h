@@ -102,7 +102,7 @@ struct update {
 	bool state_made;  /* the state file was not there before */
 	int table_fd;
 	int exe_fd;       /* our own binary, for the way back */
-	int program_fd;   /* sealed copy of the successor's executable; -1: execute argv[0] */
+	int program_fd;   /* successor's executable, sealed where possible; -1: execute argv[0] */
 	bool leave_program; /* let the successor have that, it finds itself no other way */
 	bool parked;
 	struct guardian guardian;
@@ -155,8 +155,9 @@ void handover_undo(struct update *u);
 void handover_fini(struct update *u);
 
 /*
- * program.c: copies the executable in fd to a sealed memfd, which is returned; name is for the
- * sentence. Refuses what is no ELF file, or may not be executed where it is.
+ * program.c: copies the executable in fd to a sealed memfd, or where the host has none that can be executed
+ * takes fd as it is, and returns the descriptor; name is for the sentence. Refuses what is no ELF file, or may
+ * not be executed where it is.
  */
 int program_copy(int fd, const char *name, struct error *err);
 

@@ -9,6 +9,9 @@
  * itself. The kernel wants a close-on-exec descriptor only of programs that it opens itself, so ELF;
  * a script's interpreter would have to open /dev/fd/N, and so scripts are named by path.
  *
+ * Where the host makes no executable memfds (vm.memfd_noexec=2) the client's descriptor itself is executed: the
+ * next best, for what it names cannot be another file, though somebody may still write to it.
+ *
  * The copy does not ask whether our own user may execute the file: who may send an update may execute
  * anything as our user. But a file that nobody may execute, or a mount that forbids it, is a mistake.
  */
@@ -115,6 +118,10 @@ int program_copy(int fd, const char *name, struct error *err)
 	if (r < 0)
 		return r;
 	out = make_memfd();
+	if (out < 0 && errno == EACCES) {
+		r = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+		return r < 0 ? err_sys(err, errno, "successor '%s'", name) : r;
+	}
 	if (out < 0)
 		return err_sys(err, errno, "memfd_create for successor '%s'", name);
 	r = copy(fd, out, before.st_size, name, err);

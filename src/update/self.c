@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <sys/auxv.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <molt/base/fd.h>
@@ -35,27 +36,32 @@ static char *own_path(void)
 	if (given && strchr(given, '/') && given[0] != '/' && getcwd(buf, sizeof(buf)))
 		return asprintf(&path, "%s/%s", buf, given) < 0 ? NULL : path;
 	n = readlink("/proc/self/exe", buf, sizeof(buf) - 1);
+	/* On a way back without /proc it is not known here, but will come with the stream. */
 	if (n < 0)
-		return NULL;
+		return getenv(UPDATE_ERROR_ENV) ? strdup(given ? given : "molt") : NULL;
 	buf[n] = '\0';
 	return strdup(buf);
 }
 
 /*
  * Where there is no /proc an image cannot open its own binary for the next update's way back. A cold
- * start opens its path; a successor finds the copy that it was executed from under the number in its
- * name, if the predecessor left it open (which it does only then).
+ * start opens its path; a successor finds what it was executed from under the number in its name, if the
+ * predecessor left it open (which it does only then). On a way back that number is in the fd table, and
+ * keep_own_binary() copies it.
  */
 static int own_binary(const char *path)
 {
 	const char *given = (const char *)getauxval(AT_EXECFN);
-	int fd = -1, seals;
+	struct stat st;
+	int fd = -1;
 
+	if (getenv(UPDATE_ERROR_ENV))
+		return -1;
 	if (update_is_successor()) {
-		if (!given || sscanf(given, "/dev/fd/%d", &fd) != 1)
+		if (!given || sscanf(given, "/dev/fd/%d", &fd) != 1 || fstat(fd, &st) < 0 ||
+		    !S_ISREG(st.st_mode))
 			return -1;
-		seals = fcntl(fd, F_GET_SEALS);
-		return seals > 0 && (seals & F_SEAL_WRITE) && fd_set_cloexec(fd, true) == 0 ? fd : -1;
+		return fd_set_cloexec(fd, true) == 0 ? fd : -1;
 	}
 	return access("/proc/self/exe", F_OK) < 0 ? open(path, O_RDONLY | O_CLOEXEC) : -1;
 }
@@ -153,6 +159,21 @@ static int unpack(struct update_self *self, const struct update_wire *wire, stru
 	return 0;
 }
 
+/* On a way back it is a descriptor that the failed successor had got, and another way to it may be missing. */
+static int keep_own_binary(struct update_self *self, struct incoming *in, struct error *err)
+{
+	int fd;
+
+	if (access("/proc/self/exe", F_OK) == 0)
+		return 0;
+	fd = fdtable_take(in->spare, "predecessor", 0, 0, err);
+	if (fd < 0)
+		return fd;
+	fd_close(&self->exe_fd);
+	self->exe_fd = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+	return self->exe_fd < 0 ? err_sys(err, errno, "copying descriptor 'predecessor'") : 0;
+}
+
 int update_self_load(struct update_self *self, struct incoming *in, struct error *err)
 {
 	_cleanup_free_ struct update_wire *wire = NULL;
@@ -164,7 +185,9 @@ int update_self_load(struct update_self *self, struct incoming *in, struct error
 	if (!wire)
 		return err_set(err, ENOMEM, "no memory for the arguments");
 	r = vmstate_load(&in->stream, &update_vmstate, 0, wire, err);
-	return r < 0 ? r : unpack(self, wire, err);
+	if (r == 0)
+		r = unpack(self, wire, err);
+	return r < 0 ? r : keep_own_binary(self, in, err);
 }
 
 void update_self_fini(struct update_self *self)

@@ -10,7 +10,8 @@ import stat
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from moltvm import Skip, Vm, expect_error, molt, molt_binary, need_kvm, run_cases, sanitized, write_script
+from moltvm import (Skip, Vm, expect_error, hanging_program, molt, molt_binary, need_kvm, run_cases,
+                    sanitized, write_script)
 
 TICKER = "period_ms=20"
 MEMFD = "/memfd:molt (deleted)"
@@ -158,6 +159,14 @@ def test_command_line_tool():
         runs_on(vm)
 
 
+def given_back(vm, *command, binary=None, **arguments):
+    """The process in which the guest runs on after an update to this command has failed."""
+    expect_error(lambda: given(vm, binary or molt_binary(), *command, no_check=True, **arguments))
+    pid = vm.qmp.wait_event("UPDATE_FAILED")["data"]["pid"]
+    runs_on(vm)
+    return pid
+
+
 def test_empty_root_directory():
     """In a chroot with nothing left in it, not even /proc, one update after the other."""
     if sanitized() or os.getuid() != 0:
@@ -186,11 +195,22 @@ def test_empty_root_directory():
             assert done.returncode == 0, done
             runs_on(vm)
         assert os.listdir(root) == ["control"]
-        expect_error(lambda: given(vm, molt_binary(), molt_binary(), "run", "--incoming", "file:/no",
-                                   no_check=True), "/no")
-        runs_on(vm)
-        expect_error(lambda: given(vm, molt_binary(), molt_binary(), "--no-such-option",
-                                   no_check=True), "ended before")
+        # A successor that cannot load gives back in the same process, again and again, with updates between.
+        for _ in range(2):
+            for _ in range(2):
+                assert given_back(vm, molt_binary(), "run", "--incoming", "file:/no") == vm.pid
+            assert given(vm, molt_binary(), molt_binary(), "run")["pid"] == vm.pid
+            runs_on(vm)
+        # One that dies or hangs leaves the guest to another process, and that one can be updated.
+        pid = given_back(vm, molt_binary(), "--no-such-option")
+        assert pid != vm.pid
+        vm.follow(pid)
+        assert given(vm, molt_binary(), molt_binary(), "run")["pid"] == pid
+        assert given_back(vm, molt_binary(), "run", "--incoming", "file:/no") == pid
+        pid = given_back(vm, "/hangs", binary=hanging_program(vm.path("hangs")), timeout=500)
+        assert pid != vm.pid
+        vm.follow(pid)
+        assert given(vm, molt_binary(), molt_binary(), "run")["pid"] == pid
         runs_on(vm)
 
 

@@ -10,6 +10,7 @@ import resource
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -417,6 +418,18 @@ class Vm:
 def write_script(path, text):
     with open(path, "w") as f:
         f.write(text)
+    os.chmod(path, 0o755)
+    return path
+
+
+def hanging_program(path):
+    """A static program that needs nothing, not even a loader, and does nothing: pause() for ever."""
+    code = bytes([0xb8, 34, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7])
+    base, size = 0x400000, 64 + 56 + len(code)
+    with open(path, "wb") as f:
+        f.write(b"\x7fELF" + bytes([2, 1, 1]) + bytes(9))
+        f.write(struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, base + 120, 64, 0, 0, 64, 56, 1, 0, 0, 0))
+        f.write(struct.pack("<IIQQQQQQ", 1, 5, 0, base, base, size, size, 4096) + code)
     os.chmod(path, 0o755)
     return path
 
