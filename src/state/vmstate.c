@@ -120,10 +120,12 @@ static void store_default(const struct vmstate_field *f, void *data)
 	char *dst = (char *)data + f->offset;
 	uint32_t zero = 0;
 
+	if (f->variable) { /* none, and no page of it is touched */
+		memcpy((char *)data + f->count_offset, &zero, sizeof(zero));
+		return;
+	}
 	for (uint32_t i = 0; i < f->max; i++)
 		memcpy(dst + i * size, &f->def, size); /* little-endian: the low bytes */
-	if (f->variable)
-		memcpy((char *)data + f->count_offset, &zero, sizeof(zero));
 }
 
 #define FIELDS_MAX 256 /* of one table; a test holds every class to it */

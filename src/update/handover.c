@@ -2,8 +2,8 @@
 /*
  * Who the successor is, and the step into it. program.c tells how it is executed.
  *
- * The successor's command is the one asked for or, by default, what this molt was started with. Its
- * path is found and checked before the pause. "--incoming URI" is appended unless it is there.
+ * The successor's command is the one asked for or, by default, the wrapper by which this molt was executed, or
+ * what it was started with. Its path is found and checked before the pause. "--incoming URI" is appended unless it is there.
  *
  * The state goes to a memfd unless a path was asked for: no disk can be full or slow then. The URI
  * is "file:PATH" in both cases (a memfd is "file:/proc/self/fd/N"), so that a wrapper script or a
@@ -77,10 +77,16 @@ static bool names_incoming(char *const *argv)
 	return false;
 }
 
+char *const *handover_command(const struct update *u)
+{
+	return u->command ? u->command : u->self->wrapper;
+}
+
 static int build_argv(struct update *u, struct error *err)
 {
-	char *const *from = u->command ? u->command : u->self->argv;
-	const char *program = u->command ? u->command[0] : u->self->path;
+	char *const *command = handover_command(u);
+	char *const *from = command ? command : u->self->argv;
+	const char *program = command ? command[0] : u->self->path;
 	size_t n = 0;
 	int r;
 

@@ -141,6 +141,16 @@ int update_adopt(struct incoming *in, const char *uri, uint64_t main_ns, struct 
 	return r;
 }
 
+int incoming_load_wire(struct incoming *in, struct error *err)
+{
+	if (in->wire)
+		return 0;
+	in->wire = calloc(1, sizeof(*in->wire));
+	if (!in->wire)
+		return err_set(err, ENOMEM, "no memory for the update's state");
+	return vmstate_load(&in->stream, &update_vmstate, 0, in->wire, err);
+}
+
 void update_incoming_fini(struct incoming *in)
 {
 	stream_fini(&in->stream);
@@ -150,6 +160,7 @@ void update_incoming_fini(struct incoming *in)
 		free(in->stream_buf);
 	way_back_forget(in);
 	free(in->fds);
+	free(in->wire);
 	free(in->guard);
 	*in = (struct incoming){ 0 };
 }
@@ -262,14 +273,12 @@ static void tell_end(struct update *u, const struct incoming *in, const struct u
 
 int update_commit(struct update *u, struct incoming *in, struct error *err)
 {
-	_cleanup_free_ struct update_wire *wire = calloc(1, sizeof(*wire));
+	const struct update_wire *wire;
 	uint64_t ready_ns, entered_ns = 0;
 	cpu_set_t spare;
-	int r;
+	int r = incoming_load_wire(in, err);
 
-	if (!wire)
-		return err_set(err, ENOMEM, "no memory for the update's state");
-	r = vmstate_load(&in->stream, &update_vmstate, 0, wire, err);
+	wire = in->wire;
 	if (r == 0)
 		r = check_all_claimed(in, err);
 	if (r == 0)

@@ -37,6 +37,10 @@ struct update_wire {
 	uint32_t kind;                     /* enum update_kind */
 	uint32_t argv_len;
 	uint8_t argv[UPDATE_ARGV_MAX];     /* path and arguments of the predecessor, each with its NUL */
+	uint32_t command_len;
+	uint8_t command[UPDATE_ARGV_MAX];  /* what is executed, as argv, without --incoming */
+	uint32_t wrapper_len;
+	uint8_t wrapper[UPDATE_ARGV_MAX];  /* by which the predecessor was executed, in the same way */
 	uint32_t nguardians;
 	uint32_t guardians[UPDATE_GUARDIANS_MAX]; /* of earlier updates that have not ended yet: pids */
 };
@@ -147,7 +151,11 @@ void update_failed(struct update *u, const struct error *err);
 int update_request(struct update *u, const struct command_origin *origin, enum update_kind kind,
 		   const char *state_path, json_t *command, struct error *err);
 
-/* handover.c: who the successor is, and the step into it. */
+/*
+ * handover.c: who the successor is, and the step into it. The command is the one asked for, or the wrapper
+ * that we came by; NULL: ourselves.
+ */
+char *const *handover_command(const struct update *u);
 int handover_prepare(struct update *u, struct error *err);
 int handover_write(struct update *u, struct error *err);
 int handover_exec(struct update *u, struct error *err);
@@ -187,8 +195,13 @@ extern const struct vmstate update_vmstate;
 int way_back_keep(struct incoming *in, struct error *err);
 void way_back_forget(struct incoming *in);
 
-/* self.c: path and arguments as bytes. */
+/* self.c: how we were started, as bytes; and the command that is to be executed, NULL: ourselves. */
 int update_self_pack(const struct update_self *self, struct update_wire *wire, struct error *err);
+int update_pack_command(const char *program, char *const *argv, struct update_wire *wire,
+			struct error *err);
+
+/* incoming.c: the section "update", read once; in->wire. */
+int incoming_load_wire(struct incoming *in, struct error *err);
 
 /* Notes in the table's time line that a stage took from start_ns until now. */
 void update_mark(struct fdtable *fds, const char *name, uint64_t start_ns, uint64_t end_ns);

@@ -102,61 +102,95 @@ int update_self_init(struct update_self *self, int argc, char **argv, const char
 	return 0;
 }
 
+/* Appends a word, with its NUL, to what was packed into UPDATE_ARGV_MAX bytes. */
+static int pack_word(uint8_t *bytes, uint32_t *len, const char *word, struct error *err)
+{
+	size_t size = strlen(word) + 1;
+
+	if (size > UPDATE_ARGV_MAX - *len)
+		return err_set(err, E2BIG, "a command line is over %u bytes", UPDATE_ARGV_MAX);
+	memcpy(bytes + *len, word, size);
+	*len += (uint32_t)size;
+	return 0;
+}
+
+static int pack_words(uint8_t *bytes, uint32_t *len, const char *first, char *const *rest,
+		      struct error *err)
+{
+	int r;
+
+	*len = 0;
+	r = pack_word(bytes, len, first, err);
+	for (; r == 0 && *rest; rest++)
+		r = pack_word(bytes, len, *rest, err);
+	return r;
+}
+
 int update_self_pack(const struct update_self *self, struct update_wire *wire, struct error *err)
 {
-	const char *word = self->path;
+	int r = pack_words(wire->argv, &wire->argv_len, self->path, self->argv, err);
 
-	wire->argv_len = 0;
-	for (size_t i = 0; word; word = self->argv[i++]) {
-		size_t size = strlen(word) + 1;
-
-		if (size > sizeof(wire->argv) - wire->argv_len)
-			return err_set(err, E2BIG, "molt's own command line is over %zu bytes",
-				       sizeof(wire->argv));
-		memcpy(wire->argv + wire->argv_len, word, size);
-		wire->argv_len += (uint32_t)size;
-	}
-	return 0;
+	if (r == 0 && self->wrapper)
+		r = pack_words(wire->wrapper, &wire->wrapper_len, self->wrapper[0],
+			       self->wrapper + 1, err);
+	return r;
 }
 
-static void free_words(struct update_self *self)
+int update_pack_command(const char *program, char *const *argv, struct update_wire *wire,
+			struct error *err)
 {
-	for (size_t i = 0; self->argv && self->argv[i]; i++)
-		free(self->argv[i]);
-	free(self->argv);
-	free(self->path);
-	self->argv = NULL;
-	self->path = NULL;
+	return pack_words(wire->command, &wire->command_len, program, argv + 1, err);
 }
 
-static size_t count_words(const struct update_wire *wire)
+static void free_words(char **words)
 {
+	for (size_t i = 0; words && words[i]; i++)
+		free(words[i]);
+	free(words);
+}
+
+/* *words becomes NULL where nothing was packed; at least `least` are wanted where something was. */
+static int unpack_words(const uint8_t *bytes, uint32_t len, size_t least, char ***words,
+			struct error *err)
+{
+	const char *word = (const char *)bytes;
 	size_t n = 0;
 
-	for (uint32_t i = 0; i < wire->argv_len; i++)
-		n += wire->argv[i] == '\0';
-	return n;
+	*words = NULL;
+	for (uint32_t i = 0; i < len; i++)
+		n += bytes[i] == '\0';
+	if (!len)
+		return 0;
+	if (n < least || bytes[len - 1] != '\0')
+		return err_set(err, EBADMSG, "section 'update': no command line in it");
+	*words = calloc(n + 1, sizeof(**words));
+	for (size_t i = 0; *words && i < n; i++, word += strlen(word) + 1) {
+		(*words)[i] = strdup(word);
+		if ((*words)[i])
+			continue;
+		free_words(*words);
+		*words = NULL;
+	}
+	return *words ? 0 : err_set(err, ENOMEM, "no memory for a command line");
 }
 
+/* What the predecessor was started with: its path, and its arguments behind it. */
 static int unpack(struct update_self *self, const struct update_wire *wire, struct error *err)
 {
-	const char *word = (const char *)wire->argv;
-	size_t n = count_words(wire);
+	char **words;
+	int r = unpack_words(wire->argv, wire->argv_len, 3, &words, err);
 
-	if (n < 3 || wire->argv[wire->argv_len - 1] != '\0')
+	if (r < 0)
+		return r;
+	if (!words)
 		return err_set(err, EBADMSG, "section 'update': no command line in it");
-	free_words(self);
-	self->path = strdup(word);
-	self->argv = calloc(n, sizeof(*self->argv));
-	if (!self->path || !self->argv)
-		return err_set(err, ENOMEM, "no memory for the arguments");
-	for (size_t i = 0; i + 1 < n; i++) {
-		word += strlen(word) + 1;
-		self->argv[i] = strdup(word);
-		if (!self->argv[i])
-			return err_set(err, ENOMEM, "no memory for the arguments");
-	}
-	return 0;
+	free(self->path);
+	free_words(self->argv);
+	self->path = words[0];
+	self->argv = words;
+	for (size_t i = 0; words[i]; i++)
+		words[i] = words[i + 1];
+	return unpack_words(wire->wrapper, wire->wrapper_len, 1, &self->wrapper, err);
 }
 
 /* On a way back it is a descriptor that the failed successor had got, and another way to it may be missing. */
@@ -174,24 +208,34 @@ static int keep_own_binary(struct update_self *self, struct incoming *in, struct
 	return self->exe_fd < 0 ? err_sys(err, errno, "copying descriptor 'predecessor'") : 0;
 }
 
+/* What was executed is not our own path: it has executed us, and is a wrapper. */
+static int find_wrapper(struct update_self *self, const struct update_wire *wire,
+			struct error *err)
+{
+	int r = unpack_words(wire->command, wire->command_len, 1, &self->wrapper, err);
+
+	if (r == 0 && self->wrapper && strcmp(self->wrapper[0], self->path) == 0) {
+		free_words(self->wrapper);
+		self->wrapper = NULL;
+	}
+	return r;
+}
+
 int update_self_load(struct update_self *self, struct incoming *in, struct error *err)
 {
-	_cleanup_free_ struct update_wire *wire = NULL;
-	int r;
+	int r = incoming_load_wire(in, err);
 
-	if (!in->failure)
-		return 0;
-	wire = calloc(1, sizeof(*wire));
-	if (!wire)
-		return err_set(err, ENOMEM, "no memory for the arguments");
-	r = vmstate_load(&in->stream, &update_vmstate, 0, wire, err);
+	if (r == 0 && !in->failure)
+		return find_wrapper(self, in->wire, err);
 	if (r == 0)
-		r = unpack(self, wire, err);
+		r = unpack(self, in->wire, err);
 	return r < 0 ? r : keep_own_binary(self, in, err);
 }
 
 void update_self_fini(struct update_self *self)
 {
-	free_words(self);
+	free(self->path);
+	free_words(self->argv);
+	free_words(self->wrapper);
 	fd_close(&self->exe_fd);
 }

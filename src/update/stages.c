@@ -51,6 +51,7 @@ static int do_prepare(struct update *u, struct error *err)
 {
 	_cleanup_free_ char *id = u->id ? json_dumps(u->id, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
 	struct update_wire *wire = calloc(1, sizeof(*wire));
+	int r;
 
 	u->wire = wire;
 	if (!wire)
@@ -69,7 +70,10 @@ static int do_prepare(struct update *u, struct error *err)
 	       strnlen(u->self->version, sizeof(wire->version) - 1));
 	if (update_self_pack(u->self, wire, err) < 0)
 		return -E2BIG;
-	return handover_prepare(u, err);
+	r = handover_prepare(u, err);
+	if (r == 0 && handover_command(u))
+		r = update_pack_command(u->argv[0], handover_command(u), wire, err);
+	return r;
 }
 
 static void undo_prepare(struct update *u)

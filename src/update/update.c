@@ -18,6 +18,8 @@ static const struct vmstate_field update_fields[] = {
 	VMSTATE_U32(struct update_wire, client),
 	VMSTATE_U32(struct update_wire, kind),
 	VMSTATE_U8_VAR(struct update_wire, argv, argv_len),
+	VMSTATE_U8_VAR_NEW(struct update_wire, command, command_len),
+	VMSTATE_U8_VAR_NEW(struct update_wire, wrapper, wrapper_len),
 	VMSTATE_U32_VAR_NEW(struct update_wire, guardians, nguardians),
 	VMSTATE_END
 };
@@ -261,12 +263,13 @@ static int run_query_update(void *opaque, const struct command_origin *origin, j
 		[UPDATE_STATUS_FAILED] = "failed",
 	};
 	const struct update *u = opaque;
+	const char *path = u->self->wrapper ? u->self->wrapper[0] : u->self->path;
 
 	(void)origin;
 	(void)args;
 	(void)err;
 	*result = json_pack("{s:s,s:I,s:o}", "status", names[u->status], "updates",
-			    (json_int_t)u->updates, "path", json_any_string(u->self->path));
+			    (json_int_t)u->updates, "path", json_any_string(path));
 	if (u->status == UPDATE_STATUS_FAILED)
 		json_object_set_new(*result, "error", json_any_string(u->last_error.text));
 	if (u->last)

@@ -103,6 +103,7 @@ static void load_rooms(struct stream *s)
 	if (r < 0)
 		fuzz_must_explain(r, &err);
 	r = update_self_load(&self, &in, &err);
+	free(in.wire);
 	if (r < 0)
 		fuzz_must_explain(r, &err);
 	else

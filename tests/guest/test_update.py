@@ -149,6 +149,41 @@ def test_state_file():
         assert vm.arguments()[-2:] == ["--incoming", "file:" + path], vm.arguments()
 
 
+def used_words(vm):
+    with open(vm.path("words")) as f:
+        return f.read().split()
+
+
+def test_wrapper_is_the_default_of_the_next_update():
+    """What it was executed by once is what it is executed by until another command is given, or that fails."""
+    with Vm("--sandbox", "off", cmdline=TICKER) as vm:
+        vm.wait_ticks(2)
+        wrapper = write_script(vm.path("wrapper"), """#!/bin/sh
+echo "$1" >>%s
+shift
+exec %s run --sandbox off --log-level debug "$@"
+""" % (vm.path("words"), molt_binary()))
+        for n in range(1, 4):
+            command = ["--", wrapper, "word"] if n == 1 else []
+            done = molt("update", "--no-check", vm.control_path, *command)
+            assert done.returncode == 0 and used_words(vm) == n * ["word"], (done, used_words(vm))
+            assert vm.qmp.command("query-update")["path"] == wrapper
+            assert "debug" in vm.arguments(), vm.arguments()
+        # A command that fails does not take its place, nor does the way back.
+        expect_error(lambda: vm.update("/bin/true"))
+        expect_error(lambda: vm.update(molt_binary(), "run", "--incoming", "file:/no", no_check=True))
+        assert vm.qmp.command("query-update")["path"] == wrapper
+        vm.update(no_check=True)
+        assert len(used_words(vm)) == 4
+        # Another command does.
+        vm.update(molt_binary(), "run")
+        assert vm.qmp.command("query-update")["path"] == molt_binary()
+        vm.update()
+        assert len(used_words(vm)) == 4
+        vm.wait_ticks(2)
+        vm.check_ticks()
+
+
 def test_default_state_leaves_nothing_behind():
     with Vm(cmdline=TICKER) as vm:
         vm.wait_ticks(2)

@@ -22,11 +22,13 @@
 #include <molt/vm/machine.h>
 
 struct incoming;
+struct update_wire;
 
 /* How this molt was started, so that it can be started again. */
 struct update_self {
 	char *path;  /* absolute, symbolic links kept: they are how a new version is put in place */
 	char **argv; /* path, "run", the options as given without --incoming; NULL-terminated */
+	char **wrapper; /* what executed us for an update, where that was not our binary; or NULL */
 	const char *version;
 	int exe_fd;  /* the binary itself where /proc cannot give it, else -1 */
 };
@@ -40,8 +42,9 @@ int update_self_init(struct update_self *self, int argc, char **argv, const char
 void update_self_fini(struct update_self *self);
 
 /*
- * Where this process is the predecessor again after a successor gave up: how it was started comes
- * from the stream, not from the command line that the way back used.
+ * A wrapper that the update went by is what the next one goes by. And where this process is the predecessor
+ * again after a successor gave up: how it was started comes from the stream, not from the command line that
+ * the way back used.
  */
 int update_self_load(struct update_self *self, struct incoming *in, struct error *err);
 
@@ -101,6 +104,7 @@ struct incoming {
 	uint64_t main_ns;    /* when the successor's main began */
 	uint64_t adopted_ns;
 	struct guard_link *guard;
+	struct update_wire *wire; /* section "update", once somebody asked for it */
 	struct fdtable *spare; /* copies of all descriptors, for the way back; see way_back.c */
 	int table_fd;
 	const char *failure;   /* we are the predecessor again: why the successor gave up */
