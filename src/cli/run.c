@@ -5,12 +5,9 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/signalfd.h>
 #include <unistd.h>
 
 #include <molt/base/fd.h>
@@ -29,6 +26,7 @@
 #include "cli.h"
 #include "confine.h"
 #include "machine_args.h"
+#include "signals.h"
 
 extern const unsigned char blob_dsdt[], blob_dsdt_end[];
 extern const unsigned char blob_ticker[], blob_ticker_end[];
@@ -48,56 +46,10 @@ struct vmm {
 	struct control *control;
 	struct update *update;
 	struct refault refault;
-	struct loop_source signals;
-	int signal_fd;
+	struct signals signals;
 	int log_fd; /* -1: standard error */
 	int notify_fd; /* service manager, -1: none */
 };
-
-/* ---- signals: blocked from before the first thread on, so that none is lost in an exec ---- */
-
-static void on_signal(void *opaque, uint32_t events)
-{
-	struct vmm *v = opaque;
-	struct signalfd_siginfo info;
-
-	(void)events;
-	if (read(v->signal_fd, &info, sizeof(info)) != (ssize_t)sizeof(info))
-		return;
-	log_info("ended by signal %u", info.ssi_signo);
-	machine_exit(&v->machine, 128 + (int)info.ssi_signo, "host-signal");
-}
-
-/* The exit status for a signal that ended a start which took long. */
-static int pending_signal(struct vmm *v)
-{
-	struct signalfd_siginfo info;
-
-	if (read(v->signal_fd, &info, sizeof(info)) != (ssize_t)sizeof(info))
-		return -EINTR;
-	return 128 + (int)info.ssi_signo;
-}
-
-static int block_signals(struct vmm *v, struct error *err)
-{
-	struct sigaction ignore = { .sa_handler = SIG_IGN };
-	sigset_t set;
-	int r;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGHUP);
-	/* A peer that is gone or a file that may not grow is an error of that write, not our end. */
-	if (sigprocmask(SIG_BLOCK, &set, NULL) < 0 || sigaction(SIGPIPE, &ignore, NULL) < 0 ||
-	    sigaction(SIGXFSZ, &ignore, NULL) < 0)
-		return err_sys(err, errno, "blocking signals");
-	v->signal_fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
-	if (v->signal_fd < 0)
-		return err_sys(err, errno, "signalfd");
-	r = loop_add(v->loop, &v->signals, v->signal_fd, EPOLLIN, on_signal, v);
-	return r < 0 ? err_sys(err, -r, "epoll on the signalfd") : 0;
-}
 
 /* ---- log ---- */
 
@@ -202,9 +154,8 @@ static int reborn(void *opaque, struct error *err)
 {
 	struct vmm *v = opaque;
 
-	loop_del(&v->signals);
-	fd_close(&v->signal_fd);
-	return block_signals(v, err);
+	signals_close(&v->signals);
+	return signals_open(&v->signals, v->loop, &v->machine, err);
 }
 
 static void run_on(void *opaque)
@@ -392,8 +343,7 @@ static void tear_down(struct vmm *v)
 		machine_destroy(&v->machine);
 	control_destroy(v->control);
 	boot_files_close(&v->boot);
-	loop_del(&v->signals);
-	fd_close(&v->signal_fd);
+	signals_close(&v->signals);
 	loop_destroy(v->loop);
 	update_self_fini(&v->self);
 	confine_fini(&v->confinement);
@@ -414,7 +364,7 @@ static int run(struct vmm *v, int argc, char **argv, uint64_t main_ns)
 	if (r == 0)
 		r = loop_create(&v->loop, &err);
 	if (r == 0)
-		r = block_signals(v, &err);
+		r = signals_open(&v->signals, v->loop, &v->machine, &err);
 	if (r == 0 && (update_is_successor() || cli_given(v->args, "incoming")))
 		r = take_over(v, main_ns, &err);
 	else if (r == 0)
@@ -424,7 +374,7 @@ static int run(struct vmm *v, int argc, char **argv, uint64_t main_ns)
 	else
 		log_error("%s", err.text);
 	if (r == -EINTR)
-		r = pending_signal(v);
+		r = signals_exit_status(&v->signals);
 	tear_down(v);
 	return r < 0 ? MACHINE_EXIT_FAILURE : r;
 }
@@ -451,7 +401,7 @@ int cmd_run(int argc, char **argv)
 	if (!v)
 		return MACHINE_EXIT_FAILURE;
 	v->args = &args;
-	v->signal_fd = v->log_fd = v->notify_fd = v->self.exe_fd = -1;
+	v->signals.fd = v->log_fd = v->notify_fd = v->self.exe_fd = -1;
 	v->boot.kernel_fd = v->boot.initramfs_fd = -1;
 	status = run(v, argc, argv, main_ns);
 	free(v);

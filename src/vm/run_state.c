@@ -148,3 +148,10 @@ void machine_unquiesce(struct machine *m)
 		if (m->devices[i]->cls->resume)
 			m->devices[i]->cls->resume(m->devices[i]);
 }
+
+void machine_job_control(struct machine *m, bool stopping)
+{
+	for (unsigned int i = 0; i < m->ndevices; i++)
+		if (m->devices[i]->cls->job_control)
+			m->devices[i]->cls->job_control(m->devices[i], stopping);
+}

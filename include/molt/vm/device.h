@@ -80,6 +80,11 @@ struct device_class {
 	int (*post_load)(struct device *dev, struct error *err);
 	/* The user presses the power button (a class that has one). */
 	void (*power_button)(struct device *dev);
+	/*
+	 * This process is about to be stopped (SIGTSTP), or it goes on (SIGCONT): a backend that
+	 * shares a terminal with a shell puts it right. vCPUs are parked.
+	 */
+	void (*job_control)(struct device *dev, bool stopping);
 	void (*destroy)(struct device *dev);
 };
 

@@ -219,6 +219,13 @@ void machine_exit(struct machine *m, int code, const char *reason);
 int machine_power_button(struct machine *m, struct error *err);
 
 /*
+ * Before this process is stopped by job control, and when it goes on, after SIGSTOP as well: see
+ * struct device_class. vCPUs parked; stopping may be without consequence, and going on come
+ * twice.
+ */
+void machine_job_control(struct machine *m, bool stopping);
+
+/*
  * Devices drained, and running again. The second is also what makes an incoming machine's devices
  * live, after the commit.
  */
