@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -36,6 +38,29 @@ int fd_set_cloexec(int fd, bool on)
 int fd_set_nonblock(int fd, bool on)
 {
 	return change_flag(fd, F_GETFL, F_SETFL, O_NONBLOCK, on);
+}
+
+static void close_if_inherited(int fd)
+{
+	int flags = fd > STDERR_FILENO ? fcntl(fd, F_GETFD) : -1;
+
+	if (flags >= 0 && !(flags & FD_CLOEXEC))
+		close(fd);
+}
+
+void fd_close_inherited(void)
+{
+	DIR *dir = opendir("/proc/self/fd");
+	struct dirent *entry;
+
+	if (!dir) { /* without /proc all numbers are tried */
+		for (long fd = sysconf(_SC_OPEN_MAX); fd > STDERR_FILENO; fd--)
+			close_if_inherited((int)fd);
+		return;
+	}
+	while ((entry = readdir(dir)))
+		close_if_inherited(atoi(entry->d_name));
+	closedir(dir);
 }
 
 int fd_write_all(int fd, const void *buf, size_t len)

@@ -11,6 +11,15 @@
 #include <molt/base/log.h>
 #include <molt/base/notify.h>
 
+#define READY "READY=1\n"
+
+static bool is_meant_for_us(void)
+{
+	const char *pid = getenv("SYSTEMD_EXEC_PID");
+
+	return !pid || atol(pid) == (long)getpid();
+}
+
 int notify_open(int *out, struct error *err)
 {
 	const char *name = getenv("NOTIFY_SOCKET");
@@ -19,7 +28,7 @@ int notify_open(int *out, struct error *err)
 	int fd;
 
 	*out = -1;
-	if (!name || !name[0])
+	if (!name || !name[0] || !is_meant_for_us())
 		return 0;
 	if ((name[0] != '/' && name[0] != '@') || strlen(name) >= sizeof(addr.sun_path))
 		return err_set(err, EINVAL, "NOTIFY_SOCKET='%s' is no address of a service manager",
@@ -41,15 +50,24 @@ int notify_open(int *out, struct error *err)
 	return 0;
 }
 
+static ssize_t tell(int fd, const char *text)
+{
+	return send(fd, text, strlen(text), MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 void notify_main_pid(int fd, pid_t pid, bool ready)
 {
 	char text[64];
-	int len;
 
-	if (fd < 0)
-		return;
-	len = snprintf(text, sizeof(text), "MAINPID=%d\n%s", (int)pid, ready ? "READY=1\n" : "");
-	if (send(fd, text, (size_t)len, MSG_NOSIGNAL | MSG_DONTWAIT) != len)
+	snprintf(text, sizeof(text), "MAINPID=%d\n%s", (int)pid, ready ? READY : "");
+	if (fd >= 0 && tell(fd, text) < 0)
 		log_warn("the service manager was not told of process %d: %s", (int)pid,
+			 strerror(errno));
+}
+
+void notify_ready(int fd)
+{
+	if (fd >= 0 && tell(fd, READY) < 0)
+		log_warn("the service manager was not told that the guest runs: %s",
 			 strerror(errno));
 }

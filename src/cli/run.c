@@ -25,6 +25,7 @@
 
 #include "cli.h"
 #include "confine.h"
+#include "init.h"
 #include "machine_args.h"
 #include "signals.h"
 
@@ -211,6 +212,15 @@ static int open_services(struct vmm *v, struct incoming *in, struct error *err)
 	return 0;
 }
 
+/* A guest does not wait for a service manager that cannot be told. */
+static void open_notify(struct vmm *v)
+{
+	struct error err = ERROR_INIT;
+
+	if (v->notify_fd < 0 && notify_open(&v->notify_fd, &err) < 0)
+		log_warn("the service manager will not be told of this guest: %s", err.text);
+}
+
 static int cold_start(struct vmm *v, struct error *err)
 {
 	struct machine_config cfg = base_config(v);
@@ -225,7 +235,7 @@ static int cold_start(struct vmm *v, struct error *err)
 	if (r == 0)
 		r = open_log(v, NULL, err);
 	if (r == 0)
-		r = notify_open(&v->notify_fd, err);
+		open_notify(v);
 	if (r == 0)
 		r = cli_parse_machine(v->args, &cfg, &memory, err);
 	if (r == 0)
@@ -236,6 +246,9 @@ static int cold_start(struct vmm *v, struct error *err)
 	v->machine_made = r == 0;
 	if (r == 0)
 		r = open_services(v, NULL, err);
+	/* All that options named is open by now, a /dev/fd/N among it. */
+	if (r == 0)
+		fd_close_inherited();
 	if (r == 0)
 		r = confine_cold(&v->confinement, v->args, err);
 	if (r < 0)
@@ -317,6 +330,7 @@ static int take_over(struct vmm *v, uint64_t main_ns, struct error *err)
 	if (r == 0)
 		r = update_commit(v->update, &in, err);
 	if (r == 0) {
+		fd_close_inherited();
 		confine_successor(&v->confinement);
 		control_start(v->control);
 		cli_warn_of_differences(v->args, &v->machine);
@@ -355,8 +369,10 @@ static void tear_down(struct vmm *v)
 static int run(struct vmm *v, int argc, char **argv, uint64_t main_ns)
 {
 	struct error err = ERROR_INIT;
-	int r = update_self_init(&v->self, argc, argv, MOLT_VERSION, &err);
+	int r = init_stay_behind(&v->notify_fd, &err);
 
+	if (r == 0)
+		r = update_self_init(&v->self, argc, argv, MOLT_VERSION, &err);
 	if (r == 0)
 		r = confine_parse(&v->confinement, v->args, &err);
 	if (r == 0 && v->confinement.on)

@@ -250,5 +250,30 @@ def test_service_manager_is_told_which_process_to_watch():
             assert told() == {"MAINPID": str(pid)}
 
 
+def test_service_manager_of_another_process_is_not_told():
+    """A daemon that systemd has started starts a molt, and has left the variables as they were."""
+    with tempfile.TemporaryDirectory() as directory, socket.socket(
+            socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(os.path.join(directory, "notify"))
+        manager.settimeout(0.3)
+        with start_probe(env=dict(os.environ, NOTIFY_SOCKET=manager.getsockname(),
+                                  SYSTEMD_EXEC_PID=str(os.getpid()))) as vm:
+            vm.update()
+            check_alive(vm)
+            try:
+                raise AssertionError(manager.recv(4096))
+            except socket.timeout:
+                pass
+
+
+def test_service_manager_that_cannot_be_told():
+    """It is said, and the guest runs."""
+    for name in ("/no/such/socket", "relative", "/" + 200 * "x"):
+        with start_probe(env=dict(os.environ, NOTIFY_SOCKET=name)) as vm:
+            vm.wait_log("warn: the service manager will not be told of this guest: NOTIFY_SOCKET='%s'" % name)
+            vm.update()
+            check_alive(vm)
+
+
 if __name__ == "__main__":
     run_cases(globals())

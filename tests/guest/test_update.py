@@ -11,8 +11,8 @@ import sys
 import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from moltvm import (Qmp, QmpError, Vm, expect_error, molt, molt_binary, need_kvm, run_cases,
-                    sanitized, write_script)
+from moltvm import (Qmp, QmpError, Vm, expect_error, firmware, molt, molt_binary, need_kvm,
+                    run_cases, sanitized, write_script)
 
 TICKER = "period_ms=20"
 STAGES = ["prepare", "pause", "quiesce", "save", "handover", "exec", "adopt", "build", "resume"]
@@ -182,6 +182,24 @@ exec %s run --sandbox off --log-level debug "$@"
         assert len(used_words(vm)) == 4
         vm.wait_ticks(2)
         vm.check_ticks()
+
+
+def test_inherited_descriptors_are_closed():
+    """Whoever starts molt may have left anything open; so may a wrapper. What an option names is open by then."""
+    with open("/etc/passwd", "rb") as stray, open(firmware("ticker"), "rb") as kernel:
+        for f in (stray, kernel):
+            os.set_inheritable(f.fileno(), True)
+        with Vm("--sandbox", "off", kernel="/dev/fd/%d" % kernel.fileno(), cmdline=TICKER,
+                pass_fds=[stray.fileno(), kernel.fileno()]) as vm:
+            vm.wait_ticks(2)
+            assert "/etc/passwd" not in [what for what, _ in vm.fds().values()], vm.fds()
+            vm.update("/bin/bash", "-c", 'exec 150</etc/passwd; exec "$0" run --sandbox off "$@"', molt_binary(),
+                      no_check=True)
+            vm.settle()
+            assert "/etc/passwd" not in [what for what, _ in vm.fds().values()], vm.fds()
+            assert all(cloexec for n, (_, cloexec) in vm.fds().items() if n > 2), vm.fds()
+            vm.wait_ticks(2)
+            vm.check_ticks()
 
 
 def test_default_state_leaves_nothing_behind():

@@ -20,6 +20,12 @@ int fd_set_cloexec(int fd, bool on);
 /* Sets or clears O_NONBLOCK (of the open file description, so of everyone who shares it). */
 int fd_set_nonblock(int fd, bool on);
 
+/*
+ * Closes every descriptor above standard error that is not close-on-exec. All of molt's own are, so these are
+ * what whoever executed it left open.
+ */
+void fd_close_inherited(void);
+
 /* Writes all of buf, over short writes and EINTR. 0 or -errno; what was written until then stays. */
 int fd_write_all(int fd, const void *buf, size_t len);
 

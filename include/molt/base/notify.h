@@ -14,10 +14,15 @@
 #include <molt/base/error.h>
 
 /*
- * Connects to the socket that NOTIFY_SOCKET names; *fd becomes -1 where the variable is not set. An
- * address that begins with '@' is in the abstract name space. 0 or -errno with the sentence.
+ * Connects to the socket that NOTIFY_SOCKET names; *fd becomes -1 where the variable is not set, or is meant for
+ * another process: a daemon that the manager has started may not have cleared it for us, and would be taken
+ * for us (SYSTEMD_EXEC_PID, systemd.exec(5), says whom systemd has started). An address that begins with '@' is
+ * in the abstract name space. 0 or -errno with the sentence, *fd being -1: no reason not to run.
  */
 int notify_open(int *fd, struct error *err);
+
+/* Sends READY=1 alone: the manager knows the right process. fd -1: does nothing. */
+void notify_ready(int fd);
 
 /* Sends MAINPID=pid and, with ready, READY=1. fd -1: does nothing. A lost message is only logged. */
 void notify_main_pid(int fd, pid_t pid, bool ready);
