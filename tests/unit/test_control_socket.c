@@ -141,12 +141,17 @@ static void test_strangers_are_refused(void **state)
 	if (pid == 0) {
 		struct sockaddr_un sun = { .sun_family = AF_UNIX };
 		int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-		char ch;
+		char text[256] = "";
 
 		strcpy(sun.sun_path, b->path);
 		if (setuid(65534) != 0 || connect(fd, (struct sockaddr *)&sun, sizeof(sun)) != 0)
 			_exit(2);
-		_exit(recv(fd, &ch, 1, 0) == 0 ? 0 : 1);
+		/* The reason, in the greeting's place, and nothing after it. */
+		recv(fd, text, sizeof(text) - 1, 0);
+		if (!strstr(text, "\"error\"") || !strstr(text, "user 65534 was refused") ||
+		    strcmp(text + strlen(text) - 2, "\r\n") != 0)
+			_exit(3);
+		_exit(recv(fd, text, 1, 0) == 0 ? 0 : 1);
 	}
 	for (status = -1; waitpid(pid, &status, WNOHANG) == 0;)
 		assert_int_equal(loop_turn(b->loop, 1), 0);
