@@ -189,10 +189,8 @@ void control_destroy(struct control *c)
 		control_client_kill(c->clients[i]);
 	}
 	control_reap(c);
-	if (c->owner)
-		control_unlink(c);
 	loop_del(&c->source);
-	fd_close(&c->fd);
+	control_unlisten(c);
 	fd_close(&c->spare);
 	free(c);
 }
