@@ -22,8 +22,8 @@ GREETING = {"QMP": {"version": {"qemu": {"major": 10, "minor": 2, "micro": 0},
                                 "package": "fake"}, "capabilities": []}}
 
 
-def molt(*args, cwd=None, stdout=subprocess.PIPE):
-    return subprocess.run([MOLT, *args], cwd=cwd, stdin=subprocess.DEVNULL, stdout=stdout,
+def molt(*args, cwd=None, stdout=subprocess.PIPE, env=None):
+    return subprocess.run([MOLT, *args], cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=stdout,
                           stderr=subprocess.PIPE, text=True, timeout=30, check=False)
 
 
@@ -72,6 +72,25 @@ class Server(threading.Thread):
                 for at in range(0, len(answer), 7):
                     conn.sendall(answer[at:at + 7])
             lines.readline()
+
+
+@contextlib.contextmanager
+def full_backlog(path):
+    """A server that takes no connection: (listener, sockets that wait in its backlog)."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(path)
+        listener.listen(0)
+        waiting = []
+        while True:
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            try:
+                client.connect(path)
+            except BlockingIOError:
+                break
+            waiting.append(client)
+        yield listener, waiting
 
 
 class Base(unittest.TestCase):
@@ -169,6 +188,23 @@ class Ctl(Base):
         self.serve(None)
         self.expect(molt("ctl", self.path, "x"), 1, "", "the connection was lost")
 
+    def test_time_limit_covers_connecting(self):
+        """Of a server that is stopped the backlog is full; once it takes connections we get through."""
+        with full_backlog(self.path) as (listener, waiting):
+            self.expect(molt("ctl", "--timeout", "0.3", self.path, "x"), 1, "", "not connected in time")
+            with subprocess.Popen([MOLT, "ctl", "--timeout", "20", self.path, "x"],
+                                  stdout=subprocess.PIPE, text=True) as proc:
+                time.sleep(0.2)
+                self.assertIsNone(proc.poll())
+                for client in waiting:
+                    listener.accept()[0].close()
+                    client.close()
+                conn, _ = listener.accept()
+                conn.sendall(json.dumps(GREETING).encode() + b'{"return": {}}{"return": 7}\r\n')
+                self.assertEqual(proc.stdout.read(), "7\n")
+                self.assertEqual(proc.wait(), 0)
+                conn.close()
+
     def test_timeout(self):
         self.serve(b"\r\n")
         self.expect(molt("ctl", "--timeout", "0.2", self.path, "x"), 1, "", "no answer in time")
@@ -205,11 +241,59 @@ class Update(Base):
                          {"state-file": f"{self.dir}/st",
                           "command": [f"{self.dir}/new/molt", "--x", "./y"]})
 
-    def test_other_paths_stay(self):
+    def test_absolute_paths_stay(self):
         server = self.serve({"return": REPORT})
-        self.expect(molt("update", "--state=/x/st", self.path, "--", "molt2"), 0)
+        self.expect(molt("update", "--state=/x/st", self.path, "--", "/x/molt2", "molt"), 0)
         self.assertEqual(server.requests[0]["arguments"],
-                         {"state-file": "/x/st", "command": ["molt2"]})
+                         {"state-file": "/x/st", "command": ["/x/molt2", "molt"]})
+
+    def program(self, path, text="#!/bin/sh\n", mode=0o700):
+        path = f"{self.dir}/{path}"
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="ascii") as out:
+            out.write(text)
+        os.chmod(path, mode)
+        return path
+
+    def test_bare_names_are_looked_up_here(self):
+        """In the user's PATH, and what is sent is absolute: scripts, too, and to a server that takes no
+        descriptors. A directory of that name is no program, nor is a file that nobody may execute."""
+        os.makedirs(f"{self.dir}/one/molt2")
+        self.program("two/molt2", mode=0o600)
+        found = self.program("three/molt2")
+        self.program("four/molt2")
+        for dirs in (f"{self.dir}/one:{self.dir}/two:{self.dir}/three:{self.dir}/four",
+                     "one:./two::./three:four"):
+            server = self.serve({"return": REPORT})
+            self.expect(molt("update", self.path, "--", "molt2", "run", cwd=self.dir,
+                             env={"PATH": dirs}), 0)
+            self.assertEqual(server.requests[0]["arguments"], {"command": [found, "run"]})
+            os.unlink(self.path)
+
+    def test_bare_names_that_are_nowhere(self):
+        """It is the client's error, before it connects."""
+        os.makedirs(f"{self.dir}/bin/molt2")
+        for name in ("molt2", "molt3", ""):
+            self.expect(molt("update", self.path, "--", name, env={"PATH": f"{self.dir}/bin"}), 1, "",
+                        f"successor '{name}' is not in PATH")
+
+    def test_another_process_is_told(self):
+        for more, words in (({"previous-pid": 100}, ["process 123 now", "no longer in 100"]),
+                            ({"previous-pid": 123}, []), ({}, [])):
+            for options in ((), ("--json",)):
+                self.serve({"return": {**REPORT, **more}})
+                result = molt("update", *options, self.path)
+                self.assertEqual(result.returncode, 0, result.stderr)
+                self.assertEqual(bool(result.stderr), bool(words), result.stderr)
+                for word in words:
+                    self.assertIn(word, result.stderr)
+                os.unlink(self.path)
+
+    def test_time_limit_covers_connecting(self):
+        with full_backlog(self.path):
+            start = time.monotonic()
+            self.expect(molt("update", "--timeout", "0.001", self.path), 1, "", "not connected in time")
+            self.assertLess(time.monotonic() - start, 20)
 
     def test_failure(self):
         error = {"error": {"class": "GenericError", "desc": "check: no such section"}}
