@@ -1,11 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/memfd.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <molt/base/fd.h>
+
+#ifndef MFD_NOEXEC_SEAL /* Linux 6.3 */
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
 
 void fd_close(int *fd)
 {
@@ -36,6 +42,17 @@ int fd_set_cloexec(int fd, bool on)
 int fd_set_nonblock(int fd, bool on)
 {
 	return change_flag(fd, F_GETFL, F_SETFL, O_NONBLOCK, on);
+}
+
+int fd_memfd(const char *name, unsigned int flags)
+{
+	int fd;
+
+	flags |= MFD_CLOEXEC | MFD_ALLOW_SEALING;
+	fd = memfd_create(name, flags | MFD_NOEXEC_SEAL);
+	if (fd < 0 && errno == EINVAL) /* an older kernel; or the flags are, and it says so again */
+		fd = memfd_create(name, flags);
+	return fd < 0 ? -errno : fd;
 }
 
 int fd_write_all(int fd, const void *buf, size_t len)
