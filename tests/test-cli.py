@@ -391,6 +391,60 @@ def stream(sections):
     return text + end + u32(crc32c(end))
 
 
+class Values(Base):
+    """A value that can be right nowhere is wrong usage, for every option that there is."""
+
+    SECONDS = ["", "-1", "x", "5s", "1.2345", "1e3"]
+    LONG = "x" * 5000
+    BAD = {
+        ("run", "cmdline"): [LONG],
+        ("run", "cpus"): ["", "0", "255", "-1", "x", "1.5", "2,sockets=1"],
+        ("run", "memory"): ["", "3", "x", "1T", "1.5G", "64M,colour=red", "64M,hugepages=3M",
+                            "64M,thp=x", "64M,thp=on,hugepages=2M", "65M,hugepages=2M"],
+        ("run", "machine"): ["", "0", "99", "x"],
+        ("run", "serial"): ["", "nosuch", "file", "file=", "pty=x", "socket=/" + LONG],
+        ("run", "control"): ["", LONG],
+        ("run", "name"): [LONG],
+        ("run", "log-level"): ["", "loud"],
+        ("run", "sandbox"): ["", "x", "write=x", "on,write=:", "mode=on,mode=on"],
+        ("run", "user"): ["", "nobody-such", "0:", "0:no-such-group"],
+        ("update", "timeout"): [*SECONDS, "0", "600.001"],
+        ("ctl", "timeout"): SECONDS,
+    }
+    # Paths, about which the file system has the last word; and what only a predecessor gives.
+    ANY = {("run", "kernel"), ("run", "initramfs"), ("run", "log-file"), ("run", "incoming"),
+           ("update", "state")}
+
+    def setUp(self):
+        super().setUp()
+        table = json.loads(molt("--dump-options").stdout)
+        self.options = {(cmd, opt["name"]): opt for cmd, entry in table.items()
+                        for opt in entry["options"]}
+
+    def test_every_value(self):
+        self.assertEqual({key for key, opt in self.options.items() if opt["arg"]},
+                         set(self.BAD) | self.ANY)
+        for (cmd, name), values in self.BAD.items():
+            words = ([], [self.path, "x"])[cmd == "ctl"] or ([], [self.path])[cmd == "update"]
+            for value in values:
+                result = molt(cmd, f"--{name}", value, *words, cwd=self.dir)
+                self.expect(result, 2, "", f"try 'molt {cmd} --help'")
+                self.assertTrue(name in result.stderr or value in result.stderr, result.stderr)
+
+    def test_every_missing_or_needless_value(self):
+        for (cmd, name), opt in self.options.items():
+            args = [f"--{name}"] if opt["arg"] else [f"--{name}=x"]
+            self.expect(molt(cmd, *args), 2, "", "needs a value" if opt["arg"] else "takes no value")
+
+    def test_initramfs_needs_a_kernel(self):
+        self.expect(molt("run", "--initramfs", "/dev/null"), 2, "", "needs a --kernel")
+
+    def test_nothing_is_made_before(self):
+        self.expect(molt("run", "--log-file", "log", "--control", "control", "--serial", "file=serial",
+                         "--memory", "3", cwd=self.dir), 2, "", "--memory")
+        self.assertEqual(os.listdir(self.dir), [])
+
+
 class State(Base):
     def write(self, data):
         path = f"{self.dir}/state"

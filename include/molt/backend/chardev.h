@@ -49,6 +49,12 @@ int chardev_open(struct chardev **cd, const char *tag, const char *spec, struct 
 		 const struct chardev_ops *ops, struct fdtable *fds, struct stream *stream,
 		 struct error *err);
 
+/*
+ * Whether spec is such a text, and a socket's path one that a socket can have; what ("--serial") begins the
+ * sentence. Nothing is opened. 0, -EINVAL, -ENAMETOOLONG.
+ */
+int chardev_check_spec(const char *what, const char *spec, struct error *err);
+
 /* Restores the terminal, removes the socket's path, closes. */
 void chardev_close(struct chardev *cd);
 
