@@ -8,6 +8,9 @@ usage: test-cli.py [--tap] MOLT [unittest arguments]
 import contextlib
 import json
 import os
+import pty
+import select
+import shutil
 import socket
 import struct
 import subprocess
@@ -598,6 +601,124 @@ class Main(Base):
         self.expect(result, 1, "", "cannot write")
 
 
+class Completion(Base):
+    """What the shells themselves make of what scripts/make-completion.py makes."""
+
+    # What is typed, and what it may become.
+    CASES = [
+        ("molt ", {"run", "update", "ctl", "state", "version", "help"}),
+        ("molt up", {"update"}),
+        ("molt help st", {"state"}),
+        ("molt --init", {"--initramfs", "--initrd"}),
+        ("molt run --s", {"--serial", "--sandbox"}),
+        ("molt update --", {"--state", "--json", "--check", "--no-check", "--timeout", "--help"}),
+        ("molt run --log-level ", {"error", "warn", "info", "debug"}),
+        ("molt run --pause --log-level w", {"warn"}),
+        ("molt run --serial ", {"tty", "pty", "null", "file=", "socket="}),
+        ("molt run --kernel bz", {"bzImage"}),
+        ("molt --initrd in", {"initrd.img"}),
+        ("molt ctl so", {"some.sock"}),
+        ("molt state st", {"stream"}),
+        ("molt run --memory ", set()),
+    ]
+    # Bash's words end at '=': the answer is what comes behind.
+    BASH = [
+        ("molt run --log-level=", {"error", "warn", "info", "debug"}),
+        ("molt --sandbox=o", {"on", "off"}),
+        ("molt run --serial file=bz", {"bzImage"}),
+        ("molt run --serial=socket=so", {"some.sock"}),
+        ("molt run --kernel=bz", {"bzImage"}),
+        ("molt version x", set()),
+        ("molt update some.sock -- ./mo", {"./molt-new"}),
+        ("molt update some.sock -- ./molt-new run --log-level d", {"debug"}),
+        ("molt run --user roo", {"root"}),
+    ]
+    BASH_SCRIPT = """source "$1"; COMP_LINE=$2 COMP_POINT=${#2} COMP_WORDBREAKS=$' \\t\\n"\\'><=;|&(:'
+                     _molt; printf '%s\\n' "${COMPREPLY[@]}" """
+    # The shell that completes has molt as a function, which tells what became of the words.
+    TOLD = "molt() { local w; for w in \"$@\"; do printf '<%s>' \"$w\"; done; echo .; }"
+
+    def make(self, shell, name):
+        script = os.path.join(os.path.dirname(__file__), "..", "scripts", "make-completion.py")
+        text = subprocess.run([sys.executable, script, shell, MOLT], check=True,
+                              capture_output=True).stdout
+        os.mkdir(f"{self.dir}/made")
+        path = f"{self.dir}/made/{name}"
+        with open(path, "wb") as out:
+            out.write(text)
+        for other in ("bzImage", "initrd.img", "some.sock", "stream", "molt-new"):
+            with open(f"{self.dir}/{other}", "wb"):
+                pass
+        return path
+
+    def need(self, shell):
+        if not shutil.which(shell):
+            self.skipTest(f"there is no {shell} here")
+
+    def type(self, argv, setup, ready, text, told):
+        """At a terminal, where Tab completes."""
+        pid, fd = pty.fork()
+        if pid == 0:
+            os.chdir(self.dir)
+            os.environ.update(TERM="dumb", PS1="READY ", PROMPT="READY ", HISTFILE="/dev/null")
+            os.execvp(argv[0], argv)
+        try:
+            self.read_until(fd, ready)
+            os.write(fd, setup.encode() + b"\n")
+            self.read_until(fd, b"is-set-up")
+            for key in text + "\n":
+                os.write(fd, key.encode())
+                if key == "\t":
+                    time.sleep(0.5)  # zsh throws away what is typed while it completes
+            self.read_until(fd, told.encode())
+        finally:
+            os.kill(pid, 9)
+            os.waitpid(pid, 0)
+            os.close(fd)
+
+    def read_until(self, fd, words):
+        got, end = b"", time.monotonic() + 20
+        while words not in got:
+            ready, _, _ = select.select([fd], [], [], max(0, end - time.monotonic()))
+            self.assertTrue(ready, (words, got))
+            got += os.read(fd, 4096)
+
+    def test_bash(self):
+        self.need("bash")
+        path = self.make("bash", "molt")
+        for typed, meant in self.CASES + self.BASH:
+            result = subprocess.run(["bash", "--norc", "-c", self.BASH_SCRIPT, "bash", path, typed],
+                                    cwd=self.dir, capture_output=True, text=True, check=False)
+            self.assertEqual((typed, set(result.stdout.split()), result.stderr), (typed, meant, ""))
+
+    def test_bash_at_a_terminal(self):
+        self.need("bash")
+        path = self.make("bash", "molt")
+        self.type(["bash", "--norc", "--noprofile", "-i"],
+                  f"{self.TOLD}; source {path}; echo is-set-'up'; echo", b"READY ",
+                  "molt run --log-le\tw\t--serial=fi\tbz\t--kernel=bz\t",
+                  "<run><--log-level><warn><--serial=file=bzImage><--kernel=bzImage>.")
+
+    def test_zsh(self):
+        self.need("zsh")
+        path = os.path.dirname(self.make("zsh", "_molt"))
+        self.type(["zsh", "-f", "-i"],
+                  f"{self.TOLD}; fpath=({path} $fpath); autoload -Uz compinit; compinit -u -D; "
+                  "echo is-set-'up'; echo", b"READY ",
+                  "molt ru\t--log-le\tw\t--serial=fi\tbz\t --kernel=bz\t",
+                  "<run><--log-level=warn><--serial=file=bzImage><--kernel=bzImage>.")
+
+    def test_fish(self):
+        self.need("fish")
+        path = self.make("fish", "molt.fish")
+        for typed, meant in self.CASES:
+            result = subprocess.run(["fish", "--no-config", "-c", 'source $argv[1]; complete -C $argv[2]',
+                                     path, typed], cwd=self.dir, capture_output=True, text=True,
+                                    check=False)
+            found = {line.split("\t")[0] for line in result.stdout.splitlines()}
+            self.assertEqual((typed, found, result.stderr), (typed, meant, ""))
+
+
 class TapResult(unittest.TestResult):
     """Prints a line for each test, for `meson test`."""
 
@@ -607,7 +728,8 @@ class TapResult(unittest.TestResult):
 
     def stopTest(self, test):
         bad = (self.failures + self.errors)[self.bad:]
-        print("not ok" if bad else "ok", self.testsRun, test.id().removeprefix("__main__."),
+        skipped = [f"# SKIP {why}" for what, why in self.skipped if what is test]
+        print("not ok" if bad else "ok", self.testsRun, test.id().removeprefix("__main__."), *skipped,
               flush=True)
         for _, why in bad:
             print("".join(f"# {line}\n" for line in why.splitlines()), end="", flush=True)
