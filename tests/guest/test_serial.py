@@ -185,6 +185,48 @@ def test_socket_peers_come_and_go():
         vm.check_ticks(got.decode())
 
 
+def on_socket(path, directory):
+    vm = small(cmdline="period_ms=20", start=False, directory=directory)
+    vm.argv[vm.argv.index("--serial") + 1] = "socket=" + path
+    return vm
+
+
+def test_socket_of_another_stays():
+    """The file at the path may be another molt's by the time we end."""
+    for updates in (0, 2):
+        with small(start=False) as place:
+            path = place.path("com1")
+            os.mkdir(place.path("second"))
+            with on_socket(path, place.dir) as first, on_socket(path, place.path("second")) as second:
+                first.start()
+                for _ in range(updates):
+                    first.update()
+                os.unlink(path)
+                second.start()
+                first.qmp.command("quit")
+                assert first.wait_exit(20) == 0
+                with connect(path) as sock:
+                    Line(sock.fileno()).wait(b"tick 1 ")
+                second.update()
+                second.qmp.command("quit")
+                assert second.wait_exit(20) == 0
+                assert not os.path.exists(path)
+
+
+def test_socket_survives_a_second_start():
+    """One by mistake: it is refused, and takes nothing of what waits for the first peer."""
+    with small(cmdline="period_ms=20", start=False) as vm:
+        path = vm.path("com1")
+        vm.argv[vm.argv.index("--serial") + 1] = "socket=" + path
+        vm.start()
+        for _ in range(3):
+            done = molt("run", "--memory", "32M", "--serial", "socket=" + path)
+            assert done.returncode == 1 and "another process listens there" in done.stderr, done
+            vm.update()
+        with connect(path) as sock:
+            Line(sock.fileno()).wait(b"tick 1 ")
+
+
 def test_socket_second_peer_waits():
     with small(kernel="echo", serial="socket=com1", start=False) as vm:
         vm.popen["cwd"] = vm.dir
