@@ -84,8 +84,9 @@ static json_t *dump_option(const struct cli_option *table, const struct cli_opti
 	for (const struct cli_option *o = table; o->name; o++)
 		if (o->alias_of && strcmp(o->alias_of, opt->name) == 0)
 			json_array_append_new(aliases, json_string(o->name));
-	return json_pack("{s:s,s:s,s:s?,s:s?,s:s?,s:o}", "name", opt->name, "help", opt->help, "arg",
-			 opt->arg, "default", opt->def, "values", opt->values, "aliases", aliases);
+	return json_pack("{s:s,s:s,s:s?,s:s?,s:s?,s:o}", "name", opt->name, "help", opt->help,
+			 "arg", opt->arg, "default", opt->def, "values", opt->values, "aliases",
+			 aliases);
 }
 
 /* The option tables, for scripts/make-completion.py and tests. */

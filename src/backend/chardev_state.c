@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What of a character backend crosses an update besides its descriptors: what it is, output not yet
- * written, how far an escape sequence came, what the terminal's settings were before molt, which file
- * is the listening socket's.
+ * written, how far an escape sequence came, what the terminal's settings were before molt, which
+ * file is the listening socket's.
  */
 #include <errno.h>
 #include <stdio.h>

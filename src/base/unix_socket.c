@@ -2,33 +2,37 @@
 /*
  * Theory of operation
  *
- * The file of a Unix socket outlives a process that was killed, and bind() refuses a path that is there. So
- * a start has to tell such a stale file from one that is in use, and to put its own in its place, while
- * others do the same.
+ * The file of a Unix socket outlives a process that was killed, and bind() refuses a path that is
+ * there. So a start has to tell such a stale file from one that is in use, and to put its own in
+ * its place, while others do the same.
  *
- * *The mode.* Linux takes that of the file from the socket's inode, so fchmod() before bind() leaves no
- * moment in which others could connect.
+ * *The mode.* Linux takes that of the file from the socket's inode, so fchmod() before bind()
+ * leaves no moment in which others could connect.
  *
- * *Is it in use?* A datagram socket asks: connect() finds the socket by its file first and compares the types
- * then (unix_find_bsd() in net/unix/af_unix.c). ECONNREFUSED means that no process has it, EPROTOTYPE that
- * one has and it is of another type. The other side gets no connection by that, and its backlog no entry; a
- * socket that is bound and does not listen yet counts as one that is in use.
+ * *Is it in use?* A datagram socket asks: connect() finds the socket by its file first and compares
+ * the types then (unix_find_bsd() in net/unix/af_unix.c). ECONNREFUSED means that no process has
+ * it, EPROTOTYPE that one has and it is of another type. The other side gets no connection by that,
+ * and its backlog no entry; a socket that is bound and does not listen yet counts as one that is in
+ * use.
  *
- * *Exclusive.* bind() itself is: of all who bind to a path that is free one gets it. What must not happen is
- * that somebody removes the file that another has just put there, in the belief that it is the stale one
- * seen before. So who replaces holds a lock (flock) on the directory from that question to its bind(). The
- * lock is no file that could be left over, the kernel frees it with the process, and it excludes across
- * mount, pid and network name spaces. While one holds it nobody else removes a stale file; a file
- * that is not stale is removed by its owner alone, and it has the socket open then, so it is never taken for
- * stale: the file that is removed is the one that was asked about. A bind() of a third between the removal
- * and ours makes ours fail. Who is killed leaves nothing, or a stale file.
+ * *Exclusive.* bind() itself is: of all who bind to a path that is free one gets it. What must not
+ * happen is that somebody removes the file that another has just put there, in the belief that it
+ * is the stale one seen before. So who replaces holds a lock (flock) on the directory from that
+ * question to its bind(). The lock is no file that could be left over, the kernel frees it with the
+ * process, and it excludes across mount, pid and network name spaces. While one holds it nobody
+ * else removes a stale file; a file that is not stale is removed by its owner alone, and it has the
+ * socket open then, so it is never taken for stale: the file that is removed is the one that was
+ * asked about. A bind() of a third between the removal and ours makes ours fail. Who is killed
+ * leaves nothing, or a stale file.
  *
- * A directory that may not be read cannot be locked, and in one that all may read anybody can hold the lock.
- * Then nothing is replaced, and the user is told to remove the file; a path that is free needs no lock.
+ * A directory that may not be read cannot be locked, and in one that all may read anybody can hold
+ * the lock. Then nothing is replaced, and the user is told to remove the file; a path that is free
+ * needs no lock.
  *
- * *Removal.* Somebody may have put another file there by hand meanwhile: device and inode are compared. Where
- * they are not known (the state of a molt that did not save them), the socket is closed first; what is stale
- * afterwards is ours, or another's who has died, and goes under the lock.
+ * *Removal.* Somebody may have put another file there by hand meanwhile: device and inode are
+ * compared. Where they are not known (the state of a molt that did not save them), the socket is
+ * closed first; what is stale afterwards is ours, or another's who has died, and goes under the
+ * lock.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -55,9 +59,9 @@ int unix_socket_check_path(const char *what, const char *path, struct error *err
 	if (len == 0)
 		return err_set(err, EINVAL, "the %s's path is empty", what);
 	if (len > max)
-		return err_set(err, ENAMETOOLONG, "%s '%s': the path has %zu bytes, a Unix socket's may "
-			       "have %zu; take a shorter directory or a relative path", what, path,
-			       len, max);
+		return err_set(err, ENAMETOOLONG, "%s '%s': the path has %zu bytes, a Unix "
+			       "socket's may have %zu; take a shorter directory or a relative path",
+			       what, path, len, max);
 	return 0;
 }
 
@@ -123,8 +127,8 @@ static int say_why_not(int code, const char *what, const char *path, struct erro
 	if (code == EADDRINUSE)
 		return err_set(err, code, "%s '%s': another process listens there", what, path);
 	if (code == EEXIST)
-		return err_set(err, code, "%s '%s': another kind of file is there, it is not touched",
-			       what, path);
+		return err_set(err, code, "%s '%s': another kind of file is there, it is not "
+			       "touched", what, path);
 	return err_sys(err, code, "%s '%s'", what, path);
 }
 
@@ -144,8 +148,8 @@ static int bind_in_place_of_stale(int fd, const char *what, const struct sockadd
 		return say_why_not(-r, what, path, err);
 	lock = lock_directory(path);
 	if (lock < 0)
-		return err_sys(err, -lock, "%s '%s' is a stale one; to replace it takes a lock on its "
-			       "directory, so remove it yourself", what, path);
+		return err_sys(err, -lock, "%s '%s' is a stale one; to replace it takes a lock on "
+			       "its directory, so remove it yourself", what, path);
 	r = remove_stale(sun);
 	if (r < 0 && r != -EADDRINUSE && r != -EEXIST)
 		return err_sys(err, -r, "%s '%s': cannot remove the stale one", what, path);

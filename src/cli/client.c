@@ -266,8 +266,8 @@ static int connect_error(const char *path, int code, struct error *err)
 		return err_set(err, code, "control socket '%s': nobody listens there (any more), "
 			       "or it is no Unix socket", path);
 	case ETIMEDOUT:
-		return err_set(err, code, "control socket '%s': not connected in time; whoever listens there "
-			       "takes no connection", path);
+		return err_set(err, code, "control socket '%s': not connected in time; whoever "
+			       "listens there takes no connection", path);
 	case EACCES:
 		return err_set(err, code, "control socket '%s': permission denied; only molt's own "
 			       "user and root may connect", path);
@@ -277,8 +277,8 @@ static int connect_error(const char *path, int code, struct error *err)
 }
 
 /*
- * While the server's backlog is full, because it is stopped or hangs, there is nothing that could be polled:
- * another try is all there is.
+ * While the server's backlog is full, because it is stopped or hangs, there is nothing that could
+ * be polled: another try is all there is.
  */
 static int connect_in_time(const struct client *c, const struct sockaddr_un *sun)
 {

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What of `molt run`'s options is wrong whatever the host is like. It is found before anything is opened or
- * made, and is wrong usage (exit status 2); what only the host can say no to is a failure (1). A successor does
- * not come here: it answers the check instead, and what its options say of the guest counts for nothing.
+ * What of `molt run`'s options is wrong whatever the host is like. It is found before anything is
+ * opened or made, and is wrong usage (exit status 2); what only the host can say no to is a failure
+ * (1). A successor does not come here: it answers the check instead, and what its options say of
+ * the guest counts for nothing.
  */
 #include <errno.h>
 #include <string.h>
@@ -23,8 +24,8 @@ int cli_parse_log_level(const struct cli_args *args, struct error *err)
 	int level = log_level_parse(name);
 
 	if (level < 0)
-		return err_set(err, EINVAL, "--log-level '%s': it must be error, warn, info or debug",
-			       name);
+		return err_set(err, EINVAL, "--log-level '%s': it must be error, warn, info or "
+			       "debug", name);
 	return level;
 }
 
@@ -40,8 +41,8 @@ static int check_machine(const struct cli_args *args, struct error *err)
 	/* Whether the host has such pages, and what its default is, only the host can tell. */
 	if (r == 0 && cfg.memory.hugepages > MEMORY_HUGE_DEFAULT &&
 	    cfg.ram_size % cfg.memory.hugepages)
-		r = err_set(err, EINVAL, "guest RAM of %llu KiB is no multiple of the huge pages' size, "
-			    "%llu MiB", (unsigned long long)(cfg.ram_size >> 10),
+		r = err_set(err, EINVAL, "guest RAM of %llu KiB is no multiple of the huge pages' "
+			    "size, %llu MiB", (unsigned long long)(cfg.ram_size >> 10),
 			    (unsigned long long)(cfg.memory.hugepages >> 20));
 	err_prefix(err, "--memory");
 	return r;
@@ -68,7 +69,8 @@ static int check_names(const struct cli_args *args, struct error *err)
 	if (r == 0 && control)
 		r = unix_socket_check_path("control socket", control, err);
 	if (r == 0 && name && strlen(name) > MACHINE_NAME_MAX)
-		r = err_set(err, EINVAL, "--name '%s' is longer than %d bytes", name, MACHINE_NAME_MAX);
+		r = err_set(err, EINVAL, "--name '%s' is longer than %d bytes", name,
+			    MACHINE_NAME_MAX);
 	if (r == 0 && cli_given(args, "user"))
 		r = sandbox_find_user(cli_value(args, "user"), &user, err);
 	return r;

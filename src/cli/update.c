@@ -62,8 +62,8 @@ static json_t *command_list(const char *const *words, size_t n, struct error *er
 	json_t *list;
 
 	if (!found && !strchr(words[0], '/')) {
-		err_set(err, ENOENT, "successor '%s' is not in PATH; a file that is elsewhere is named "
-			"by its path", words[0]);
+		err_set(err, ENOENT, "successor '%s' is not in PATH; a file that is elsewhere is "
+			"named by its path", words[0]);
 		return NULL;
 	}
 	list = json_array();
@@ -72,8 +72,8 @@ static json_t *command_list(const char *const *words, size_t n, struct error *er
 
 		if (json_array_append_new(list, word) < 0) {
 			json_decref(list);
-			err_set(err, EINVAL, "successor's command: '%s' is not UTF-8, or the working "
-				"directory has no path", words[i]);
+			err_set(err, EINVAL, "successor's command: '%s' is not UTF-8, or the "
+				"working directory has no path", words[i]);
 			return NULL;
 		}
 	}
@@ -158,14 +158,18 @@ static void print_report(json_t *report)
 	       number_of(report, "state-bytes"));
 }
 
-/* A wrapper that forgot its `exec` leaves the guest to a child: whoever watches the old id is wrong then. */
+/*
+ * A wrapper that forgot its `exec` leaves the guest to a child: whoever watches the old id is wrong
+ * then.
+ */
 static void warn_of_another_process(json_t *report)
 {
 	long long before = number_of(report, "previous-pid"), now = number_of(report, "pid");
 
 	if (before && before != now)
-		fprintf(stderr, "molt update: warning: the guest runs in process %lld now, no longer in %lld, "
-			"which may end at any time; a wrapper has to 'exec' the new molt\n", now, before);
+		fprintf(stderr, "molt update: warning: the guest runs in process %lld now, no "
+			"longer in %lld, which may end at any time; a wrapper has to 'exec' the "
+			"new molt\n", now, before);
 }
 
 static void note_event(void *opaque, json_t *msg)

@@ -37,8 +37,9 @@ int hostpages_memfd(const char *name, uint64_t hugepages, struct error *err)
 	if (hugepages <= MEMORY_HUGE_DEFAULT)
 		return err_sys(err, -fd, "memfd_create for guest RAM%s",
 			       hugepages ? " of huge pages" : "");
-	return err_sys(err, -fd, "guest RAM of huge pages of %llu MiB (" HUGEPAGES_DIR " has the sizes "
-		       "that this host offers)", (unsigned long long)(hugepages >> MIB_SHIFT));
+	return err_sys(err, -fd, "guest RAM of huge pages of %llu MiB (" HUGEPAGES_DIR " has the "
+		       "sizes that this host offers)",
+		       (unsigned long long)(hugepages >> MIB_SHIFT));
 }
 
 int64_t hostpages_size(int fd)

@@ -274,7 +274,10 @@ static void test_ram_is_whole_huge_pages(void **state)
 #endif
 #define NOEXEC_SEAL 0x0008u /* MFD_NOEXEC_SEAL */
 
-/* Nobody can make a program of guest RAM, and a successor takes it as it does one without that seal. */
+/*
+ * Nobody can make a program of guest RAM, and a successor takes it as it does one without that
+ * seal.
+ */
 static void test_ram_is_not_executable(void **state)
 {
 	struct fdtable *t = calloc(1, sizeof(*t));

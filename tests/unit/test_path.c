@@ -51,7 +51,8 @@ static void a_command_is_searched(void **state)
 	(void)state;
 	assert_non_null(mkdtemp(dir));
 	assert_int_equal(chdir(dir), 0);
-	assert_int_equal(mkdir("a", 0700) | mkdir("a/molt", 0700) | mkdir("b", 0700) | mkdir("c", 0700), 0);
+	assert_int_equal(mkdir("a", 0700) | mkdir("a/molt", 0700), 0);
+	assert_int_equal(mkdir("b", 0700) | mkdir("c", 0700), 0);
 	file("b/molt", 0600);
 	file("c/molt", 0700);
 	file("molt", 0700);

@@ -407,7 +407,9 @@ static pid_t peer_of(const struct place *p)
 	return peer.pid;
 }
 
-/* Another process than the one that made it serves it: peers see which, and who waits is not lost. */
+/*
+ * Another process than the one that made it serves it: peers see which, and who waits is not lost.
+ */
 static void listening_again_tells_who_listens(void **state)
 {
 	struct place *p = *state;

@@ -50,8 +50,8 @@ int chardev_open(struct chardev **cd, const char *tag, const char *spec, struct 
 		 struct error *err);
 
 /*
- * Whether spec is such a text, and a socket's path one that a socket can have; what ("--serial") begins the
- * sentence. Nothing is opened. 0, -EINVAL, -ENAMETOOLONG.
+ * Whether spec is such a text, and a socket's path one that a socket can have; what ("--serial")
+ * begins the sentence. Nothing is opened. 0, -EINVAL, -ENAMETOOLONG.
  */
 int chardev_check_spec(const char *what, const char *spec, struct error *err);
 

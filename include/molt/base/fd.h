@@ -21,9 +21,9 @@ int fd_set_cloexec(int fd, bool on);
 int fd_set_nonblock(int fd, bool on);
 
 /*
- * A memfd for data: close-on-exec, sealable, and where the kernel has it (MFD_NOEXEC_SEAL) never executable,
- * whatever the sysctl vm.memfd_noexec says. flags are further MFD_*, such as MFD_HUGETLB. The descriptor or
- * -errno.
+ * A memfd for data: close-on-exec, sealable, and where the kernel has it (MFD_NOEXEC_SEAL) never
+ * executable, whatever the sysctl vm.memfd_noexec says. flags are further MFD_*, such as
+ * MFD_HUGETLB. The descriptor or -errno.
  */
 int fd_memfd(const char *name, unsigned int flags);
 

@@ -21,10 +21,10 @@ struct unix_socket_id {
 int unix_socket_check_path(const char *what, const char *path, struct error *err);
 
 /*
- * Makes a stream socket that listens at path with mode 0600 from its first moment, close-on-exec and
- * non-blocking. A socket that no process has any more is replaced; nothing else is, and no process that
- * has one notices. Of several that try at once one gets it. The descriptor is the caller's; id is what
- * unix_socket_close() wants.
+ * Makes a stream socket that listens at path with mode 0600 from its first moment, close-on-exec
+ * and non-blocking. A socket that no process has any more is replaced; nothing else is, and no
+ * process that has one notices. Of several that try at once one gets it. The descriptor is the
+ * caller's; id is what unix_socket_close() wants.
  *
  * -EADDRINUSE: another process is there (or came first); -EEXIST: another kind of file is; as
  * unix_socket_check_path(); or what the kernel says. Waits at most two seconds.
@@ -33,15 +33,16 @@ int unix_socket_listen(const char *what, const char *path, int backlog, struct u
 		       struct error *err);
 
 /*
- * listen(2) once more on a socket that listens already: peers who connect from now on see this process's
- * credentials (SO_PEERCRED), no longer those of the one that made it; see unix(7). Who waits in the
- * backlog stays there. 0 or -errno.
+ * listen(2) once more on a socket that listens already: peers who connect from now on see this
+ * process's credentials (SO_PEERCRED), no longer those of the one that made it; see unix(7). Who
+ * waits in the backlog stays there. 0 or -errno.
  */
 int unix_socket_listen_again(int fd, int backlog);
 
 /*
- * Closes a listener and makes *fd -1. With remove its file goes first, if it is still there: of an id that is
- * not known, once it is closed, if no process has the socket at the path. A failure is logged.
+ * Closes a listener and makes *fd -1. With remove its file goes first, if it is still there: of an
+ * id that is not known, once it is closed, if no process has the socket at the path. A failure is
+ * logged.
  */
 void unix_socket_close(int *fd, const struct unix_socket_id *id, bool remove);
 
