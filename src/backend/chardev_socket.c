@@ -141,6 +141,14 @@ static void socket_close(struct chardev *cd, bool undo)
 	unix_socket_close(&cd->aux_fd, &cd->aux_id, undo);
 }
 
+void chardev_listen_again(struct chardev *cd)
+{
+	int r = cd->kind == &chardev_socket ? unix_socket_listen_again(cd->aux_fd, BACKLOG) : 0;
+
+	if (r < 0)
+		log_warn("%s: listening again at %s: %s", cd->tag, cd->describe, strerror(-r));
+}
+
 static void socket_hangup(struct chardev *cd)
 {
 	if (cd->in_eof)

@@ -2,6 +2,7 @@
 /* The control socket's file; see base/unix_socket.c. */
 #include <string.h>
 
+#include <molt/base/log.h>
 #include <molt/base/unix_socket.h>
 
 #include "internal.h"
@@ -18,6 +19,14 @@ int control_listen(struct control *c, const char *path, struct error *err)
 	c->guest.ino = id.ino;
 	c->owner = true;
 	return 0;
+}
+
+void control_listen_again(struct control *c)
+{
+	int r = c ? unix_socket_listen_again(c->fd, CONTROL_MAX_CLIENTS) : 0;
+
+	if (r < 0)
+		log_warn("control: listening again: %s", strerror(-r));
 }
 
 void control_unlisten(struct control *c)

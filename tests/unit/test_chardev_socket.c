@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <molt/base/fd.h>
@@ -251,6 +252,31 @@ static void a_socket_of_another_stays(void **state)
 	assert_int_equal(access(s->path, F_OK), -1);
 }
 
+/* After a way back in another process. */
+static void peers_see_who_serves(void **state)
+{
+	struct sink *s = *state;
+	struct ucred peer = { 0 };
+	socklen_t len = sizeof(peer);
+	pid_t pid;
+	int fd;
+
+	open_chardev(s, "null");
+	chardev_listen_again(s->cd);
+	chardev_close(s->cd);
+	open_path(s, "socket");
+	pid = fork();
+	if (pid == 0) {
+		chardev_listen_again(s->cd);
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	fd = dial(s->path);
+	assert_int_equal(getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len), 0);
+	assert_int_equal(peer.pid, pid);
+	close(fd);
+}
+
 static void a_long_path_is_refused(void **state)
 {
 	char spec[200] = "socket=";
@@ -320,6 +346,7 @@ int main(void)
 		T(a_stale_socket_is_replaced),
 		T(what_is_in_use_is_not_replaced),
 		T(a_socket_of_another_stays),
+		T(peers_see_who_serves),
 		T(a_long_path_is_refused),
 		T(a_connection_survives_updates),
 		T(a_failed_update_leaves_the_socket),
