@@ -39,8 +39,8 @@ class Command:
 
 # ---- bash ----
 
-# Only what bash itself has. The line is taken apart at blanks: bash's own words end at '=' and ':', which is why
-# what is in front of the last of these is cut off from the answers.
+# Only what bash itself has. The line is taken apart at blanks: bash's own words end at '=' and ':',
+# which is why what is in front of the last of these is cut off from the answers.
 BASH = r"""# bash completion for molt, made from its option tables
 _molt_values() # COMMAND OPTION: what its value may be; fails if it takes none
 {

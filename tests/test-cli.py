@@ -192,9 +192,10 @@ class Ctl(Base):
         self.expect(molt("ctl", self.path, "x"), 1, "", "the connection was lost")
 
     def test_time_limit_covers_connecting(self):
-        """Of a server that is stopped the backlog is full; once it takes connections we get through."""
+        """Of a stopped server the backlog is full; once it takes connections we get through."""
         with full_backlog(self.path) as (listener, waiting):
-            self.expect(molt("ctl", "--timeout", "0.3", self.path, "x"), 1, "", "not connected in time")
+            self.expect(molt("ctl", "--timeout", "0.3", self.path, "x"), 1, "",
+                        "not connected in time")
             with subprocess.Popen([MOLT, "ctl", "--timeout", "20", self.path, "x"],
                                   stdout=subprocess.PIPE, text=True) as proc:
                 time.sleep(0.2)
@@ -259,8 +260,8 @@ class Update(Base):
         return path
 
     def test_bare_names_are_looked_up_here(self):
-        """In the user's PATH, and what is sent is absolute: scripts, too, and to a server that takes no
-        descriptors. A directory of that name is no program, nor is a file that nobody may execute."""
+        """In the user's PATH, and what is sent is absolute: scripts, too, and to a server that
+        takes no descriptors. A directory of that name is no program, nor is what nobody may execute."""
         os.makedirs(f"{self.dir}/one/molt2")
         self.program("two/molt2", mode=0o600)
         found = self.program("three/molt2")
@@ -277,8 +278,8 @@ class Update(Base):
         """It is the client's error, before it connects."""
         os.makedirs(f"{self.dir}/bin/molt2")
         for name in ("molt2", "molt3", ""):
-            self.expect(molt("update", self.path, "--", name, env={"PATH": f"{self.dir}/bin"}), 1, "",
-                        f"successor '{name}' is not in PATH")
+            self.expect(molt("update", self.path, "--", name, env={"PATH": f"{self.dir}/bin"}),
+                        1, "", f"successor '{name}' is not in PATH")
 
     def test_another_process_is_told(self):
         for more, words in (({"previous-pid": 100}, ["process 123 now", "no longer in 100"]),
@@ -295,7 +296,8 @@ class Update(Base):
     def test_time_limit_covers_connecting(self):
         with full_backlog(self.path):
             start = time.monotonic()
-            self.expect(molt("update", "--timeout", "0.001", self.path), 1, "", "not connected in time")
+            self.expect(molt("update", "--timeout", "0.001", self.path), 1, "",
+                        "not connected in time")
             self.assertLess(time.monotonic() - start, 20)
 
     def test_failure(self):
@@ -437,14 +439,15 @@ class Values(Base):
     def test_every_missing_or_needless_value(self):
         for (cmd, name), opt in self.options.items():
             args = [f"--{name}"] if opt["arg"] else [f"--{name}=x"]
-            self.expect(molt(cmd, *args), 2, "", "needs a value" if opt["arg"] else "takes no value")
+            self.expect(molt(cmd, *args), 2, "",
+                        "needs a value" if opt["arg"] else "takes no value")
 
     def test_initramfs_needs_a_kernel(self):
         self.expect(molt("run", "--initramfs", "/dev/null"), 2, "", "needs a --kernel")
 
     def test_nothing_is_made_before(self):
-        self.expect(molt("run", "--log-file", "log", "--control", "control", "--serial", "file=serial",
-                         "--memory", "3", cwd=self.dir), 2, "", "--memory")
+        self.expect(molt("run", "--log-file", "log", "--control", "control", "--serial",
+                         "file=serial", "--memory", "3", cwd=self.dir), 2, "", "--memory")
         self.assertEqual(os.listdir(self.dir), [])
 
 
@@ -633,7 +636,8 @@ class Completion(Base):
         ("molt update some.sock -- ./molt-new run --log-level d", {"debug"}),
         ("molt run --user roo", {"root"}),
     ]
-    BASH_SCRIPT = """source "$1"; COMP_LINE=$2 COMP_POINT=${#2} COMP_WORDBREAKS=$' \\t\\n"\\'><=;|&(:'
+    BASH_SCRIPT = """source "$1"; COMP_LINE=$2 COMP_POINT=${#2}
+                     COMP_WORDBREAKS=$' \\t\\n"\\'><=;|&(:'
                      _molt; printf '%s\\n' "${COMPREPLY[@]}" """
     # The shell that completes has molt as a function, which tells what became of the words.
     TOLD = "molt() { local w; for w in \"$@\"; do printf '<%s>' \"$w\"; done; echo .; }"
@@ -712,9 +716,9 @@ class Completion(Base):
         self.need("fish")
         path = self.make("fish", "molt.fish")
         for typed, meant in self.CASES:
-            result = subprocess.run(["fish", "--no-config", "-c", 'source $argv[1]; complete -C $argv[2]',
-                                     path, typed], cwd=self.dir, capture_output=True, text=True,
-                                    check=False)
+            result = subprocess.run(["fish", "--no-config", "-c",
+                                     "source $argv[1]; complete -C $argv[2]", path, typed],
+                                    cwd=self.dir, capture_output=True, text=True, check=False)
             found = {line.split("\t")[0] for line in result.stdout.splitlines()}
             self.assertEqual((typed, found, result.stderr), (typed, meant, ""))
 
@@ -729,8 +733,8 @@ class TapResult(unittest.TestResult):
     def stopTest(self, test):
         bad = (self.failures + self.errors)[self.bad:]
         skipped = [f"# SKIP {why}" for what, why in self.skipped if what is test]
-        print("not ok" if bad else "ok", self.testsRun, test.id().removeprefix("__main__."), *skipped,
-              flush=True)
+        print("not ok" if bad else "ok", self.testsRun, test.id().removeprefix("__main__."),
+              *skipped, flush=True)
         for _, why in bad:
             print("".join(f"# {line}\n" for line in why.splitlines()), end="", flush=True)
         super().stopTest(test)

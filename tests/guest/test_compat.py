@@ -66,7 +66,7 @@ def test_release_takes_over():
 
 
 def test_release_and_the_path_of_a_serial_socket():
-    """A release does not tell which file is its socket's: it is removed all the same, and no other is."""
+    """A release does not tell which file is its socket's: that is removed, and no other is."""
     for binaries in ([released(), molt_binary()], [molt_binary(), released(), molt_binary()]):
         for replaced in (False, True):
             with Vm("--memory", "32M", cmdline="period_ms=20", binary=binaries[0], start=False,

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""scripts/demo.sh, and again after it was interrupted at any time. It is built here already: meson and ninja
-are stand-ins that put the molt to be tested where the demo looks for it."""
+"""scripts/demo.sh, and again after it was interrupted at any time. It is built here already: meson
+and ninja are stand-ins that put the molt to be tested where the demo looks for it."""
 import glob
 import os
 import shutil
@@ -44,16 +44,17 @@ ln -s "%s" "$2/molt"; touch "$2/build.ninja"
 
     def start(self):
         env = dict(os.environ, PATH=self.dir + "/bin:" + os.environ["PATH"])
-        return subprocess.Popen(["sh", self.dir + "/scripts/demo.sh"], env=env, stdin=subprocess.DEVNULL,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                                start_new_session=True)
+        return subprocess.Popen(["sh", self.dir + "/scripts/demo.sh"], env=env,
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
     def molts(self):
         """Processes whose working directory is a demo's."""
         found = []
         for entry in os.listdir("/proc"):
             try:
-                if entry.isdigit() and os.readlink("/proc/%s/cwd" % entry).startswith(self.build + "/run."):
+                cwd = os.readlink("/proc/%s/cwd" % entry) if entry.isdigit() else ""
+                if cwd.startswith(self.build + "/run."):
                     found.append(int(entry))
             except OSError:
                 pass
@@ -99,7 +100,8 @@ def test_again_after_an_interrupted_build():
 def test_again_after_a_signal():
     """To all of the terminal's foreground (Ctrl-C) or to the script alone: nothing is left."""
     with Tree() as tree:
-        for send, sig in ((os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM), (os.kill, signal.SIGHUP)):
+        for send, sig in ((os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM),
+                          (os.kill, signal.SIGHUP)):
             status = interrupted(tree, guest_runs(tree), lambda demo: send(demo.pid, sig))
             assert status == 128 + sig, status
             assert not tree.molts() and not glob.glob(tree.build + "/run.*")
@@ -109,7 +111,8 @@ def test_again_after_a_signal():
 def test_again_after_a_kill():
     """The script cannot clean up: the next one does, and leaves the molt of one that runs alone."""
     with Tree() as tree:
-        assert interrupted(tree, guest_runs(tree), lambda demo: os.kill(demo.pid, signal.SIGKILL)) == -9
+        assert interrupted(tree, guest_runs(tree),
+                           lambda demo: os.kill(demo.pid, signal.SIGKILL)) == -signal.SIGKILL
         left = tree.molts()
         assert left
         other = tree.start()

@@ -197,7 +197,8 @@ def test_socket_of_another_stays():
         with small(start=False) as place:
             path = place.path("com1")
             os.mkdir(place.path("second"))
-            with on_socket(path, place.dir) as first, on_socket(path, place.path("second")) as second:
+            with on_socket(path, place.dir) as first, \
+                    on_socket(path, place.path("second")) as second:
                 first.start()
                 for _ in range(updates):
                     first.update()
