@@ -261,7 +261,7 @@ class Update(Base):
 
     def test_bare_names_are_looked_up_here(self):
         """In the user's PATH, and what is sent is absolute: scripts, too, and to a server that
-        takes no descriptors. A directory of that name is no program, nor is what nobody may execute."""
+        takes no descriptors. A directory of that name is no program, nor is what nobody may run."""
         os.makedirs(f"{self.dir}/one/molt2")
         self.program("two/molt2", mode=0o600)
         found = self.program("three/molt2")
