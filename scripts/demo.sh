@@ -16,25 +16,46 @@ if [ ! -c /dev/kvm ] || [ ! -w /dev/kvm ]; then
 	echo "machine: enable nested virtualisation), and run this as root or in the group 'kvm'." >&2
 	exit 1
 fi
-build=build/demo
-[ -d "$build" ] || meson setup "$build" -Dbuildtype=release -Dtests=false >/dev/null
+build=$PWD/build/demo
+# meson does not go on with a directory whose set-up was interrupted.
+if [ ! -f "$build/is-set-up" ]; then
+	rm -rf "$build"
+	meson setup "$build" -Dbuildtype=release -Dtests=false >/dev/null
+	touch "$build/is-set-up"
+fi
 ninja -C "$build" --quiet
+molt=$build/molt
 
-dir=$(mktemp -d)
+# A demo that was killed could not end its molt: run.N belongs to the script in process N.
+for old in "$build"/run.*; do
+	if [ -d "$old" ] && ! kill -0 "${old##*.}" 2>/dev/null; then
+		(cd "$old" && "$molt" ctl --timeout 5 control quit) >/dev/null 2>&1 || true
+		rm -rf "$old"
+	fi
+done
+
+dir=$build/run.$$
 pid=
 clean_up() {
-	[ -z "$pid" ] || kill "$pid" 2>/dev/null || true
+	trap '' HUP INT TERM
+	if [ -n "$pid" ]; then
+		kill "$pid" 2>/dev/null || true
+		wait "$pid" 2>/dev/null || true
+	fi
 	rm -rf "$dir"
 }
 trap clean_up EXIT
-trap 'exit 130' INT TERM
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
-molt=$PWD/$build/molt
-"$molt" run --cmdline "period_ms=500" --serial "file=$dir/serial" --control "$dir/control" \
-	--log-level warn &
+# Relative paths from here on: that of a Unix socket must be short, and this one may be anywhere.
+mkdir "$dir"
+cd "$dir"
+"$molt" run --cmdline "period_ms=500" --serial file=serial --control control --log-level warn &
 pid=$!
 for _ in $(seq 100); do
-	grep -q '^tick 2 ' "$dir/serial" 2>/dev/null && break
+	grep -q '^tick 2 ' serial 2>/dev/null && break
 	kill -0 "$pid" 2>/dev/null || { wait "$pid" || true; echo "demo.sh: molt ended" >&2; exit 1; }
 	sleep 0.1
 done
@@ -42,18 +63,18 @@ echo "molt $("$molt" version | cut -d' ' -f2) runs the demo guest in process $pi
 for n in 1 2 3; do
 	echo
 	echo "update $n"
-	"$molt" update "$dir/control"
+	"$molt" update control
 	kill -0 "$pid" || { echo "demo.sh: process $pid is gone" >&2; exit 1; }
 	sleep 1
 done
-"$molt" ctl "$dir/control" system_powerdown >/dev/null
+"$molt" ctl control system_powerdown >/dev/null
 status=0
 wait "$pid" || status=$?
 echo
 echo "what the guest printed (gap_us: largest gap between two readings of its TSC since the last tick)"
-sed 's/^/    /' "$dir/serial"
+sed 's/^/    /' serial
 # A pause that falls between two characters of a print is counted there.
-largest=$(sed -n 's/^tick [0-9]* gap_us=\([0-9]*\) .*print_gap_us=\([0-9]*\).*/\1\n\2/p' "$dir/serial" |
+largest=$(sed -n 's/^tick [0-9]* gap_us=\([0-9]*\) .*print_gap_us=\([0-9]*\).*/\1\n\2/p' serial |
 	sort -n | tail -1)
 echo
 echo "three updates in one process ($pid), exit status $status after the guest powered off"

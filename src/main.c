@@ -84,11 +84,12 @@ static json_t *dump_option(const struct cli_option *table, const struct cli_opti
 	for (const struct cli_option *o = table; o->name; o++)
 		if (o->alias_of && strcmp(o->alias_of, opt->name) == 0)
 			json_array_append_new(aliases, json_string(o->name));
-	return json_pack("{s:s,s:s?,s:s?,s:o}", "name", opt->name, "arg", opt->arg, "default",
-			 opt->def, "aliases", aliases);
+	return json_pack("{s:s,s:s,s:s?,s:s?,s:s?,s:o}", "name", opt->name, "help", opt->help,
+			 "arg", opt->arg, "default", opt->def, "values", opt->values, "aliases",
+			 aliases);
 }
 
-/* The option tables for tests/check-docs.py. */
+/* The option tables, for scripts/make-completion.py and tests. */
 static int dump_options(void)
 {
 	json_t *all = json_object();
@@ -100,7 +101,9 @@ static int dump_options(void)
 		for (const struct cli_option *o = cmd->options; o->name; o++)
 			if (!o->alias_of)
 				json_array_append_new(list, dump_option(cmd->options, o));
-		json_object_set_new(all, cmd->name, list);
+		json_object_set_new(all, cmd->name,
+				    json_pack("{s:s,s:s,s:o}", "summary", cmd->summary, "usage",
+					      cmd->usage, "options", list));
 	}
 	json_dumpf(all, stdout, JSON_INDENT(1));
 	putchar('\n');

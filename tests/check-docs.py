@@ -54,12 +54,12 @@ def check_options(molt, root):
     page = man_options((root / "docs/molt.1").read_text())
     if set(program) != set(page):
         complain(f"molt.1: subcommands {sorted(page)}, molt has {sorted(program)}")
-    for sub, options in program.items():
+    for sub, entry in program.items():
         documented = dict(page.get(sub, {}))
         text = " ".join(run(molt, sub, "--help").split())
         if documented.pop("help", None) is None:
             complain(f"molt.1: {sub}: --help is missing")
-        for opt in options:
+        for opt in entry["options"]:
             where = f"molt.1: {sub}: --{opt['name']}"
             doc = documented.pop(opt["name"], None)
             if doc is None:

@@ -8,6 +8,9 @@ usage: test-cli.py [--tap] MOLT [unittest arguments]
 import contextlib
 import json
 import os
+import pty
+import select
+import shutil
 import socket
 import struct
 import subprocess
@@ -22,8 +25,8 @@ GREETING = {"QMP": {"version": {"qemu": {"major": 10, "minor": 2, "micro": 0},
                                 "package": "fake"}, "capabilities": []}}
 
 
-def molt(*args, cwd=None, stdout=subprocess.PIPE):
-    return subprocess.run([MOLT, *args], cwd=cwd, stdin=subprocess.DEVNULL, stdout=stdout,
+def molt(*args, cwd=None, stdout=subprocess.PIPE, env=None):
+    return subprocess.run([MOLT, *args], cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=stdout,
                           stderr=subprocess.PIPE, text=True, timeout=30, check=False)
 
 
@@ -72,6 +75,25 @@ class Server(threading.Thread):
                 for at in range(0, len(answer), 7):
                     conn.sendall(answer[at:at + 7])
             lines.readline()
+
+
+@contextlib.contextmanager
+def full_backlog(path):
+    """A server that takes no connection: (listener, sockets that wait in its backlog)."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(path)
+        listener.listen(0)
+        waiting = []
+        while True:
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            try:
+                client.connect(path)
+            except BlockingIOError:
+                break
+            waiting.append(client)
+        yield listener, waiting
 
 
 class Base(unittest.TestCase):
@@ -169,6 +191,24 @@ class Ctl(Base):
         self.serve(None)
         self.expect(molt("ctl", self.path, "x"), 1, "", "the connection was lost")
 
+    def test_time_limit_covers_connecting(self):
+        """Of a stopped server the backlog is full; once it takes connections we get through."""
+        with full_backlog(self.path) as (listener, waiting):
+            self.expect(molt("ctl", "--timeout", "0.3", self.path, "x"), 1, "",
+                        "not connected in time")
+            with subprocess.Popen([MOLT, "ctl", "--timeout", "20", self.path, "x"],
+                                  stdout=subprocess.PIPE, text=True) as proc:
+                time.sleep(0.2)
+                self.assertIsNone(proc.poll())
+                for client in waiting:
+                    listener.accept()[0].close()
+                    client.close()
+                conn, _ = listener.accept()
+                conn.sendall(json.dumps(GREETING).encode() + b'{"return": {}}{"return": 7}\r\n')
+                self.assertEqual(proc.stdout.read(), "7\n")
+                self.assertEqual(proc.wait(), 0)
+                conn.close()
+
     def test_timeout(self):
         self.serve(b"\r\n")
         self.expect(molt("ctl", "--timeout", "0.2", self.path, "x"), 1, "", "no answer in time")
@@ -205,11 +245,60 @@ class Update(Base):
                          {"state-file": f"{self.dir}/st",
                           "command": [f"{self.dir}/new/molt", "--x", "./y"]})
 
-    def test_other_paths_stay(self):
+    def test_absolute_paths_stay(self):
         server = self.serve({"return": REPORT})
-        self.expect(molt("update", "--state=/x/st", self.path, "--", "molt2"), 0)
+        self.expect(molt("update", "--state=/x/st", self.path, "--", "/x/molt2", "molt"), 0)
         self.assertEqual(server.requests[0]["arguments"],
-                         {"state-file": "/x/st", "command": ["molt2"]})
+                         {"state-file": "/x/st", "command": ["/x/molt2", "molt"]})
+
+    def program(self, path, text="#!/bin/sh\n", mode=0o700):
+        path = f"{self.dir}/{path}"
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w", encoding="ascii") as out:
+            out.write(text)
+        os.chmod(path, mode)
+        return path
+
+    def test_bare_names_are_looked_up_here(self):
+        """In the user's PATH, and what is sent is absolute: scripts, too, and to a server that
+        takes no descriptors. A directory of that name is no program, nor is what nobody may run."""
+        os.makedirs(f"{self.dir}/one/molt2")
+        self.program("two/molt2", mode=0o600)
+        found = self.program("three/molt2")
+        self.program("four/molt2")
+        for dirs in (f"{self.dir}/one:{self.dir}/two:{self.dir}/three:{self.dir}/four",
+                     "one:./two::./three:four"):
+            server = self.serve({"return": REPORT})
+            self.expect(molt("update", self.path, "--", "molt2", "run", cwd=self.dir,
+                             env={"PATH": dirs}), 0)
+            self.assertEqual(server.requests[0]["arguments"], {"command": [found, "run"]})
+            os.unlink(self.path)
+
+    def test_bare_names_that_are_nowhere(self):
+        """It is the client's error, before it connects."""
+        os.makedirs(f"{self.dir}/bin/molt2")
+        for name in ("molt2", "molt3", ""):
+            self.expect(molt("update", self.path, "--", name, env={"PATH": f"{self.dir}/bin"}),
+                        1, "", f"successor '{name}' is not in PATH")
+
+    def test_another_process_is_told(self):
+        for more, words in (({"previous-pid": 100}, ["process 123 now", "no longer in 100"]),
+                            ({"previous-pid": 123}, []), ({}, [])):
+            for options in ((), ("--json",)):
+                self.serve({"return": {**REPORT, **more}})
+                result = molt("update", *options, self.path)
+                self.assertEqual(result.returncode, 0, result.stderr)
+                self.assertEqual(bool(result.stderr), bool(words), result.stderr)
+                for word in words:
+                    self.assertIn(word, result.stderr)
+                os.unlink(self.path)
+
+    def test_time_limit_covers_connecting(self):
+        with full_backlog(self.path):
+            start = time.monotonic()
+            self.expect(molt("update", "--timeout", "0.001", self.path), 1, "",
+                        "not connected in time")
+            self.assertLess(time.monotonic() - start, 20)
 
     def test_failure(self):
         error = {"error": {"class": "GenericError", "desc": "check: no such section"}}
@@ -305,6 +394,61 @@ def stream(sections):
         text += body + crc
     end = struct.pack("<III", 0x21444e45, len(sections), crc32c(crcs))
     return text + end + u32(crc32c(end))
+
+
+class Values(Base):
+    """A value that can be right nowhere is wrong usage, for every option that there is."""
+
+    SECONDS = ["", "-1", "x", "5s", "1.2345", "1e3"]
+    LONG = "x" * 5000
+    BAD = {
+        ("run", "cmdline"): [LONG],
+        ("run", "cpus"): ["", "0", "255", "-1", "x", "1.5", "2,sockets=1"],
+        ("run", "memory"): ["", "3", "x", "1T", "1.5G", "64M,colour=red", "64M,hugepages=3M",
+                            "64M,thp=x", "64M,thp=on,hugepages=2M", "65M,hugepages=2M"],
+        ("run", "machine"): ["", "0", "99", "x"],
+        ("run", "serial"): ["", "nosuch", "file", "file=", "pty=x", "socket=/" + LONG],
+        ("run", "control"): ["", LONG],
+        ("run", "name"): [LONG],
+        ("run", "log-level"): ["", "loud"],
+        ("run", "sandbox"): ["", "x", "write=x", "on,write=:", "mode=on,mode=on"],
+        ("run", "user"): ["", "nobody-such", "0:", "0:no-such-group"],
+        ("update", "timeout"): [*SECONDS, "0", "600.001"],
+        ("ctl", "timeout"): SECONDS,
+    }
+    # Paths, about which the file system has the last word; and what only a predecessor gives.
+    ANY = {("run", "kernel"), ("run", "initramfs"), ("run", "log-file"), ("run", "incoming"),
+           ("update", "state")}
+
+    def setUp(self):
+        super().setUp()
+        table = json.loads(molt("--dump-options").stdout)
+        self.options = {(cmd, opt["name"]): opt for cmd, entry in table.items()
+                        for opt in entry["options"]}
+
+    def test_every_value(self):
+        self.assertEqual({key for key, opt in self.options.items() if opt["arg"]},
+                         set(self.BAD) | self.ANY)
+        for (cmd, name), values in self.BAD.items():
+            words = ([], [self.path, "x"])[cmd == "ctl"] or ([], [self.path])[cmd == "update"]
+            for value in values:
+                result = molt(cmd, f"--{name}", value, *words, cwd=self.dir)
+                self.expect(result, 2, "", f"try 'molt {cmd} --help'")
+                self.assertTrue(name in result.stderr or value in result.stderr, result.stderr)
+
+    def test_every_missing_or_needless_value(self):
+        for (cmd, name), opt in self.options.items():
+            args = [f"--{name}"] if opt["arg"] else [f"--{name}=x"]
+            self.expect(molt(cmd, *args), 2, "",
+                        "needs a value" if opt["arg"] else "takes no value")
+
+    def test_initramfs_needs_a_kernel(self):
+        self.expect(molt("run", "--initramfs", "/dev/null"), 2, "", "needs a --kernel")
+
+    def test_nothing_is_made_before(self):
+        self.expect(molt("run", "--log-file", "log", "--control", "control", "--serial",
+                         "file=serial", "--memory", "3", cwd=self.dir), 2, "", "--memory")
+        self.assertEqual(os.listdir(self.dir), [])
 
 
 class State(Base):
@@ -460,6 +604,125 @@ class Main(Base):
         self.expect(result, 1, "", "cannot write")
 
 
+class Completion(Base):
+    """What the shells themselves make of what scripts/make-completion.py makes."""
+
+    # What is typed, and what it may become.
+    CASES = [
+        ("molt ", {"run", "update", "ctl", "state", "version", "help"}),
+        ("molt up", {"update"}),
+        ("molt help st", {"state"}),
+        ("molt --init", {"--initramfs", "--initrd"}),
+        ("molt run --s", {"--serial", "--sandbox"}),
+        ("molt update --", {"--state", "--json", "--check", "--no-check", "--timeout", "--help"}),
+        ("molt run --log-level ", {"error", "warn", "info", "debug"}),
+        ("molt run --pause --log-level w", {"warn"}),
+        ("molt run --serial ", {"tty", "pty", "null", "file=", "socket="}),
+        ("molt run --kernel bz", {"bzImage"}),
+        ("molt --initrd in", {"initrd.img"}),
+        ("molt ctl so", {"some.sock"}),
+        ("molt state st", {"stream"}),
+        ("molt run --memory ", set()),
+    ]
+    # Bash's words end at '=': the answer is what comes behind.
+    BASH = [
+        ("molt run --log-level=", {"error", "warn", "info", "debug"}),
+        ("molt --sandbox=o", {"on", "off"}),
+        ("molt run --serial file=bz", {"bzImage"}),
+        ("molt run --serial=socket=so", {"some.sock"}),
+        ("molt run --kernel=bz", {"bzImage"}),
+        ("molt version x", set()),
+        ("molt update some.sock -- ./mo", {"./molt-new"}),
+        ("molt update some.sock -- ./molt-new run --log-level d", {"debug"}),
+        ("molt run --user roo", {"root"}),
+    ]
+    BASH_SCRIPT = """source "$1"; COMP_LINE=$2 COMP_POINT=${#2}
+                     COMP_WORDBREAKS=$' \\t\\n"\\'><=;|&(:'
+                     _molt; printf '%s\\n' "${COMPREPLY[@]}" """
+    # The shell that completes has molt as a function, which tells what became of the words.
+    TOLD = "molt() { local w; for w in \"$@\"; do printf '<%s>' \"$w\"; done; echo .; }"
+
+    def make(self, shell, name):
+        script = os.path.join(os.path.dirname(__file__), "..", "scripts", "make-completion.py")
+        text = subprocess.run([sys.executable, script, shell, MOLT], check=True,
+                              capture_output=True).stdout
+        os.mkdir(f"{self.dir}/made")
+        path = f"{self.dir}/made/{name}"
+        with open(path, "wb") as out:
+            out.write(text)
+        for other in ("bzImage", "initrd.img", "some.sock", "stream", "molt-new"):
+            with open(f"{self.dir}/{other}", "wb"):
+                pass
+        return path
+
+    def need(self, shell):
+        if not shutil.which(shell):
+            self.skipTest(f"there is no {shell} here")
+
+    def type(self, argv, setup, ready, text, told):
+        """At a terminal, where Tab completes."""
+        pid, fd = pty.fork()
+        if pid == 0:
+            os.chdir(self.dir)
+            os.environ.update(TERM="dumb", PS1="READY ", PROMPT="READY ", HISTFILE="/dev/null")
+            os.execvp(argv[0], argv)
+        try:
+            self.read_until(fd, ready)
+            os.write(fd, setup.encode() + b"\n")
+            self.read_until(fd, b"is-set-up")
+            for key in text + "\n":
+                os.write(fd, key.encode())
+                if key == "\t":
+                    time.sleep(0.5)  # zsh throws away what is typed while it completes
+            self.read_until(fd, told.encode())
+        finally:
+            os.kill(pid, 9)
+            os.waitpid(pid, 0)
+            os.close(fd)
+
+    def read_until(self, fd, words):
+        got, end = b"", time.monotonic() + 20
+        while words not in got:
+            ready, _, _ = select.select([fd], [], [], max(0, end - time.monotonic()))
+            self.assertTrue(ready, (words, got))
+            got += os.read(fd, 4096)
+
+    def test_bash(self):
+        self.need("bash")
+        path = self.make("bash", "molt")
+        for typed, meant in self.CASES + self.BASH:
+            result = subprocess.run(["bash", "--norc", "-c", self.BASH_SCRIPT, "bash", path, typed],
+                                    cwd=self.dir, capture_output=True, text=True, check=False)
+            self.assertEqual((typed, set(result.stdout.split()), result.stderr), (typed, meant, ""))
+
+    def test_bash_at_a_terminal(self):
+        self.need("bash")
+        path = self.make("bash", "molt")
+        self.type(["bash", "--norc", "--noprofile", "-i"],
+                  f"{self.TOLD}; source {path}; echo is-set-'up'; echo", b"READY ",
+                  "molt run --log-le\tw\t--serial=fi\tbz\t--kernel=bz\t",
+                  "<run><--log-level><warn><--serial=file=bzImage><--kernel=bzImage>.")
+
+    def test_zsh(self):
+        self.need("zsh")
+        path = os.path.dirname(self.make("zsh", "_molt"))
+        self.type(["zsh", "-f", "-i"],
+                  f"{self.TOLD}; fpath=({path} $fpath); autoload -Uz compinit; compinit -u -D; "
+                  "echo is-set-'up'; echo", b"READY ",
+                  "molt ru\t--log-le\tw\t--serial=fi\tbz\t --kernel=bz\t",
+                  "<run><--log-level=warn><--serial=file=bzImage><--kernel=bzImage>.")
+
+    def test_fish(self):
+        self.need("fish")
+        path = self.make("fish", "molt.fish")
+        for typed, meant in self.CASES:
+            result = subprocess.run(["fish", "--no-config", "-c",
+                                     "source $argv[1]; complete -C $argv[2]", path, typed],
+                                    cwd=self.dir, capture_output=True, text=True, check=False)
+            found = {line.split("\t")[0] for line in result.stdout.splitlines()}
+            self.assertEqual((typed, found, result.stderr), (typed, meant, ""))
+
+
 class TapResult(unittest.TestResult):
     """Prints a line for each test, for `meson test`."""
 
@@ -469,8 +732,9 @@ class TapResult(unittest.TestResult):
 
     def stopTest(self, test):
         bad = (self.failures + self.errors)[self.bad:]
+        skipped = [f"# SKIP {why}" for what, why in self.skipped if what is test]
         print("not ok" if bad else "ok", self.testsRun, test.id().removeprefix("__main__."),
-              flush=True)
+              *skipped, flush=True)
         for _, why in bad:
             print("".join(f"# {line}\n" for line in why.splitlines()), end="", flush=True)
         super().stopTest(test)

@@ -416,19 +416,40 @@ static struct chardev *chardev_new(const char *tag, struct loop *loop,
 	return cd;
 }
 
+/* What the command line's text names; *path is NULL where there is none. 0 or -EINVAL. */
+static int parse_spec(const char *what, const char *spec, const struct chardev_kind **kind,
+		      const char **path, struct error *err)
+{
+	const char *equals = strchr(spec, '=');
+	size_t len = equals ? (size_t)(equals - spec) : strlen(spec);
+
+	*kind = chardev_kind_find(spec, len);
+	*path = equals ? equals + 1 : NULL;
+	if (!*kind || (*kind)->takes_path != (equals != NULL) || (equals && !equals[1]))
+		return err_set(err, EINVAL, "%s: no character backend \"%s\"; there are null, tty, "
+			       "pty, file=PATH and socket=PATH", what, spec);
+	return 0;
+}
+
+int chardev_check_spec(const char *what, const char *spec, struct error *err)
+{
+	const struct chardev_kind *kind;
+	const char *path;
+	int rc = parse_spec(what, spec, &kind, &path, err);
+
+	return rc == 0 && kind == &chardev_socket ? unix_socket_check_path(what, path, err) : rc;
+}
+
 static int open_spec(struct chardev *cd, const char *spec, struct error *err)
 {
-	const char *path = strchr(spec, '=');
-	size_t len = path ? (size_t)(path - spec) : strlen(spec);
-	const struct chardev_kind *kind = chardev_kind_find(spec, len);
+	const char *path;
+	int rc = parse_spec(cd->tag, spec, &cd->kind, &path, err);
 
-	if (!kind || kind->takes_path != (path != NULL) || (path && !path[1]))
-		return err_set(err, EINVAL, "%s: no character backend \"%s\"; there are null, tty, "
-			       "pty, file=PATH and socket=PATH", cd->tag, spec);
-	cd->kind = kind;
+	if (rc)
+		return rc;
 	cd->owner = true;
 	cd->running = true;
-	return kind->open(cd, path ? path + 1 : NULL, err);
+	return cd->kind->open(cd, path, err);
 }
 
 static int open_incoming(struct chardev *cd, struct fdtable *fds, struct stream *stream,

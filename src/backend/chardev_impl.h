@@ -13,6 +13,7 @@
 #include <termios.h>
 
 #include <molt/backend/chardev.h>
+#include <molt/base/unix_socket.h>
 
 #define CHARDEV_RING_BYTES 65536u
 #define CHARDEV_CHUNK 4096u /* PIPE_BUF: what a pipe takes whole where poll() says it takes any */
@@ -56,6 +57,7 @@ struct chardev {
 	int in_fd;   /* -1: no input */
 	int out_fd;  /* -1: nobody there; may be the same as in_fd */
 	int aux_fd;  /* pty: our hold on the slave; socket: the listener */
+	struct unix_socket_id aux_id; /* socket: the listener's file */
 	struct loop_source in_src;
 	struct loop_source out_src; /* only where out_fd is another than in_fd */
 	struct loop_source aux_src;

@@ -13,8 +13,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <molt/base/fd.h>
@@ -94,63 +92,14 @@ static void socket_arm(struct chardev *cd)
 			  strerror(-rc));
 }
 
-/* A socket file that nobody listens on is what a killed predecessor left behind. */
-static int remove_stale(const struct sockaddr_un *addr)
-{
-	_cleanup_close_ int fd = -1;
-	struct stat st;
-
-	if (lstat(addr->sun_path, &st) < 0)
-		return -errno;
-	if (!S_ISSOCK(st.st_mode))
-		return -EEXIST;
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0)
-		return -errno;
-	if (connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) == 0 || errno != ECONNREFUSED)
-		return -EADDRINUSE;
-	return unlink(addr->sun_path) < 0 ? -errno : 0;
-}
-
-static int bind_at(int fd, const struct sockaddr_un *addr)
-{
-	const struct sockaddr *sa = (const struct sockaddr *)addr;
-	int rc;
-
-	/* Linux gives the socket file the mode of the socket: it is never wider than this. */
-	if (fchmod(fd, 0600) < 0)
-		return -errno;
-	if (bind(fd, sa, sizeof(*addr)) == 0)
-		return 0;
-	if (errno != EADDRINUSE)
-		return -errno;
-	rc = remove_stale(addr);
-	if (rc)
-		return rc;
-	return bind(fd, sa, sizeof(*addr)) < 0 ? -errno : 0;
-}
-
 static int socket_open(struct chardev *cd, const char *path, struct error *err)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int rc;
+	char what[CHARDEV_TAG_MAX + sizeof(" socket")];
 
-	if (strlen(path) >= sizeof(addr.sun_path))
-		return err_set(err, ENAMETOOLONG,
-			       "%s: the socket path %s is longer than %zu bytes; use a shorter or "
-			       "a relative one", cd->tag, path, sizeof(addr.sun_path) - 1);
-	memcpy(addr.sun_path, path, strlen(path));
-	cd->aux_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	snprintf(what, sizeof(what), "%s socket", cd->tag);
+	cd->aux_fd = unix_socket_listen(what, path, BACKLOG, &cd->aux_id, err);
 	if (cd->aux_fd < 0)
-		return err_sys(err, errno, "%s: cannot make a socket", cd->tag);
-	rc = bind_at(cd->aux_fd, &addr);
-	if (rc == -EEXIST)
-		return err_set(err, EEXIST, "%s: %s is there already and is no socket", cd->tag,
-			       path);
-	if (rc)
-		return err_sys(err, -rc, "%s: cannot listen at %s", cd->tag, path);
-	if (listen(cd->aux_fd, BACKLOG) < 0)
-		return err_sys(err, errno, "%s: cannot listen at %s", cd->tag, path);
+		return cd->aux_fd;
 	snprintf(cd->describe, sizeof(cd->describe), "socket %s", path);
 	return 0;
 }
@@ -185,30 +134,19 @@ static int socket_save_fds(const struct chardev *cd, struct fdtable *fds, struct
 	return chardev_add_fd(cd, "peer", cd->in_fd, fds, err);
 }
 
-/* The kernel knows the path; it is empty where bind() never succeeded. */
-static void remove_path(int listener)
-{
-	struct sockaddr_un addr;
-	socklen_t len = sizeof(addr);
-	char path[sizeof(addr.sun_path) + 1] = "";
-	struct stat st;
-
-	memset(&addr, 0, sizeof(addr));
-	if (getsockname(listener, (struct sockaddr *)&addr, &len) < 0 ||
-	    addr.sun_family != AF_UNIX)
-		return;
-	memcpy(path, addr.sun_path, sizeof(addr.sun_path));
-	if (path[0] && lstat(path, &st) == 0 && S_ISSOCK(st.st_mode))
-		unlink(path);
-}
-
 static void socket_close(struct chardev *cd, bool undo)
 {
 	cd->out_fd = -1;
 	fd_close(&cd->in_fd);
-	if (undo && cd->aux_fd >= 0)
-		remove_path(cd->aux_fd);
-	fd_close(&cd->aux_fd);
+	unix_socket_close(&cd->aux_fd, &cd->aux_id, undo);
+}
+
+void chardev_listen_again(struct chardev *cd)
+{
+	int r = cd->kind == &chardev_socket ? unix_socket_listen_again(cd->aux_fd, BACKLOG) : 0;
+
+	if (r < 0)
+		log_warn("%s: listening again at %s: %s", cd->tag, cd->describe, strerror(-r));
 }
 
 static void socket_hangup(struct chardev *cd)

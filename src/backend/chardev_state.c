@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What of a character backend crosses an update besides its descriptors: what it is, output not yet
- * written, how far an escape sequence came, what the terminal's settings were before molt.
+ * written, how far an escape sequence came, what the terminal's settings were before molt, which
+ * file is the listening socket's.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -20,6 +21,8 @@ struct chardev_state {
 	bool escape;
 	bool raw;
 	uint64_t dropped;
+	uint64_t socket_dev;
+	uint64_t socket_ino;
 	uint32_t iflag;
 	uint32_t oflag;
 	uint32_t cflag;
@@ -32,6 +35,9 @@ struct chardev_state {
 	uint8_t out[CHARDEV_RING_BYTES];
 };
 
+/* A molt that does not know them, as 0.1.0, takes over without. */
+#define OPTIONAL (VMSTATE_HAS_DEFAULT | VMSTATE_IGNORABLE)
+
 static const struct vmstate_field fields[] = {
 	VMSTATE_STRING(struct chardev_state, kind),
 	VMSTATE_STRING(struct chardev_state, describe),
@@ -40,6 +46,8 @@ static const struct vmstate_field fields[] = {
 	VMSTATE_BOOL(struct chardev_state, escape),
 	VMSTATE_BOOL(struct chardev_state, raw),
 	VMSTATE_U64(struct chardev_state, dropped),
+	VMSTATE_SCALAR_(struct chardev_state, socket_dev, uint64_t, FIELD_U64, OPTIONAL, 0),
+	VMSTATE_SCALAR_(struct chardev_state, socket_ino, uint64_t, FIELD_U64, OPTIONAL, 0),
 	VMSTATE_U32(struct chardev_state, iflag),
 	VMSTATE_U32(struct chardev_state, oflag),
 	VMSTATE_U32(struct chardev_state, cflag),
@@ -127,6 +135,8 @@ int chardev_save_state(struct chardev *cd, struct stream_writer *w, struct error
 	st->in_eof = cd->in_eof;
 	st->escape = cd->escape;
 	st->raw = cd->raw;
+	st->socket_dev = cd->aux_id.dev;
+	st->socket_ino = cd->aux_id.ino;
 	save_terminal(&cd->original, st);
 	save_queue(cd, st);
 	vmstate_save(w, &vms, 0, st);
@@ -153,6 +163,7 @@ int chardev_load_state(struct chardev *cd, struct stream *stream, struct error *
 	cd->in_eof = st->in_eof;
 	cd->escape = st->escape;
 	cd->raw = st->raw;
+	cd->aux_id = (struct unix_socket_id){ .dev = st->socket_dev, .ino = st->socket_ino };
 	load_terminal(&cd->original, st);
 	cd->out_dead = st->out_dead;
 	cd->dropped = st->dropped;

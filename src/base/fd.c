@@ -2,12 +2,18 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/memfd.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <molt/base/fd.h>
+
+#ifndef MFD_NOEXEC_SEAL /* Linux 6.3 */
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
 
 void fd_close(int *fd)
 {
@@ -61,6 +67,17 @@ void fd_close_inherited(void)
 	while ((entry = readdir(dir)))
 		close_if_inherited(atoi(entry->d_name));
 	closedir(dir);
+}
+
+int fd_memfd(const char *name, unsigned int flags)
+{
+	int fd;
+
+	flags |= MFD_CLOEXEC | MFD_ALLOW_SEALING;
+	fd = memfd_create(name, flags | MFD_NOEXEC_SEAL);
+	if (fd < 0 && errno == EINVAL) /* an older kernel; or the flags are, and it says so again */
+		fd = memfd_create(name, flags);
+	return fd < 0 ? -errno : fd;
 }
 
 int fd_write_all(int fd, const void *buf, size_t len)

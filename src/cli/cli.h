@@ -13,6 +13,14 @@ extern const struct cli_command version_command;
 
 /* Each takes its own name in argv[0] and returns the exit status. */
 int cmd_run(int argc, char **argv);
+/*
+ * run_values.c: whether the values of `molt run`'s options can be right anywhere. 0, or -errno with
+ * a sentence that names option and value.
+ */
+int cli_check_run_values(const struct cli_args *args, struct error *err);
+/* The level that --log-level names, or -EINVAL. */
+int cli_parse_log_level(const struct cli_args *args, struct error *err);
+
 /* `molt run` when a predecessor only asks (update_is_check()): the same arguments, the exit status. */
 int cli_answer_check(int argc, char **argv);
 

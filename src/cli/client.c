@@ -13,6 +13,7 @@
 
 #define MESSAGE_MAX (16u << 20)
 #define CHUNK 4096
+#define RETRY_MS 20
 
 void client_set_timeout(struct client *c, uint64_t ms)
 {
@@ -24,21 +25,24 @@ static int lost(struct error *err)
 	return err_set(err, ECONNRESET, "the connection was lost before an answer came");
 }
 
+/* Milliseconds until the deadline, a second at most; -1 where there is none. */
+static int time_left(const struct client *c)
+{
+	uint64_t now = now_ns(), left = c->deadline_ns > now ? c->deadline_ns - now : 0;
+
+	if (!c->deadline_ns)
+		return -1;
+	return left > 1000000000u ? 1000 : (int)(left / 1000000u);
+}
+
 /* Waits until the socket is ready for events, or the deadline. */
 static int wait_ready(const struct client *c, short events, struct error *err)
 {
 	struct pollfd pfd = { .fd = c->fd, .events = events };
 
 	for (;;) {
-		uint64_t now = now_ns();
-		int timeout = -1, n;
+		int n = poll(&pfd, 1, time_left(c));
 
-		if (c->deadline_ns) {
-			uint64_t left = c->deadline_ns > now ? c->deadline_ns - now : 0;
-
-			timeout = left > 1000000000u ? 1000 : (int)(left / 1000000u);
-		}
-		n = poll(&pfd, 1, timeout);
 		if (n > 0)
 			return 0;
 		if (n < 0 && errno != EINTR)
@@ -196,17 +200,21 @@ static int send_with_fd(struct client *c, const char *text, int fd, struct error
 		.msg_control = rights.buf, .msg_controllen = sizeof(rights.buf),
 	};
 	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
-	int r = wait_ready(c, POLLOUT, err);
+	int r;
 
-	if (r < 0)
-		return r;
 	cmsg->cmsg_level = SOL_SOCKET;
 	cmsg->cmsg_type = SCM_RIGHTS;
 	cmsg->cmsg_len = CMSG_LEN(sizeof(fd));
 	memcpy(CMSG_DATA(cmsg), &fd, sizeof(fd));
-	if (sendmsg(c->fd, &msg, MSG_NOSIGNAL) != 1)
-		return errno == EPIPE || errno == ECONNRESET ? lost(err)
-							     : err_sys(err, errno, "sendmsg");
+	while (sendmsg(c->fd, &msg, MSG_NOSIGNAL) != 1) {
+		if (errno == EPIPE || errno == ECONNRESET)
+			return lost(err);
+		if (errno != EAGAIN && errno != EINTR)
+			return err_sys(err, errno, "sendmsg");
+		r = wait_ready(c, POLLOUT, err);
+		if (r < 0)
+			return r;
+	}
 	r = send_request(c, text + 1, strlen(text + 1), err);
 	return r < 0 ? r : send_request(c, "\r\n", 2, err);
 }
@@ -257,12 +265,33 @@ static int connect_error(const char *path, int code, struct error *err)
 	case ECONNREFUSED:
 		return err_set(err, code, "control socket '%s': nobody listens there (any more), "
 			       "or it is no Unix socket", path);
+	case ETIMEDOUT:
+		return err_set(err, code, "control socket '%s': not connected in time; whoever "
+			       "listens there takes no connection", path);
 	case EACCES:
 		return err_set(err, code, "control socket '%s': permission denied; only molt's own "
 			       "user and root may connect", path);
 	default:
 		return err_sys(err, code, "control socket '%s'", path);
 	}
+}
+
+/*
+ * While the server's backlog is full, because it is stopped or hangs, there is nothing that could
+ * be polled: another try is all there is.
+ */
+static int connect_in_time(const struct client *c, const struct sockaddr_un *sun)
+{
+	while (connect(c->fd, (const struct sockaddr *)sun, sizeof(*sun)) < 0) {
+		int code = errno, left = time_left(c);
+
+		if (code != EAGAIN && code != EINTR)
+			return code;
+		if (left == 0)
+			return ETIMEDOUT;
+		poll(NULL, 0, left < 0 || left > RETRY_MS ? RETRY_MS : left);
+	}
+	return 0;
 }
 
 int client_connect(struct client *c, const char *path, struct error *err)
@@ -277,11 +306,12 @@ int client_connect(struct client *c, const char *path, struct error *err)
 		return err_set(err, ENAMETOOLONG, "control socket '%s': the path is too long",
 			       path);
 	memcpy(sun.sun_path, path, strlen(path) + 1);
-	c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (c->fd < 0)
 		return err_sys(err, errno, "socket");
-	if (connect(c->fd, (struct sockaddr *)&sun, sizeof(sun)) < 0)
-		return connect_error(path, errno, err);
+	r = connect_in_time(c, &sun);
+	if (r > 0)
+		return connect_error(path, r, err);
 	if (getsockopt(c->fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0)
 		c->peer = peer.pid;
 	r = negotiate(c, err);

@@ -25,12 +25,13 @@ struct client {
 	void *opaque;
 };
 
-/* Sets how many milliseconds all that follows may take; 0 means for ever. */
+/* Sets how many milliseconds all that follows may take, connecting included; 0 means for ever. */
 void client_set_timeout(struct client *c, uint64_t ms);
 
 /*
  * Connects to the control socket at path and negotiates. c is all zeroes but for deadline_ns and
- * event. The sentence says what is wrong with the socket; -ECONNREFUSED where nobody listens.
+ * event. The sentence says what is wrong with the socket; -ECONNREFUSED where nobody listens,
+ * -ETIMEDOUT where nobody takes the connection.
  */
 int client_connect(struct client *c, const char *path, struct error *err);
 void client_close(struct client *c);

@@ -20,7 +20,6 @@
 #include <unistd.h>
 
 #include <molt/base/fd.h>
-#include <molt/base/path.h>
 
 #include "given_fds.h"
 
@@ -51,21 +50,12 @@ static int give(struct client *c, int fd, const char *name, json_t *arguments, c
 
 static int give_command(struct client *c, json_t *arguments, json_t *command, struct error *err)
 {
-	const char *name = json_string_value(json_array_get(command, 0));
-	_cleanup_free_ char *found = name && !strchr(name, '/') ? path_search(name) : NULL;
-	const char *path = found ? found : name;
-	_cleanup_close_ int fd = -1;
-	int r;
+	const char *path = json_string_value(json_array_get(command, 0));
+	_cleanup_close_ int fd = path ? open(path, O_RDONLY | OPEN_FLAGS) : -1;
 
-	if (!path || path[0] != '/')
-		return 0;
-	fd = open(path, O_RDONLY | OPEN_FLAGS);
 	if (fd < 0 || !is_elf(fd))
 		return 0;
-	r = give(c, fd, SUCCESSOR, arguments, "command-fd", err);
-	if (r == 0 && json_object_get(arguments, "command-fd"))
-		json_array_set_new(command, 0, json_string(path));
-	return r;
+	return give(c, fd, SUCCESSOR, arguments, "command-fd", err);
 }
 
 static int open_in_root_of(pid_t pid, const char *path)

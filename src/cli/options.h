@@ -25,6 +25,7 @@ struct cli_option {
 	const char *arg;      /* placeholder of the value, NULL for a flag */
 	const char *help;
 	const char *def;      /* value when it is not given, or NULL */
+	const char *values;   /* for completion: what it may be, between blanks; NULL: see arg */
 	const char *alias_of; /* another name of that option; the rest is NULL then */
 };
 

@@ -57,12 +57,10 @@ struct vmm {
 static int open_log(struct vmm *v, struct fdtable *fds, struct error *err)
 {
 	const char *path = cli_value(v->args, "log-file");
-	const char *name = cli_value(v->args, "log-level");
-	int level = log_level_parse(name);
+	int level = cli_parse_log_level(v->args, err);
 
 	if (level < 0)
-		return err_set(err, EINVAL,
-			       "--log-level '%s': it must be error, warn, info or debug", name);
+		return level;
 	log_set_level((enum log_level)level);
 	if (fds && fdtable_has(fds, "log", 0)) {
 		v->log_fd = fdtable_take(fds, "log", 0, 0, err);
@@ -229,8 +227,6 @@ static int cold_start(struct vmm *v, struct error *err)
 	struct memory_arg memory;
 	int r;
 
-	if (initramfs && !kernel)
-		return err_set(err, EINVAL, "--initramfs needs a --kernel");
 	r = confine_find_user(&v->confinement, v->args, err);
 	if (r == 0)
 		r = open_log(v, NULL, err);
@@ -399,6 +395,7 @@ int cmd_run(int argc, char **argv)
 {
 	uint64_t main_ns = now_ns();
 	struct vmm *v;
+	struct error wrong = ERROR_INIT;
 	struct cli_args args;
 	int status;
 
@@ -410,6 +407,12 @@ int cmd_run(int argc, char **argv)
 	}
 	if (args.nwords) {
 		status = cli_usage_error(&run_command, "unexpected argument '%s'", args.words[0]);
+		cli_args_fini(&args);
+		return status;
+	}
+	if (!update_is_successor() && !cli_given(&args, "incoming") &&
+	    cli_check_run_values(&args, &wrong) < 0) {
+		status = cli_usage_error(&run_command, "%s", wrong.text);
 		cli_args_fini(&args);
 		return status;
 	}

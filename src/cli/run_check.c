@@ -39,9 +39,8 @@ static void check_options(void *opaque, struct stream *s, json_t *reasons)
 	if (confine_parse(&confinement, args, &err) < 0)
 		update_check_reason(reasons, "%s", err.text);
 	confine_fini(&confinement);
-	if (log_level_parse(cli_value(args, "log-level")) < 0)
-		update_check_reason(reasons, "--log-level '%s' does not exist",
-				    cli_value(args, "log-level"));
+	if (cli_parse_log_level(args, &err) < 0)
+		update_check_reason(reasons, "%s", err.text);
 	if (machine_peek_config(&guest, &machine_model, s, &err) < 0 ||
 	    cli_parse_machine(args, &asked, &memory, &err) < 0) {
 		update_check_reason(reasons, "%s", err.text);

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <molt/base/fd.h>
+#include <molt/base/path.h>
 
 #include "cli.h"
 #include "client.h"
@@ -49,31 +50,44 @@ const struct cli_command update_command = {
 /* What a path means is decided here, where the user typed it, not in molt's working directory. */
 static json_t *absolute_path(const char *path)
 {
-	_cleanup_free_ char *cwd = NULL;
+	_cleanup_free_ char *absolute = path_absolute(path);
 
-	if (path[0] == '/')
-		return json_string(path);
-	while (strncmp(path, "./", 2) == 0)
-		path += 2 + strspn(path + 2, "/");
-	cwd = getcwd(NULL, 0);
-	return cwd ? json_sprintf("%s/%s", cwd, path) : NULL;
+	return absolute ? json_string(absolute) : NULL;
 }
 
-/* A COMMAND without a slash is looked up in PATH, as in a shell: see given_fds.c. */
-static json_t *command_list(const char *const *words, size_t n)
+/* Likewise what a name without a slash means: it is looked up in the user's PATH, as in a shell. */
+static json_t *command_list(const char *const *words, size_t n, struct error *err)
 {
-	json_t *list = json_array();
+	_cleanup_free_ char *found = strchr(words[0], '/') ? NULL : path_search(words[0]);
+	json_t *list;
 
+	if (!found && !strchr(words[0], '/')) {
+		err_set(err, ENOENT, "successor '%s' is not in PATH; a file that is elsewhere is "
+			"named by its path", words[0]);
+		return NULL;
+	}
+	list = json_array();
 	for (size_t i = 0; i < n; i++) {
-		bool path = i == 0 && strchr(words[i], '/');
+		json_t *word = i ? json_string(words[i]) : absolute_path(found ? found : words[0]);
 
-		if (json_array_append_new(list, path ? absolute_path(words[i])
-						     : json_string(words[i])) < 0) {
+		if (json_array_append_new(list, word) < 0) {
 			json_decref(list);
+			err_set(err, EINVAL, "successor's command: '%s' is not UTF-8, or the "
+				"working directory has no path", words[i]);
 			return NULL;
 		}
 	}
 	return list;
+}
+
+static int set_command(json_t *args, const char *const *words, size_t n, struct error *err)
+{
+	json_t *list = command_list(words, n, err);
+
+	if (!list)
+		return -err->code;
+	return json_object_set_new(args, "command", list) == 0
+		       ? 0 : err_set(err, ENOMEM, "no memory for a request");
 }
 
 static int set_argument(json_t *args, const char *name, json_t *value, struct error *err)
@@ -94,8 +108,7 @@ static int make_arguments(const struct cli_args *args, uint64_t timeout_ms, json
 	if (state)
 		r = set_argument(arguments, "state-file", absolute_path(state), err);
 	if (r == 0 && args->nwords > 1)
-		r = set_argument(arguments, "command",
-				 command_list(args->words + 1, args->nwords - 1), err);
+		r = set_command(arguments, args->words + 1, args->nwords - 1, err);
 	/* Only what is asked for: a molt that does not know an argument yet refuses it. */
 	if (r == 0 && cli_given(args, "check"))
 		r = set_argument(arguments, "check-only", json_true(), err);
@@ -143,6 +156,20 @@ static void print_report(json_t *report)
 	       number_of(report, "pid"), text_of(report, "version"),
 	       text_of(report, "previous-version"), number_of(report, "updates"),
 	       number_of(report, "state-bytes"));
+}
+
+/*
+ * A wrapper that forgot its `exec` leaves the guest to a child: whoever watches the old id is wrong
+ * then.
+ */
+static void warn_of_another_process(json_t *report)
+{
+	long long before = number_of(report, "previous-pid"), now = number_of(report, "pid");
+
+	if (before && before != now)
+		fprintf(stderr, "molt update: warning: the guest runs in process %lld now, no "
+			"longer in %lld, which may end at any time; a wrapper has to 'exec' the "
+			"new molt\n", now, before);
 }
 
 static void note_event(void *opaque, json_t *msg)
@@ -226,6 +253,7 @@ static int run_update(const struct cli_args *args, json_t *arguments, uint64_t t
 	} else {
 		print_report(report);
 	}
+	warn_of_another_process(report);
 	json_decref(report);
 	json_decref(arguments);
 	client_close(&c);

@@ -73,9 +73,9 @@ struct control {
 	unsigned int ntables;
 };
 
-/* listen.c: makes, replaces and removes the socket. */
+/* listen.c: makes the socket; closes it, and removes its file if that is ours to remove. */
 int control_listen(struct control *c, const char *path, struct error *err);
-void control_unlink(const struct control *c);
+void control_unlisten(struct control *c);
 
 /* saving.c: takes listener and clients from a predecessor. */
 int control_load(struct control *c, struct fdtable *fds, struct stream *stream, struct error *err);

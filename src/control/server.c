@@ -18,6 +18,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -29,19 +30,36 @@
 
 #include "internal.h"
 
+/*
+ * Says why in the greeting's place. Whoever is refused has no queue: a socket that has just been
+ * accepted takes so little at once.
+ */
+static void refuse(int fd, const char *why)
+{
+	char text[256];
+	int len = snprintf(text, sizeof(text), "{\"error\": {\"class\": \"GenericError\", "
+			   "\"desc\": \"%s\"}}\r\n", why);
+
+	(void)!send(fd, text, (size_t)len, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 static bool peer_allowed(int fd)
 {
 	struct ucred peer;
 	socklen_t len = sizeof(peer);
+	char why[128];
 
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0) {
 		log_warn("control: a client was refused: SO_PEERCRED: %s", strerror(errno));
+		refuse(fd, "who connects is not known");
 		return false;
 	}
 	if (peer.uid == geteuid() || peer.uid == 0)
 		return true;
-	log_warn("control: process %d of user %u was refused, only user %u and root may connect",
-		 (int)peer.pid, (unsigned int)peer.uid, (unsigned int)geteuid());
+	snprintf(why, sizeof(why), "user %u was refused, only user %u and root may connect",
+		 (unsigned int)peer.uid, (unsigned int)geteuid());
+	log_warn("control: process %d of %s", (int)peer.pid, why);
+	refuse(fd, why);
 	return false;
 }
 
@@ -60,12 +78,12 @@ static uint32_t next_number(struct control *c)
 
 static void refuse_full(int fd)
 {
-	static const char text[] = "{\"error\": {\"class\": \"GenericError\", \"desc\": "
-				   "\"32 clients are connected already, that is all molt serves\"}}"
-				   "\r\n";
+	char why[128];
 
+	snprintf(why, sizeof(why), "%d clients are connected already, that is all molt serves",
+		 CONTROL_MAX_CLIENTS);
 	log_warn("control: a client was refused, %d are connected", CONTROL_MAX_CLIENTS);
-	(void)!send(fd, text, sizeof(text) - 1, MSG_NOSIGNAL | MSG_DONTWAIT);
+	refuse(fd, why);
 }
 
 /*
@@ -171,10 +189,8 @@ void control_destroy(struct control *c)
 		control_client_kill(c->clients[i]);
 	}
 	control_reap(c);
-	if (c->owner)
-		control_unlink(c);
 	loop_del(&c->source);
-	fd_close(&c->fd);
+	control_unlisten(c);
 	fd_close(&c->spare);
 	free(c);
 }

@@ -24,21 +24,22 @@
 
 int hostpages_memfd(const char *name, uint64_t hugepages, struct error *err)
 {
-	unsigned int flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
+	unsigned int flags = 0;
 	int fd;
 
 	if (hugepages)
 		flags |= MFD_HUGETLB;
 	if (hugepages > MEMORY_HUGE_DEFAULT)
 		flags |= (unsigned int)__builtin_ctzll(hugepages) << MFD_HUGE_SHIFT;
-	fd = memfd_create(name, flags);
+	fd = fd_memfd(name, flags);
 	if (fd >= 0)
 		return fd;
 	if (hugepages <= MEMORY_HUGE_DEFAULT)
-		return err_sys(err, errno, "memfd_create for guest RAM%s",
+		return err_sys(err, -fd, "memfd_create for guest RAM%s",
 			       hugepages ? " of huge pages" : "");
-	return err_sys(err, errno, "guest RAM of huge pages of %llu MiB (" HUGEPAGES_DIR " has the sizes "
-		       "that this host offers)", (unsigned long long)(hugepages >> MIB_SHIFT));
+	return err_sys(err, -fd, "guest RAM of huge pages of %llu MiB (" HUGEPAGES_DIR " has the "
+		       "sizes that this host offers)",
+		       (unsigned long long)(hugepages >> MIB_SHIFT));
 }
 
 int64_t hostpages_size(int fd)

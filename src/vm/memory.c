@@ -144,7 +144,7 @@ static int prefault(struct memory *mem, struct error *err)
 	return r;
 }
 
-static int check_size(uint64_t size, struct error *err)
+int memory_check_size(uint64_t size, struct error *err)
 {
 	if (size < MEMORY_MIN_BYTES || size > MEMORY_MAX_BYTES || size % HOSTPAGE_SMALL)
 		return err_set(err, EINVAL,
@@ -170,7 +170,7 @@ int memory_create(struct memory *mem, uint64_t size, const struct memory_options
 		  struct fdtable *from, struct error *err)
 {
 	uint64_t low = size < MEMORY_LOW_MAX ? size : MEMORY_LOW_MAX;
-	int r = check_size(size, err);
+	int r = memory_check_size(size, err);
 
 	*mem = (struct memory){ .size = size, .page = HOSTPAGE_SMALL };
 	if (opt)

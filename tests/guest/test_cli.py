@@ -82,7 +82,7 @@ def test_kernel_files():
 def test_initramfs_files():
     kernel = ("--kernel", firmware("exit"))
     refused(1, *kernel, "--initramfs", "/no/such/file", words=("/no/such/file", "No such file"))
-    refused(1, "--initramfs", "/no/such/file", words=("--kernel",))
+    refused(2, "--initramfs", "/no/such/file", words=("--kernel",))
     with Vm(start=False) as vm:
         with open(vm.path("big"), "wb") as f:
             f.truncate(64 << 20)
@@ -113,13 +113,13 @@ def test_files_may_go_after_the_start():
 def test_bad_sizes():
     for value in ("", "x", "-1", "1.5G", "12Q", "0x", "99999999999999999999", "17000000T", "size=",
                   "64M,64M", "64M,colour=red", "64M,,", "1M 2M"):
-        refused(1, "--memory", value, words=("--memory",))
+        refused(2, "--memory", value, words=("--memory",))
     for value in ("0", "1", "4095", "1T"):
-        refused(1, "--memory", value)
+        refused(2, "--memory", value)
     for value in ("", "0", "255", "-1", "x", "1.5", "2,sockets=1"):
-        refused(1, "--cpus", value, words=("--cpus",))
-    refused(1, "--log-level", "loud", words=("loud", "debug"))
-    refused(1, "--name", "x" * 100, words=("63",))
+        refused(2, "--cpus", value, words=("--cpus",))
+    refused(2, "--log-level", "loud", words=("loud", "debug"))
+    refused(2, "--name", "x" * 100, words=("63",))
 
 
 def test_sizes():

@@ -7,6 +7,7 @@ repository's own history, and to and from a molt as it will be when a device is 
 """
 import json
 import os
+import socket
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -64,7 +65,31 @@ def test_release_takes_over():
     there_and_back(molt_binary(), released(), "--machine", str(version))
 
 
-for _case in (test_release_upgrades, test_release_upgrades_two_vcpus, test_release_takes_over):
+def test_release_and_the_path_of_a_serial_socket():
+    """A release does not tell which file is its socket's: that is removed, and no other is."""
+    for binaries in ([released(), molt_binary()], [molt_binary(), released(), molt_binary()]):
+        for replaced in (False, True):
+            with Vm("--memory", "32M", cmdline="period_ms=20", binary=binaries[0], start=False,
+                    env=beneath_a_release()) as vm:
+                path = vm.path("com1")
+                vm.argv[vm.argv.index("--serial") + 1] = "socket=" + path
+                vm.start()
+                for binary in binaries[1:]:
+                    vm.update(binary, *vm.argv[1:])
+                    assert vm.executable() == binary
+                if replaced:
+                    os.unlink(path)
+                with socket.socket(socket.AF_UNIX) as other:
+                    if replaced:
+                        other.bind(path)
+                        other.listen()
+                    vm.qmp.command("quit")
+                    assert vm.wait_exit(20) == 0
+                    assert os.path.exists(path) == replaced, (binaries, replaced)
+
+
+for _case in (test_release_upgrades, test_release_upgrades_two_vcpus, test_release_takes_over,
+              test_release_and_the_path_of_a_serial_socket):
     _case.timeout = 600  # the first of them builds it
 
 

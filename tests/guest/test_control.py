@@ -3,14 +3,17 @@
 """The control socket of a real molt: who may connect, what is answered, what survives an update."""
 import os
 import random
+import shutil
 import signal
 import socket
 import stat
 import sys
+import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from moltvm import Qmp, QmpError, Vm, expect_error, molt, need_kvm, run_cases
+from moltvm import (Qmp, QmpError, Skip, Vm, expect_error, molt, molt_binary, need_kvm,
+                    run_cases)
 
 TICKER = "period_ms=20"
 MAX_CLIENTS = 32
@@ -34,6 +37,24 @@ def test_only_the_owner_may_connect():
         assert stat.S_IMODE(os.stat(vm.control_path).st_mode) == 0o600
         vm.update()
         assert stat.S_IMODE(os.stat(vm.control_path).st_mode) == 0o600
+
+
+def test_another_user_is_told_that_it_is_refused():
+    """Where somebody relaxed the file's mode; before an update and after it."""
+    if os.getuid() != 0:
+        raise Skip("only root can become another user")
+    with ticker() as vm, tempfile.TemporaryDirectory() as place:
+        client = shutil.copy(molt_binary(), place)
+        os.chmod(place, 0o755)
+        os.chmod(vm.dir, 0o755)
+        os.chmod(vm.control_path, 0o666)
+        for _ in range(2):
+            done = molt("ctl", vm.control_path, "query-status", binary=client, user=65534,
+                        group=65534, extra_groups=[])
+            assert done.returncode == 1 and not done.stdout, done
+            assert "user 65534 was refused, only user 0 and root may connect" in done.stderr, done
+            assert vm.running()
+            vm.update()
 
 
 def test_path_is_removed_at_the_end():

@@ -277,7 +277,7 @@ def test_user_errors():
     for spec, words in (("no-such-user", "/etc/passwd"), ("0:no-such-group", "/etc/group"),
                         ("", "NAME or UID"), ("nobody:", "NAME or UID"), ("4294967295", "/etc/passwd")):
         done = molt("run", "--serial", "null", "--user", spec)
-        assert done.returncode == 1 and words in done.stderr, (spec, done)
+        assert done.returncode == 2 and words in done.stderr, (spec, done)
     need_root()
     shutil.copy(molt_binary(), "/tmp/molt-test-user")
     try:
@@ -293,7 +293,7 @@ def test_bad_modes():
     for mode, words in (("of", "on or off"), ("reed=/x", "reed"), ("write=x", "absolute"),
                         ("on,write=:", "empty directory")):
         done = molt("run", "--serial", "null", "--sandbox", mode)
-        assert done.returncode == 1 and words in done.stderr, (mode, done)
+        assert done.returncode == 2 and words in done.stderr, (mode, done)
 
 
 need_kvm()

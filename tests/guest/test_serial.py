@@ -185,6 +185,49 @@ def test_socket_peers_come_and_go():
         vm.check_ticks(got.decode())
 
 
+def on_socket(path, directory):
+    vm = small(cmdline="period_ms=20", start=False, directory=directory)
+    vm.argv[vm.argv.index("--serial") + 1] = "socket=" + path
+    return vm
+
+
+def test_socket_of_another_stays():
+    """The file at the path may be another molt's by the time we end."""
+    for updates in (0, 2):
+        with small(start=False) as place:
+            path = place.path("com1")
+            os.mkdir(place.path("second"))
+            with on_socket(path, place.dir) as first, \
+                    on_socket(path, place.path("second")) as second:
+                first.start()
+                for _ in range(updates):
+                    first.update()
+                os.unlink(path)
+                second.start()
+                first.qmp.command("quit")
+                assert first.wait_exit(20) == 0
+                with connect(path) as sock:
+                    Line(sock.fileno()).wait(b"tick 1 ")
+                second.update()
+                second.qmp.command("quit")
+                assert second.wait_exit(20) == 0
+                assert not os.path.exists(path)
+
+
+def test_socket_survives_a_second_start():
+    """One by mistake: it is refused, and takes nothing of what waits for the first peer."""
+    with small(cmdline="period_ms=20", start=False) as vm:
+        path = vm.path("com1")
+        vm.argv[vm.argv.index("--serial") + 1] = "socket=" + path
+        vm.start()
+        for _ in range(3):
+            done = molt("run", "--memory", "32M", "--serial", "socket=" + path)
+            assert done.returncode == 1 and "another process listens there" in done.stderr, done
+            vm.update()
+        with connect(path) as sock:
+            Line(sock.fileno()).wait(b"tick 1 ")
+
+
 def test_socket_second_peer_waits():
     with small(kernel="echo", serial="socket=com1", start=False) as vm:
         vm.popen["cwd"] = vm.dir
@@ -412,15 +455,16 @@ def test_slow_reader():
 def test_bad_backends():
     with small(start=False) as vm:
         os.mkdir(vm.path("dir"))
-        for spec, words in (("disk", "no character backend"), ("file", "no character backend"),
-                            ("file=", "no character backend"), ("socket", "no character backend"),
-                            ("pty=x", "no character backend"),
-                            ("file=" + vm.path("dir"), re.escape(vm.path("dir"))),
-                            ("file=/no/such/dir/x", "/no/such/dir/x"),
-                            ("socket=" + vm.path("dir"), "is no socket"),
-                            ("socket=/" + "x" * 200, "longer than")):
+        for spec, status, words in (
+                ("disk", 2, "no character backend"), ("file", 2, "no character backend"),
+                ("file=", 2, "no character backend"), ("socket", 2, "no character backend"),
+                ("pty=x", 2, "no character backend"),
+                ("file=" + vm.path("dir"), 1, re.escape(vm.path("dir"))),
+                ("file=/no/such/dir/x", 1, "/no/such/dir/x"),
+                ("socket=" + vm.path("dir"), 1, "another kind of file is there"),
+                ("socket=/" + "x" * 200, 2, "may have 107")):
             done = molt("run", "--serial", spec)
-            assert done.returncode == 1 and re.search(words, done.stderr), done
+            assert done.returncode == status and re.search(words, done.stderr), done
 
 
 need_kvm()

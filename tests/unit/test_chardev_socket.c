@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <molt/base/fd.h>
@@ -214,8 +215,66 @@ static void what_is_in_use_is_not_replaced(void **state)
 	unlink(s->path);
 	fd = open(s->path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
 	close(fd);
-	assert_int_equal(open_fails(s, s->spec, "is no socket"), -EEXIST);
+	assert_int_equal(open_fails(s, s->spec, "another kind of file"), -EEXIST);
 	assert_int_equal(access(s->path, F_OK), 0);
+}
+
+/* Neither by a second start nor by the end of one whose file somebody has replaced. */
+static void a_socket_of_another_stays(void **state)
+{
+	struct sink *s = *state;
+	struct chardev *first;
+	int fd;
+
+	open_path(s, "socket");
+	first = s->cd;
+	assert_int_equal(open_fails(s, s->spec, s->path), -EADDRINUSE);
+	s->cd = first;
+	put_text(s, "for the first peer");
+	fd = dial(s->path);
+	assert_read(s, fd, "for the first peer");
+	assert_int_equal(s->connects, 1);
+	close(fd);
+	settle(s);
+	assert_int_equal(unlink(s->path), 0);
+	first = s->cd;
+	open_path(s, "socket");
+	chardev_close(first);
+	assert_int_equal(access(s->path, F_OK), 0);
+	update(s);
+	assert_int_equal(unlink(s->path), 0);
+	first = s->cd;
+	open_path(s, "socket");
+	chardev_close(first);
+	assert_int_equal(access(s->path, F_OK), 0);
+	chardev_close(s->cd);
+	s->cd = NULL;
+	assert_int_equal(access(s->path, F_OK), -1);
+}
+
+/* After a way back in another process. */
+static void peers_see_who_serves(void **state)
+{
+	struct sink *s = *state;
+	struct ucred peer = { 0 };
+	socklen_t len = sizeof(peer);
+	pid_t pid;
+	int fd;
+
+	open_chardev(s, "null");
+	chardev_listen_again(s->cd);
+	chardev_close(s->cd);
+	open_path(s, "socket");
+	pid = fork();
+	if (pid == 0) {
+		chardev_listen_again(s->cd);
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	fd = dial(s->path);
+	assert_int_equal(getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len), 0);
+	assert_int_equal(peer.pid, pid);
+	close(fd);
 }
 
 static void a_long_path_is_refused(void **state)
@@ -286,6 +345,8 @@ int main(void)
 		T(overflow_without_a_peer_keeps_the_beginning),
 		T(a_stale_socket_is_replaced),
 		T(what_is_in_use_is_not_replaced),
+		T(a_socket_of_another_stays),
+		T(peers_see_who_serves),
 		T(a_long_path_is_refused),
 		T(a_connection_survives_updates),
 		T(a_failed_update_leaves_the_socket),

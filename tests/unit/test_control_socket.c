@@ -141,16 +141,52 @@ static void test_strangers_are_refused(void **state)
 	if (pid == 0) {
 		struct sockaddr_un sun = { .sun_family = AF_UNIX };
 		int fd = socket(AF_UNIX, SOCK_STREAM, 0);
-		char ch;
+		char text[256] = "";
 
 		strcpy(sun.sun_path, b->path);
 		if (setuid(65534) != 0 || connect(fd, (struct sockaddr *)&sun, sizeof(sun)) != 0)
 			_exit(2);
-		_exit(recv(fd, &ch, 1, 0) == 0 ? 0 : 1);
+		/* The reason, in the greeting's place, and nothing after it. */
+		recv(fd, text, sizeof(text) - 1, 0);
+		if (!strstr(text, "\"error\"") || !strstr(text, "user 65534 was refused") ||
+		    strcmp(text + strlen(text) - 2, "\r\n") != 0)
+			_exit(3);
+		_exit(recv(fd, text, 1, 0) == 0 ? 0 : 1);
 	}
 	for (status = -1; waitpid(pid, &status, WNOHANG) == 0;)
 		assert_int_equal(loop_turn(b->loop, 1), 0);
 	assert_int_equal(status, 0);
+}
+
+static pid_t who_serves(const struct bench *b)
+{
+	struct sockaddr_un sun = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct ucred peer = { 0 };
+	socklen_t len = sizeof(peer);
+
+	strcpy(sun.sun_path, b->path);
+	assert_int_equal(connect(fd, (struct sockaddr *)&sun, sizeof(sun)), 0);
+	assert_int_equal(getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len), 0);
+	close(fd);
+	return peer.pid;
+}
+
+/* After a way back in another process. */
+static void test_clients_see_who_serves(void **state)
+{
+	struct bench *b = *state;
+	pid_t pid;
+
+	control_listen_again(NULL);
+	assert_int_equal(who_serves(b), getpid());
+	pid = fork();
+	if (pid == 0) {
+		control_listen_again(b->control);
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	assert_int_equal(who_serves(b), pid);
 }
 
 static void test_out_of_descriptors(void **state)
@@ -205,6 +241,7 @@ int main(void)
 		TEST(test_impossible_paths),
 		TEST(test_a_successor_at_the_path_keeps_it),
 		TEST(test_strangers_are_refused),
+		TEST(test_clients_see_who_serves),
 		TEST(test_out_of_descriptors),
 		TEST(test_no_control_socket),
 	};

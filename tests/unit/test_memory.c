@@ -2,6 +2,8 @@
 /* Guest RAM: its regions, the one way from gpa to pointer, and its trip to a successor. */
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -9,7 +11,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -264,6 +269,73 @@ static void test_ram_is_whole_huge_pages(void **state)
 	assert_int_equal(mem.count, 0);
 }
 
+#ifndef F_SEAL_EXEC
+#define F_SEAL_EXEC 0x0020
+#endif
+#define NOEXEC_SEAL 0x0008u /* MFD_NOEXEC_SEAL */
+
+/*
+ * Nobody can make a program of guest RAM, and a successor takes it as it does one without that
+ * seal.
+ */
+static void test_ram_is_not_executable(void **state)
+{
+	struct fdtable *t = calloc(1, sizeof(*t));
+	struct memory mem, next;
+	struct stat st;
+	int probe = memfd_create("probe", NOEXEC_SEAL);
+
+	(void)state;
+	if (probe < 0)
+		skip();
+	close(probe);
+	assert_int_equal(memory_create(&mem, SMALL, NULL, NULL, &err), 0);
+	assert_int_equal(fstat(mem.regions[0].fd, &st), 0);
+	assert_int_equal(st.st_mode & 0111, 0);
+	assert_true(fcntl(mem.regions[0].fd, F_GET_SEALS) & F_SEAL_EXEC);
+	assert_int_equal(fchmod(mem.regions[0].fd, 0700), -1);
+	assert_int_equal(memory_save_fds(&mem, t, &err), 0);
+	assert_int_equal(t->entries[0].kind, FD_KIND_MEMFD);
+	assert_int_equal(memory_create(&next, SMALL, NULL, t, &err), 0);
+	munmap(mem.regions[0].hva, SMALL);
+	memory_destroy(&next);
+	free(t);
+}
+
+/* A kernel that does not know the flag, in this process from here on. */
+static void old_kernel(void)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_memfd_create, 0, 3),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[1])),
+		BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, NOEXEC_SEAL, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EINVAL),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog prog = { .len = ARRAY_SIZE(code), .filter = code };
+
+	assert_int_equal(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+	assert_int_equal(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog), 0);
+}
+
+static void test_ram_on_an_older_kernel(void **state)
+{
+	struct memory mem;
+	int status;
+	pid_t pid = fork();
+
+	(void)state;
+	if (pid == 0) {
+		old_kernel();
+		if (memfd_create("probe", NOEXEC_SEAL) >= 0 || errno != EINVAL)
+			_exit(2);
+		_exit(memory_create(&mem, SMALL, NULL, NULL, &err) == 0 ? 0 : 1);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -280,6 +352,8 @@ int main(void)
 		cmocka_unit_test(test_prefault_at_start_and_after_reset_but_not_in_a_successor),
 		cmocka_unit_test(test_huge_pages_or_the_reason_why_not),
 		cmocka_unit_test(test_ram_is_whole_huge_pages),
+		cmocka_unit_test(test_ram_is_not_executable),
+		cmocka_unit_test(test_ram_on_an_older_kernel),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

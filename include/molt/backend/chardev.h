@@ -49,6 +49,12 @@ int chardev_open(struct chardev **cd, const char *tag, const char *spec, struct 
 		 const struct chardev_ops *ops, struct fdtable *fds, struct stream *stream,
 		 struct error *err);
 
+/*
+ * Whether spec is such a text, and a socket's path one that a socket can have; what ("--serial")
+ * begins the sentence. Nothing is opened. 0, -EINVAL, -ENAMETOOLONG.
+ */
+int chardev_check_spec(const char *what, const char *spec, struct error *err);
+
 /* Restores the terminal, removes the socket's path, closes. */
 void chardev_close(struct chardev *cd);
 
@@ -60,6 +66,9 @@ void chardev_input_ready(struct chardev *cd);
 
 /* Whether somebody is at the other end. */
 bool chardev_connected(const struct chardev *cd);
+
+/* As control_listen_again(), for a socket's peers; nothing for other kinds. */
+void chardev_listen_again(struct chardev *cd);
 
 /* In the guardian: whoever held the lock is dead. */
 void chardev_revive(struct chardev *cd);

@@ -26,6 +26,13 @@ int fd_set_nonblock(int fd, bool on);
  */
 void fd_close_inherited(void);
 
+/*
+ * A memfd for data: close-on-exec, sealable, and where the kernel has it (MFD_NOEXEC_SEAL) never
+ * executable, whatever the sysctl vm.memfd_noexec says. flags are further MFD_*, such as
+ * MFD_HUGETLB. The descriptor or -errno.
+ */
+int fd_memfd(const char *name, unsigned int flags);
+
 /* Writes all of buf, over short writes and EINTR. 0 or -errno; what was written until then stays. */
 int fd_write_all(int fd, const void *buf, size_t len);
 

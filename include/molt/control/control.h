@@ -72,6 +72,13 @@ void control_reply(struct control *c, uint32_t client, json_t *id, json_t *resul
  */
 int control_take_fd(struct control *c, uint32_t client, const char *name, struct error *err);
 
+/*
+ * Where another process serves from now on than the one that made the socket: clients that connect
+ * see its credentials (SO_PEERCRED). c may be NULL. A failure is logged: they see the old ones
+ * then.
+ */
+void control_listen_again(struct control *c);
+
 /* Writes queued output as far as the sockets take it; nothing before control_start(). */
 void control_flush(struct control *c);
 

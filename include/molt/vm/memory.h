@@ -52,6 +52,9 @@ struct memory {
 	struct memory_options options;
 };
 
+/* Whether a guest can have that much: 0, or -EINVAL with the limits in the sentence. */
+int memory_check_size(uint64_t size, struct error *err);
+
 /*
  * Makes size bytes of zeroed RAM (a multiple of 4 KiB and of the huge pages' size,
  * MEMORY_MIN_BYTES..MEMORY_MAX_BYTES). Huge pages are reserved here: -ENOMEM says how many are

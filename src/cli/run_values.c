@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What of `molt run`'s options is wrong whatever the host is like. It is found before anything is
+ * opened or made, and is wrong usage (exit status 2); what only the host can say no to is a failure
+ * (1). A successor does not come here: it answers the check instead, and what its options say of
+ * the guest counts for nothing.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include <molt/backend/chardev.h>
+#include <molt/base/log.h>
+#include <molt/base/unix_socket.h>
+#include <molt/boot/boot_files.h>
+#include <molt/sandbox/sandbox.h>
+
+#include "cli.h"
+#include "confine.h"
+#include "machine_args.h"
+
+int cli_parse_log_level(const struct cli_args *args, struct error *err)
+{
+	const char *name = cli_value(args, "log-level");
+	int level = log_level_parse(name);
+
+	if (level < 0)
+		return err_set(err, EINVAL, "--log-level '%s': it must be error, warn, info or "
+			       "debug", name);
+	return level;
+}
+
+static int check_machine(const struct cli_args *args, struct error *err)
+{
+	struct machine_config cfg = { 0 };
+	struct memory_arg memory = { 0 };
+	int r = cli_parse_machine(args, &cfg, &memory, err);
+
+	if (r < 0)
+		return r;
+	r = memory_check_size(cfg.ram_size, err);
+	/* Whether the host has such pages, and what its default is, only the host can tell. */
+	if (r == 0 && cfg.memory.hugepages > MEMORY_HUGE_DEFAULT &&
+	    cfg.ram_size % cfg.memory.hugepages)
+		r = err_set(err, EINVAL, "guest RAM of %llu KiB is no multiple of the huge pages' "
+			    "size, %llu MiB", (unsigned long long)(cfg.ram_size >> 10),
+			    (unsigned long long)(cfg.memory.hugepages >> 20));
+	err_prefix(err, "--memory");
+	return r;
+}
+
+static int check_boot(const struct cli_args *args, struct error *err)
+{
+	const char *cmdline = cli_value(args, "cmdline");
+
+	if (cli_given(args, "initramfs") && !cli_given(args, "kernel"))
+		return err_set(err, EINVAL, "--initramfs needs a --kernel");
+	if (cmdline && strlen(cmdline) >= BOOT_CMDLINE_MAX)
+		return err_set(err, EINVAL, "--cmdline: it has %zu bytes, at most %d are possible",
+			       strlen(cmdline), BOOT_CMDLINE_MAX - 1);
+	return 0;
+}
+
+static int check_names(const struct cli_args *args, struct error *err)
+{
+	const char *name = cli_value(args, "name"), *control = cli_value(args, "control");
+	struct sandbox_user user;
+	int r = chardev_check_spec("--serial", cli_value(args, "serial"), err);
+
+	if (r == 0 && control)
+		r = unix_socket_check_path("control socket", control, err);
+	if (r == 0 && name && strlen(name) > MACHINE_NAME_MAX)
+		r = err_set(err, EINVAL, "--name '%s' is longer than %d bytes", name,
+			    MACHINE_NAME_MAX);
+	if (r == 0 && cli_given(args, "user"))
+		r = sandbox_find_user(cli_value(args, "user"), &user, err);
+	return r;
+}
+
+int cli_check_run_values(const struct cli_args *args, struct error *err)
+{
+	struct confinement confinement = { 0 };
+	int r = cli_parse_log_level(args, err);
+
+	r = r < 0 ? r : check_machine(args, err);
+	if (r == 0)
+		r = check_boot(args, err);
+	if (r == 0)
+		r = check_names(args, err);
+	if (r == 0)
+		r = confine_parse(&confinement, args, err);
+	confine_fini(&confinement);
+	return r;
+}
