@@ -154,6 +154,7 @@ static int reborn(void *opaque, struct error *err)
 	struct vmm *v = opaque;
 
 	signals_close(&v->signals);
+	control_listen_again(v->control);
 	return signals_open(&v->signals, v->loop, &v->machine, err);
 }
 

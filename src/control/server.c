@@ -218,6 +218,7 @@ void control_start(struct control *c)
 		return;
 	c->started = true;
 	c->owner = true;
+	control_listen_again(c); /* a wrapper may have started this successor as a child */
 	r = loop_mod(&c->source, EPOLLIN);
 	if (r < 0)
 		log_error("control: the socket cannot be polled: %s", strerror(-r));

@@ -499,6 +499,7 @@ static void serial_resume(struct device *dev)
 static void serial_revive(struct device *dev)
 {
 	chardev_revive(to_serial(dev)->host.cd);
+	chardev_listen_again(to_serial(dev)->host.cd);
 }
 
 static int serial_save_host(struct device *dev, struct stream_writer *w, struct fdtable *fds,

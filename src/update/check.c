@@ -40,9 +40,9 @@
 
 static int make_memfd(const char *name, struct error *err)
 {
-	int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	int fd = fd_memfd(name, 0);
 
-	return fd < 0 ? err_sys(err, errno, "memfd_create for the check") : fd;
+	return fd < 0 ? err_sys(err, -fd, "memfd_create for the check") : fd;
 }
 
 static int describe(struct update *u, struct error *err)

@@ -191,9 +191,11 @@ static int open_descriptors(struct guardian *g, struct error *err)
 {
 	void *page;
 
-	g->page_fd = memfd_create("molt-guard", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	if (g->page_fd < 0 || ftruncate(g->page_fd, sizeof(*g->page)) < 0)
-		return err_sys(err, errno, "memfd_create for the guardian");
+	g->page_fd = fd_memfd("molt-guard", 0);
+	if (g->page_fd < 0)
+		return err_sys(err, -g->page_fd, "memfd_create for the guardian");
+	if (ftruncate(g->page_fd, sizeof(*g->page)) < 0)
+		return err_sys(err, errno, "the guardian's page");
 	page = mmap(NULL, sizeof(*g->page), PROT_READ | PROT_WRITE, MAP_SHARED, g->page_fd, 0);
 	if (page == MAP_FAILED)
 		return err_sys(err, errno, "mapping the guardian's page");

@@ -203,9 +203,9 @@ static int take_state_file(struct update *u, struct error *err)
 static int open_state_memfd(struct update *u, struct error *err)
 {
 	u->state_in_memory = true;
-	u->state_fd = memfd_create("molt-state", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	u->state_fd = fd_memfd("molt-state", 0);
 	if (u->state_fd < 0)
-		return err_sys(err, errno, "memfd_create for the state");
+		return err_sys(err, -u->state_fd, "memfd_create for the state");
 	if (fallocate(u->state_fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)state_estimate(u)) < 0)
 		return err_sys(err, errno, "no room for %zu bytes of state in memory",
 			       state_estimate(u));
@@ -245,9 +245,9 @@ int handover_prepare(struct update *u, struct error *err)
 		return err_set(err, ENOMEM, "no memory for the fd table");
 	if (getrandom(u->fds->nonce, sizeof(u->fds->nonce), 0) != (ssize_t)sizeof(u->fds->nonce))
 		return err_sys(err, errno, "getrandom");
-	u->table_fd = memfd_create("molt-fdtable", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	u->table_fd = fd_memfd("molt-fdtable", 0);
 	if (u->table_fd < 0)
-		return err_sys(err, errno, "memfd_create for the fd table");
+		return err_sys(err, -u->table_fd, "memfd_create for the fd table");
 	u->exe_fd = update_self_open(u->self, &u->leave_program, err);
 	if (u->exe_fd < 0)
 		return u->exe_fd;

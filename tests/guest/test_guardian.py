@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import socket
+import struct
 import sys
 import tempfile
 import time
@@ -133,6 +134,26 @@ def test_every_client_stays_connected():
             assert other.command("query-status")["running"]
         mute.command("qmp_capabilities")
         assert mute.command("query-status")["running"]
+
+
+def peer(path):
+    """The process that the kernel says is at the other end of a socket."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(path)
+        return struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+
+
+def test_clients_see_who_serves():
+    """Not the process that has made the socket and is dead; `molt update` finds the binary by it."""
+    need_threads_to_follow()
+    with tempfile.TemporaryDirectory() as directory:
+        serial = directory + "/serial"
+        with Vm("--memory", "64M", serial="socket=" + serial) as vm:
+            assert peer(vm.control_path) == peer(serial) == vm.pid
+            _, pid = fail(vm, ["/bin/true"])
+            assert pid != vm.pid and peer(vm.control_path) == peer(serial) == pid
+            done = molt("update", vm.control_path)
+            assert done.returncode == 0 and "process %d is now" % pid in done.stdout, done
 
 
 def test_paused_guest_stays_paused():
