@@ -26,6 +26,7 @@
 #include <molt/boot/acpi.h>
 #include <molt/boot/boot.h>
 #include <molt/boot/image.h>
+#include <molt/boot/memory_map.h>
 
 #define XEN_NOTE_NAME "Xen"
 #define XEN_ELFNOTE_PHYS32_ENTRY 18
