@@ -77,9 +77,9 @@ def write(target, name, data):
     (folder / name).write_bytes(data)
 
 
-def elf(path):
+def elf(path, note_align=4):
     """A guest's headers, notes and the beginning of its code; sections and the rest go."""
-    data = path.read_bytes()
+    data = bytearray(path.read_bytes())
     phoff, = struct.unpack_from('<Q', data, 32)
     phnum, = struct.unpack_from('<H', data, 56)
     end = phoff + 56 * phnum
@@ -88,8 +88,9 @@ def elf(path):
         filesz, = struct.unpack_from('<Q', data, phoff + 56 * i + 32)
         if kind == 4:
             end = max(end, offset + filesz)
+            struct.pack_into('<Q', data, phoff + 56 * i + 48, note_align)
     # Entry and code may be in the hole behind the file.
-    return data[:end]
+    return bytes(data[:end])
 
 
 def bzimage(path):
@@ -115,6 +116,7 @@ def main():
         write('device_' + name, 'ops', ops)
     for name in ('ticker', 'reset'):
         write('pvh', name, BOOT_HEAD + elf(build / f'firmware/{name}.elf'))
+    write('pvh', 'notes-aligned-to-8', BOOT_HEAD + elf(build / 'firmware/ticker.elf', 8))
     if len(sys.argv) > 2:
         write('bzimage', 'linux', BOOT_HEAD + bzimage(pathlib.Path(sys.argv[2])))
     write('check', 'yes', b'\xff\xff{"reasons":[]}')
