@@ -339,8 +339,8 @@ int machine_revive(struct machine *m, struct error *err)
 	for (uint32_t i = 0; i < m->guest.cpus; i++) {
 		vcpu_forget_thread(&m->vcpus[i]);
 		vcpu_leave_steal_time(&m->vcpus[i]);
-		vcpu_state_tell_paused(&m->kvm, m->vcpus[i].fd);
 	}
+	machine_tell_paused(m);
 	return machine_revive_vcpus(m, err);
 }
 

@@ -10,7 +10,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from moltvm import Qmp, QmpError, Vm, expect_error, molt, need_kvm, run_cases
+from moltvm import Qmp, QmpError, Skip, Vm, expect_error, molt, need_kvm, run_cases
 
 TICKER = "period_ms=20"
 MAX_CLIENTS = 32
@@ -344,6 +344,26 @@ def test_stop_and_cont():
         assert other.event_names() == []
         vm.wait_ticks(2)
         vm.check_ticks()
+
+
+def test_guest_is_told_of_a_pause():
+    with Vm("--memory", "16M", kernel="paused") as vm:
+        vm.wait_serial("paused: (ready|there is)")
+        if "there is no kvmclock" in vm.serial():
+            raise Skip("this host's KVM has no kvmclock")
+        for told in range(1, 6):
+            if told % 2:
+                vm.qmp.command("stop")
+                assert "told %d" % told not in vm.serial()
+                vm.qmp.command("cont")
+            else:
+                vm.update()
+            vm.wait_serial("paused: told %d\n" % told)
+        # Through an update while it is paused, too.
+        vm.qmp.command("stop")
+        vm.update()
+        vm.qmp.command("cont")
+        vm.wait_serial("paused: told 6\n")
 
 
 def test_system_reset():
