@@ -365,6 +365,7 @@ int machine_create(struct machine *m, const struct machine_config *cfg, struct e
 	m->loop = cfg->loop;
 	m->ops = cfg->ops;
 	m->host_cpus = vcpu_count_host_cpus();
+	m->retry_ns = VCPU_RETRY_NS;
 	m->incoming = cfg->stream;
 	m->awake = cfg->stream != NULL;
 	m->avoid_vm_fd = cfg->fds ? (int)cfg->fds->vm_fd : -1;

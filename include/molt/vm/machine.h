@@ -111,6 +111,7 @@ struct machine {
 	struct loop *loop;
 	struct machine_ops ops;
 
+	uint64_t retry_ns; /* how long a vCPU that KVM has no room for is tried again */
 	struct vcpu *vcpus; /* guest.cpus of them */
 	struct vcpu_state *vcpu_states; /* one each */
 	struct msr_list msrs;
