@@ -176,7 +176,7 @@ static void flush_control(void *opaque)
 	control_flush(((struct vmm *)opaque)->control);
 }
 
-static void reply(void *opaque, uint32_t client, json_t *id, json_t *result,
+static void reply(void *opaque, uint32_t client, const char *id, json_t *result,
 		  const struct error *err)
 {
 	control_reply(((struct vmm *)opaque)->control, client, id, result, err);

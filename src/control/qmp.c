@@ -1,81 +1,29 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * QMP messages: what a request must look like, which command it means, and how answers, errors and
- * events are put. The sentences are QEMU's where QEMU has one (qapi/qmp-dispatch.c,
+ * QMP: what a request must look like, which command it means, and who gets answers and events. The
+ * sentences are QEMU's where QEMU has one (qapi/qmp-dispatch.c,
  * monitor/qmp.c), because people search for them.
  */
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 
 #include <molt/base/fd.h>
-#include <molt/base/json.h>
 #include <molt/base/log.h>
-#include "molt_version.h"
+#include <molt/control/json_message.h>
 
 #include "internal.h"
 
 #define GENERIC_ERROR "GenericError"
 #define COMMAND_NOT_FOUND "CommandNotFound"
 
-/* ---- putting messages ---- */
-
-json_t *control_version(void)
-{
-	return json_pack("{s:{s:i,s:i,s:i},s:s}", "qemu", "major", CONTROL_QMP_MAJOR, "minor",
-			 CONTROL_QMP_MINOR, "micro", CONTROL_QMP_MICRO, "package",
-			 "molt " MOLT_VERSION);
-}
-
-json_t *control_greeting(void)
-{
-	return json_pack("{s:{s:o,s:[]}}", "QMP", "version", control_version(), "capabilities");
-}
-
-/* Answers carry the id of their request where it had one. */
-static json_t *with_id(json_t *msg, json_t *id)
-{
-	if (msg && id && json_object_set(msg, "id", id) < 0) {
-		json_decref(msg);
-		return NULL;
-	}
-	return msg;
-}
-
-json_t *control_return(json_t *result, json_t *id)
-{
-	return with_id(json_pack("{s:o}", "return", result ? result : json_object()), id);
-}
-
-json_t *control_error(const char *class, const char *desc, json_t *id)
-{
-	return with_id(json_pack("{s:{s:s,s:o}}", "error", "class", class, "desc",
-				 json_any_string(desc)), id);
-}
-
 static const char *sentence(const struct error *err, int code)
 {
 	return err->text[0] ? err->text : strerror(code);
 }
 
-static json_t *event_message(const char *name, json_t *data)
-{
-	struct timespec ts;
-	json_t *msg;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	msg = json_pack("{s:{s:I,s:I},s:s}", "timestamp", "seconds", (json_int_t)ts.tv_sec,
-			"microseconds", (json_int_t)(ts.tv_nsec / 1000), "event", name);
-	if (msg && data && json_object_set(msg, "data", data) < 0) {
-		json_decref(msg);
-		return NULL;
-	}
-	return msg;
-}
-
 void control_event(struct control *c, const char *name, json_t *data)
 {
-	json_t *msg = c ? event_message(name, data) : NULL;
+	json_t *msg = c ? control_event_message(name, data) : NULL;
 
 	if (c && !msg)
 		log_error("control: no memory for the event %s", name);
@@ -91,9 +39,12 @@ void control_event(struct control *c, const char *name, json_t *data)
 	json_decref(data);
 }
 
-void control_reply(struct control *c, uint32_t client, json_t *id, json_t *result,
+void control_reply(struct control *c, uint32_t client, const char *id, json_t *result,
 		   const struct error *err)
 {
+	/* It may come from a state stream. */
+	if (id && !json_text_is_value(id, strlen(id)))
+		id = NULL;
 	for (unsigned int i = 0; c && i < c->nclients; i++) {
 		struct control_client *cl = c->clients[i];
 
@@ -103,7 +54,7 @@ void control_reply(struct control *c, uint32_t client, json_t *id, json_t *resul
 		if (err)
 			control_client_send_error(cl, GENERIC_ERROR, sentence(err, err->code), id);
 		else
-			control_client_send(cl, control_return(json_incref(result), id));
+			control_client_send(cl, control_return(json_incref(result)), id);
 		control_client_update(cl);
 		break;
 	}
@@ -115,7 +66,7 @@ void control_reply(struct control *c, uint32_t client, json_t *id, json_t *resul
 struct request {
 	const char *execute;
 	json_t *args; /* borrowed; NULL if there are none */
-	json_t *id;   /* borrowed; NULL if there is none */
+	const char *id; /* JSON text, borrowed; NULL if there is none */
 };
 
 static int check_member(const char *key, json_t *value, struct request *req, struct error *err)
@@ -142,7 +93,6 @@ static int check_request(json_t *msg, struct request *req, struct error *err)
 
 	if (!json_is_object(msg))
 		return err_set(err, EINVAL, "QMP input must be a JSON object");
-	req->id = json_object_get(msg, "id");
 	json_object_foreach(msg, key, value) {
 		int r = check_member(key, value, req, err);
 
@@ -250,19 +200,6 @@ void control_add_server_commands(struct control *c)
 
 /* ---- dispatch ---- */
 
-static const struct command *find_command(const struct control *c, const char *name, void **opaque)
-{
-	for (unsigned int t = 0; t < c->ntables; t++) {
-		for (size_t i = 0; i < c->tables[t].count; i++) {
-			if (strcmp(c->tables[t].commands[i].name, name) != 0)
-				continue;
-			*opaque = c->tables[t].opaque;
-			return &c->tables[t].commands[i];
-		}
-	}
-	return NULL;
-}
-
 /* NULL where the request may be run now, else the error's class. */
 static const char *check_mode(const struct control_client *cl, const struct command *cmd,
 			      const char *name, struct error *err)
@@ -303,24 +240,25 @@ static void run_command(struct control_client *cl, const struct command *cmd, vo
 		json_decref(result);
 		control_client_send_error(cl, GENERIC_ERROR, sentence(&err, -r), req->id);
 	} else {
-		control_client_send(cl, control_return(result, req->id));
+		control_client_send(cl, control_return(result), req->id);
 	}
 }
 
-void control_dispatch(struct control_client *cl, json_t *msg, const struct error *why)
+void control_dispatch(struct control_client *cl, json_t *msg, const char *id,
+		      const struct error *why)
 {
 	struct error err = ERROR_INIT;
-	struct request req = { 0 };
+	struct request req = { .id = id };
 	const char *class = GENERIC_ERROR;
 	const struct command *cmd = NULL;
 	void *opaque = NULL;
 
 	if (!msg) {
-		control_client_send_error(cl, GENERIC_ERROR, why->text, NULL);
+		control_client_send_error(cl, GENERIC_ERROR, why->text, id);
 		return;
 	}
 	if (check_request(msg, &req, &err) == 0) {
-		cmd = find_command(cl->control, req.execute, &opaque);
+		cmd = control_find_command(cl->control, req.execute, &opaque);
 		class = check_mode(cl, cmd, req.execute, &err);
 	}
 	if (class)

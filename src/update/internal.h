@@ -69,7 +69,7 @@ struct update {
 
 	/* The request in flight. */
 	uint32_t client;
-	json_t *id;
+	char *id;         /* JSON text, or NULL; only of `update` */
 	enum update_kind kind;
 	bool told_stop;   /* STOP was sent: if it fails, RESUME belongs to it */
 	char *state_path; /* NULL: a memfd */

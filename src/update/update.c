@@ -62,7 +62,7 @@ static void forget_request(struct update *u)
 	u->state_path = NULL;
 	fd_close(&u->command_fd);
 	fd_close(&u->given_state_fd);
-	json_decref(u->id);
+	free(u->id);
 	u->id = NULL;
 }
 
@@ -149,6 +149,18 @@ static void start(void *opaque)
 		update_checked(u, &err);
 }
 
+/* It travels in the stream, in a field that has an end. `migrate` was answered long before that. */
+static int take_id(struct update *u, const char *id, enum update_kind kind, struct error *err)
+{
+	if (!id || kind != UPDATE_KIND_UPDATE)
+		return 0;
+	if (strlen(id) >= UPDATE_ID_MAX)
+		return err_set(err, E2BIG, "an 'id' of %zu bytes is too long for update: it can have up "
+			       "to %d", strlen(id), UPDATE_ID_MAX - 1);
+	u->id = strdup(id);
+	return u->id ? 0 : err_set(err, ENOMEM, "no memory for the command's id");
+}
+
 int update_request(struct update *u, const struct command_origin *origin, enum update_kind kind,
 		   const char *state_path, json_t *command, struct error *err)
 {
@@ -167,6 +179,8 @@ int update_request(struct update *u, const struct command_origin *origin, enum u
 		u->state_path = strdup(state_path);
 		r = u->state_path ? 0 : err_set(err, ENOMEM, "no memory for the state's path");
 	}
+	if (r == 0)
+		r = take_id(u, origin->id, kind, err);
 	if (r < 0) {
 		forget_request(u);
 		return r;
@@ -174,7 +188,6 @@ int update_request(struct update *u, const struct command_origin *origin, enum u
 	u->timeout_ms = GUARD_DEADLINE_MS;
 	u->no_check = u->check_only = false;
 	u->client = origin->client;
-	u->id = json_incref(origin->id);
 	u->kind = kind;
 	u->told_stop = false;
 	u->status_before = u->status;

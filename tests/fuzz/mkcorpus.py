@@ -47,6 +47,8 @@ JSON = [
     b'\x01{"execute":"x","arguments":{"a":[1,-2.5e3,true,null,"\\u00e9\\n\\\\"]}}\n[]',
     b"\x04{'a':'it\\'s \"q\"'}1 2 null\"s\"{]\x01{}",
     b'\x02' + b'[' * 64 + b']' * 64 + b'[' * 65,
+    b'\x03{"id":18446744073709551616,"execute":"x"}{"id":[-1.5e999, "\\u0000"],"a":}'
+    b"{'\\u0069d':'it\\'s'}",
 ]
 # See fuzz_device.c: register accesses, then what the host does.
 DEVICES = {

@@ -33,7 +33,7 @@ static void flush(void *opaque)
 	(void)opaque;
 }
 
-static void reply(void *opaque, uint32_t client, json_t *id, json_t *result,
+static void reply(void *opaque, uint32_t client, const char *id, json_t *result,
 		  const struct error *err)
 {
 	struct update_bench *t = opaque;

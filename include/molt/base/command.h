@@ -15,11 +15,12 @@
 
 /*
  * Where a command came from and where its answer goes. An asynchronous command copies this and
- * answers later, maybe from a successor: client and id are all it takes to find the way back.
+ * answers later, maybe from a successor: client and id are all it takes to find the way back. The id
+ * has up to 64 KiB.
  */
 struct command_origin {
 	uint32_t client; /* number of the connection */
-	json_t *id;      /* the request's "id", or NULL; borrowed */
+	const char *id;  /* JSON text of the request's "id", or NULL; borrowed */
 };
 
 #define COMMAND_ASYNC 1 /* returned by run: the answer comes later */

@@ -61,9 +61,10 @@ void control_event(struct control *c, const char *name, json_t *data);
 /*
  * Answers a command that returned COMMAND_ASYNC; until then no further command is taken from that
  * client, also in a successor. result (reference taken over; NULL means {}) or,
- * with err, an error. A client that has gone since is no error. id is borrowed, may be NULL.
+ * with err, an error. A client that has gone since is no error. id, the request's as JSON text, is
+ * borrowed and may be NULL; what is no JSON is left out.
  */
-void control_reply(struct control *c, uint32_t client, json_t *id, json_t *result,
+void control_reply(struct control *c, uint32_t client, const char *id, json_t *result,
 		   const struct error *err);
 
 /*

@@ -52,7 +52,7 @@ struct update_ops {
 	/* Hands queued output of the control socket to the kernel. */
 	void (*flush)(void *opaque);
 	/* Answers the command that came from client with this id; see control_reply(). */
-	void (*reply)(void *opaque, uint32_t client, json_t *id, json_t *result,
+	void (*reply)(void *opaque, uint32_t client, const char *id, json_t *result,
 		      const struct error *err);
 	/* Takes a descriptor that the client has sent, by its name; see control_take_fd(). */
 	int (*take_fd)(void *opaque, uint32_t client, const char *name, struct error *err);
