@@ -257,6 +257,7 @@ static int open_services(struct vmm *v, struct incoming *in, struct error *err)
 	control_add_machine_commands(v->control, &v->machine);
 	control_add_commands(v->control, update_commands, update_commands_count, v->update);
 	control_add_commands(v->control, migrate_commands, migrate_commands_count, v->update);
+	control_add_events(v->control, update_events, update_events_count);
 	return 0;
 }
 

@@ -53,8 +53,10 @@ struct control_listener {
 	uint32_t numbers[CONTROL_MAX_CLIENTS]; /* connected clients; filled in by saving */
 };
 
+/* Of commands or of events. */
 struct control_table {
 	const struct command *commands;
+	const struct command_event *events;
 	size_t count;
 	void *opaque;
 };
@@ -124,12 +126,20 @@ json_t *control_event_message(const char *name, json_t *data);
 const struct command *control_find_command(const struct control *c, const char *name,
 					   void **opaque);
 
+/* schema.c: the answer to query-qmp-schema; NULL without memory. */
+json_t *control_schema(const struct control *c);
+
+/* check_args.c: -EINVAL with the reason where args are not as known says. */
+int control_check_args(const struct command_member *known, json_t *args, struct error *err);
+
 /*
  * qmp.c: carries out one message, a NULL msg being one that was no JSON for the reason in why. id is
  * the text of its id, or NULL.
  */
 void control_dispatch(struct control_client *cl, json_t *msg, const char *id,
 		      const struct error *why);
+
+/* server_commands.c */
 void control_add_server_commands(struct control *c);
 
 #endif

@@ -104,107 +104,13 @@ static int check_request(json_t *msg, struct request *req, struct error *err)
 	return 0;
 }
 
-static int check_args(json_t *args, const char *const *known, struct error *err)
-{
-	const char *key;
-	json_t *value;
-
-	json_object_foreach(args, key, value) {
-		const char *const *name = known;
-
-		while (name && *name && strcmp(*name, key) != 0)
-			name++;
-		if (!name || !*name)
-			return err_set(err, EINVAL, "Parameter '%s' is unexpected", key);
-	}
-	return 0;
-}
-
-/* ---- the server's own commands ---- */
-
-static int check_capabilities(json_t *args, struct error *err)
-{
-	json_t *enable = json_object_get(args, "enable"), *value;
-	size_t i;
-
-	if (enable && !json_is_array(enable))
-		return err_set(err, EINVAL,
-			       "Invalid parameter type for 'enable', expected: array");
-	json_array_foreach(enable, i, value) {
-		const char *name = json_string_value(value);
-
-		if (!name)
-			return err_set(err, EINVAL,
-				       "Invalid parameter type for 'enable[%zu]', expected: string",
-				       i);
-		return err_set(err, EINVAL, "Capability %s not available", name);
-	}
-	return 0;
-}
-
-static int run_capabilities(void *opaque, const struct command_origin *origin, json_t *args,
-			    json_t **result, struct error *err)
-{
-	struct control *c = opaque;
-	int r = check_capabilities(args, err);
-
-	(void)result;
-	for (unsigned int i = 0; r == 0 && i < c->nclients; i++)
-		if (c->clients[i]->number == origin->client)
-			c->clients[i]->negotiated = true;
-	return r;
-}
-
-static int run_query_version(void *opaque, const struct command_origin *origin, json_t *args,
-			     json_t **result, struct error *err)
-{
-	(void)opaque;
-	(void)origin;
-	(void)args;
-	(void)err;
-	*result = control_version();
-	return 0;
-}
-
-static int run_query_commands(void *opaque, const struct command_origin *origin, json_t *args,
-			      json_t **result, struct error *err)
-{
-	const struct control *c = opaque;
-
-	(void)origin;
-	(void)args;
-	(void)err;
-	*result = json_array();
-	for (unsigned int t = 0; t < c->ntables; t++)
-		for (size_t i = 0; i < c->tables[t].count; i++)
-			json_array_append_new(*result, json_pack("{s:s}", "name",
-						       c->tables[t].commands[i].name));
-	return 0;
-}
-
-static const char *const capabilities_args[] = { "enable", NULL };
-
-static const struct command server_commands[] = {
-	{ .name = "qmp_capabilities", .help = "leave capabilities negotiation mode",
-	  .args = capabilities_args, .run = run_capabilities },
-	{ .name = "query-version", .help = "the QMP level and molt's version",
-	  .run = run_query_version },
-	{ .name = "query-commands", .help = "the names of all commands",
-	  .run = run_query_commands },
-};
-
-void control_add_server_commands(struct control *c)
-{
-	control_add_commands(c, server_commands, ARRAY_SIZE(server_commands), c);
-}
-
 /* ---- dispatch ---- */
 
 /* NULL where the request may be run now, else the error's class. */
 static const char *check_mode(const struct control_client *cl, const struct command *cmd,
 			      const char *name, struct error *err)
 {
-	bool negotiates = cmd && cmd->run == run_capabilities;
+	bool negotiates = cmd && strcmp(cmd->name, "qmp_capabilities") == 0;
 
 	if (!cl->negotiated && !negotiates)
 		err_set(err, ENOENT,
@@ -226,7 +132,7 @@ static void run_command(struct control_client *cl, const struct command *cmd, vo
 	json_t *args = req->args ? json_incref(req->args) : json_object();
 	struct error err = ERROR_INIT;
 	json_t *result = NULL;
-	int r = check_args(args, cmd->args, &err);
+	int r = control_check_args(cmd->args, args, &err);
 
 	/* Set before: the answer of an asynchronous command may come from within run(). */
 	cl->busy = true;

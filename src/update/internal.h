@@ -165,6 +165,12 @@ char **handover_environ(char *variable, struct error *err);
 
 extern const struct vmstate update_vmstate;
 
+/* schema.c: types for the command tables. */
+extern const struct command_member update_args[], migrate_args[];
+extern const struct command_member migrate_parameter_args[], migrate_capability_args[];
+extern const struct command_type update_result_type, update_info_type, migrate_info_type;
+extern const struct command_type migrate_parameters_type, migrate_capabilities_type;
+
 /* way_back.c: copies of all descriptors, which outlive whatever a failing build closes. */
 int way_back_keep(struct incoming *in, struct error *err);
 void way_back_forget(struct incoming *in);

@@ -283,10 +283,6 @@ static int run_query_update(void *opaque, const struct command_origin *origin, j
 	return 0;
 }
 
-static const char *const update_args[] = {
-	"state-file", "state-fd", "command", "command-fd", "timeout", "no-check", "check-only", NULL
-};
-
 void update_takeover_kinds(struct takeover_kinds *kinds)
 {
 	static const char *const fds[] = { "state", "predecessor", "guard-page", "guard-wake", NULL };
@@ -297,8 +293,9 @@ void update_takeover_kinds(struct takeover_kinds *kinds)
 
 const struct command update_commands[] = {
 	{ .name = "update", .help = "replace the running molt, the guest runs on",
-	  .args = update_args, .run = run_update },
-	{ .name = "query-update", .help = "how the last update went", .run = run_query_update },
+	  .args = update_args, .returns = &update_result_type, .run = run_update },
+	{ .name = "query-update", .help = "how the last update went",
+	  .returns = &update_info_type, .run = run_query_update },
 };
 const size_t update_commands_count = ARRAY_SIZE(update_commands);
 

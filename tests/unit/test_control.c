@@ -177,6 +177,7 @@ static void test_server_commands(void **state)
 	bench_say(fd, "{\"execute\":\"query-commands\"}");
 	bench_expect(b, fd, "{\"return\": [{\"name\": \"qmp_capabilities\"}, "
 			    "{\"name\": \"query-version\"}, {\"name\": \"query-commands\"}, "
+			    "{\"name\": \"query-qmp-schema\"}, "
 		     "{\"name\": \"getfd\"}, {\"name\": \"closefd\"}, "
 			    "{\"name\": \"echo\"}, {\"name\": \"fail\"}, {\"name\": \"later\"}, "
 			    "{\"name\": \"from-within\"}]}");

@@ -394,8 +394,8 @@ static void test_requests_that_make_no_sense(void **state)
 	update_bench_refused(&t, "{\"state-file\":\"here\"}", EINVAL, "must be absolute");
 	update_bench_refused(&t, "{\"state-file\":3}", EINVAL, "'state-file'");
 	update_bench_refused(&t, "{\"command\":[]}", EINVAL, "list");
-	update_bench_refused(&t, "{\"command\":\"molt\"}", EINVAL, "list");
-	update_bench_refused(&t, "{\"command\":[1]}", EINVAL, "strings");
+	update_bench_refused(&t, "{\"command\":\"molt\"}", EINVAL, "expected: array");
+	update_bench_refused(&t, "{\"command\":[1]}", EINVAL, "'command[0]'");
 	update_bench_refused(&t, "{\"command\":[\"\"]}", EINVAL, "strings");
 	update_bench_refused(&t, "{\"timeout\":0}", EINVAL, "'timeout'");
 	update_bench_refused(&t, "{\"timeout\":600001}", EINVAL, "'timeout'");

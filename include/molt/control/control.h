@@ -45,10 +45,14 @@ void control_destroy(struct control *c);
 
 /*
  * Adds a room's commands; the table must outlive the control server. opaque goes to run(), which
- * must not turn the event loop. At most 16 tables, of which the server itself has two.
+ * must not turn the event loop. At most 16 tables of commands and events together, of which the server
+ * itself has two.
  */
 void control_add_commands(struct control *c, const struct command *commands, size_t count,
 			  void *opaque);
+
+/* The same for the events that a room sends: for query-qmp-schema. */
+void control_add_events(struct control *c, const struct command_event *events, size_t count);
 
 /* Begins to serve: nothing is read from any client before. */
 void control_start(struct control *c);

@@ -136,6 +136,10 @@ void update_destroy(struct update *u);
  */
 int update_commit(struct update *u, struct incoming *in, struct error *err);
 
+/* For control_add_events(). */
+extern const struct command_event update_events[];
+extern const size_t update_events_count;
+
 /* Commands for control_add_commands(), opaque: struct update. */
 extern const struct command update_commands[];
 extern const size_t update_commands_count;
