@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Says each time that it is told of a pause: KVM then sets PVCLOCK_GUEST_STOPPED in the flags of the
- * CPU's kvmclock (Linux, Documentation/virt/kvm/x86/msr.rst, MSR_KVM_SYSTEM_TIME_NEW), where watchdogs
- * look, and the guest takes the mark away. One CPU, no options; it runs until it is stopped.
+ * Says each time that it is told of a pause: KVM then sets PVCLOCK_GUEST_STOPPED in the flags of
+ * the CPU's kvmclock (Linux, Documentation/virt/kvm/x86/msr.rst, MSR_KVM_SYSTEM_TIME_NEW), where
+ * watchdogs look, and the guest takes the mark away. One CPU, no options; it runs until it is
+ * stopped.
  */
 #include "lib/guest.h"
 

@@ -3,16 +3,16 @@
  * Theory of operation
  *
  * A note is a header of three words, a name and contents. How both are padded is where the writers
- * part. Linux, Xen and every tool for segments aligned to 4 round the lengths of name and contents up
- * to 4. For segments aligned to 8 the gABI, binutils and glibc (ELF_NOTE_DESC_OFFSET) round the *sum*
- * of header and name up to 8, and then the end of the contents. But linkers also put sections of both
- * kinds into one segment, whose alignment is then 8: .note.gnu.property (8) beside Xen's notes (4).
- * In all of these the contents of a note named "Xen" are where the header is plus 16; it is the way
- * there that differs.
+ * part. Linux, Xen and every tool for segments aligned to 4 round the lengths of name and contents
+ * up to 4. For segments aligned to 8 the gABI, binutils and glibc (ELF_NOTE_DESC_OFFSET) round the
+ * *sum* of header and name up to 8, and then the end of the contents. But linkers also put sections
+ * of both kinds into one segment, whose alignment is then 8: .note.gnu.property (8) beside Xen's
+ * notes (4). In all of these the contents of a note named "Xen" are where the header is plus 16; it
+ * is the way there that differs.
  *
- * So a segment is walked by the rule of 4 and, if it is aligned to 8, by that of 8. Where that finds
- * nothing but the walk may have gone astray (damage, or both kinds mixed), each word of the segment is
- * tried as the beginning of the note.
+ * So a segment is walked by the rule of 4 and, if it is aligned to 8, by that of 8. Where that
+ * finds nothing but the walk may have gone astray (damage, or both kinds mixed), each word of the
+ * segment is tried as the beginning of the note.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -90,7 +90,8 @@ static int walk(const struct notes *n, uint64_t align, uint64_t *entry, struct e
 			ret = err_set(err, ENOEXEC, "%s: damaged ELF file: the PVH entry note has "
 				      "%u bytes instead of 4 or 8", n->img->name, nh.n_descsz);
 		}
-		pos = desc + align_up(nh.n_descsz, align); /* the last one's padding may be missing */
+		/* The last one's padding may be missing. */
+		pos = desc + align_up(nh.n_descsz, align);
 	}
 	return ret;
 }
@@ -98,8 +99,10 @@ static int walk(const struct notes *n, uint64_t align, uint64_t *entry, struct e
 /* The same by looking everywhere. */
 static bool sift(const struct notes *n, uint64_t *entry)
 {
-	for (uint64_t pos = 0; pos < n->len && n->len - pos >= sizeof(Elf64_Nhdr); pos += NOTE_WORD) {
-		uint64_t desc = pos + sizeof(Elf64_Nhdr) + sizeof(XEN_NOTE_NAME);
+	const uint64_t before = sizeof(Elf64_Nhdr) + sizeof(XEN_NOTE_NAME);
+
+	for (uint64_t pos = 0; pos + before <= n->len; pos += NOTE_WORD) {
+		uint64_t desc = pos + before;
 		Elf64_Nhdr nh;
 
 		memcpy(&nh, n->buf + pos, sizeof(nh));
@@ -165,9 +168,9 @@ int elf_notes_find_entry(const struct boot_image *img, const Elf64_Phdr *phdrs,
 			damage = why;
 	}
 	if (damage.code)
-		return err_set(err, ENOEXEC, "%s; no PVH entry note (Xen, type %d) was found elsewhere",
-			       damage.text, XEN_ELFNOTE_PHYS32_ENTRY);
-	return err_set(err, ENOEXEC, "%s: is an ELF file without a PVH entry note (Xen, type %d): build "
-		       "Linux with CONFIG_PVH, or use its bzImage", img->name,
+		return err_set(err, ENOEXEC, "%s; no PVH entry note (Xen, type %d) was found "
+			       "elsewhere", damage.text, XEN_ELFNOTE_PHYS32_ENTRY);
+	return err_set(err, ENOEXEC, "%s: is an ELF file without a PVH entry note (Xen, type %d): "
+		       "build Linux with CONFIG_PVH, or use its bzImage", img->name,
 		       XEN_ELFNOTE_PHYS32_ENTRY);
 }

@@ -5,8 +5,8 @@
  *
  * Theory of operation
  *
- * A kernel says that it can be entered this way by an ELF note, name "Xen", type 18, whose
- * contents are the physical address of a 32-bit entry (elf_notes.c). Linux's vmlinux (CONFIG_PVH), FreeBSD,
+ * A kernel says that it can be entered this way by an ELF note, name "Xen", type 18, whose contents
+ * are the physical address of a 32-bit entry (elf_notes.c). Linux's vmlinux (CONFIG_PVH), FreeBSD,
  * unikernels and molt's own guests have it. The PT_LOAD segments go to their physical addresses;
  * what the kernel must know (address map, modules, command line, RSDP) is in hvm_start_info.
  *

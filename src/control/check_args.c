@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Whether the arguments of a command are what its table says: so the schema that clients ask for tells
- * what is accepted. The sentences are QEMU's (qapi/qobject-input-visitor.c).
+ * Whether the arguments of a command are what its table says: so the schema that clients ask for
+ * tells what is accepted. The sentences are QEMU's (qapi/qobject-input-visitor.c).
  */
 #include <errno.h>
 #include <stdio.h>
@@ -16,7 +16,8 @@ static int check_value(const struct command_type *type, json_t *value, const cha
 
 static int wrong_type(const char *path, const char *expected, struct error *err)
 {
-	return err_set(err, EINVAL, "Invalid parameter type for '%s', expected: %s", path, expected);
+	return err_set(err, EINVAL, "Invalid parameter type for '%s', expected: %s", path,
+		       expected);
 }
 
 static int check_builtin(const char *json, json_t *value, const char *path, struct error *err)

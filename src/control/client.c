@@ -111,7 +111,7 @@ static void queue_message(struct control_client *cl, size_t len)
 		control_client_flush(cl);
 }
 
-/* Puts the request's id into an answer that stands in the free part; the length that it has then. */
+/* Puts the request's id into an answer that stands in the free part; its length then. */
 static size_t with_id(const char *id, char *text, size_t len, size_t room)
 {
 	size_t id_len = id ? strlen(id) : 0, total = len + strlen(ID_MEMBER) + id_len;

@@ -133,8 +133,8 @@ json_t *control_schema(const struct control *c);
 int control_check_args(const struct command_member *known, json_t *args, struct error *err);
 
 /*
- * qmp.c: carries out one message, a NULL msg being one that was no JSON for the reason in why. id is
- * the text of its id, or NULL.
+ * qmp.c: carries out one message, a NULL msg being one that was no JSON for the reason in why. id
+ * is the text of its id, or NULL.
  */
 void control_dispatch(struct control_client *cl, json_t *msg, const char *id,
 		      const struct error *why);

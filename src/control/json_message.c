@@ -2,8 +2,8 @@
 /*
  * Theory of operation
  *
- * A client may choose any JSON value as the id of a request and compares what comes back with it. So
- * its text is kept and given back: jansson has no integers beyond 63 bits and no reals beyond a
+ * A client may choose any JSON value as the id of a request and compares what comes back with it.
+ * So its text is kept and given back: jansson has no integers beyond 63 bits and no reals beyond a
  * double's, and would write others than it read. The text of a message is searched for the member
  * "id" of the outermost object, by brackets, quotes, colons and commas alone; what is found counts
  * only if it is JSON by itself, so that nothing a client sends can break an answer open.
@@ -86,7 +86,7 @@ static size_t number_length(const char *text, size_t len)
 	return digits ? at + 1 + sign + digits : at;
 }
 
-/* Writes 0 for each number, whose size jansson need not know; what is wrong with one stays wrong. */
+/* Writes 0 for each number: jansson need not know its size. What is wrong with one stays wrong. */
 static void hide_numbers(char *text, size_t len)
 {
 	struct json_framer f = { 0 };
@@ -148,7 +148,7 @@ static bool is_id(struct span name)
 	return is;
 }
 
-/* Takes a byte outside strings; the depth is then what it is behind an opening and a closing bracket. */
+/* Takes a byte outside strings; the depth is then what it is behind the byte. */
 static bool ends_member(struct json_framer *f, char ch)
 {
 	if (ch == '{' || ch == '[')

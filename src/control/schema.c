@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What query-qmp-schema tells: commands, events and all types that they lead to, from the tables by
- * which arguments are checked. Its form is QEMU's (qapi/introspect.json, SchemaInfo); where an object
- * has no name of its own it is called after the command or event.
+ * which arguments are checked. Its form is QEMU's (qapi/introspect.json, SchemaInfo); where an
+ * object has no name of its own it is called after the command or event.
  */
 #include <stdio.h>
 #include <string.h>

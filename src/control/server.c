@@ -4,9 +4,9 @@
  *
  * The control server is a listening Unix socket and up to 32 connections on the main thread's event
  * loop. server.c owns the listener, client.c moves one connection's bytes, json_framing.c cuts them
- * into messages, json_message.c parses these, qmp.c carries one out by the command tables in registry.c,
- * message.c puts the answer, saving.c hands all of it to a successor. client.c knows qmp.c by a pointer
- * to its function alone.
+ * into messages, json_message.c parses these, qmp.c carries one out by the command tables in
+ * registry.c, message.c puts the answer, saving.c hands all of it to a successor. client.c knows
+ * qmp.c by a pointer to its function alone.
  *
  * What survives an update is what a client could notice: the connection, its number (by which the
  * answer to `update` finds its way back), whether it negotiated, whether it waits for an answer,

@@ -155,8 +155,8 @@ static int take_id(struct update *u, const char *id, enum update_kind kind, stru
 	if (!id || kind != UPDATE_KIND_UPDATE)
 		return 0;
 	if (strlen(id) >= UPDATE_ID_MAX)
-		return err_set(err, E2BIG, "an 'id' of %zu bytes is too long for update: it can have up "
-			       "to %d", strlen(id), UPDATE_ID_MAX - 1);
+		return err_set(err, E2BIG, "an 'id' of %zu bytes is too long for update: it can "
+			       "have up to %d", strlen(id), UPDATE_ID_MAX - 1);
 	u->id = strdup(id);
 	return u->id ? 0 : err_set(err, ENOMEM, "no memory for the command's id");
 }

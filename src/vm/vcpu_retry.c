@@ -3,16 +3,16 @@
  * KVM_RUN that answers EAGAIN. Theory of operation.
  *
  * EAGAIN asks to be called again, and mostly the next call does something: a CPU of the guest that
- * waited for its INIT or SIPI has got it. But a VM's first KVM_RUN makes a kernel thread in our name
- * (NX huge page recovery), and where RLIMIT_NPROC or the control group leaves no room for one, the
- * answer is EAGAIN each time, at once. That may pass, so it is tried again for a while, without
+ * waited for its INIT or SIPI has got it. But a VM's first KVM_RUN makes a kernel thread in our
+ * name (NX huge page recovery), and where RLIMIT_NPROC or the control group leaves no room for one,
+ * the answer is EAGAIN each time, at once. That may pass, so it is tried again for a while, without
  * keeping a CPU busy; the log says what is missing, and in the end the vCPU has failed.
  *
  * A CPU that was not started yet may get EAGAIN for as long as its guest likes: KVM does not block
  * where an NMI waits for it, which only comes after the start.
  *
- * Waiting is done on the park's condition, not by nanosleep(): it takes no other system call than the
- * park itself. Main does not signal it when it wants the vCPU to park, so the waits are short.
+ * Waiting is done on the park's condition, not by nanosleep(): it takes no other system call than
+ * the park itself. Main does not signal it when it wants the vCPU to park, so the waits are short.
  *
  * #syscalls vcpu: ioctl(KVM_GET_MP_STATE) futex
  */

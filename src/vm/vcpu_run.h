@@ -25,8 +25,8 @@ int vcpu_start(struct vcpu *v, struct error *err);
 void vcpu_stop(struct vcpu *v);
 
 /*
- * KVM_RUN answered EAGAIN: true where it is to be called again, after a little wait if need be; false
- * where it has answered nothing else for machine->retry_ns. On the vCPU's thread.
+ * KVM_RUN answered EAGAIN: true where it is to be called again, after a little wait if need be;
+ * false where it has answered nothing else for machine->retry_ns. On the vCPU's thread.
  */
 bool vcpu_retry(struct vcpu *v);
 

@@ -165,8 +165,8 @@ def test_arguments_are_what_is_taken():
 
 def test_what_other_programs_ask_first():
     """
-    The beginning of a session of libvirt's probing and of Ganeti, as far as molt has the commands; what
-    it does not have is answered as they expect.
+    The beginning of a session of libvirt's probing and of Ganeti, as far as molt has the commands;
+    what it does not have is answered as they expect.
     """
     with ticker() as vm:
         assert vm.qmp.command("query-target") == {"arch": "x86_64"}

@@ -47,7 +47,8 @@ static void test_what_is_right(void **state)
 {
 	static const char *const right[] = {
 		"{\"name\":\"\"}", "{\"name\":\"a\",\"on\":false,\"lamps\":[]}",
-		"{\"name\":\"a\",\"lamps\":[{\"colour\":\"red\",\"watts\":-1},{\"colour\":\"green\"}]}",
+		"{\"name\":\"a\",\"lamps\":[{\"colour\":\"red\",\"watts\":-1},"
+		"{\"colour\":\"green\"}]}",
 		"{\"name\":\"a\",\"other\":null}", "{\"name\":\"a\",\"other\":[{\"x\":1.5}]}",
 	};
 	struct error err;
@@ -64,10 +65,12 @@ static void test_what_is_wrong(void **state)
 	static const char *const wrong[][2] = {
 		{ "{}", "Parameter 'name' is missing" },
 		{ "{\"name\":null}", "Invalid parameter type for 'name', expected: string" },
-		{ "{\"name\":\"\",\"on\":0}", "Invalid parameter type for 'on', expected: boolean" },
+		{ "{\"name\":\"\",\"on\":0}",
+		  "Invalid parameter type for 'on', expected: boolean" },
 		{ "{\"name\":\"\",\"off\":true}", "Parameter 'off' is unexpected" },
 		{ "{\"name\":\"\",\"\":1}", "Parameter '' is unexpected" },
-		{ "{\"name\":\"\",\"lamps\":{}}", "Invalid parameter type for 'lamps', expected: array" },
+		{ "{\"name\":\"\",\"lamps\":{}}",
+		  "Invalid parameter type for 'lamps', expected: array" },
 		{ "{\"name\":\"\",\"lamps\":[{\"colour\":\"red\"},7]}",
 		  "Invalid parameter type for 'lamps[1]', expected: object" },
 		{ "{\"name\":\"\",\"lamps\":[{}]}", "Parameter 'lamps[0].colour' is missing" },

@@ -96,16 +96,18 @@ static void test_any_value_is_an_id(void **state)
 	char text[512], expected[512];
 
 	for (size_t i = 0; i < ARRAY_SIZE(ids); i++) {
-		snprintf(text, sizeof(text), "{\"execute\":\"echo\",\"arguments\":{\"value\":1},\"id\":%s}"
-			 "{\"id\":%s,\"execute\":\"fail\"}{\"id\":%s,\"execute\":\"nope\"}", ids[i],
-			 ids[i], ids[i]);
+		snprintf(text, sizeof(text), "{\"execute\":\"echo\","
+			 "\"arguments\":{\"value\":1},\"id\":%s}"
+			 "{\"id\":%s,\"execute\":\"fail\"}"
+			 "{\"id\":%s,\"execute\":\"nope\"}", ids[i], ids[i], ids[i]);
 		bench_say(fd, text);
 		snprintf(expected, sizeof(expected), "{\"return\": 1, \"id\": %s}", ids[i]);
 		bench_expect(b, fd, expected);
 		snprintf(expected, sizeof(expected), "{\"error\": {\"class\": \"GenericError\", "
 			 "\"desc\": \"no such thing: 'caf?'\"}, \"id\": %s}", ids[i]);
 		bench_expect(b, fd, expected);
-		snprintf(expected, sizeof(expected), "{\"error\": {\"class\": \"CommandNotFound\", \"desc\": "
+		snprintf(expected, sizeof(expected), "{\"error\": {\"class\": "
+			 "\"CommandNotFound\", \"desc\": "
 			 "\"The command nope has not been found\"}, \"id\": %s}", ids[i]);
 		bench_expect(b, fd, expected);
 	}

@@ -61,8 +61,10 @@ static void test_an_id_that_does_not_fit_is_refused_at_once(void **state)
 	memset(id, '1', UPDATE_ID_MAX);
 	id[UPDATE_ID_MAX] = '\0';
 	origin.id = id;
-	assert_int_equal(update_request(t.u, &origin, UPDATE_KIND_UPDATE, NULL, NULL, &err), -E2BIG);
-	assert_non_null(strstr(err.text, "of 1024 bytes is too long for update: it can have up to 1023"));
+	assert_int_equal(update_request(t.u, &origin, UPDATE_KIND_UPDATE, NULL, NULL, &err),
+			 -E2BIG);
+	assert_non_null(strstr(err.text, "of 1024 bytes is too long for update: it can have up to "
+			       "1023"));
 	assert_int_equal(t.u->status, UPDATE_STATUS_NONE);
 	assert_null(t.u->id);
 	/* `migrate` is answered at once: its id need not travel. */

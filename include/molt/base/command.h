@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Commands and events of the control socket, registered from the room they belong to. A room lists them
- * in const tables; the control server collects the tables.
+ * Commands and events of the control socket, registered from the room they belong to. A room lists
+ * them in const tables; the control server collects the tables.
  */
 #ifndef MOLT_BASE_COMMAND_H
 #define MOLT_BASE_COMMAND_H
@@ -15,8 +15,8 @@
 
 /*
  * Where a command came from and where its answer goes. An asynchronous command copies this and
- * answers later, maybe from a successor: client and id are all it takes to find the way back. The id
- * has up to 64 KiB.
+ * answers later, maybe from a successor: client and id are all it takes to find the way back. The
+ * id has up to 64 KiB.
  */
 struct command_origin {
 	uint32_t client; /* number of the connection */
@@ -24,12 +24,12 @@ struct command_origin {
 };
 
 /*
- * A type of JSON values, as it is checked in arguments and told by query-qmp-schema. Exactly one of the
- * pointers beside the name is set. Names are unique and mean nothing to clients.
+ * A type of JSON values, as it is checked in arguments and told by query-qmp-schema. Exactly one of
+ * the pointers beside the name is set. Names are unique and mean nothing to clients.
  */
 struct command_type {
 	const char *name;
-	const char *json;                     /* built in: "string", "int", "boolean", "value" (any) */
+	const char *json;                     /* built in: "string", "int", "boolean", "value" */
 	const char *const *values;            /* an enumeration of strings, NULL-terminated */
 	const struct command_member *members; /* an object; the last one's name is NULL */
 	const struct command_type *elements;  /* an array of these */
@@ -52,8 +52,9 @@ struct command {
 	const struct command_member *args; /* ends with a NULL name; NULL: it takes none */
 	const struct command_type *returns; /* NULL: an empty object */
 	/*
-	 * args is an object (never NULL) of nothing but known members of the right types. Returns 0 with *result (a new reference; NULL means {}),
-	 * COMMAND_ASYNC, or -errno with the sentence.
+	 * args is an object (never NULL) of nothing but known members of the right types. Returns 0
+	 * with *result (a new reference; NULL means {}), COMMAND_ASYNC, or -errno with the
+	 * sentence.
 	 */
 	int (*run)(void *opaque, const struct command_origin *origin, json_t *args,
 		   json_t **result, struct error *err);

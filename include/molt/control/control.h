@@ -45,8 +45,8 @@ void control_destroy(struct control *c);
 
 /*
  * Adds a room's commands; the table must outlive the control server. opaque goes to run(), which
- * must not turn the event loop. At most 16 tables of commands and events together, of which the server
- * itself has two.
+ * must not turn the event loop. At most 16 tables of commands and events together, of which the
+ * server itself has two.
  */
 void control_add_commands(struct control *c, const struct command *commands, size_t count,
 			  void *opaque);

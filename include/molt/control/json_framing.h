@@ -36,8 +36,8 @@ enum json_frame {
  * Looks on in buf, of which the first len bytes are there, from where the last call stopped. With
  * JSON_FRAME_MESSAGE the message is buf[*start..*end). With an error, *end is the byte after the
  * offending one, and buf[*start..*end) the beginning of a message, which the framer has forgotten.
- * With JSON_FRAME_MORE, *start says how many bytes in front are mere white space. The caller may then
- * remove bytes from the front, up to *end (or *start), and must say so by json_framer_drop().
+ * With JSON_FRAME_MORE, *start says how many bytes in front are mere white space. The caller may
+ * then remove bytes from the front, up to *end (or *start), and must say so by json_framer_drop().
  */
 enum json_frame json_framer_scan(struct json_framer *f, const char *buf, size_t len, size_t *start,
 				 size_t *end);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* One JSON message of the control socket, as json_framer_scan() cuts it out: its parsing and its id. */
+/* One JSON message, as json_framer_scan() cuts it out: its parsing and its id. */
 #ifndef MOLT_CONTROL_JSON_MESSAGE_H
 #define MOLT_CONTROL_JSON_MESSAGE_H
 
@@ -15,14 +15,15 @@
  * escape \'. NULL with the sentence ("JSON parse error, ...") if it is not JSON, -EINVAL in
  * err->code's sense. The caller owns the reference.
  *
- * The "id" of an object is any JSON value, some of which jansson cannot hold: in the result it is 0.
+ * The "id" of an object is any JSON value, some of which jansson cannot hold: in the result it is
+ * 0.
  */
 json_t *json_message_parse(const char *text, size_t len, struct error *err);
 
 /*
- * The text of the "id" of the object that text is, or begins: valid JSON, byte for byte as it was sent
- * but for single quotes (double now) and line breaks (spaces now). For the caller to free(); NULL
- * where there is none, it is not JSON, or there is no memory. text need not be JSON otherwise.
+ * The text of the "id" of the object that text is, or begins: valid JSON, byte for byte as it was
+ * sent but for single quotes (double now) and line breaks (spaces now). For the caller to free();
+ * NULL where there is none, it is not JSON, or there is no memory. text need not be JSON otherwise.
  */
 char *json_message_id(const char *text, size_t len);
 

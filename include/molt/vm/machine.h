@@ -168,15 +168,15 @@ int machine_create(struct machine *m, const struct machine_config *cfg, struct e
 void machine_destroy(struct machine *m);
 
 /*
- * Starts the vCPU threads' running (run state RUNNING) or stops it (PAUSED), with the event. A guest
- * that was paused is told of it before it runs.
+ * Starts the vCPU threads' running (run state RUNNING) or stops it (PAUSED), with the event. A
+ * guest that was paused is told of it before it runs.
  */
 int machine_resume(struct machine *m, struct error *err);
 int machine_pause(struct machine *m, struct error *err);
 
 /*
- * Tells the guest's watchdogs that it did not run for a while, on each vCPU at its next KVM_RUN. vCPUs
- * parked. A guest that does not use kvmclock cannot be told.
+ * Tells the guest's watchdogs that it did not run for a while, on each vCPU at its next KVM_RUN.
+ * vCPUs parked. A guest that does not use kvmclock cannot be told.
  */
 void machine_tell_paused(struct machine *m);
 
