@@ -73,10 +73,11 @@ static size_t number_length(const char *text, size_t len)
 {
 	size_t at = len && text[0] == '-', digits, sign;
 
-	digits = count_digits(text + at, len - at);
+	/* Nothing is counted that is not taken: many zeroes would be counted again and again. */
+	digits = at < len && text[at] == '0' ? 1 : count_digits(text + at, len - at);
 	if (!digits)
 		return 0;
-	at += text[at] == '0' ? 1 : digits;
+	at += digits;
 	digits = at < len && text[at] == '.' ? count_digits(text + at + 1, len - at - 1) : 0;
 	at += digits ? digits + 1 : 0;
 	if (at == len || (text[at] != 'e' && text[at] != 'E'))
