@@ -83,23 +83,26 @@ def sources(root):
     return {p: p.read_text() for p in (root / "src").rglob("*.c")}
 
 
+def members(table):
+    """The names in a table of arguments, which may be in another file than the command."""
+    return re.findall(r'\.name = "([^"]+)"', table)
+
+
 def command_entries(text):
-    """{command: [argument]} of the command tables in one source file."""
+    """{command: [argument]} of the command tables in the sources."""
+    args = {name: members(table) for name, table in re.findall(
+        r"const struct command_member (\w+)\[\] = \{(.*?)\n\};", text, re.S)}
     entries = {}
     for table in re.findall(r"const struct command \w+\[\] = \{(.*?)\n\};", text, re.S):
         for entry in re.split(r"(?=\.name = )", table)[1:]:
             name = re.match(r'\.name = "([^"]+)"', entry)[1]
-            args = re.search(r"\.args = (\w+)", entry)
-            if args:
-                args = re.search(r"\b" + args[1] + r"\[\] = \{(.*?)\}", text, re.S)[1]
-            entries[name] = re.findall(r'"([^"]+)"', args or "")
+            takes = re.search(r"\.args = (\w+)", entry)
+            entries[name] = args[takes[1]] if takes else []
     return entries
 
 
 def check_commands(root):
-    registered = {}
-    for text in sources(root).values():
-        registered |= command_entries(text)
+    registered = command_entries("\n".join(sources(root).values()))
     doc = (root / "docs/control.md").read_text()
     section = doc.partition("\n## Commands\n")[2].partition("\n## ")[0]
     documented = set(re.findall(r"^### (\S+)$", section, re.M))
@@ -117,9 +120,11 @@ def check_commands(root):
 
 
 def check_events(root):
-    sent = set()
+    sent, listed = set(), set()
     for text in sources(root).values():
         sent |= set(re.findall(r'(?:control_event|ops\.event)\([^;"]*?"([A-Z_]+)"', text))
+        for table in re.findall(r"const struct command_event \w+\[\] = \{(.*?)\n\};", text, re.S):
+            listed |= set(members(table))
     doc = (root / "docs/control.md").read_text()
     section = doc.partition("\n## Events\n")[2].partition("\n## ")[0]
     documented = set(re.findall(r"^\| `([A-Z_]+)`", section, re.M))
@@ -129,6 +134,8 @@ def check_events(root):
         complain(f"control.md: event {name} is missing")
     for name in sorted(documented - sent):
         complain(f"control.md: there is no event {name}")
+    for name in sorted(sent ^ listed):
+        complain(f"event {name} is not both sent and in a table for query-qmp-schema")
 
 
 def check_examples(root):

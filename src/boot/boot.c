@@ -5,21 +5,6 @@
  * boot_load() opens the images, recognises the kernel by its magic and hands it to the loader of
  * its format; the loader places kernel, initramfs, command line and the structure that tells the
  * kernel about them. The ACPI tables are the same for both. Nothing is remembered between loads.
- *
- * The address map that the guest is told (boot_memory_map) is fixed but for the size of RAM:
- *
- *	0		RAM, the boot data in it
- *	0x9fc00		reserved: what a PC has for EBDA, VGA and BIOS; from 0xe0000 the ACPI tables
- *	0x100000	RAM, up to 3 GiB
- *	0xc0000000	PCI windows, not listed; the host bridge in the DSDT describes them
- *	0xe0000000	reserved: ECAM. Linux does not use an ECAM that nobody reserved.
- *	0xfec00000	reserved: IOAPIC
- *	0xfee00000	reserved: local APICs
- *	0xfffbc000	reserved: KVM's identity-map page and real-mode TSS (Intel hosts need them)
- *	0x100000000	RAM above 3 GiB
- *
- * The tables' area is of type reserved, not "ACPI reclaimable", since the FACS is in it, which ACPI
- * wants out of what the OS may use as memory (ACPI 6.3, 5.2.10).
  */
 #include <elf.h>
 #include <errno.h>
@@ -30,9 +15,6 @@
 #include <molt/boot/acpi.h>
 #include <molt/boot/boot.h>
 #include <molt/boot/image.h>
-
-#define KVM_PAGES_GPA 0xfffbc000ull
-#define KVM_PAGES_SIZE 0x4000ull
 
 #define CR0_PE (1ull << 0)
 #define CR0_ET (1ull << 4)
@@ -51,30 +33,6 @@
 #define BZIMAGE_MAGIC_OFFSET 0x202
 #define BZIMAGE_MAGIC "HdrS"
 #define MAGIC_LEN 4
-
-unsigned int boot_memory_map(uint64_t ram, struct boot_range map[BOOT_MAP_MAX])
-{
-	uint64_t low = ram < MEMORY_LOW_MAX ? ram : MEMORY_LOW_MAX;
-	const struct boot_range all[] = {
-		{ 0, BOOT_LOW_RAM_END, BOOT_RANGE_RAM },
-		{ BOOT_LOW_RAM_END, ACPI_TABLES_END - BOOT_LOW_RAM_END, BOOT_RANGE_RESERVED },
-		{ BOOT_KERNEL_MIN_GPA, low - BOOT_KERNEL_MIN_GPA, BOOT_RANGE_RAM },
-		{ ACPI_ECAM_GPA, ACPI_ECAM_SIZE, BOOT_RANGE_RESERVED },
-		{ ACPI_IOAPIC_GPA, BOOT_PAGE_SIZE, BOOT_RANGE_RESERVED },
-		{ ACPI_LAPIC_GPA, BOOT_PAGE_SIZE, BOOT_RANGE_RESERVED },
-		{ KVM_PAGES_GPA, KVM_PAGES_SIZE, BOOT_RANGE_RESERVED },
-		{ MEMORY_HIGH_BASE, ram - low, BOOT_RANGE_RAM },
-	};
-	unsigned int n = 0;
-
-	_Static_assert(ARRAY_SIZE(all) == BOOT_MAP_MAX, "the map holds all ranges");
-	_Static_assert(ACPI_TABLES_END == BOOT_KERNEL_MIN_GPA, "no gap between tables and RAM");
-	for (size_t i = 0; i < ARRAY_SIZE(all); i++) {
-		if (all[i].size > 0)
-			map[n++] = all[i];
-	}
-	return n;
-}
 
 static int open_images(const struct boot_source *src, struct boot_job *job, struct error *err)
 {

@@ -24,6 +24,7 @@
 #include <molt/boot/acpi.h>
 #include <molt/boot/boot.h>
 #include <molt/boot/image.h>
+#include <molt/boot/memory_map.h>
 
 #define SECTOR 512u
 #define HEADER_START 0x1f1u

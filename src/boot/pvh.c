@@ -5,8 +5,8 @@
  *
  * Theory of operation
  *
- * A kernel says that it can be entered this way by an ELF note, name "Xen", type 18, whose
- * descriptor is the physical address of a 32-bit entry. Linux's vmlinux (CONFIG_PVH), FreeBSD,
+ * A kernel says that it can be entered this way by an ELF note, name "Xen", type 18, whose contents
+ * are the physical address of a 32-bit entry (elf_notes.c). Linux's vmlinux (CONFIG_PVH), FreeBSD,
  * unikernels and molt's own guests have it. The PT_LOAD segments go to their physical addresses;
  * what the kernel must know (address map, modules, command line, RSDP) is in hvm_start_info.
  *
@@ -19,17 +19,15 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stddef.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include <molt/base/fd.h>
 #include <molt/boot/acpi.h>
 #include <molt/boot/boot.h>
 #include <molt/boot/image.h>
+#include <molt/boot/memory_map.h>
 
-#define XEN_NOTE_NAME "Xen"
-#define XEN_ELFNOTE_PHYS32_ENTRY 18
-#define NOTE_MAX_BYTES (1u << 20)
+#include "elf_notes.h"
+
 #define MAX_PHDRS 128u /* keeps the search for overlaps short; kernels have fewer than ten */
 
 #define HVM_START_MAGIC 0x336ec578u
@@ -185,93 +183,12 @@ static int check_segments(struct elf_kernel *k, const struct boot_job *job, stru
 	return ret;
 }
 
-/* The note's address, which is 4 or 8 bytes wide. */
-static int take_entry(struct elf_kernel *k, const uint8_t *desc, uint32_t descsz,
-		      struct error *err)
-{
-	uint32_t entry32;
-
-	if (descsz == sizeof(k->entry)) {
-		memcpy(&k->entry, desc, sizeof(k->entry));
-		return 1;
-	}
-	if (descsz == sizeof(entry32)) {
-		memcpy(&entry32, desc, sizeof(entry32));
-		k->entry = entry32;
-		return 1;
-	}
-	return err_set(err, ENOEXEC, "%s: damaged ELF file: the PVH entry note has %u bytes "
-		       "instead of 4 or 8", k->img->name, descsz);
-}
-
-static uint64_t align_up(uint64_t n, uint64_t align)
-{
-	return (n + align - 1) & ~(align - 1);
-}
-
-/* 1 where the PVH note was found, 0 where it is not among these, or an error. */
-static int scan_notes(struct elf_kernel *k, const uint8_t *buf, uint64_t len, uint64_t align,
-		      struct error *err)
-{
-	uint64_t pos = 0;
-
-	while (len - pos >= sizeof(Elf64_Nhdr)) {
-		uint64_t name, desc, next;
-		Elf64_Nhdr nh;
-
-		memcpy(&nh, buf + pos, sizeof(nh));
-		name = pos + sizeof(nh);
-		desc = name + align_up(nh.n_namesz, align);
-		next = desc + align_up(nh.n_descsz, align);
-		if (desc > len || nh.n_descsz > len - desc)
-			return err_set(err, ENOEXEC, "%s: damaged ELF file: a note with a name of "
-				       "%u bytes and contents of %u goes beyond the %" PRIu64
-				       " bytes of its segment", k->img->name, nh.n_namesz,
-				       nh.n_descsz, len);
-		if (nh.n_type == XEN_ELFNOTE_PHYS32_ENTRY &&
-		    nh.n_namesz == sizeof(XEN_NOTE_NAME) &&
-		    memcmp(buf + name, XEN_NOTE_NAME, sizeof(XEN_NOTE_NAME)) == 0)
-			return take_entry(k, buf + desc, nh.n_descsz, err);
-		if (next > len) /* the last one's padding may be missing */
-			break;
-		pos = next;
-	}
-	return 0;
-}
-
-static int read_notes(struct elf_kernel *k, const Elf64_Phdr *ph, struct error *err)
-{
-	_cleanup_free_ uint8_t *buf = NULL;
-	int ret;
-
-	if (ph->p_filesz > NOTE_MAX_BYTES)
-		return err_set(err, ENOEXEC, "%s: has %" PRIu64 " bytes of ELF notes; up to %u are "
-			       "read", k->img->name, ph->p_filesz, NOTE_MAX_BYTES);
-	if (ph->p_filesz == 0)
-		return 0;
-	buf = malloc(ph->p_filesz);
-	if (!buf)
-		return err_sys(err, ENOMEM, "%s: cannot read its ELF notes", k->img->name);
-	ret = boot_image_read(k->img, ph->p_offset, buf, ph->p_filesz, "segment of ELF notes", err);
-	if (ret < 0)
-		return ret;
-	return scan_notes(k, buf, ph->p_filesz, ph->p_align == 8 ? 8 : 4, err);
-}
-
 static int find_entry(struct elf_kernel *k, struct error *err)
 {
-	int ret = 0;
+	int ret = elf_notes_find_entry(k->img, k->phdrs, k->nphdrs, &k->entry, err);
 
-	for (unsigned int i = 0; i < k->nphdrs && ret == 0; i++) {
-		if (k->phdrs[i].p_type == PT_NOTE)
-			ret = read_notes(k, &k->phdrs[i], err);
-	}
 	if (ret < 0)
 		return ret;
-	if (ret == 0)
-		return err_set(err, ENOEXEC, "%s: is an ELF file without a PVH entry note (Xen, "
-			       "type %d): build Linux with CONFIG_PVH, or use its bzImage",
-			       k->img->name, XEN_ELFNOTE_PHYS32_ENTRY);
 	for (unsigned int i = 0; i < k->nphdrs; i++) {
 		const Elf64_Phdr *ph = &k->phdrs[i];
 

@@ -11,6 +11,7 @@
 
 #include <molt/base/error.h>
 #include <molt/control/json_framing.h>
+#include <molt/control/json_message.h>
 
 struct client {
 	int fd;

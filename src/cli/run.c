@@ -127,7 +127,7 @@ static void flush_control(void *opaque)
 	control_flush(((struct vmm *)opaque)->control);
 }
 
-static void reply(void *opaque, uint32_t client, json_t *id, json_t *result,
+static void reply(void *opaque, uint32_t client, const char *id, json_t *result,
 		  const struct error *err)
 {
 	control_reply(((struct vmm *)opaque)->control, client, id, result, err);
@@ -208,6 +208,7 @@ static int open_services(struct vmm *v, struct incoming *in, struct error *err)
 	control_add_machine_commands(v->control, &v->machine);
 	control_add_commands(v->control, update_commands, update_commands_count, v->update);
 	control_add_commands(v->control, migrate_commands, migrate_commands_count, v->update);
+	control_add_events(v->control, update_events, update_events_count);
 	return 0;
 }
 

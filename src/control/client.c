@@ -16,11 +16,11 @@
 
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
+#include <molt/control/json_message.h>
 
 #include "internal.h"
 
-#define CONTROL_PLAIN_ID_MAX 1024
-#define PLAIN_ID_FLAGS (JSON_ENSURE_ASCII | JSON_ENCODE_ANY | JSON_COMPACT)
+#define ID_MEMBER ", \"id\": "
 
 struct control_client *control_client_add(struct control *c, int fd, uint32_t number)
 {
@@ -111,13 +111,29 @@ static void queue_message(struct control_client *cl, size_t len)
 		control_client_flush(cl);
 }
 
-void control_client_send(struct control_client *cl, json_t *msg)
+/* Puts the request's id into an answer that stands in the free part; its length then. */
+static size_t with_id(const char *id, char *text, size_t len, size_t room)
+{
+	size_t id_len = id ? strlen(id) : 0, total = len + strlen(ID_MEMBER) + id_len;
+	char *end = text + len - 1; /* the bracket that closes it */
+
+	if (!id || !len)
+		return len;
+	if (total > room)
+		return total;
+	memcpy(end, ID_MEMBER, strlen(ID_MEMBER));
+	memcpy(end + strlen(ID_MEMBER), id, id_len);
+	text[total - 1] = '}';
+	return total;
+}
+
+void control_client_send(struct control_client *cl, json_t *msg, const char *id)
 {
 	size_t room;
 	char *text = free_part(cl, &room);
 
 	if (!cl->dead)
-		queue_message(cl, dump(msg, text, room));
+		queue_message(cl, with_id(id, text, dump(msg, text, room), room));
 	json_decref(msg);
 }
 
@@ -135,22 +151,20 @@ void control_client_send_event(struct control_client *cl, json_t *msg)
 }
 
 /* An error made with no memory but the queue's, so that there is always a way to tell one. */
-static size_t plain_error(const char *class, const char *desc, json_t *id, char *text, size_t room)
+static size_t plain_error(const char *class, const char *desc, char *text, size_t room)
 {
-	char plain[ERROR_TEXT_MAX], id_text[CONTROL_PLAIN_ID_MAX];
-	size_t n = 0, id_len = id ? json_dumpb(id, id_text, sizeof(id_text), PLAIN_ID_FLAGS) : 0;
+	char plain[ERROR_TEXT_MAX];
+	size_t n = 0;
 
 	for (; desc[n] && n + 1 < sizeof(plain); n++)
 		plain[n] = desc[n] >= ' ' && desc[n] <= '~' && !strchr("\"\\", desc[n]) ? desc[n] : '?';
 	plain[n] = '\0';
-	if (id_len > sizeof(id_text))
-		id_len = 0;
-	return (size_t)snprintf(text, room, "{\"error\": {\"class\": \"%s\", \"desc\": \"%s\"}%s%.*s}",
-				class, plain, id_len ? ", \"id\": " : "", (int)id_len, id_text);
+	return (size_t)snprintf(text, room, "{\"error\": {\"class\": \"%s\", \"desc\": \"%s\"}}",
+				class, plain);
 }
 
 void control_client_send_error(struct control_client *cl, const char *class, const char *desc,
-			       json_t *id)
+			       const char *id)
 {
 	size_t room, len;
 	char *text = free_part(cl, &room);
@@ -158,9 +172,11 @@ void control_client_send_error(struct control_client *cl, const char *class, con
 
 	if (cl->dead)
 		return;
-	msg = control_error(class, desc, id);
+	msg = control_error(class, desc);
 	len = dump(msg, text, room);
-	queue_message(cl, len ? len : plain_error(class, desc, id, text, room));
+	if (!len)
+		len = plain_error(class, desc, text, room);
+	queue_message(cl, with_id(id, text, len, room));
 	json_decref(msg);
 }
 
@@ -176,9 +192,11 @@ static void drop_input(struct control_client *cl, size_t n)
 
 static void refuse_too_long(struct control_client *cl)
 {
+	_cleanup_free_ char *id = json_message_id((const char *)cl->in, cl->in_len);
+
 	log_warn("control: client %u sent a message over %u bytes, disconnected", cl->number,
 		 CONTROL_IN_MAX);
-	control_client_send_error(cl, "GenericError", "JSON token size limit exceeded", NULL);
+	control_client_send_error(cl, "GenericError", "JSON token size limit exceeded", id);
 	if (!cl->dead)
 		control_client_kill(cl);
 }
@@ -186,6 +204,7 @@ static void refuse_too_long(struct control_client *cl)
 /* Takes the next message from `in`, if a whole one is there and its turn has come. */
 static void take_message(struct control_client *cl)
 {
+	_cleanup_free_ char *id = NULL;
 	struct error why = ERROR_INIT;
 	enum json_frame frame;
 	json_t *msg = NULL;
@@ -206,9 +225,10 @@ static void take_message(struct control_client *cl)
 		msg = json_message_parse((const char *)cl->in + start, end - start, &why);
 	else
 		err_set(&why, EINVAL, "%s", json_frame_text(frame));
+	id = json_message_id((const char *)cl->in + start, end - start);
 	drop_input(cl, end);
 	cl->waiting = cl->in_len > 0;
-	control_dispatch(cl, msg, &why);
+	cl->control->dispatch(cl, msg, id, &why);
 	json_decref(msg);
 }
 

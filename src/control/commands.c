@@ -7,6 +7,8 @@
 #include <molt/base/fd.h>
 #include <molt/control/commands.h>
 
+#include "machine_schema.h"
+
 #define UNUSED_ARGS(opaque, origin, args, result, err) \
 	do { \
 		(void)(opaque); \
@@ -80,6 +82,37 @@ static int run_query_uuid(void *opaque, const struct command_origin *origin, jso
 	return 0;
 }
 
+static int run_query_target(void *opaque, const struct command_origin *origin, json_t *args,
+			    json_t **result, struct error *err)
+{
+	UNUSED_ARGS(opaque, origin, args, result, err);
+	*result = json_pack("{s:s}", "arch", "x86_64");
+	return 0;
+}
+
+/* Of each machine version, by the name that `molt run --machine` knows it by. */
+static int run_query_machines(void *opaque, const struct command_origin *origin, json_t *args,
+			      json_t **result, struct error *err)
+{
+	const struct machine_model *model = ((const struct machine *)opaque)->model;
+
+	UNUSED_ARGS(opaque, origin, args, result, err);
+	*result = json_array();
+	for (uint32_t version = 1; version <= model->newest; version++) {
+		json_t *info;
+		char name[16];
+
+		snprintf(name, sizeof(name), "%u", version);
+		info = json_pack("{s:s,s:i,s:b,s:b,s:b,s:b}", "name", name, "cpu-max",
+				 MACHINE_MAX_VCPUS, "hotpluggable-cpus", 0, "numa-mem-supported", 0,
+				 "deprecated", 0, "acpi", 1);
+		if (info && version == model->newest)
+			json_object_set_new(info, "is-default", json_true());
+		json_array_append_new(*result, info);
+	}
+	return 0;
+}
+
 static int run_stop(void *opaque, const struct command_origin *origin, json_t *args,
 		    json_t **result, struct error *err)
 {
@@ -137,12 +170,20 @@ static int run_quit(void *opaque, const struct command_origin *origin, json_t *a
 }
 
 static const struct command machine_commands[] = {
-	{ .name = "query-status", .help = "whether the guest runs", .run = run_query_status },
+	{ .name = "query-status", .help = "whether the guest runs",
+	  .returns = &machine_status_type, .run = run_query_status },
 	{ .name = "query-cpus-fast", .help = "the vCPUs and their threads",
-	  .run = run_query_cpus_fast },
-	{ .name = "query-kvm", .help = "whether KVM is used: always", .run = run_query_kvm },
-	{ .name = "query-name", .help = "the name given with --name", .run = run_query_name },
-	{ .name = "query-uuid", .help = "the machine's UUID", .run = run_query_uuid },
+	  .returns = &machine_cpus_type, .run = run_query_cpus_fast },
+	{ .name = "query-kvm", .help = "whether KVM is used: always",
+	  .returns = &machine_kvm_type, .run = run_query_kvm },
+	{ .name = "query-name", .help = "the name given with --name",
+	  .returns = &machine_name_type, .run = run_query_name },
+	{ .name = "query-uuid", .help = "the machine's UUID",
+	  .returns = &machine_uuid_type, .run = run_query_uuid },
+	{ .name = "query-target", .help = "the guest's architecture",
+	  .returns = &machine_target_type, .run = run_query_target },
+	{ .name = "query-machines", .help = "the machine versions that this molt has",
+	  .returns = &machine_list_type, .run = run_query_machines },
 	{ .name = "stop", .help = "pause the guest", .run = run_stop },
 	{ .name = "cont", .help = "let the guest run", .run = run_cont },
 	{ .name = "system_reset", .help = "reset the guest", .run = run_system_reset },
@@ -154,6 +195,7 @@ static const struct command machine_commands[] = {
 void control_add_machine_commands(struct control *c, struct machine *m)
 {
 	control_add_commands(c, machine_commands, ARRAY_SIZE(machine_commands), m);
+	control_add_events(c, machine_events, machine_events_count);
 }
 
 /* The data of RESET and SHUTDOWN: whether the guest did it itself is in the reason's name. */

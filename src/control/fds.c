@@ -106,8 +106,8 @@ static struct control_client *named(struct control *c, const struct command_orig
 	struct control_client *cl = client_of(c, origin->client);
 
 	*name = json_string_value(json_object_get(args, "fdname"));
-	if (!*name || !(*name)[0])
-		err_set(err, EINVAL, "Invalid parameter type for 'fdname', expected: string");
+	if (!(*name)[0])
+		err_set(err, EINVAL, "Parameter 'fdname' expects a name");
 	else if (strlen(*name) > CONTROL_FDNAME_MAX)
 		err_set(err, EINVAL, "Parameter 'fdname' is longer than %d bytes",
 			CONTROL_FDNAME_MAX);
@@ -158,7 +158,10 @@ static int run_closefd(void *opaque, const struct command_origin *origin, json_t
 	return 0;
 }
 
-static const char *const fdname_args[] = { "fdname", NULL };
+static const struct command_member fdname_args[] = {
+	{ .name = "fdname", .type = &command_string },
+	{ 0 }
+};
 
 static const struct command fd_commands[] = {
 	{ .name = "getfd", .help = "give a descriptor that was sent along a name",

@@ -53,14 +53,19 @@ struct control_listener {
 	uint32_t numbers[CONTROL_MAX_CLIENTS]; /* connected clients; filled in by saving */
 };
 
+/* Of commands or of events. */
 struct control_table {
 	const struct command *commands;
+	const struct command_event *events;
 	size_t count;
 	void *opaque;
 };
 
 struct control {
 	struct loop *loop;
+	/* Carries one message out: control_dispatch(). */
+	void (*dispatch)(struct control_client *cl, json_t *msg, const char *id,
+			 const struct error *why);
 	struct loop_source source;
 	int fd;
 	int spare; /* given up to refuse a client when descriptors have run out */
@@ -88,13 +93,13 @@ struct control_client *control_client_add(struct control *c, int fd, uint32_t nu
 int control_client_watch(struct control_client *cl, struct error *err);
 /* Begins to serve it. */
 void control_client_start(struct control_client *cl);
-/* Queues a message and takes over its reference. */
-void control_client_send(struct control_client *cl, json_t *msg);
+/* Queues a message with the request's id (or NULL) and takes over its reference. */
+void control_client_send(struct control_client *cl, json_t *msg, const char *id);
 /* Queues an event, whose reference stays the caller's. */
 void control_client_send_event(struct control_client *cl, json_t *msg);
 /* Queues an error, also where there is no memory for a message: then in plain characters alone. */
 void control_client_send_error(struct control_client *cl, const char *class, const char *desc,
-			       json_t *id);
+			       const char *id);
 /* Writes what the socket takes. */
 void control_client_flush(struct control_client *cl);
 /* Waits for what the client's state says is to be waited for; closes it if it is done. */
@@ -110,12 +115,31 @@ void control_fds_close(struct control_client *cl);
 void control_add_fd_commands(struct control *c);
 extern const struct vmstate control_fds_state;
 
-/* qmp.c: carries out one message, a NULL msg being one that was no JSON for the reason in why. */
-void control_dispatch(struct control_client *cl, json_t *msg, const struct error *why);
-void control_add_server_commands(struct control *c);
+/* message.c: new references, NULL without memory; a NULL result is {}. */
 json_t *control_version(void);
 json_t *control_greeting(void);
-json_t *control_return(json_t *result, json_t *id);
-json_t *control_error(const char *class, const char *desc, json_t *id);
+json_t *control_return(json_t *result);
+json_t *control_error(const char *class, const char *desc);
+json_t *control_event_message(const char *name, json_t *data);
+
+/* registry.c: the command of that name and what its run() gets; NULL if there is none. */
+const struct command *control_find_command(const struct control *c, const char *name,
+					   void **opaque);
+
+/* schema.c: the answer to query-qmp-schema; NULL without memory. */
+json_t *control_schema(const struct control *c);
+
+/* check_args.c: -EINVAL with the reason where args are not as known says. */
+int control_check_args(const struct command_member *known, json_t *args, struct error *err);
+
+/*
+ * qmp.c: carries out one message, a NULL msg being one that was no JSON for the reason in why. id
+ * is the text of its id, or NULL.
+ */
+void control_dispatch(struct control_client *cl, json_t *msg, const char *id,
+		      const struct error *why);
+
+/* server_commands.c */
+void control_add_server_commands(struct control *c);
 
 #endif

@@ -12,11 +12,8 @@
  * into known-good state" asks; so does a bracket that closes nothing. All else is left to the
  * parser, whose complaint costs exactly one message.
  */
-#include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include <molt/base/fd.h>
 #include <molt/control/json_framing.h>
 
 static bool is_space(unsigned char ch)
@@ -44,8 +41,7 @@ static enum json_frame finish(struct json_framer *f, enum json_frame what, size_
 	return what;
 }
 
-/* Inside a string. True where it is closed. */
-static bool scan_string(struct json_framer *f, char ch)
+bool json_framer_string(struct json_framer *f, char ch)
 {
 	if (f->escaped) {
 		f->escaped = false;
@@ -117,7 +113,7 @@ enum json_frame json_framer_scan(struct json_framer *f, const char *buf, size_t 
 			return finish(f, JSON_FRAME_MESSAGE, start, end);
 		f->pos++;
 		if (f->quote) {
-			if (scan_string(f, ch) && f->depth == 0)
+			if (json_framer_string(f, ch) && f->depth == 0)
 				what = JSON_FRAME_MESSAGE;
 		} else if (!is_space((unsigned char)ch)) {
 			what = scan_structure(f, ch);
@@ -152,56 +148,4 @@ const char *json_frame_text(enum json_frame frame)
 		break;
 	}
 	return "JSON parse error";
-}
-
-/*
- * Turns single-quoted strings into double-quoted ones and \' into '. out has room for twice the
- * text: each byte becomes two at most.
- */
-static size_t plain_json(const char *text, size_t len, char *out)
-{
-	struct json_framer f = { 0 };
-	size_t n = 0;
-
-	for (size_t i = 0; i < len; i++) {
-		char quote = f.quote, ch = text[i];
-		bool escaped = f.escaped;
-
-		if (f.quote)
-			scan_string(&f, ch);
-		else if (ch == '"' || ch == '\'')
-			f.quote = ch;
-		if (f.quote != quote) { /* a string begins or ends here */
-			out[n++] = '"';
-		} else if (f.escaped && i + 1 < len && text[i + 1] == '\'') {
-			/* drop the backslash; the quote itself follows */
-		} else if (quote == '\'' && ch == '"' && !escaped) {
-			out[n++] = '\\';
-			out[n++] = ch;
-		} else {
-			out[n++] = ch;
-		}
-	}
-	return n;
-}
-
-json_t *json_message_parse(const char *text, size_t len, struct error *err)
-{
-	_cleanup_free_ char *plain = NULL;
-	json_error_t why;
-	json_t *msg;
-
-	if (memchr(text, '\'', len)) {
-		plain = malloc(2 * len);
-		if (!plain) {
-			err_set(err, ENOMEM, "no memory for a message of %zu bytes", len);
-			return NULL;
-		}
-		len = plain_json(text, len, plain);
-		text = plain;
-	}
-	msg = json_loadb(text, len, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, &why);
-	if (!msg)
-		err_set(err, EINVAL, "JSON parse error, %s", why.text);
-	return msg;
 }

@@ -3,9 +3,10 @@
  * Theory of operation
  *
  * The control server is a listening Unix socket and up to 32 connections on the main thread's event
- * loop. server.c owns the listener and the command tables, client.c moves one connection's bytes,
- * json_framing.c cuts them into messages, qmp.c carries a message out and puts the answer, saving.c
- * hands all of it to a successor.
+ * loop. server.c owns the listener, client.c moves one connection's bytes, json_framing.c cuts them
+ * into messages, json_message.c parses these, qmp.c carries one out by the command tables in
+ * registry.c, message.c puts the answer, saving.c hands all of it to a successor. client.c knows
+ * qmp.c by a pointer to its function alone.
  *
  * What survives an update is what a client could notice: the connection, its number (by which the
  * answer to `update` finds its way back), whether it negotiated, whether it waits for an answer,
@@ -134,7 +135,7 @@ static void accept_ready(void *opaque, uint32_t events)
 		return;
 	}
 	log_debug("control: client %u connected", cl->number);
-	control_client_send(cl, control_greeting());
+	control_client_send(cl, control_greeting(), NULL);
 	if (!cl->dead)
 		control_client_start(cl);
 }
@@ -166,6 +167,7 @@ int control_create(struct control **out, const char *path, struct loop *loop, st
 	c->loop = loop;
 	c->fd = -1;
 	c->spare = -1;
+	c->dispatch = control_dispatch;
 	control_add_server_commands(c);
 	control_add_fd_commands(c);
 	r = stream ? control_load(c, fds, stream, err) : control_listen(c, path, err);
@@ -193,21 +195,6 @@ void control_destroy(struct control *c)
 	control_unlisten(c);
 	fd_close(&c->spare);
 	free(c);
-}
-
-void control_add_commands(struct control *c, const struct command *commands, size_t count,
-			  void *opaque)
-{
-	if (!c)
-		return;
-	if (c->ntables == CONTROL_MAX_TABLES) {
-		log_error("control: no room for another command table ('%s' and its like)",
-			  commands[0].name);
-		return;
-	}
-	c->tables[c->ntables++] = (struct control_table){
-		.commands = commands, .count = count, .opaque = opaque,
-	};
 }
 
 void control_start(struct control *c)

@@ -212,25 +212,24 @@ static void answer_failure(struct update *u, const struct incoming *in,
 	u->client = wire->client;
 	u->kind = (enum update_kind)wire->kind;
 	u->told_stop = true; /* or there would have been no exec */
-	u->id = wire->id[0] ? json_loads(wire->id, JSON_DECODE_ANY, NULL) : NULL;
+	u->id = wire->id[0] ? strdup(wire->id) : NULL;
 	update_failed(u, &err);
 	unsetenv(UPDATE_ERROR_ENV);
 }
 
 static void answer(struct update *u, const struct update_wire *wire)
 {
-	json_t *id = wire->id[0] ? json_loads(wire->id, JSON_DECODE_ANY, NULL) : NULL;
 	void *opaque = u->ops.opaque;
 
 	if (wire->kind == UPDATE_KIND_UPDATE) {
-		u->ops.reply(opaque, wire->client, id, json_incref(u->last), NULL);
+		u->ops.reply(opaque, wire->client, wire->id[0] ? wire->id : NULL,
+			     json_incref(u->last), NULL);
 	} else {
 		if (u->machine->guest.run_state == RUN_STATE_RUNNING)
 			u->ops.event(opaque, "RESUME", NULL);
 		u->ops.event(opaque, "MIGRATION", json_pack("{s:s}", "status", "completed"));
 	}
 	u->ops.event(opaque, "UPDATE_COMPLETED", json_incref(u->last));
-	json_decref(id);
 }
 
 static int check_all_claimed(struct incoming *in, struct error *err)

@@ -82,7 +82,7 @@ struct update {
 
 	/* The request in flight. */
 	uint32_t client;
-	json_t *id;
+	char *id;         /* JSON text, or NULL; only of `update` */
 	enum update_kind kind;
 	bool told_stop;   /* STOP was sent: if it fails, RESUME belongs to it */
 	char *state_path; /* NULL: a memfd */
@@ -190,6 +190,12 @@ int update_self_open(const struct update_self *self, bool *by_kept_fd, struct er
 char **handover_environ(char *variable, struct error *err);
 
 extern const struct vmstate update_vmstate;
+
+/* schema.c: types for the command tables. */
+extern const struct command_member update_args[], migrate_args[];
+extern const struct command_member migrate_parameter_args[], migrate_capability_args[];
+extern const struct command_type update_result_type, update_info_type, migrate_info_type;
+extern const struct command_type migrate_parameters_type, migrate_capabilities_type;
 
 /* way_back.c: copies of all descriptors, which outlive whatever a failing build closes. */
 int way_back_keep(struct incoming *in, struct error *err);

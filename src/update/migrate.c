@@ -15,49 +15,25 @@
 
 #include "internal.h"
 
-static int set_mode(struct update *u, json_t *mode, struct error *err)
-{
-	const char *name = json_string_value(mode);
-
-	if (!name)
-		return err_set(err, EINVAL,
-			       "Invalid parameter type for 'mode', expected: string");
-	if (strcmp(name, "cpr-exec") != 0 && strcmp(name, "normal") != 0)
-		return err_set(err, EINVAL, "Parameter 'mode' does not accept value '%s' (molt has "
-			       "'cpr-exec')", name);
-	u->migrate.cpr_exec = strcmp(name, "cpr-exec") == 0;
-	return 0;
-}
-
-static int set_command(struct update *u, json_t *command, struct error *err)
-{
-	if (!json_is_array(command) || !json_array_size(command))
-		return err_set(err, EINVAL,
-			       "Invalid parameter type for 'cpr-exec-command', expected: array");
-	for (size_t i = 0; i < json_array_size(command); i++)
-		if (!json_is_string(json_array_get(command, i)))
-			return err_set(err, EINVAL, "Invalid parameter type for "
-				       "'cpr-exec-command[%zu]', expected: string", i);
-	json_decref(u->migrate.command);
-	u->migrate.command = json_incref(command);
-	return 0;
-}
-
 static int run_set_parameters(void *opaque, const struct command_origin *origin, json_t *args,
 			      json_t **result, struct error *err)
 {
 	struct update *u = opaque;
 	json_t *mode = json_object_get(args, "mode");
 	json_t *command = json_object_get(args, "cpr-exec-command");
-	int r = 0;
 
 	(void)origin;
 	(void)result;
+	if (command && !json_array_size(command))
+		return err_set(err, EINVAL,
+			       "Parameter 'cpr-exec-command' expects at least one string");
 	if (mode)
-		r = set_mode(u, mode, err);
-	if (r == 0 && command)
-		r = set_command(u, command, err);
-	return r;
+		u->migrate.cpr_exec = strcmp(json_string_value(mode), "cpr-exec") == 0;
+	if (command) {
+		json_decref(u->migrate.command);
+		u->migrate.command = json_incref(command);
+	}
+	return 0;
 }
 
 static int run_query_parameters(void *opaque, const struct command_origin *origin, json_t *args,
@@ -84,14 +60,9 @@ static int run_set_capabilities(void *opaque, const struct command_origin *origi
 	(void)opaque;
 	(void)origin;
 	(void)result;
-	if (!json_is_array(list))
-		return err_set(err, EINVAL,
-			       "Invalid parameter type for 'capabilities', expected: array");
 	json_array_foreach(list, i, cap) {
 		const char *name = json_string_value(json_object_get(cap, "capability"));
 
-		if (!name)
-			return err_set(err, EINVAL, "Parameter 'capability' is missing");
 		if (json_is_true(json_object_get(cap, "state")) && strcmp(name, "events") != 0)
 			return err_set(err, ENOTSUP, "molt has no migration capability '%s'", name);
 	}
@@ -178,21 +149,30 @@ static int run_query_migrate(void *opaque, const struct command_origin *origin, 
 	return 0;
 }
 
-static const char *const parameter_args[] = { "mode", "cpr-exec-command", NULL };
-static const char *const capability_args[] = { "capabilities", NULL };
-/* QEMU ignores detach, which controllers send all the same. */
-static const char *const migrate_args[] = { "uri", "channels", "detach", "resume", NULL };
+/* Those of QEMU that molt has. */
+static int run_query_capabilities(void *opaque, const struct command_origin *origin, json_t *args,
+				  json_t **result, struct error *err)
+{
+	(void)opaque;
+	(void)origin;
+	(void)args;
+	(void)err;
+	*result = json_pack("[{s:s,s:b}]", "capability", "events", "state", 1);
+	return 0;
+}
 
 const struct command migrate_commands[] = {
 	{ .name = "migrate-set-parameters", .help = "QEMU: mode and successor of migrate",
-	  .args = parameter_args, .run = run_set_parameters },
+	  .args = migrate_parameter_args, .run = run_set_parameters },
 	{ .name = "query-migrate-parameters", .help = "QEMU: what was set",
-	  .run = run_query_parameters },
+	  .returns = &migrate_parameters_type, .run = run_query_parameters },
 	{ .name = "migrate-set-capabilities", .help = "QEMU: 'events' is accepted",
-	  .args = capability_args, .run = run_set_capabilities },
+	  .args = migrate_capability_args, .run = run_set_capabilities },
+	{ .name = "query-migrate-capabilities", .help = "QEMU: 'events', which is on",
+	  .returns = &migrate_capabilities_type, .run = run_query_capabilities },
 	{ .name = "migrate", .help = "QEMU: update in mode cpr-exec to a file: URI",
 	  .args = migrate_args, .run = run_migrate },
 	{ .name = "query-migrate", .help = "QEMU: how the last migrate went",
-	  .run = run_query_migrate },
+	  .returns = &migrate_info_type, .run = run_query_migrate },
 };
 const size_t migrate_commands_count = ARRAY_SIZE(migrate_commands);

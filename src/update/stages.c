@@ -49,18 +49,14 @@ void update_mark(struct fdtable *fds, const char *name, uint64_t start_ns, uint6
 /* Our own section is known before the pause: who asked, and how to start us again. */
 static int do_prepare(struct update *u, struct error *err)
 {
-	_cleanup_free_ char *id = u->id ? json_dumps(u->id, JSON_ENCODE_ANY | JSON_COMPACT) : NULL;
 	struct update_wire *wire = calloc(1, sizeof(*wire));
 	int r;
 
 	u->wire = wire;
 	if (!wire)
 		return err_set(err, ENOMEM, "no memory for the update's state");
-	if (id && strlen(id) >= sizeof(wire->id))
-		return err_set(err, E2BIG, "the command's id is longer than %zu bytes",
-			       sizeof(wire->id) - 1);
-	if (id)
-		strcpy(wire->id, id);
+	if (u->id)
+		strcpy(wire->id, u->id);
 	wire->client = u->client;
 	wire->kind = u->kind;
 	wire->updates = u->updates;

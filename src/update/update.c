@@ -65,7 +65,7 @@ static void forget_request(struct update *u)
 	u->state_path = NULL;
 	fd_close(&u->command_fd);
 	fd_close(&u->given_state_fd);
-	json_decref(u->id);
+	free(u->id);
 	u->id = NULL;
 }
 
@@ -155,6 +155,18 @@ static void start(void *opaque)
 		update_checked(u, &err);
 }
 
+/* It travels in the stream, in a field that has an end. `migrate` was answered long before that. */
+static int take_id(struct update *u, const char *id, enum update_kind kind, struct error *err)
+{
+	if (!id || kind != UPDATE_KIND_UPDATE)
+		return 0;
+	if (strlen(id) >= UPDATE_ID_MAX)
+		return err_set(err, E2BIG, "an 'id' of %zu bytes is too long for update: it can "
+			       "have up to %d", strlen(id), UPDATE_ID_MAX - 1);
+	u->id = strdup(id);
+	return u->id ? 0 : err_set(err, ENOMEM, "no memory for the command's id");
+}
+
 int update_request(struct update *u, const struct command_origin *origin, enum update_kind kind,
 		   const char *state_path, json_t *command, struct error *err)
 {
@@ -173,6 +185,8 @@ int update_request(struct update *u, const struct command_origin *origin, enum u
 		u->state_path = strdup(state_path);
 		r = u->state_path ? 0 : err_set(err, ENOMEM, "no memory for the state's path");
 	}
+	if (r == 0)
+		r = take_id(u, origin->id, kind, err);
 	if (r < 0) {
 		forget_request(u);
 		return r;
@@ -180,7 +194,6 @@ int update_request(struct update *u, const struct command_origin *origin, enum u
 	u->timeout_ms = GUARD_DEADLINE_MS;
 	u->no_check = u->check_only = false;
 	u->client = origin->client;
-	u->id = json_incref(origin->id);
 	u->kind = kind;
 	u->told_stop = false;
 	u->status_before = u->status;
@@ -277,10 +290,6 @@ static int run_query_update(void *opaque, const struct command_origin *origin, j
 	return 0;
 }
 
-static const char *const update_args[] = {
-	"state-file", "state-fd", "command", "command-fd", "timeout", "no-check", "check-only", NULL
-};
-
 void update_takeover_kinds(struct takeover_kinds *kinds)
 {
 	static const char *const fds[] = { "state", "predecessor", "guard-page", "guard-wake", NULL };
@@ -291,8 +300,9 @@ void update_takeover_kinds(struct takeover_kinds *kinds)
 
 const struct command update_commands[] = {
 	{ .name = "update", .help = "replace the running molt, the guest runs on",
-	  .args = update_args, .run = run_update },
-	{ .name = "query-update", .help = "how the last update went", .run = run_query_update },
+	  .args = update_args, .returns = &update_result_type, .run = run_update },
+	{ .name = "query-update", .help = "how the last update went",
+	  .returns = &update_info_type, .run = run_query_update },
 };
 const size_t update_commands_count = ARRAY_SIZE(update_commands);
 

@@ -339,8 +339,8 @@ int machine_revive(struct machine *m, struct error *err)
 	for (uint32_t i = 0; i < m->guest.cpus; i++) {
 		vcpu_forget_thread(&m->vcpus[i]);
 		vcpu_leave_steal_time(&m->vcpus[i]);
-		vcpu_state_tell_paused(&m->kvm, m->vcpus[i].fd);
 	}
+	machine_tell_paused(m);
 	return machine_revive_vcpus(m, err);
 }
 
@@ -365,6 +365,7 @@ int machine_create(struct machine *m, const struct machine_config *cfg, struct e
 	m->loop = cfg->loop;
 	m->ops = cfg->ops;
 	m->host_cpus = vcpu_count_host_cpus();
+	m->retry_ns = VCPU_RETRY_NS;
 	m->incoming = cfg->stream;
 	m->awake = cfg->stream != NULL;
 	m->avoid_vm_fd = cfg->fds ? (int)cfg->fds->vm_fd : -1;

@@ -4,6 +4,7 @@
 
 #include <molt/base/log.h>
 #include <molt/vm/machine.h>
+#include <molt/vm/vcpu_state.h>
 
 #include "machine_state.h"
 #include "vcpu_run.h"
@@ -36,6 +37,12 @@ static void emit(struct machine *m, enum machine_event ev, const char *detail)
 	m->ops.event(m, m->ops.opaque, ev, detail);
 }
 
+void machine_tell_paused(struct machine *m)
+{
+	for (uint32_t i = 0; i < m->guest.cpus; i++)
+		vcpu_state_tell_paused(&m->kvm, m->vcpus[i].fd);
+}
+
 int machine_resume(struct machine *m, struct error *err)
 {
 	if (m->guest.run_state == RUN_STATE_RUNNING)
@@ -43,6 +50,8 @@ int machine_resume(struct machine *m, struct error *err)
 	if (m->guest.run_state != RUN_STATE_PRELAUNCH && m->guest.run_state != RUN_STATE_PAUSED)
 		return err_set(err, EBUSY, "the machine is in state '%s' and cannot run on",
 			       run_state_name((enum run_state)m->guest.run_state));
+	if (m->guest.run_state == RUN_STATE_PAUSED)
+		machine_tell_paused(m);
 	m->guest.run_state = RUN_STATE_RUNNING;
 	machine_unpark_vcpus(m);
 	emit(m, MACHINE_EVENT_RESUME, NULL);

@@ -161,8 +161,10 @@ static bool run_once(struct vcpu *v)
 	struct kvm *kvm = &v->machine->kvm;
 	int r = kvm_call_num(kvm, v->fd, KVM_RUN, 0);
 
+	if (r != -EAGAIN)
+		v->retry.last_ns = 0;
 	/* Nothing of the guest's is in that, and it may be the kick that begins an update's pause. */
-	if (r == -EINTR || r == -EAGAIN)
+	if (r == -EINTR || (r == -EAGAIN && vcpu_retry(v)))
 		return false;
 	if (!v->confined)
 		confine(v);

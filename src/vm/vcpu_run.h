@@ -11,6 +11,7 @@
 #include <molt/vm/vcpu.h>
 
 #define VCPU_KICK_SIGNAL (SIGRTMIN + 1)
+#define VCPU_RETRY_NS 60000000000ull /* machine->retry_ns */
 
 /* Once a process, before the first thread. */
 int vcpu_install_kick(struct error *err);
@@ -22,6 +23,12 @@ void vcpu_close(struct vcpu *v);
 /* The thread, parked at first. vcpu_stop() ends it wherever it is. */
 int vcpu_start(struct vcpu *v, struct error *err);
 void vcpu_stop(struct vcpu *v);
+
+/*
+ * KVM_RUN answered EAGAIN: true where it is to be called again, after a little wait if need be;
+ * false where it has answered nothing else for machine->retry_ns. On the vCPU's thread.
+ */
+bool vcpu_retry(struct vcpu *v);
 
 /* The thread has gone with the process it was in. */
 void vcpu_forget_thread(struct vcpu *v);

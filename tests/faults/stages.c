@@ -107,7 +107,7 @@ static void answering(void)
 		faults_side(faults_now_side(), "tell");
 }
 
-VOID_STAGE(control_reply, (struct control *c, uint32_t client, json_t *id, json_t *result,
+VOID_STAGE(control_reply, (struct control *c, uint32_t client, const char *id, json_t *result,
 			   const struct error *err), (c, client, id, result, err),
 	   answering(), (void)0)
 VOID_STAGE(control_event, (struct control *c, const char *name, json_t *data), (c, name, data),

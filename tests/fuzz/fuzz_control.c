@@ -130,7 +130,7 @@ void update_mark(struct fdtable *fds, const char *name, uint64_t start_ns, uint6
 	(void)end_ns;
 }
 
-static void reply(void *opaque, uint32_t client, json_t *id, json_t *result,
+static void reply(void *opaque, uint32_t client, const char *id, json_t *result,
 		  const struct error *err)
 {
 	(void)opaque;
@@ -212,7 +212,7 @@ static void connect_client(void)
 	cl = control_client_add(f.control, pair[0], f.control->guest.next_number++);
 	fuzz_must(cl);
 	fuzz_must_work(control_client_watch(cl, &err), &err);
-	control_client_send(cl, control_greeting());
+	control_client_send(cl, control_greeting(), NULL);
 	control_client_start(cl);
 	f.client = pair[1];
 }

@@ -3,10 +3,12 @@
  * Where JSON messages begin and end, and their parsing. The first byte says into which pieces the
  * rest is cut: whole or in pieces, the messages must be the same.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include <molt/control/json_framing.h>
+#include <molt/control/json_message.h>
 
 #include "fuzz.h"
 
@@ -84,6 +86,31 @@ static void parse(const char *text, size_t len)
 	json_decref(msg);
 }
 
+/* Whatever was sent, an answer with its id is one message that has the same id. */
+static void answer(const char *text, size_t len)
+{
+	char *id = json_message_id(text, len), *again = NULL, *out = NULL;
+	struct json_framer f = { 0 };
+	struct error err = ERROR_INIT;
+	size_t start, end;
+	json_t *msg;
+
+	if (!id)
+		return;
+	fuzz_must(json_text_is_value(id, strlen(id)));
+	fuzz_must(asprintf(&out, "{\"return\": {}, \"id\": %s}", id) > 0);
+	fuzz_must(json_framer_scan(&f, out, strlen(out), &start, &end) == JSON_FRAME_MESSAGE);
+	fuzz_must(start == 0 && end == strlen(out));
+	again = json_message_id(out, end);
+	fuzz_must(again && strcmp(id, again) == 0);
+	msg = json_message_parse(out, end, &err);
+	fuzz_must(msg);
+	json_decref(msg);
+	free(again);
+	free(out);
+	free(id);
+}
+
 static void parse_all(const struct frames *f)
 {
 	for (size_t at = 0; at < f->len;) {
@@ -93,6 +120,7 @@ static void parse_all(const struct frames *f)
 			end++;
 		if (f->data[at] == JSON_FRAME_MESSAGE)
 			parse((const char *)f->data + at + 1, end - at - 1);
+		answer((const char *)f->data + at + 1, end - at - 1);
 		at = end + 1;
 	}
 }

@@ -47,6 +47,8 @@ JSON = [
     b'\x01{"execute":"x","arguments":{"a":[1,-2.5e3,true,null,"\\u00e9\\n\\\\"]}}\n[]',
     b"\x04{'a':'it\\'s \"q\"'}1 2 null\"s\"{]\x01{}",
     b'\x02' + b'[' * 64 + b']' * 64 + b'[' * 65,
+    b'\x03{"id":18446744073709551616,"execute":"x"}{"id":[-1.5e999, "\\u0000"],"a":}'
+    b"{'\\u0069d':'it\\'s'}",
 ]
 # See fuzz_device.c: register accesses, then what the host does.
 DEVICES = {
@@ -77,9 +79,9 @@ def write(target, name, data):
     (folder / name).write_bytes(data)
 
 
-def elf(path):
+def elf(path, note_align=4):
     """A guest's headers, notes and the beginning of its code; sections and the rest go."""
-    data = path.read_bytes()
+    data = bytearray(path.read_bytes())
     phoff, = struct.unpack_from('<Q', data, 32)
     phnum, = struct.unpack_from('<H', data, 56)
     end = phoff + 56 * phnum
@@ -88,8 +90,9 @@ def elf(path):
         filesz, = struct.unpack_from('<Q', data, phoff + 56 * i + 32)
         if kind == 4:
             end = max(end, offset + filesz)
+            struct.pack_into('<Q', data, phoff + 56 * i + 48, note_align)
     # Entry and code may be in the hole behind the file.
-    return data[:end]
+    return bytes(data[:end])
 
 
 def bzimage(path):
@@ -115,6 +118,7 @@ def main():
         write('device_' + name, 'ops', ops)
     for name in ('ticker', 'reset'):
         write('pvh', name, BOOT_HEAD + elf(build / f'firmware/{name}.elf'))
+    write('pvh', 'notes-aligned-to-8', BOOT_HEAD + elf(build / 'firmware/ticker.elf', 8))
     if len(sys.argv) > 2:
         write('bzimage', 'linux', BOOT_HEAD + bzimage(pathlib.Path(sys.argv[2])))
     write('check', 'yes', b'\xff\xff{"reasons":[]}')

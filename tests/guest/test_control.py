@@ -7,13 +7,14 @@ import shutil
 import signal
 import socket
 import stat
+import subprocess
 import sys
 import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from moltvm import (Qmp, QmpError, Skip, Vm, expect_error, molt, molt_binary, need_kvm,
-                    run_cases)
+from moltvm import (Qmp, QmpError, Skip, Vm, expect_error, molt, molt_binary, need_kvm, run_cases,
+                    write_script)
 
 TICKER = "period_ms=20"
 MAX_CLIENTS = 32
@@ -365,6 +366,56 @@ def test_stop_and_cont():
         assert other.event_names() == []
         vm.wait_ticks(2)
         vm.check_ticks()
+
+
+def test_guest_is_told_of_a_pause():
+    with Vm("--memory", "16M", kernel="paused") as vm:
+        vm.wait_serial("paused: (ready|there is)")
+        if "there is no kvmclock" in vm.serial():
+            raise Skip("this host's KVM has no kvmclock")
+        for told in range(1, 6):
+            if told % 2:
+                vm.qmp.command("stop")
+                assert "told %d" % told not in vm.serial()
+                vm.qmp.command("cont")
+            else:
+                vm.update()
+            vm.wait_serial("paused: told %d\n" % told)
+        # Through an update while it is paused, too.
+        vm.qmp.command("stop")
+        vm.update()
+        vm.qmp.command("cont")
+        vm.wait_serial("paused: told 6\n")
+
+
+def test_no_room_for_kvms_thread():
+    """KVM_RUN answers EAGAIN until there is: it is told, pauses work meanwhile, and then it runs."""
+    if os.geteuid() != 0 or not shutil.which("setpriv"):
+        raise Skip("needs root and setpriv: no limit holds for root itself")
+    as_user = ["setpriv", "--reuid", str(100000 + os.getpid()), "--clear-groups"]
+    other = subprocess.Popen([*as_user, "sleep", "100"], stdout=subprocess.DEVNULL)
+    try:
+        with tempfile.TemporaryDirectory(prefix="molt-test-") as directory:
+            # Room for it, main and the vCPU. The user may open /dev/kvm.
+            limited = write_script(
+                os.path.join(directory, "limited"), "#!/bin/sh\nexec %s --inh-caps +dac_override "
+                '--ambient-caps +dac_override prlimit --nproc=3 %s "$@"\n' %
+                (" ".join(as_user), molt_binary()))
+            with ticker(directory=directory, binary=limited) as vm:
+                vm.wait_log("want of a kernel thread.*RLIMIT_NPROC.*pids.max")
+                assert vm.qmp.command("query-status")["status"] == "running"
+                assert not vm.serial()
+                for _ in range(3):
+                    vm.qmp.command("stop")
+                    vm.qmp.command("cont")
+                assert not vm.serial()
+                other.kill()
+                other.wait()
+                vm.wait_ticks(2)
+                vm.check_ticks()
+    finally:
+        other.kill()
+        other.wait()
 
 
 def test_system_reset():

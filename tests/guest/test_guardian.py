@@ -85,6 +85,18 @@ def test_successor_that_hangs():
     assert time.monotonic() - began < 30
 
 
+def test_any_id_comes_back_from_whoever_runs_the_guest():
+    need_threads_to_follow()
+    with start_probe() as vm:
+        gives_back = [molt_binary(), "run", "--incoming", "file:/nonexistent"]
+        for command, moves in (gives_back, False), (["/bin/false"], True):
+            vm.qmp.send("update", {"command": command, "no-check": True}, id=2**64)
+            answer = vm.qmp.answer()
+            assert answer["id"] == 2**64 and "error" in answer, answer
+            assert (vm.qmp.wait_event("UPDATE_FAILED")["data"]["pid"] != vm.pid) == moves
+            check_alive(vm)
+
+
 def test_successor_that_notices_gives_back_in_the_same_process():
     with start_probe() as vm:
         for uri, why in (("file:/nonexistent", "No such file"), ("file:/dev/null", "regular file"),

@@ -255,6 +255,25 @@ def test_pipelined_on_one_connection():
         runs_on(vm)
 
 
+def test_any_id_comes_back_from_the_successor():
+    ids = [2**64, -2**63 - 1, 10**300, "\u0000\u20ac" * 80, [1, {"a": None}], "x" * 1021]
+    with Vm(cmdline=TICKER) as vm:
+        vm.wait_ticks(2)
+        for number, id in enumerate(ids):
+            vm.qmp.send("update", id=id)
+            answer = vm.qmp.answer()
+            assert answer["id"] == id and answer["return"]["updates"] == number + 1, answer
+        # One that does not fit into the stream is refused at once, and nothing else happens.
+        for too_long in ("x" * 1022, 10**1024):
+            vm.qmp.send("update", id=too_long)
+            answer = vm.qmp.answer()
+            assert answer["id"] == too_long and "too long" in answer["error"]["desc"], answer
+        status = vm.qmp.command("query-update")
+        assert status["status"] == "completed" and status["updates"] == len(ids), status
+        assert "UPDATE_FAILED" not in vm.qmp.event_names()
+        runs_on(vm)
+
+
 # ---- the successor ----
 
 def test_command():

@@ -276,9 +276,10 @@ def test_every_client_hears_of_it():
 
 def test_id_comes_back():
     with ticking() as vm:
-        vm.qmp.send("update", {"command": ["/no/such/molt"]}, id={"a": [1, "b"]})
-        answer = vm.qmp.answer()
-        assert answer["id"] == {"a": [1, "b"]} and "error" in answer, answer
+        for id in {"a": [1, "b"]}, 2**64:
+            vm.qmp.send("update", {"command": ["/no/such/molt"]}, id=id)
+            answer = vm.qmp.answer()
+            assert answer["id"] == id and "error" in answer, answer
 
 
 def test_paused_guest_stays_paused():

@@ -24,6 +24,7 @@
 #include <molt/base/fd.h>
 #include <molt/boot/acpi.h>
 #include <molt/boot/boot.h>
+#include <molt/boot/memory_map.h>
 
 #define MIB(n) ((uint64_t)(n) << 20)
 #define GIB(n) ((uint64_t)(n) << 30)

@@ -85,7 +85,10 @@ static int run_from_within(void *opaque, const struct command_origin *origin, js
 	return COMMAND_ASYNC;
 }
 
-static const char *const echo_args[] = { "value", NULL };
+static const struct command_member echo_args[] = {
+	{ .name = "value", .type = &command_any, .optional = true },
+	{ 0 }
+};
 
 static const struct command bench_commands[] = {
 	{ .name = "echo", .args = echo_args, .run = run_echo },

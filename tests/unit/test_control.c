@@ -76,13 +76,66 @@ static void test_id_comes_back(void **state)
 
 	bench_say(fd, "{\"execute\":\"echo\",\"arguments\":{\"value\":[1,\"\\u00e9\"]},"
 		      "\"id\":{\"n\":null}}");
-	bench_expect(b, fd, "{\"return\": [1, \"\\u00E9\"], \"id\": {\"n\": null}}");
+	bench_expect(b, fd, "{\"return\": [1, \"\\u00E9\"], \"id\": {\"n\":null}}");
 	bench_say(fd, "{\"id\":7,\"execute\":\"nope\"}");
 	bench_expect(b, fd, "{\"error\": {\"class\": \"CommandNotFound\", \"desc\": "
 			    "\"The command nope has not been found\"}, \"id\": 7}");
 	bench_say(fd, "{\"id\":8,\"exec-oob\":\"echo\"}");
 	bench_expect(b, fd, "{\"error\": {\"class\": \"GenericError\", \"desc\": "
 			    "\"QMP input member 'exec-oob' is unexpected\"}, \"id\": 8}");
+	close(fd);
+}
+
+/* Byte for byte, whatever becomes of the request. */
+static void test_any_value_is_an_id(void **state)
+{
+	static const char *const ids[] = { "18446744073709551616", "1e999", "-0.10", "\"\\u0000\"",
+					   "[1,  {\"a\":9223372036854775808}]", "null" };
+	struct bench *b = *state;
+	int fd = bench_client(b);
+	char text[512], expected[512];
+
+	for (size_t i = 0; i < ARRAY_SIZE(ids); i++) {
+		snprintf(text, sizeof(text), "{\"execute\":\"echo\","
+			 "\"arguments\":{\"value\":1},\"id\":%s}"
+			 "{\"id\":%s,\"execute\":\"fail\"}"
+			 "{\"id\":%s,\"execute\":\"nope\"}", ids[i], ids[i], ids[i]);
+		bench_say(fd, text);
+		snprintf(expected, sizeof(expected), "{\"return\": 1, \"id\": %s}", ids[i]);
+		bench_expect(b, fd, expected);
+		snprintf(expected, sizeof(expected), "{\"error\": {\"class\": \"GenericError\", "
+			 "\"desc\": \"no such thing: 'caf?'\"}, \"id\": %s}", ids[i]);
+		bench_expect(b, fd, expected);
+		snprintf(expected, sizeof(expected), "{\"error\": {\"class\": "
+			 "\"CommandNotFound\", \"desc\": "
+			 "\"The command nope has not been found\"}, \"id\": %s}", ids[i]);
+		bench_expect(b, fd, expected);
+	}
+	close(fd);
+}
+
+static void test_errors_of_the_parser_carry_the_id(void **state)
+{
+	static const char *const bad[] = {
+		"{\"execute\": stop, \"id\": 7}", "{\"id\": 7, \"execute\": }",
+		"{\"id\":7,\"execute\":\"echo\",\"arguments\":{\"value\":1e999}}",
+		"{\"id\":7,\"execute\":\"\xff", "{\"id\":7,\"execute\":]",
+		"{\"id\":7,\"x\":[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[",
+		"{\"id\":7,\"execute\":1}", "{\"id\":7}",
+	};
+	struct bench *b = *state;
+	int fd = bench_client(b);
+	char line[512];
+
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		bench_say(fd, bad[i]);
+		assert_true(bench_line(b, fd, line, sizeof(line)));
+		if (!strstr(line, "{\"error\": {") || !strstr(line, "}, \"id\": 7}"))
+			fail_msg("%s: %s", bad[i], line);
+	}
+	bench_say(fd, "{\"execute\":1}");
+	assert_true(bench_line(b, fd, line, sizeof(line)));
+	assert_null(strstr(line, "\"id\""));
 	close(fd);
 }
 
@@ -126,6 +179,7 @@ static void test_server_commands(void **state)
 	bench_say(fd, "{\"execute\":\"query-commands\"}");
 	bench_expect(b, fd, "{\"return\": [{\"name\": \"qmp_capabilities\"}, "
 			    "{\"name\": \"query-version\"}, {\"name\": \"query-commands\"}, "
+			    "{\"name\": \"query-qmp-schema\"}, "
 		     "{\"name\": \"getfd\"}, {\"name\": \"closefd\"}, "
 			    "{\"name\": \"echo\"}, {\"name\": \"fail\"}, {\"name\": \"later\"}, "
 			    "{\"name\": \"from-within\"}]}");
@@ -169,9 +223,14 @@ static void test_later_answer(void **state)
 	bench_say(fd, "{\"execute\":\"later\"}");
 	bench_expect_nothing(b, fd);
 	err_set(&err, EBUSY, "not now");
-	control_reply(b->control, b->async.client, json_true(), NULL, &err);
+	control_reply(b->control, b->async.client, "true", NULL, &err);
 	bench_expect(b, fd, "{\"error\": {\"class\": \"GenericError\", \"desc\": \"not now\"}, "
 			    "\"id\": true}");
+	control_reply(b->control, b->async.client, "18446744073709551616", json_true(), NULL);
+	bench_expect(b, fd, "{\"return\": true, \"id\": 18446744073709551616}");
+	/* From a stream that was tampered with. */
+	control_reply(b->control, b->async.client, "1}{", json_true(), NULL);
+	bench_expect(b, fd, "{\"return\": true}");
 	close(fd);
 }
 
@@ -455,6 +514,8 @@ int main(void)
 		TEST(test_only_one_negotiation),
 		TEST(test_unknown_capability_keeps_negotiating),
 		TEST(test_id_comes_back),
+		TEST(test_any_value_is_an_id),
+		TEST(test_errors_of_the_parser_carry_the_id),
 		TEST(test_error_sentences),
 		TEST(test_server_commands),
 		TEST(test_events_reach_only_those_who_negotiated),

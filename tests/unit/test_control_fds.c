@@ -133,9 +133,9 @@ static void test_bad_names(void **state)
 	bench_expect(&b, client,
 		     GENERIC("Parameter 'fdname' expects a name not starting with a digit"));
 	bench_say(client, GETFD(""));
-	bench_expect(&b, client, GENERIC("Invalid parameter type for 'fdname', expected: string"));
+	bench_expect(&b, client, GENERIC("Parameter 'fdname' expects a name"));
 	bench_say(client, "{\"execute\":\"getfd\"}");
-	bench_expect(&b, client, GENERIC("Invalid parameter type for 'fdname', expected: string"));
+	bench_expect(&b, client, GENERIC("Parameter 'fdname' is missing"));
 	bench_say(client, GETFD("a23456789a23456789a23456789a23456789a23456789a23456789a234567890"));
 	bench_expect(&b, client, GENERIC("Parameter 'fdname' is longer than 63 bytes"));
 	close(client);

@@ -27,7 +27,8 @@ static void test_given_program(void **state)
 
 	(void)state;
 	update_bench_init(&t, 1);
-	update_bench_refused(&t, "{\"command-fd\":1}", EINVAL, "'command-fd' must be a string");
+	update_bench_refused(&t, "{\"command-fd\":1}", EINVAL,
+			     "Invalid parameter type for 'command-fd', expected: string");
 	update_bench_refused(&t, "{\"command-fd\":\"x\"}", ENOENT, "'command-fd': no descriptor 'x'");
 	before = bench_count_fds();
 	fd = open(t.dir, O_RDONLY | O_CLOEXEC);

@@ -49,6 +49,34 @@ static void must_fail_command(struct update_bench *t, const char *program, const
 
 /* ---- who the successor is ---- */
 
+static void test_an_id_that_does_not_fit_is_refused_at_once(void **state)
+{
+	struct command_origin origin = { .client = 7 };
+	struct error err = ERROR_INIT;
+	char id[UPDATE_ID_MAX + 1];
+	struct update_bench t;
+
+	(void)state;
+	update_bench_init(&t, 1);
+	memset(id, '1', UPDATE_ID_MAX);
+	id[UPDATE_ID_MAX] = '\0';
+	origin.id = id;
+	assert_int_equal(update_request(t.u, &origin, UPDATE_KIND_UPDATE, NULL, NULL, &err),
+			 -E2BIG);
+	assert_non_null(strstr(err.text, "of 1024 bytes is too long for update: it can have up to "
+			       "1023"));
+	assert_int_equal(t.u->status, UPDATE_STATUS_NONE);
+	assert_null(t.u->id);
+	/* `migrate` is answered at once: its id need not travel. */
+	assert_int_equal(update_request(t.u, &origin, UPDATE_KIND_MIGRATE, NULL, NULL, &err), 0);
+	assert_null(t.u->id);
+	update_bench_wait(&t, "UPDATE_FAILED");
+	id[UPDATE_ID_MAX - 1] = '\0';
+	assert_int_equal(update_request(t.u, &origin, UPDATE_KIND_UPDATE, NULL, NULL, &err), 0);
+	assert_string_equal(t.u->id, id);
+	update_bench_fini(&t);
+}
+
 static void test_missing_program(void **state)
 {
 	struct update_bench t;
@@ -368,8 +396,8 @@ static void test_requests_that_make_no_sense(void **state)
 	update_bench_refused(&t, "{\"state-file\":\"here\"}", EINVAL, "must be absolute");
 	update_bench_refused(&t, "{\"state-file\":3}", EINVAL, "'state-file'");
 	update_bench_refused(&t, "{\"command\":[]}", EINVAL, "list");
-	update_bench_refused(&t, "{\"command\":\"molt\"}", EINVAL, "list");
-	update_bench_refused(&t, "{\"command\":[1]}", EINVAL, "strings");
+	update_bench_refused(&t, "{\"command\":\"molt\"}", EINVAL, "expected: array");
+	update_bench_refused(&t, "{\"command\":[1]}", EINVAL, "'command[0]'");
 	update_bench_refused(&t, "{\"command\":[\"\"]}", EINVAL, "strings");
 	update_bench_refused(&t, "{\"timeout\":0}", EINVAL, "'timeout'");
 	update_bench_refused(&t, "{\"timeout\":600001}", EINVAL, "'timeout'");
@@ -519,6 +547,7 @@ static void test_successor_gets_what_is_in_the_table(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_an_id_that_does_not_fit_is_refused_at_once),
 		cmocka_unit_test(test_missing_program),
 		cmocka_unit_test(test_directory),
 		cmocka_unit_test(test_not_executable),

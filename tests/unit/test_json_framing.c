@@ -13,6 +13,7 @@
 
 #include <molt/base/json.h>
 #include <molt/control/json_framing.h>
+#include <molt/control/json_message.h>
 
 /* Feeds text in pieces of step bytes and writes what comes out as "[message]" or "!<error>". */
 static void frames(const char *text, size_t len, size_t step, char *out, size_t size)

@@ -173,6 +173,28 @@ static void test_resume_and_pause(void **state)
 	bench_fini(&b);
 }
 
+/* After a pause and before the guest runs; at the first start there was no pause. */
+static void test_the_guest_is_told_of_a_pause(void **state)
+{
+	struct error err = ERROR_INIT;
+	struct bench b;
+
+	(void)state;
+	bench_init(&b, 2);
+	bench_run(&b);
+	assert_int_equal(machine_pause(&b.m, &err), 0);
+	for (uint32_t i = 0; i < 2; i++)
+		assert_int_equal(bench_vcpu(&b, i)->kvmclock_ctrls, 0);
+	assert_int_equal(machine_resume(&b.m, &err), 0);
+	for (uint32_t i = 0; i < 2; i++)
+		assert_int_equal(bench_vcpu(&b, i)->kvmclock_ctrls, 1);
+	assert_int_equal(machine_resume(&b.m, &err), 0);
+	assert_int_equal(machine_pause(&b.m, &err), 0);
+	for (uint32_t i = 0; i < 2; i++)
+		assert_int_equal(bench_vcpu(&b, i)->kvmclock_ctrls, 1);
+	bench_fini(&b);
+}
+
 static void test_parking_tells_when_the_last_stopped(void **state)
 {
 	uint64_t before, after, stopped;
@@ -578,6 +600,7 @@ int main(void)
 		cmocka_unit_test(test_boot_failure_is_told),
 		cmocka_unit_test(test_no_descriptor_is_leaked),
 		cmocka_unit_test(test_resume_and_pause),
+		cmocka_unit_test(test_the_guest_is_told_of_a_pause),
 		cmocka_unit_test(test_parking_tells_when_the_last_stopped),
 		cmocka_unit_test(test_spare_cpus_are_those_without_a_vcpu),
 		cmocka_unit_test(test_entering_tells_the_cpu),

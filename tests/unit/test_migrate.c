@@ -115,7 +115,7 @@ static void test_capabilities(void **state)
 	refused(t, "migrate-set-capabilities",
 		"{\"capabilities\":[{\"capability\":\"postcopy-ram\",\"state\":true}]}",
 		"'postcopy-ram'");
-	refused(t, "migrate-set-capabilities", "{\"capabilities\":[{}]}", "'capability'");
+	refused(t, "migrate-set-capabilities", "{\"capabilities\":[{}]}", ".capability'");
 	refused(t, "migrate-set-capabilities", "{\"capabilities\":7}", "'capabilities'");
 	refused(t, "migrate-set-capabilities", "", "'capabilities'");
 }
@@ -144,14 +144,18 @@ static void test_channels(void **state)
 {
 	static const char *const bad[][2] = {
 		{ "[]", "one channel" },
-		{ "[{}]", "'addr'" },
+		{ "[{}]", ".addr'" },
 		{ "[{\"addr\":{\"transport\":\"socket\",\"type\":\"inet\"}}]", "'socket'" },
 		{ "[{\"addr\":{\"transport\":\"exec\",\"args\":[\"cat\"]}}]", "'exec'" },
 		{ "[{\"addr\":{\"transport\":\"file\",\"filename\":\"/x\",\"offset\":1}}]",
 		  "offset" },
 		{ "[{\"addr\":{\"transport\":\"file\"}}]", "'filename'" },
-		{ "[{\"addr\":{\"transport\":\"file\",\"filename\":\"/x\"}},{}]", "one channel" },
-		{ "7", "one channel" },
+		{ "[{\"addr\":{\"transport\":\"file\",\"filename\":\"/x\"}},{}]",
+		  "'channels[1].addr'" },
+		{ "[{\"addr\":3},{\"addr\":{}}]", "one channel" },
+		{ "[{\"addr\":3}]", "one channel" },
+		{ "[{\"channel-type\":\"cpr\",\"addr\":{}}]", "'cpr'" },
+		{ "7", "expected: array" },
 	};
 	struct update_bench *t = *state;
 
@@ -173,7 +177,7 @@ static void test_either_uri_or_channels(void **state)
 
 	prepare(t);
 	refused(t, "migrate", "", "either");
-	refused(t, "migrate", "{\"uri\":3}", "either");
+	refused(t, "migrate", "{\"uri\":3}", "'uri'");
 	refused(t, "migrate", "{\"uri\":\"file:/x\",\"channels\":[]}", "either");
 }
 

@@ -211,6 +211,36 @@ static void initramfs_is_module_0(void **state)
 
 /* ---- the note ---- */
 
+struct note_bytes {
+	uint8_t bytes[256];
+	size_t len;
+};
+
+static size_t round_up(size_t n, size_t align)
+{
+	return (n + align - 1) / align * align;
+}
+
+static void note_put(struct note_bytes *n, size_t align, const char *name, uint32_t type,
+		     const void *desc, size_t len)
+{
+	Elf64_Nhdr nh = { (uint32_t)strlen(name) + 1, (uint32_t)len, type };
+	size_t at = n->len + round_up(sizeof(nh) + nh.n_namesz, align);
+
+	assert_true(at + len + align <= sizeof(n->bytes));
+	memcpy(n->bytes + n->len, &nh, sizeof(nh));
+	strcpy((char *)n->bytes + n->len + sizeof(nh), name);
+	memcpy(n->bytes + at, desc, len);
+	n->len = round_up(at + len, align);
+}
+
+static void note_put_entry(struct note_bytes *n, size_t align)
+{
+	const uint64_t entry = ELF_ENTRY;
+
+	note_put(n, align, "Xen", ELF_NOTE_PHYS32_ENTRY, &entry, sizeof(entry));
+}
+
 static void entry_of_four_bytes(void **state)
 {
 	struct elf_file elf;
@@ -227,36 +257,107 @@ static void entry_of_four_bytes(void **state)
 	test_end(&t);
 }
 
-/* Other notes before it are stepped over, whatever the alignment of the segment. */
-static void check_second_note(uint64_t align, size_t first_len)
+/* Boots with these bytes as the segment of notes. */
+static void check_notes(const struct note_bytes *n, uint64_t align)
 {
 	struct elf_file elf;
 	struct boot_test t;
-	Elf64_Nhdr other = { .n_namesz = 3, .n_descsz = 5, .n_type = ELF_NOTE_PHYS32_ENTRY };
 
 	elf_make(&elf);
-	elf_assemble(&elf);
-	memset(elf.bytes + ELF_NOTE_OFF, 0, 256);
-	memcpy(elf.bytes + ELF_NOTE_OFF, &other, sizeof(other));
-	memcpy(elf.bytes + ELF_NOTE_OFF + sizeof(other), "GN", 3);
-	memcpy(elf.bytes + ELF_NOTE_OFF + first_len, &elf.note.head, sizeof(elf.note.head));
-	memcpy(elf.bytes + ELF_NOTE_OFF + first_len + 12, "Xen", 4);
 	elf.ph[2].p_align = align;
-	elf.ph[2].p_filesz = first_len + 12 + (align == 8 ? 8 : 4) + 8;
-	memcpy(elf.bytes + ELF_NOTE_OFF + elf.ph[2].p_filesz - 8, &elf.note.entry, 8);
-	memcpy(elf.bytes + sizeof(elf.eh), elf.ph, sizeof(elf.ph));
+	elf.ph[2].p_filesz = n->len;
+	elf_assemble(&elf);
+	memcpy(elf.bytes + ELF_NOTE_OFF, n->bytes, n->len);
 	test_begin(&t, MIB(4), make_file(elf.bytes, ELF_FILE_LEN));
 	assert_loads(&t);
 	assert_int_equal(t.entry.rip, ELF_ENTRY);
 	test_end(&t);
 }
 
+/* As Linux and Xen write them: name and contents are padded each to 4. */
 static void note_after_another(void **state)
 {
+	const uint64_t aligns[] = { 0, 1, 4, 8 };
+	const uint8_t property[16] = { 2, 0, 0, 0xc0, 4, 0, 0, 0, 1 };
+
 	(void)state;
-	check_second_note(4, 12 + 4 + 8);
-	check_second_note(0, 12 + 4 + 8);
-	check_second_note(8, 12 + 8 + 8);
+	for (size_t i = 0; i < ARRAY_SIZE(aligns); i++) {
+		struct note_bytes n = { 0 };
+
+		note_put(&n, 4, "GNU", 5, property, sizeof(property));
+		note_put(&n, 4, "Linux", 0x101, "abcd", 4);
+		note_put(&n, 4, "GN", ELF_NOTE_PHYS32_ENTRY, "abcde", 5);
+		note_put_entry(&n, 4);
+		check_notes(&n, aligns[i]);
+	}
+}
+
+/* The gABI's way, binutils' and glibc's, in segments aligned to 8. */
+static void note_after_another_rounded_to_8(void **state)
+{
+	struct note_bytes n = { 0 };
+
+	(void)state;
+	note_put(&n, 8, "Linux", 0x101, "abcd", 4);
+	note_put(&n, 8, "GN", ELF_NOTE_PHYS32_ENTRY, "abcde", 5);
+	note_put_entry(&n, 8);
+	check_notes(&n, 8);
+}
+
+/* What a linker makes of sections of both kinds. */
+static void notes_of_both_kinds_in_one_segment(void **state)
+{
+	const uint8_t property[16] = { 2, 0, 0, 0xc0, 4, 0, 0, 0, 1 };
+	struct note_bytes n = { 0 };
+
+	(void)state;
+	note_put(&n, 4, "Linux", 0x101, "", 0);
+	n.len += 4; /* up to where the next section may begin */
+	note_put(&n, 8, "GNU", 5, property, sizeof(property));
+	note_put(&n, 8, "Linux", 0x101, "abcd", 4);
+	note_put_entry(&n, 4);
+	check_notes(&n, 8);
+}
+
+static void note_after_a_damaged_one(void **state)
+{
+	const uint32_t bad[] = { 1000, UINT32_MAX };
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		struct note_bytes n = { 0 };
+
+		note_put(&n, 4, "Linux", 0x101, "abcd", 4);
+		memcpy(n.bytes + 4, &bad[i], sizeof(bad[i]));
+		note_put(&n, 4, "Xen", ELF_NOTE_PHYS32_ENTRY, "abcdefg", 7);
+		note_put_entry(&n, 4);
+		check_notes(&n, 4);
+	}
+}
+
+/* Damage of any kind in one segment is none of the next one's. */
+static void note_in_another_segment(void **state)
+{
+	const Elf64_Phdr bad[] = {
+		{ .p_type = PT_NOTE, .p_offset = 4, .p_filesz = 100 },
+		{ .p_type = PT_NOTE, .p_offset = 0, .p_filesz = MIB(1) + 1 },
+		{ .p_type = PT_NOTE, .p_offset = ELF_FILE_LEN - 4, .p_filesz = 16 },
+		{ .p_type = PT_NOTE, .p_offset = UINT64_MAX, .p_filesz = 16 },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		struct elf_file elf;
+		struct boot_test t;
+
+		elf_make(&elf);
+		elf.ph[3] = elf.ph[2];
+		elf.ph[2] = bad[i];
+		begin_with(&t, MIB(4), &elf);
+		assert_loads(&t);
+		assert_int_equal(t.entry.rip, ELF_ENTRY);
+		test_end(&t);
+	}
 }
 
 static void refused(struct elf_file *elf, uint64_t ram, int code, const char *text)
@@ -565,6 +666,10 @@ int main(void)
 		cmocka_unit_test(initramfs_is_module_0),
 		cmocka_unit_test(entry_of_four_bytes),
 		cmocka_unit_test(note_after_another),
+		cmocka_unit_test(note_after_another_rounded_to_8),
+		cmocka_unit_test(notes_of_both_kinds_in_one_segment),
+		cmocka_unit_test(note_after_a_damaged_one),
+		cmocka_unit_test(note_in_another_segment),
 		cmocka_unit_test(no_note),
 		cmocka_unit_test(notes_of_others_alone),
 		cmocka_unit_test(note_beyond_its_segment),

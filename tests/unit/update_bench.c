@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "update_bench.h"
+#include "../../src/control/internal.h"
 
 #define WAIT_NS 20000000000ull
 
@@ -33,7 +34,7 @@ static void flush(void *opaque)
 	(void)opaque;
 }
 
-static void reply(void *opaque, uint32_t client, json_t *id, json_t *result,
+static void reply(void *opaque, uint32_t client, const char *id, json_t *result,
 		  const struct error *err)
 {
 	struct update_bench *t = opaque;
@@ -163,8 +164,12 @@ int update_bench_run(struct update_bench *t, const struct command *table, size_t
 	if (result)
 		*result = NULL;
 	for (size_t i = 0; i < count; i++)
-		if (strcmp(table[i].name, name) == 0)
-			r = table[i].run(t->u, &origin, args, result ? result : &ignored, err);
+		if (strcmp(table[i].name, name) == 0) {
+			r = control_check_args(table[i].args, args, err);
+			if (r == 0)
+				r = table[i].run(t->u, &origin, args, result ? result : &ignored,
+						 err);
+		}
 	json_decref(ignored);
 	json_decref(args);
 	return r;

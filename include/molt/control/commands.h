@@ -8,7 +8,8 @@
 
 /*
  * Adds the machine's commands: query-status, query-cpus-fast, query-kvm, query-name, query-uuid,
- * stop, cont, system_reset, system_powerdown, quit. m must outlive c. c may be NULL.
+ * query-target, query-machines, stop, cont, system_reset, system_powerdown, quit; and its events. m
+ * must outlive c. c may be NULL.
  */
 void control_add_machine_commands(struct control *c, struct machine *m);
 

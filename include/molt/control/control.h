@@ -45,10 +45,14 @@ void control_destroy(struct control *c);
 
 /*
  * Adds a room's commands; the table must outlive the control server. opaque goes to run(), which
- * must not turn the event loop. At most 16 tables, of which the server itself has two.
+ * must not turn the event loop. At most 16 tables of commands and events together, of which the
+ * server itself has two.
  */
 void control_add_commands(struct control *c, const struct command *commands, size_t count,
 			  void *opaque);
+
+/* The same for the events that a room sends: for query-qmp-schema. */
+void control_add_events(struct control *c, const struct command_event *events, size_t count);
 
 /* Begins to serve: nothing is read from any client before. */
 void control_start(struct control *c);
@@ -61,9 +65,10 @@ void control_event(struct control *c, const char *name, json_t *data);
 /*
  * Answers a command that returned COMMAND_ASYNC; until then no further command is taken from that
  * client, also in a successor. result (reference taken over; NULL means {}) or,
- * with err, an error. A client that has gone since is no error. id is borrowed, may be NULL.
+ * with err, an error. A client that has gone since is no error. id, the request's as JSON text, is
+ * borrowed and may be NULL; what is no JSON is left out.
  */
-void control_reply(struct control *c, uint32_t client, json_t *id, json_t *result,
+void control_reply(struct control *c, uint32_t client, const char *id, json_t *result,
 		   const struct error *err);
 
 /*

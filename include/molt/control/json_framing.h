@@ -11,10 +11,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include <jansson.h>
-
-#include <molt/base/error.h>
-
 #define JSON_FRAMING_MAX_DEPTH 64 /* nested arrays and objects: one bit each in `kinds` */
 
 /* All zeroes is the state at the beginning of a stream. */
@@ -39,9 +35,9 @@ enum json_frame {
 /*
  * Looks on in buf, of which the first len bytes are there, from where the last call stopped. With
  * JSON_FRAME_MESSAGE the message is buf[*start..*end). With an error, *end is the byte after the
- * offending one and the framer has forgotten all before it. With JSON_FRAME_MORE, *start says how
- * many bytes in front are mere white space. The caller may then remove bytes from the front, up to
- * *end (or *start), and must say so by json_framer_drop().
+ * offending one, and buf[*start..*end) the beginning of a message, which the framer has forgotten.
+ * With JSON_FRAME_MORE, *start says how many bytes in front are mere white space. The caller may
+ * then remove bytes from the front, up to *end (or *start), and must say so by json_framer_drop().
  */
 enum json_frame json_framer_scan(struct json_framer *f, const char *buf, size_t len, size_t *start,
 				 size_t *end);
@@ -52,11 +48,7 @@ void json_framer_drop(struct json_framer *f, size_t n);
 /* QMP's sentence for one of the errors. */
 const char *json_frame_text(enum json_frame frame);
 
-/*
- * Parses one message. QMP's extensions to JSON are understood: 'single-quoted' strings and the
- * escape \'. NULL with the sentence ("JSON parse error, ...") if it is not JSON, -EINVAL in
- * err->code's sense. The caller owns the reference.
- */
-json_t *json_message_parse(const char *text, size_t len, struct error *err);
+/* Takes a byte of a string, whose quote is in f->quote. True where it ends the string. */
+bool json_framer_string(struct json_framer *f, char ch);
 
 #endif

@@ -55,7 +55,7 @@ struct update_ops {
 	/* Hands queued output of the control socket to the kernel. */
 	void (*flush)(void *opaque);
 	/* Answers the command that came from client with this id; see control_reply(). */
-	void (*reply)(void *opaque, uint32_t client, json_t *id, json_t *result,
+	void (*reply)(void *opaque, uint32_t client, const char *id, json_t *result,
 		      const struct error *err);
 	/* Takes a descriptor that the client has sent, by its name; see control_take_fd(). */
 	int (*take_fd)(void *opaque, uint32_t client, const char *name, struct error *err);
@@ -139,6 +139,10 @@ void update_destroy(struct update *u);
  * only possible before anything ran.
  */
 int update_commit(struct update *u, struct incoming *in, struct error *err);
+
+/* For control_add_events(). */
+extern const struct command_event update_events[];
+extern const size_t update_events_count;
 
 /* Commands for control_add_commands(), opaque: struct update. */
 extern const struct command update_commands[];

@@ -111,6 +111,7 @@ struct machine {
 	struct loop *loop;
 	struct machine_ops ops;
 
+	uint64_t retry_ns; /* how long a vCPU that KVM has no room for is tried again */
 	struct vcpu *vcpus; /* guest.cpus of them */
 	struct vcpu_state *vcpu_states; /* one each */
 	struct msr_list msrs;
@@ -166,9 +167,18 @@ struct machine_config {
 int machine_create(struct machine *m, const struct machine_config *cfg, struct error *err);
 void machine_destroy(struct machine *m);
 
-/* Starts the vCPU threads' running (run state RUNNING) or stops it (PAUSED), with the event. */
+/*
+ * Starts the vCPU threads' running (run state RUNNING) or stops it (PAUSED), with the event. A
+ * guest that was paused is told of it before it runs.
+ */
 int machine_resume(struct machine *m, struct error *err);
 int machine_pause(struct machine *m, struct error *err);
+
+/*
+ * Tells the guest's watchdogs that it did not run for a while, on each vCPU at its next KVM_RUN.
+ * vCPUs parked. A guest that does not use kvmclock cannot be told.
+ */
+void machine_tell_paused(struct machine *m);
 
 /*
  * The bare mechanism below these, without run state and events: for the update. Parking waits until

@@ -24,6 +24,13 @@ enum vcpu_goal {
 	VCPU_QUIT,
 };
 
+/* KVM_RUN's answers of EAGAIN, one after the other; see vcpu_retry.c. CLOCK_MONOTONIC. */
+struct vcpu_retry {
+	uint64_t since_ns;
+	uint64_t last_ns; /* 0: the last answer was another */
+	bool told;        /* the log says what is missing */
+};
+
 struct vcpu {
 	struct machine *machine;
 	uint32_t id;
@@ -40,6 +47,7 @@ struct vcpu {
 	_Atomic uint64_t entered_ns; /* when it last left the park for KVM_RUN */
 	_Atomic int host_cpu;      /* and on which CPU of the host; -1: not yet */
 	uint64_t steal_time;       /* the guest's MSR, where it was stopped in this KVM VM; else 0 */
+	struct vcpu_retry retry;   /* the thread's own */
 	struct vcpu_state *state;  /* CPUID always; the rest while saved or loaded */
 };
 
