@@ -27,7 +27,6 @@
 
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
-#include <molt/vm/vcpu_state.h>
 
 #include "signals.h"
 
@@ -38,13 +37,6 @@ static bool is_ignored(int sig)
 	struct sigaction now;
 
 	return sigaction(sig, NULL, &now) == 0 && now.sa_handler == SIG_IGN;
-}
-
-/* vCPUs parked. The watchdogs of a guest that did not run must not take it for a hang. */
-static void tell_paused(struct machine *m)
-{
-	for (uint32_t i = 0; i < m->guest.cpus; i++)
-		vcpu_state_tell_paused(&m->kvm, m->vcpus[i].fd);
 }
 
 /* Where the process group is orphaned the kernel drops the signal, and this does nothing. */
@@ -71,7 +63,7 @@ static void job_control(struct machine *m, bool stop)
 		let_stop();
 	}
 	machine_job_control(m, false);
-	tell_paused(m);
+	machine_tell_paused(m);
 	if (running)
 		machine_unpark_vcpus(m);
 }

@@ -24,6 +24,7 @@ static const struct command_type stage = { .name = "UpdateStage", .members = sta
 static const struct command_type stages = { .name = "[UpdateStage]", .elements = &stage };
 #define REPORT_MEMBERS(absent) \
 	{ .name = "pid", .type = &command_int, .optional = (absent) }, \
+	{ .name = "previous-pid", .type = &command_int, .optional = true }, \
 	{ .name = "version", .type = &command_string, .optional = (absent) }, \
 	{ .name = "previous-version", .type = &command_string, .optional = (absent) }, \
 	{ .name = "updates", .type = &command_int, .optional = (absent) }, \
