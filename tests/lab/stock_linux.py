@@ -110,7 +110,7 @@ def check_blackouts(report, guest):
 
 
 def many_updates(report, guest, cpus):
-    """What issue and README promise of a guest under load. Leaves the guest running, its checkers stopped."""
+    """What the README promises of a guest under load. Leaves the guest running, its checkers stopped."""
     shell = guest.shell
     start_checkers(guest)
     offsets = tsc_offsets(guest.stream_of_update())
