@@ -139,7 +139,7 @@ class Walker:
         report = self.vm.update()
         if report["pid"] != self.vm.pid:
             raise Lost("a clean update of process %d says %d" % (self.vm.pid, report["pid"]))
-        self.vm.settle()
+        self.vm.settle(bodies=False)
 
     def reconnect(self):
         if self.vm._qmp:
@@ -204,7 +204,7 @@ class Walker:
         self.update(scenario)
         self.verify()
         os.remove(self.path("record"))
-        self.vm.settle()
+        self.vm.settle(bodies=False)
         with open(self.path("points")) as f:
             lines = f.read().split("\n")[:-1]
         os.remove(self.path("points"))
@@ -227,14 +227,14 @@ class Walker:
             raise Lost("the guest does not run")
         if not os.path.exists(self.path("fired")):
             os.remove(self.path("arm"))
-            self.vm.settle()
+            self.vm.settle(bodies=False)
             return Result("missed", why)
         if end == "done" and action in DEADLY:
             raise Lost("the process died, and the update was done all the same")
         if end != "done" and not why.strip():
             raise Lost("nobody was told why")
         # A dead guardian that nothing told us of is buried by the next update.
-        self.vm.settle(bodies=True)
+        self.vm.settle()
         now = self.traces()
         if now != self.before:
             raise Lost("left behind: %s" % difference(self.before, now))

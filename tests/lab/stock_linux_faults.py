@@ -162,7 +162,7 @@ def kills(report):
             if not walker.vm:
                 walker.start()
                 limit = exec_to_commit(walker.vm.update(no_check=True))
-                walker.vm.settle()
+                walker.vm.settle(bodies=False)
             try:
                 if killed_at(walker, random.uniform(limit / 2, 2 * limit), limit):
                     survived += 1

@@ -403,10 +403,10 @@ class Vm:
                 pass  # it has a parent, which is to bury it
         return states
 
-    def settle(self, bodies=False):
+    def settle(self, bodies=True):
         """
         Waits until what an update leaves for later is gone, for its answer comes before: the descriptors kept for a
-        way back, and all other processes. bodies: a dead one may be left.
+        way back, and all other processes. bodies: a dead one may be left, which the next update buries.
         """
         def left():
             return ([pid for pid, state in self.others().items() if not bodies or state != "Z"] +
