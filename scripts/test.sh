@@ -11,7 +11,7 @@ usage() {
 	                   stories of the lab, and fuzzing; without it, what every change has to
 	                   pass, in minutes
 	  --suite NAME     run only this suite (may be repeated):
-	                   house, unit, guest, faults, lab, fuzz, fuzz-smoke
+	                   house, unit, guest, faults, lab, fuzz; with --all: fuzz-smoke
 	  --sanitize LIST  build with sanitizers: address,undefined or thread
 	  --build DIR      build directory (default: build/test, or build/LIST with --sanitize)
 
@@ -50,9 +50,10 @@ packages=all
 	{ cat "/tmp/molt-setup.$$"; exit 1; }
 rm -f "/tmp/molt-setup.$$"
 ninja -C "$build" --quiet
-status=0
+status=0 log=$build/meson-logs/testlog-$tier.json
+rm -f "$log"
 # shellcheck disable=SC2086 # a list of words
 meson test -C "$build" --no-rebuild --print-errorlogs --setup "$tier" $suites || status=$?
 seconds=$(($(date +%s) - began))
-python3 scripts/count-tests.py "$build/meson-logs/testlog-$tier.json" "$seconds" "$(nproc)" || status=1
+python3 scripts/count-tests.py "$log" "$seconds" "$(nproc)" || status=1
 exit "$status"
