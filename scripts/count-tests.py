@@ -2,8 +2,11 @@
 # SPDX-License-Identifier: MIT
 """Counts the cases of a meson test log: each TAP line is one, a program without TAP is one.
 
-Names those that failed, each with the first lines of its reason, for a long log is often cut from the front. Ends with
-"N passed, N failed, N skipped" and exit status 1 if anything failed or nothing ran.
+usage: count-tests.py LOG [SECONDS CORES]
+
+Names those that failed, each with the first lines of its reason, for a long log is often cut from the front, and those of
+the lab that had to be told again. Ends with the time, how many were told again (yellow on a terminal), and
+"N passed, N failed, N skipped"; exit status 1 if anything failed or nothing ran.
 """
 import json
 import re
@@ -11,6 +14,7 @@ import sys
 
 REASON_LINES = 6
 LONGEST_LINE = 300
+AGAIN = re.compile(r"^# TOLD AGAIN: (.*)", re.M)  # tests/lab/report.py
 TAP = re.compile(r"^(not )?ok\b(?!.*\bbail)", re.M)
 
 
@@ -54,8 +58,12 @@ def failures(entry):
     return ["FAILED %s: %s, exit status %s" % (entry["name"], entry["result"], entry["returncode"])] + found
 
 
+def yellow(text):
+    return "\033[33m%s\033[0m" % text if sys.stdout.isatty() else text
+
+
 def main():
-    totals = [0, 0, 0]
+    totals, again = [0, 0, 0], []
     with open(sys.argv[1], encoding="utf-8") as log:
         for line in log:
             entry = json.loads(line)
@@ -64,6 +72,12 @@ def main():
                 totals[i] += n
             if numbers[1]:
                 print("\n".join(failures(entry)))
+            again += AGAIN.findall(entry.get("stdout", ""))
+    for what in again:
+        print(yellow("TOLD AGAIN " + shorten(what)))
+    if len(sys.argv) > 3:
+        print("tests took %s s on %s cores" % tuple(sys.argv[2:4]))
+    print(yellow("%d told again" % len(again)) if again else "0 told again")
     print("%d passed, %d failed, %d skipped" % tuple(totals))
     return 1 if totals[1] or not totals[0] else 0
 

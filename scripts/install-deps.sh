@@ -1,16 +1,25 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # Installs the Debian packages that building and testing molt needs; says nothing when all are there.
-# usage: scripts/install-deps.sh [build|test]
+# usage: scripts/install-deps.sh [build|test|all]
+#	build	molt itself
+#	test	and what scripts/test.sh runs
+#	all	and what only scripts/test.sh --all runs: fuzzing
 set -eu
 
 # gcc, C library, build system; JSON; capabilities, the seccomp filters' compiler; the ASL compiler for the DSDT
 build="gcc libc6-dev pkg-config meson ninja-build python3 libjansson-dev libcap-dev libseccomp-dev acpica-tools"
-# unit tests; releases from the history; fetching kernels for the lab; manual page check; fuzzing
-tests="libcmocka-dev git ca-certificates cpio kmod xz-utils mandoc clang libclang-rt-dev"
+# unit tests; releases from the history; fetching kernels for the lab; manual page check; checks of the sources
+tests="libcmocka-dev git ca-certificates cpio kmod xz-utils mandoc clang-format clang-tidy cppcheck shellcheck"
+# libFuzzer
+fuzzing="clang libclang-rt-dev"
 
-want=$build
-[ "${1:-build}" = test ] && want="$build $tests"
+case "${1:-build}" in
+build) want=$build ;;
+test) want="$build $tests" ;;
+all) want="$build $tests $fuzzing" ;;
+*) echo "install-deps: '$1' is not build, test or all" >&2; exit 2 ;;
+esac
 
 if ! command -v dpkg-query >/dev/null 2>&1; then
 	echo "install-deps: this is not a Debian system. Install what these Debian packages hold," >&2

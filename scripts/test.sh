@@ -5,10 +5,13 @@ set -eu
 
 usage() {
 	cat <<-END
-	usage: scripts/test.sh [--suite NAME]... [--sanitize LIST] [--build DIR]
+	usage: scripts/test.sh [--all] [--suite NAME]... [--sanitize LIST] [--build DIR]
 
+	  --all            everything there is, at full length: all faults, kills, soaks and
+	                   stories of the lab, and fuzzing; without it, what every change has to
+	                   pass, in minutes
 	  --suite NAME     run only this suite (may be repeated):
-	                   house, unit, guest, faults, lab, fuzz, fuzz-smoke
+	                   house, unit, guest, faults, lab, fuzz; with --all: fuzz-smoke
 	  --sanitize LIST  build with sanitizers: address,undefined or thread
 	  --build DIR      build directory (default: build/test, or build/LIST with --sanitize)
 
@@ -17,9 +20,11 @@ usage() {
 }
 
 cd "$(dirname "$0")/.."
-suites= sanitize=none build=
+began=$(date +%s)
+suites= sanitize=none build= tier=quick
 while [ $# -gt 0 ]; do
 	case "$1" in
+	--all) tier=all; shift ;;
 	--suite | --sanitize | --build)
 		[ $# -ge 2 ] || { echo "test.sh: $1 needs a value" >&2; exit 2; }
 		case "$1" in
@@ -37,13 +42,18 @@ if [ -z "$build" ]; then
 	[ "$sanitize" = none ] || build=build/$(echo "$sanitize" | tr , -)
 fi
 
-./scripts/install-deps.sh test
+packages=all
+[ "$tier" = all ] || suites="$suites --no-suite long" packages=test
+
+./scripts/install-deps.sh "$packages"
 [ -d "$build" ] || meson setup "$build" -Dwerror=true -Db_sanitize="$sanitize" >"/tmp/molt-setup.$$" ||
 	{ cat "/tmp/molt-setup.$$"; exit 1; }
 rm -f "/tmp/molt-setup.$$"
 ninja -C "$build" --quiet
-status=0
+status=0 log=$build/meson-logs/testlog-$tier.json
+rm -f "$log"
 # shellcheck disable=SC2086 # a list of words
-meson test -C "$build" --no-rebuild --print-errorlogs $suites || status=$?
-python3 scripts/count-tests.py "$build/meson-logs/testlog.json" || status=1
+meson test -C "$build" --no-rebuild --print-errorlogs --setup "$tier" $suites || status=$?
+seconds=$(($(date +%s) - began))
+python3 scripts/count-tests.py "$log" "$seconds" "$(nproc)" || status=1
 exit "$status"

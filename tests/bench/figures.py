@@ -229,7 +229,6 @@ def fill(path, blocks):
 def write_docs(results, directory):
     fill(os.path.join(directory, "benchmarks.md"), {
         "machine": machine(results), "limits": limits_table(results), "blackout": blackout_table(results),
-        "brownout": brownout_table(results)})
-    fill(os.path.join(directory, "live-update.md"), {"budget": machine(results) + "\n\n" + budget_table(results)})
+        "brownout": brownout_table(results), "budget": budget_table(results)})
     with open(os.path.join(directory, "blackout.svg"), "w") as f:
         f.write(plot.svg(results))

@@ -3,10 +3,10 @@
  * Fault injection. Theory of operation.
  *
  * `molt-faults` is molt, from the same objects, linked with the linker's --wrap for every library
- * function and system call that can fail (calls.c) and for those functions of its own at which a
- * stage of the update begins or ends (stages.c). So no source of molt knows of it, the molt that is
- * installed is free of it, and a call that somebody adds to the update path tomorrow is a failure
- * point without anybody's doing (test_faults.py checks that no function was forgotten).
+ * function and system call that they call and that can fail (wraps.py finds out which) and for those
+ * functions of its own at which a stage of the update begins or ends (stages.c). So no source of molt
+ * knows of it, the molt that is installed is free of it, and a call that somebody adds to the update
+ * path tomorrow is a failure point without anybody's doing.
  *
  * Each call between "update accepted" and "committed, and the client answered" is a point with a
  * name:
@@ -20,7 +20,8 @@
  * The directory in MOLT_FAULTS_DIR, which the environment carries from image to image, says what happens:
  *
  *	record	if it exists, the names of all points are appended to `points`, with the errno of a
- *		failure there (0: not a call, or one that cannot fail)
+ *		failure there (0: not a call, or one that cannot fail) and where in the program the
+ *		call is: what a loop does, or both sides of the update, has many names, but one place
  *	arm	"NAME ACTION": what is to happen at a point. Whoever gets there renames the file to
  *		`fired` first: it happens once, not again on the way back
  *
@@ -28,7 +29,8 @@
  * resource, until the update ends in this process), abort, segv, hang, kill. And orphan: the call is
  * let through, but the guardian is killed.
  *
- * Nothing here allocates, locks (but for a moment, with no call out of it) or calls what is wrapped.
+ * Nothing here allocates, locks (but for a moment, with no call out of it) or calls what may be
+ * wrapped: system calls are made by hand.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -42,7 +44,6 @@
 #include <unistd.h>
 
 #include "faults.h"
-#include "real.h"
 
 #define NAME_MAX_BYTES 128
 #define COUNTERS 512
@@ -62,6 +63,25 @@ static struct {
 	} counters[COUNTERS];
 } state = { .lock = ATOMIC_FLAG_INIT };
 
+extern const char __ehdr_start[]; /* the linker's: where the program lies */
+
+/* 0 or more, or -errno. */
+static long raw(long number, long a, long b, long c, long d)
+{
+	register long fourth __asm__("r10") = d;
+	register long fifth __asm__("r8") = 0;
+
+	__asm__ volatile("syscall" : "+a"(number)
+			 : "D"(a), "S"(b), "d"(c), "r"(fourth), "r"(fifth)
+			 : "rcx", "r11", "memory");
+	return number;
+}
+
+static int raw_open(const char *path, int flags)
+{
+	return (int)raw(SYS_open, (long)path, flags | O_CLOEXEC, 0600, 0);
+}
+
 static const char *path_of(char *buf, size_t size, const char *file)
 {
 	const char *dir = getenv("MOLT_FAULTS_DIR");
@@ -75,17 +95,17 @@ static const char *path_of(char *buf, size_t size, const char *file)
 static void load_armed(void)
 {
 	char path[512], text[NAME_MAX_BYTES + 16] = "";
-	int fd = path_of(path, sizeof(path), "arm") ? __real_open64(path, O_RDONLY | O_CLOEXEC) : -1;
+	int fd = path_of(path, sizeof(path), "arm") ? raw_open(path, O_RDONLY) : -1;
 
 	state.point[0] = state.action[0] = '\0';
 	if (fd >= 0) {
-		if (__real_read(fd, text, sizeof(text) - 1) < 0 ||
+		if (raw(SYS_read, fd, (long)text, sizeof(text) - 1, 0) < 0 ||
 		    sscanf(text, "%127s %15s", state.point, state.action) != 2)
 			_exit(99);
-		close(fd);
+		raw(SYS_close, fd, 0, 0, 0);
 	}
 	state.recording = path_of(path, sizeof(path), "record") &&
-			  __real_access(path, F_OK) == 0;
+			  raw(SYS_access, (long)path, F_OK, 0, 0) == 0;
 }
 
 static void put(const char *file, int flags, const char *line)
@@ -94,10 +114,10 @@ static void put(const char *file, int flags, const char *line)
 	int fd = -1;
 
 	if (path_of(path, sizeof(path), file))
-		fd = __real_open64(path, O_WRONLY | O_CREAT | O_CLOEXEC | flags, 0600);
-	if (fd < 0 || __real_write(fd, line, strlen(line)) < 0)
+		fd = raw_open(path, O_WRONLY | O_CREAT | flags);
+	if (fd < 0 || raw(SYS_write, fd, (long)line, (long)strlen(line), 0) < 0)
 		_exit(99);
-	close(fd);
+	raw(SYS_close, fd, 0, 0, 0);
 }
 
 void faults_note_guardian(int pid)
@@ -112,12 +132,12 @@ void faults_note_guardian(int pid)
 static void kill_guardian(void)
 {
 	char path[512], text[16] = "";
-	int fd = path_of(path, sizeof(path), "guardian") ? __real_open64(path, O_RDONLY) : -1;
+	int fd = path_of(path, sizeof(path), "guardian") ? raw_open(path, O_RDONLY) : -1;
 
-	if (fd < 0 || __real_read(fd, text, sizeof(text) - 1) <= 0 || atoi(text) <= 1 ||
-	    __real_kill(atoi(text), SIGKILL) < 0)
+	if (fd < 0 || raw(SYS_read, fd, (long)text, sizeof(text) - 1, 0) <= 0 || atoi(text) <= 1 ||
+	    raw(SYS_kill, atoi(text), SIGKILL, 0, 0) < 0)
 		_exit(99);
-	close(fd);
+	raw(SYS_close, fd, 0, 0, 0);
 }
 
 /* False: who armed it did not want to wait any longer. */
@@ -127,7 +147,7 @@ static bool disarm(void)
 
 	state.point[0] = '\0';
 	return path_of(from, sizeof(from), "arm") && path_of(to, sizeof(to), "fired") &&
-	       rename(from, to) == 0;
+	       raw(SYS_rename, (long)from, (long)to, 0, 0) == 0;
 }
 
 void faults_begin(const char *side, const char *stage)
@@ -153,7 +173,7 @@ void faults_stage(const char *stage)
 	if (!state.side)
 		return;
 	state.stage = stage;
-	fault("begin", 0);
+	fault("begin", 0, 0);
 }
 
 void faults_pause(void)
@@ -196,14 +216,11 @@ static unsigned int count(const char *stage, const char *name)
 
 static void die_by(int sig)
 {
-	struct sigaction sa = { .sa_handler = SIG_DFL };
-	sigset_t set;
+	unsigned long defaults[4] = { 0 }, set = 1UL << (sig - 1);
 
-	__real_sigaction(sig, &sa, NULL);
-	sigemptyset(&set);
-	sigaddset(&set, sig);
-	__real_pthread_sigmask(SIG_UNBLOCK, &set, NULL);
-	__real_syscall(SYS_tgkill, getpid(), __real_syscall(SYS_gettid), sig);
+	raw(SYS_rt_sigaction, sig, (long)defaults, 0, sizeof(set));
+	raw(SYS_rt_sigprocmask, SIG_UNBLOCK, (long)&set, 0, sizeof(set));
+	raw(SYS_tgkill, raw(SYS_getpid, 0, 0, 0, 0), raw(SYS_gettid, 0, 0, 0, 0), sig, 0);
 	_exit(99);
 }
 
@@ -221,7 +238,7 @@ static bool act(int code)
 	if (strcmp(action, "kill") == 0)
 		die_by(SIGKILL);
 	while (strcmp(action, "hang") == 0)
-		__real_poll(NULL, 0, -1);
+		raw(SYS_poll, 0, 0, -1, 0);
 	if (strcmp(action, "orphan") == 0) {
 		kill_guardian();
 		return false;
@@ -234,7 +251,7 @@ static bool works_for_update(const char *stage)
 {
 	static const char *const parked[] = { "save", "build" };
 
-	if (__real_syscall(SYS_gettid) == getpid())
+	if (raw(SYS_gettid, 0, 0, 0, 0) == raw(SYS_getpid, 0, 0, 0, 0))
 		return true;
 	for (size_t i = 0; i < sizeof(parked) / sizeof(parked[0]); i++)
 		if (strcmp(stage, parked[i]) == 0)
@@ -242,7 +259,7 @@ static bool works_for_update(const char *stage)
 	return false;
 }
 
-bool fault(const char *name, int code)
+bool fault(const char *name, int code, uintptr_t site)
 {
 	const char *stage = state.stage;
 	char point[NAME_MAX_BYTES];
@@ -253,7 +270,8 @@ bool fault(const char *name, int code)
 		return false;
 	snprintf(point, sizeof(point), "%s:%s:%s#%u", state.side, stage, name, count(stage, name));
 	if (state.recording) {
-		snprintf(point + strlen(point), sizeof(point) - strlen(point), " %d\n", code);
+		snprintf(point + strlen(point), sizeof(point) - strlen(point), " %d %lx\n", code,
+			 site ? site - (uintptr_t)__ehdr_start : 0);
 		put("points", O_APPEND, point);
 	} else if (code && code == state.exhausted) {
 		fails = true;

@@ -4,6 +4,7 @@
 #define MOLT_TESTS_FAULTS_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 /* Reads what is armed, and begins to count: an update has begun in this process. */
 void faults_begin(const char *side, const char *stage);
@@ -22,10 +23,20 @@ const char *faults_now(void);
 const char *faults_now_side(void);
 
 /*
- * A failure point: the function `name` is called. True, with errno set to code, where it is to fail
- * instead. code 0: it cannot fail, but the process can end here.
+ * A failure point: the function `name` is called from `site`. True, with errno set to code, where it
+ * is to fail instead. code 0: it cannot fail, but the process can end here.
  */
-bool fault(const char *name, int code);
+bool fault(const char *name, int code, uintptr_t site);
+
+/* A function that can fail, as wraps.py lays it out. */
+struct call {
+	int code; /* errno when it fails */
+	char name[];
+};
+#define NO_POINT (-1)
+
+/* What the wrappers ask: 0, or the errno with which it is to fail. args: its first six. */
+int fault_of_call(const struct call *call, const unsigned long *args, uintptr_t site);
 
 /* Whom the action `orphan` kills, also in a later image. */
 void faults_note_guardian(int pid);

@@ -16,7 +16,6 @@
 #include "src/update/guardian.h"
 
 #include "faults.h"
-#include "real.h"
 
 /* STAGE(type, name, (parameters), (arguments), action before, action after) */
 #define STAGE(type, name, params, args, before, after) \

@@ -1,9 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Every failure point of the update path, one at a time: the guest runs on, verified, and the client is told why.
+"""Failure points of the update path, one at a time: the guest runs on, verified, and the client is told why.
 
-    MOLT_FAULTS=all    every action at every point, instead of a sample of the deadly ones (an hour)
-    MOLT_FAULTS_SEED   which sample; printed by each run
+One fault for each call in the program: what a loop does, or code that both sides of an update share, has many points
+but is one call, of which one point is taken. Of the deaths and the resources that run out for good, a sample.
+
+    MOLT_FAULTS=all    every action at every point (an hour); also by MOLT_TIER=all, as "scripts/test.sh --all" sets it,
+                       but then of the deaths and lasting shortages a larger sample
+    MOLT_FAULTS_SEED   which points; printed by each run
     MOLT_FAULTS_ONLY   a regular expression for the points' names
 """
 import collections
@@ -12,81 +16,29 @@ import os
 import queue
 import random
 import re
-import subprocess
 import sys
 import threading
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from walk import DEADLY, ProbeWalker, may_die  # noqa: E402
-from moltvm import need_kvm, run_cases  # noqa: E402
+from moltvm import full, need_kvm, run_cases  # noqa: E402
 
 BINARY = os.environ["MOLT_FAULTS_BINARY"]
-ALL = os.environ.get("MOLT_FAULTS") == "all"
+EACH = os.environ.get("MOLT_FAULTS") == "all"
+ALL = EACH or full()
 SEED = os.environ.get("MOLT_FAULTS_SEED") or str(random.randrange(10 ** 6))
 ONLY = re.compile(os.environ.get("MOLT_FAULTS_ONLY", ""))
 WALKERS = min(2, os.cpu_count() or 1)
 TRIES = 4  # a point that hangs on the guest's timing (has it just printed?) is not reached each time
-SAMPLE_DEADLY, SAMPLE_EXHAUST, ONE_IN_ALIKE = 120, 40, 6
+SAMPLE_DEADLY, SAMPLE_EXHAUST = (120, 40) if ALL else (16, 8)
 RESOURCES = {errno.ENOMEM, errno.EMFILE, errno.ENOSPC, errno.EAGAIN}
 SCENARIOS = ("update", "give-back", "guardian", "undo", "state-file", "descriptors")
 
-# Functions that molt and its libraries call and that are no points, and why.
-NO_POINTS = {
-    "cannot fail, or only on arguments that no program passes": """
-        __sched_cpucount __ctype_b_loc __ctype_toupper_loc __errno_location __isoc99_sscanf __libc_current_sigrtmin __memcpy_chk
-        __snprintf_chk __sprintf_chk __vsnprintf_chk snprintf cfmakeraw clock_gettime close free getauxval getenv
-        geteuid getpgrp getpid gettimeofday gmtime_r localeconv memchr memcmp memcpy memmove memset munmap
-        pthread_cond_broadcast pthread_cond_destroy
-        pthread_cond_init pthread_cond_signal pthread_cond_wait pthread_join pthread_kill pthread_mutex_destroy pthread_mutex_init
-        pthread_mutex_lock pthread_mutex_unlock pthread_self pthread_tryjoin_np qsort sched_getcpu sched_yield sigaddset sigdelset
-        sigemptyset sigfillset sigismember strcasecmp strchr strcmp strcpy strcspn strerror strerror_r strftime strlen strncmp
-        strncpy __strncpy_chk strnlen strrchr strspn strstr strtod strtol strtoul strtoull strtoll unsetenv usleep pause""",
-    "ends the process": "_exit __assert_fail __stack_chk_fail",
-    "what it allocates is a point by itself": "__asprintf_chk",
-    "where the sandbox begins: at a cold start, and in a successor that gives up more than its predecessor": """
-        cap_drop_bound cap_free cap_get_bound cap_init cap_reset_ambient cap_set_proc fchownat fgetgrent fgetpwent fopen64
-        getresgid getresuid setgroups setresgid setresuid""",
-    "returns twice, so that it cannot be wrapped; and in its child, which tells if they fail": "vfork dup2 setpgid",
-    "only at a cold start, for a new client or a new backend": """
-        accept4 bind connect fchmod getsockname grantpt listen posix_openpt ptsname_r unlockpt socket tcgetpgrp""",
-    "only in the commands for the terminal": """
-        __fprintf_chk __printf_chk __vfprintf_chk ferror fflush getopt_long json_dumpf putc puts fwrite fopen fclose
-        fgetc sendmsg""",
-    "data": """_GLOBAL_OFFSET_TABLE_ __cpu_model __tls_get_addr blob_dsdt blob_dsdt_end blob_ticker blob_ticker_end
-        device_classes machine_model environ optarg opterr optind optopt program_invocation_name program_invocation_short_name stderr stdout stdin""",
-}
-
 # Points at which a call is not made to fail, and why. The process may still die there.
 NO_ERROR = {
-    r"predecessor:undo:fcntl#|guardian:revive:fcntl#":
+    r"predecessor:undo:fcntl64#|guardian:revive:fcntl64#":
         "close-on-exec of an open descriptor: it takes back what worked a moment before, and nothing is left to try",
 }
-
-
-def in_two_lists(wraps, functions):
-    exempt = set(" ".join(NO_POINTS.values()).split())
-    return sorted(exempt & set(wraps) - {"fchmod", "socket"}), sorted(functions - exempt - set(wraps))
-
-
-def symbols(archive, *options):
-    text = subprocess.run(["nm", *options, archive], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-                          check=True).stdout
-    return {line.split()[-1] for line in text.split("\n") if len(line.split()) in (2, 3)}
-
-
-def test_every_function_that_can_fail_is_a_point():
-    archives = os.environ["MOLT_FAULTS_ARCHIVES"].split(":")
-    used, made = set(), set()
-    for archive in archives:
-        used |= symbols(archive, "-u")
-        made |= symbols(archive, "--defined-only")
-    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "calls.h"), encoding="utf-8") as f:
-        wraps = re.findall(r"^(?:CALL|VARIADIC)\([^,]+,\s*(\w+)", f.read(), re.M)
-    both, neither = in_two_lists(wraps, used - made)
-    assert not neither, "neither in calls.h nor among those that are no points: %s" % " ".join(neither)
-    assert not both, "in calls.h and among those that are no points: %s" % " ".join(both)
-    print("# %d functions can fail and are wrapped, %d are no points" % (
-        len(set(wraps) & used), len((used - made) - set(wraps))))
 
 
 class Recording:
@@ -119,7 +71,17 @@ def fails(point):
 
 
 def sample(jobs, number, name):
-    return jobs if ALL or len(jobs) <= number else random.Random(SEED + name).sample(jobs, number)
+    return jobs if EACH or len(jobs) <= number else random.Random(SEED + name).sample(jobs, number)
+
+
+def one_of_each_call():
+    """Points, one for each call: the same function, or request, from the same place in the program."""
+    calls = collections.defaultdict(list)
+    for point in recorded().points:
+        if fails(point):
+            calls[point.name.split(":")[2].split("#")[0], point.site].append(point)
+    chosen = random.Random(SEED + "calls")
+    return {chosen.choice(sorted(points)) for points in calls.values()}
 
 
 class Walk:
@@ -210,18 +172,18 @@ def test_nothing_allocates_between_pause_and_exec():
 
 
 def test_each_call_fails():
-    jobs = recorded().jobs(fails, "error")
-    # The client's answer is a hundred allocations, all alike.
-    alike = [job for job in jobs if re.search(r":tell:malloc#", job[1])]
-    if not ALL:
-        kept = set(sample(alike, len(alike) // ONE_IN_ALIKE, "alike"))
-        jobs = [job for job in jobs if job not in set(alike) - kept]
-    Walk(jobs).run()
+    chosen = None if ALL else one_of_each_call()
+    Walk(recorded().jobs(lambda point: fails(point) and (ALL or point in chosen), "error")).run()
 
 
 def test_each_step_dies():
-    jobs = [job for action in DEADLY for job in recorded().jobs(may_die, action)]
-    Walk(sample(jobs, SAMPLE_DEADLY, "deadly")).run()
+    """At the start of each stage, and at a sample of the calls."""
+    jobs = {action: recorded().jobs(may_die, action) for action in DEADLY}
+    starts = [[job for job in some if job[1].endswith(":begin#1")] for some in jobs.values()]
+    chosen = random.Random(SEED + "starts")
+    every = [job for some in jobs.values() for job in some]
+    some = sample(every, SAMPLE_DEADLY, "deadly")
+    Walk(some + [job for job in map(chosen.choice, zip(*starts)) if job not in some]).run()
 
 
 def test_each_resource_runs_out_for_good():
@@ -235,6 +197,14 @@ def test_guardian_dies():
     walk = Walk([job for job in recorded().jobs(lambda point: stages.match(point.name), "orphan")])
     walk.run()
     assert walk.ends["done"] == walk.runs, walk.ends
+
+
+def test_known_calls_are_points():
+    """The functions are found by a rule (wraps.py): what it must not lose."""
+    found = {point.name.split(":")[2].split("#")[0] for point in recorded().points}
+    lost = set("""malloc mmap64 memfd_create open64 read write sigaction pthread_create epoll_ctl KVM_CREATE_VM KVM_GET_REGS
+               KVM_SET_LAPIC fstat64 timerfd_create waitpid""".split()) - found
+    assert ONLY.pattern or not lost, lost
 
 
 for case in [value for name, value in list(globals().items()) if name.startswith("test_")]:

@@ -36,7 +36,8 @@ SURVIVED = {
 }
 DEADLY = ("abort", "segv", "hang", "kill")
 
-Point = collections.namedtuple("Point", "name errno")  # of the call when it fails; 0: it is a place
+# errno: of the call when it fails; 0: it is a place. site: where the call is in the program.
+Point = collections.namedtuple("Point", "name errno site")
 Result = collections.namedtuple("Result", "end why")   # end: told, cut, done, missed
 
 
@@ -132,47 +133,13 @@ class Walker:
         # The kernel's own threads are with whoever made the KVM VM, who may be dead.
         return fds, ["thread" for name in self.vm.threads() if not name.startswith("kvm-")]
 
-    def others(self):
-        """{pid: state} besides the guest's process, once those whom we inherited are buried."""
-        self.vm.proc.poll()
-        states = session_states(self.vm.proc.pid)
-        states.pop(self.vm.pid, None)
-        for pid in [pid for pid, state in states.items() if state == "Z"]:
-            try:
-                if os.waitpid(pid, os.WNOHANG)[0] == pid:
-                    del states[pid]
-            except ChildProcessError:
-                pass  # it has a parent, which is to bury it
-        return states
-
-    def settle(self, bodies=False):
-        """Until what an update leaves for later is gone. bodies: a dead process may be left."""
-        def left():
-            return ([pid for pid, state in self.others().items() if not bodies or state != "Z"] +
-                    [what for what, _ in self.vm.fds().values() if "molt-state" in what or "pidfd" in what])
-
-        self.vm.wait_for(lambda: not left(), lambda: "end of what an update leaves for later: " + ", ".join(
-            map(self.describe, left())), timeout=60)
-
-    @staticmethod
-    def describe(left):
-        """A descriptor by its name; a process by what it is doing, as far as the kernel tells."""
-        words = [str(left)]
-        for name in ("comm", "stat", "wchan", "syscall", "stack") if isinstance(left, int) else ():
-            try:
-                with open("/proc/%d/%s" % (left, name)) as f:
-                    words.append(name + " " + " ".join(f.read().split()))
-            except OSError:
-                pass
-        return "; ".join(words)
-
     # ---- updates ----
 
     def clean_update(self):
         report = self.vm.update()
         if report["pid"] != self.vm.pid:
             raise Lost("a clean update of process %d says %d" % (self.vm.pid, report["pid"]))
-        self.settle()
+        self.vm.settle(bodies=False)
 
     def reconnect(self):
         if self.vm._qmp:
@@ -192,7 +159,7 @@ class Walker:
                 if time.monotonic() > end or all(state == "Z" for state in states):
                     raise Lost("nobody answers on the control socket") from None
                 time.sleep(0.02)
-        alive = [pid for pid, state in self.others().items() if state != "Z"]
+        alive = [pid for pid, state in self.vm.others().items() if state != "Z"]
         if session_states(self.vm.proc.pid).get(self.vm.pid, "Z") == "Z" and alive:
             self.vm.follow(alive[0])
         return query
@@ -237,11 +204,11 @@ class Walker:
         self.update(scenario)
         self.verify()
         os.remove(self.path("record"))
-        self.settle()
+        self.vm.settle(bodies=False)
         with open(self.path("points")) as f:
             lines = f.read().split("\n")[:-1]
         os.remove(self.path("points"))
-        return [Point(name, int(errno)) for name, errno in map(str.split, lines)]
+        return [Point(name, int(errno), site) for name, errno, site in map(str.split, lines)]
 
     def arm(self, point, action):
         for name in ("arm", "fired", "guardian"):
@@ -260,14 +227,14 @@ class Walker:
             raise Lost("the guest does not run")
         if not os.path.exists(self.path("fired")):
             os.remove(self.path("arm"))
-            self.settle()
+            self.vm.settle(bodies=False)
             return Result("missed", why)
         if end == "done" and action in DEADLY:
             raise Lost("the process died, and the update was done all the same")
         if end != "done" and not why.strip():
             raise Lost("nobody was told why")
         # A dead guardian that nothing told us of is buried by the next update.
-        self.settle(bodies=True)
+        self.vm.settle()
         now = self.traces()
         if now != self.before:
             raise Lost("left behind: %s" % difference(self.before, now))

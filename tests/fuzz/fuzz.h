@@ -21,6 +21,12 @@
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+/*
+ * Chooses the i-th variant of a target that has some, each with a corpus of its own, TARGET_VARIANT:
+ * its name, or NULL when there are no more. A target without need not define it.
+ */
+const char *fuzz_variant(size_t i);
+
 #define fuzz_must(condition) \
 	do { \
 		if (!(condition)) \

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One device class (FUZZ_CLASS): what a guest, its backend, the clock and updates can do to it, in
+ * One device class, by its name in the corpus's (device_CLASS): what a guest, its backend, the clock and updates can do to it, in
  * any order. Any state that a guest can bring about must be saved, loaded and saved again as the
  * same bytes; of a state that was spoilt on its way the load may refuse it, but what it accepts is
  * held to the same.
@@ -24,8 +24,6 @@
 
 #include "../unit/fake_machine.h"
 #include "fuzz.h"
-
-extern const struct device_class FUZZ_CLASS; /* whatever room it is of */
 
 #define START_SECONDS 1700000000
 #define NS_PER_SECOND 1000000000ull
@@ -62,6 +60,7 @@ struct kvm_part {
 };
 
 static struct {
+	const struct device_class *cls;
 	struct fake_machine *now;
 	struct vcpu vcpu;
 	struct memory memory;
@@ -208,7 +207,7 @@ static struct fake_machine *machine_new(struct fdtable *fds, struct stream *s, s
 	m->m.guest.cpus = 1;
 	m->m.memory = f.memory;
 	m->m.kvm.has_kvmclock_ctrl = true;
-	r = fake_device_create(m, &FUZZ_CLASS, fds, s, err);
+	r = fake_device_create(m, f.cls, fds, s, err);
 	if (r == 0)
 		return m;
 	fuzz_must_explain(r, err);
@@ -218,16 +217,16 @@ static struct fake_machine *machine_new(struct fdtable *fds, struct stream *s, s
 
 static void resume(struct fake_machine *m)
 {
-	if (FUZZ_CLASS.resume)
-		FUZZ_CLASS.resume(m->dev);
+	if (f.cls->resume)
+		f.cls->resume(m->dev);
 }
 
 static void quiesce(struct fake_machine *m)
 {
 	struct error err = ERROR_INIT;
 
-	if (FUZZ_CLASS.quiesce)
-		fuzz_must_work(FUZZ_CLASS.quiesce(m->dev, &err), &err);
+	if (f.cls->quiesce)
+		fuzz_must_work(f.cls->quiesce(m->dev, &err), &err);
 }
 
 /* A second device that has taken the first one's state, or NULL. */
@@ -252,12 +251,12 @@ static void save(struct fake_machine *m, struct stream_writer *w, struct fdtable
 	fds->count = 0;
 	fuzz_must_work(stream_writer_init(w, 4096, &err), &err);
 	stream_begin(w, &header);
-	if (FUZZ_CLASS.pre_save)
-		fuzz_must_work(FUZZ_CLASS.pre_save(m->dev, &err), &err);
-	if (FUZZ_CLASS.state)
-		vmstate_save(w, FUZZ_CLASS.state, 0, device_guest(m->dev));
-	if (FUZZ_CLASS.save_host)
-		fuzz_must_work(FUZZ_CLASS.save_host(m->dev, w, fds, &err), &err);
+	if (f.cls->pre_save)
+		fuzz_must_work(f.cls->pre_save(m->dev, &err), &err);
+	if (f.cls->state)
+		vmstate_save(w, f.cls->state, 0, device_guest(m->dev));
+	if (f.cls->save_host)
+		fuzz_must_work(f.cls->save_host(m->dev, w, fds, &err), &err);
 	fuzz_must_work(stream_end(w, &err), &err);
 }
 
@@ -349,7 +348,7 @@ static void change_peer(struct fuzz_input *in)
 			shutdown(f.peer, SHUT_WR);
 		else
 			fd_close(&f.peer);
-	} else if (FUZZ_CLASS.host) {
+	} else if (f.cls->host) {
 		memcpy(sun.sun_path, f.link, sizeof(f.link));
 		f.peer = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 		if (connect(f.peer, (struct sockaddr *)&sun, sizeof(sun)) < 0)
@@ -403,9 +402,9 @@ static void access_register(bool write, bool near, struct fuzz_input *in)
 	const struct bus_region *r;
 	uint64_t offset;
 
-	if (!FUZZ_CLASS.nregions)
+	if (!f.cls->nregions)
 		return;
-	r = &FUZZ_CLASS.regions[(where >> 2) % FUZZ_CLASS.nregions];
+	r = &f.cls->regions[(where >> 2) % f.cls->nregions];
 	offset = fuzz_u8(in);
 	if (r->len > UINT8_MAX + 1)
 		offset |= (uint64_t)fuzz_u16(in) << 8;
@@ -444,8 +443,8 @@ static void step(struct fuzz_input *in)
 		turn_loop();
 		break;
 	case OP_RESET:
-		if (FUZZ_CLASS.reset)
-			FUZZ_CLASS.reset(f.now->dev);
+		if (f.cls->reset)
+			f.cls->reset(f.now->dev);
 		break;
 	case OP_QUIESCE:
 		quiesce(f.now);
@@ -482,12 +481,32 @@ static void remove_dir(void)
 	rmdir(f.dir);
 }
 
+const char *fuzz_variant(size_t i)
+{
+	f.cls = device_classes[i];
+	return f.cls ? f.cls->name : NULL;
+}
+
+/* The variant of which the file or directory is that the last argument names: .../device_CLASS... */
+static void choose_variant(const char *path)
+{
+	const char *name = strrchr(path, '/');
+	const char *variant;
+
+	name = name ? name + 1 : path;
+	for (size_t i = 0; (variant = fuzz_variant(i)); i++)
+		if (strncmp(name, "device_", 7) == 0 &&
+		    strncmp(name + 7, variant, strlen(variant)) == 0)
+			return;
+	fuzz_fail(path, 0, "begins with device_CLASS", "for a class of the class table");
+}
+
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
 	struct error err = ERROR_INIT;
 
-	(void)argc;
-	(void)argv;
+	if (*argc > 1)
+		choose_variant((*argv)[*argc - 1]);
 	log_set_fd(-1);
 	strcpy(f.dir, "/tmp/molt-fuzz-XXXXXX");
 	fuzz_must(mkdtemp(f.dir));
@@ -510,7 +529,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	memset(&f.kvm, 0, sizeof(f.kvm));
 	f.now = machine_new(NULL, NULL, &err);
 	fuzz_must(f.now);
-	if (FUZZ_CLASS.host)
+	if (f.cls->host)
 		fuzz_must(link(f.path, f.link) == 0);
 	while (in.len)
 		step(&in);

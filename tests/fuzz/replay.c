@@ -2,7 +2,8 @@
 /*
  * Stands in for libFuzzer: feeds the target every file of the directories given, once as it is and
  * cut short at a few places. A directory that is missing or empty is an error, for then the test
- * would prove nothing.
+ * would prove nothing. Of a target with variants the argument is DIR/TARGET, and the directories are
+ * DIR/TARGET_VARIANT.
  */
 #include <dirent.h>
 #include <fcntl.h>
@@ -60,15 +61,39 @@ static unsigned int replay(const char *dir)
 	return fed;
 }
 
+static bool must_replay(const char *dir)
+{
+	unsigned int fed = replay(dir);
+
+	printf("%s: %u inputs\n", dir, fed);
+	return fed > 0;
+}
+
+static bool replay_variants(char **argv)
+{
+	char path[4096];
+	const char *name;
+	int argc = 1;
+
+	LLVMFuzzerInitialize(&argc, &argv);
+	for (size_t i = 0; (name = fuzz_variant(i)); i++) {
+		snprintf(path, sizeof(path), "%s_%s", argv[1], name);
+		if (!must_replay(path))
+			return false;
+	}
+	return true;
+}
+
+#pragma weak fuzz_variant
 int main(int argc, char **argv)
 {
+	if (argc < 2)
+		return EXIT_FAILURE;
+	if (fuzz_variant)
+		return replay_variants(argv) ? EXIT_SUCCESS : EXIT_FAILURE;
 	LLVMFuzzerInitialize(&argc, &argv);
-	for (int i = 1; i < argc; i++) {
-		unsigned int fed = replay(argv[i]);
-
-		printf("%s: %u inputs\n", argv[i], fed);
-		if (!fed)
+	for (int i = 1; i < argc; i++)
+		if (!must_replay(argv[i]))
 			return EXIT_FAILURE;
-	}
-	return argc > 1 ? EXIT_SUCCESS : EXIT_FAILURE;
+	return EXIT_SUCCESS;
 }

@@ -46,8 +46,9 @@ if [ ! -f "$build/build.ninja" ]; then
 fi
 # shellcheck disable=SC2046 # names without blanks
 [ $# -gt 0 ] || set -- $(ls "$here/corpus")
+# The program of device_CLASS is fuzz_device, which finds the class in the name of the corpus.
 # shellcheck disable=SC2046
-ninja -C "$build" --quiet $(printf 'tests/fuzz/fuzz_%s ' "$@")
+ninja -C "$build" --quiet $(printf '%s\n' "$@" | sed 's/_.*//; s,^,tests/fuzz/fuzz_,' | sort -u)
 
 # Most of the time would go into the memory that address sanitizer keeps from being used again.
 export ASAN_OPTIONS="quarantine_size_mb=32${ASAN_OPTIONS:+:$ASAN_OPTIONS}"
@@ -61,7 +62,7 @@ start() {
 	[ ! -f "$here/$1.dict" ] || options="$options -dict=$here/$1.dict"
 	mkdir -p "$build/corpus/$1"
 	# shellcheck disable=SC2086 # a list of words
-	"$build/tests/fuzz/fuzz_$1" $options -artifact_prefix="$build/findings/$1-" -print_final_stats=1 \
+	"$build/tests/fuzz/fuzz_${1%%_*}" $options -artifact_prefix="$build/findings/$1-" -print_final_stats=1 \
 		"$build/corpus/$1" "$here/corpus/$1" >"$build/$1.log" 2>&1 &
 	batch="$batch $!:$1"
 }

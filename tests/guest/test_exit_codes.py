@@ -208,5 +208,6 @@ def test_killed_ones_leave_nothing_odd():
         assert not os.path.exists(vm.control_path) and not os.path.exists(vm.path("com1"))
 
 
-need_kvm()
-run_cases(globals())
+if __name__ == "__main__":
+    need_kvm()
+    run_cases(globals())

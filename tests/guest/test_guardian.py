@@ -19,7 +19,7 @@ from moltvm import *  # noqa: E402,F403
 need_kvm()
 
 PROBE = dict(kernel="probe", cmdline="period_ms=50 lost_ms=5000 ram_mib=32")
-KILLS = int(os.environ.get("MOLT_KILLS", "50"))
+KILLS = int(os.environ.get("MOLT_KILLS", "50" if full() else "15"))
 
 
 def need_threads_to_follow():

@@ -20,10 +20,10 @@ import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from moltvm import Vm, molt, need_kvm, run_cases, sanitized
+from moltvm import Vm, molt, need_kvm, run_cases
 
-STREAM = 16 << 10 if sanitized() else 100 << 10
-UPDATES = 5 if sanitized() else 20
+STREAM = 16 << 10
+UPDATES = 5
 # The echo guest holds so much at most; the FIFO and the host's buffers are beyond that.
 WINDOW = 2048
 

@@ -27,7 +27,6 @@ import fetch  # noqa: E402
 import lab  # noqa: E402
 import mkguest  # noqa: E402
 import release  # noqa: E402
-import vmlinux  # noqa: E402
 
 TAP = re.compile(rb"(ok|not ok|1\.\.\d|#|Bail out!)")
 COUNT = re.compile(rb"^(ok |not ok |1\.\.)(\d+)")
@@ -94,10 +93,6 @@ def prepare(stage, args):
         "MOLT_LAB_OUTER_KVM": "yes" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "no",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    try:
-        environment["MOLT_LAB_VMLINUX"] = shutil.copy(vmlinux.cached(kernel, fetch.cache_dir()), stage)
-    except vmlinux.Unsupported as e:
-        environment["MOLT_LAB_NO_VMLINUX"] = str(e)
     return environment
 
 
@@ -157,7 +152,7 @@ def main():
             status, said, points = run_in_lab(stage, args, environment, points)
             if status != lab.HOST_BROKEN or last:
                 break
-            print("# FAULT OF THE EMULATED CPU, begun once more: %s" % " ".join(said[-1:]), flush=True)
+            print("# TOLD AGAIN: %s: FAULT OF THE EMULATED CPU: %s" % (args.script, " ".join(said[-1:])), flush=True)
     if status == lab.UNAVAILABLE:
         skip_all("the lab does not work here: %s" % (said[-1] if said else "no reason given"))
     if status in (lab.TIMED_OUT, lab.LAB_FAILED, lab.HOST_BROKEN):

@@ -39,6 +39,11 @@ class Report:
         for line in str(text).splitlines():
             self.line("#   " + line)
 
+    def again(self, what, why):
+        """The emulated CPU may be what broke it: that is counted (scripts/count-tests.py), and told again."""
+        self.line("# TOLD AGAIN: %s: FAULT OF THE EMULATED CPU: %s" % (what, str(why).partition("\n")[0]))
+        self.note(str(why).partition("\n")[2])
+
     @staticmethod
     def line(text):
         print(text, flush=True)
@@ -50,7 +55,7 @@ class Report:
                 story(self)
                 return
             except GuestFaulted as e:
-                self.note("FAULT OF THE EMULATED CPU, told once more: %s" % e)
+                self.again(self.story, e)
         story(self)
 
     def run(self, stories):

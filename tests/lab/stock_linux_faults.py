@@ -88,7 +88,7 @@ def another_guest(walker, report):
     """Tells what there is to see of a guest that is lost, and starts the next. Whether the emulated CPU broke it."""
     fault = walker.guest and walker.guest.emulation_fault()
     if fault:
-        report.note("FAULT OF THE EMULATED CPU, tried once more: %s" % fault)
+        report.again(report.story, fault)
     else:
         report.note("the lost guest's molt: %s" % (walker.vm.log()[-3000:] if walker.vm else "has ended"))
     walker.stop()
@@ -162,7 +162,7 @@ def kills(report):
             if not walker.vm:
                 walker.start()
                 limit = exec_to_commit(walker.vm.update(no_check=True))
-                walker.settle()
+                walker.vm.settle(bodies=False)
             try:
                 if killed_at(walker, random.uniform(limit / 2, 2 * limit), limit):
                     survived += 1

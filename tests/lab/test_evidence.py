@@ -8,6 +8,7 @@ import tempfile
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(HERE, "..", "lib")]
 import lab
+import report
 import stalled
 from moltvm import run_cases
 
@@ -99,6 +100,26 @@ def test_a_silent_nested_host_is_given_up():
             assert "all" in times
     finally:
         lab.SILENCE_LIMIT = limit
+
+
+def test_what_is_told_again_is_counted():
+    """Once by a story, and the other failures and a third fault not at all: they fail."""
+    def told(faults, error=report.GuestFaulted):
+        def story(r):
+            if len(tries) < faults:
+                tries.append(1)
+                raise error("triple fault\nand all that there is to see of it")
+            r.check("told", True)
+
+        tries, lines = [], []
+        r = report.Report()
+        r.line = lines.append
+        return r.run([("a story", story)]), [line for line in lines if line.startswith("# TOLD AGAIN: a story: ")]
+
+    assert told(0) == (False, [])
+    status, again = told(2)
+    assert not status and len(again) == 2 and again[0].endswith("triple fault"), again
+    assert told(3)[0] and told(1, AssertionError) == (True, [])
 
 
 if __name__ == "__main__":

@@ -41,6 +41,11 @@ def sanitized():
     return os.environ.get("MOLT_SANITIZE", "none") != "none"
 
 
+def full():
+    """Whether all there is runs, and not what every commit has to pass: "scripts/test.sh --all"."""
+    return os.environ.get("MOLT_TIER") == "all"
+
+
 def beneath_a_release():
     """The environment of a release: its sandbox stays in force in a sanitized successor, and refuses the leak checker's ptrace."""
     return dict(os.environ, ASAN_OPTIONS="detect_leaks=0") if sanitized() else None
@@ -48,7 +53,7 @@ def beneath_a_release():
 
 def need_kvm():
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        print("1..0 # SKIP /dev/kvm cannot be opened here; the lab runs these tests in a nested host")
+        print("1..0 # SKIP /dev/kvm cannot be opened here; the lab runs these tests in a nested host (scripts/test.sh --all)")
         sys.exit(0)
 
 
@@ -177,6 +182,18 @@ def session_states(session):
 def session_lives(pid):
     """Whether a process of that session is there, zombies aside."""
     return any(state not in "ZX" for state in session_states(pid).values())
+
+
+def describe(left):
+    """A process by what it is doing, as far as the kernel tells; anything else by its name."""
+    words = [str(left)]
+    for name in ("comm", "stat", "wchan", "syscall", "stack") if isinstance(left, int) else ():
+        try:
+            with open("/proc/%d/%s" % (left, name)) as f:
+                words.append(name + " " + " ".join(f.read().split()))
+        except OSError:
+            pass
+    return "; ".join(words)
 
 
 class Vm:
@@ -374,14 +391,30 @@ class Vm:
                 pass  # closed meanwhile
         return table
 
-    def settle(self):
+    def others(self):
+        """{pid: state} of our session besides the guest's process, once those whom we inherited are buried."""
+        self.proc.poll()
+        states = session_states(self.proc.pid)
+        states.pop(self.pid, None)
+        for pid in [pid for pid, state in states.items() if state == "Z"]:
+            try:
+                if os.waitpid(pid, os.WNOHANG)[0] == pid:
+                    del states[pid]
+            except ChildProcessError:
+                pass  # it has a parent, which is to bury it
+        return states
+
+    def settle(self, bodies=True):
         """
-        Waits until what was kept for a way back after an update is gone, and the guardian has ended:
-        the answer comes before.
+        Waits until what an update leaves for later is gone, for its answer comes before: the descriptors kept for a
+        way back, and all other processes. bodies: a dead one may be left, which the next update buries.
         """
-        self.wait_for(lambda: not any("molt-state" in what or "pidfd" in what
-                                      for what, _ in self.fds().values()),
-                      "the end of the update's descriptors")
+        def left():
+            return ([pid for pid, state in self.others().items() if not bodies or state != "Z"] +
+                    [what for what, _ in self.fds().values() if "molt-state" in what or "pidfd" in what])
+
+        self.wait_for(lambda: not left(), lambda: "end of what an update leaves for later: " + ", ".join(
+            map(describe, left())))
 
     def status(self, key):
         with open("/proc/%d/status" % self.pid) as f:
