@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: MIT */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <linux/memfd.h>
-#include <stdlib.h>
+#include <poll.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <molt/base/fd.h>
+
+#define INHERITED_MAX 4096
 
 #ifndef MFD_NOEXEC_SEAL /* Linux 6.3 */
 #define MFD_NOEXEC_SEAL 0x0008U
@@ -46,27 +48,27 @@ int fd_set_nonblock(int fd, bool on)
 	return change_flag(fd, F_GETFL, F_SETFL, O_NONBLOCK, on);
 }
 
-static void close_if_inherited(int fd)
-{
-	int flags = fd > STDERR_FILENO ? fcntl(fd, F_GETFD) : -1;
-
-	if (flags >= 0 && !(flags & FD_CLOEXEC))
-		close(fd);
-}
-
+/*
+ * poll() tells which numbers are open at all, in one call and without /proc. Beyond those that anybody uses, of
+ * which there may be a billion, they are kept from whatever is executed later.
+ */
 void fd_close_inherited(void)
 {
-	DIR *dir = opendir("/proc/self/fd");
-	struct dirent *entry;
+	struct pollfd fds[INHERITED_MAX];
+	long limit = sysconf(_SC_OPEN_MAX);
+	int n = limit > 0 && limit < INHERITED_MAX ? (int)limit : INHERITED_MAX;
 
-	if (!dir) { /* without /proc all numbers are tried */
-		for (long fd = sysconf(_SC_OPEN_MAX); fd > STDERR_FILENO; fd--)
-			close_if_inherited((int)fd);
-		return;
+	for (int fd = 0; fd < n; fd++)
+		fds[fd] = (struct pollfd){ .fd = fd };
+	if (poll(fds, (nfds_t)n, 0) < 0)
+		n = 0;
+	for (int fd = STDERR_FILENO + 1; fd < n; fd++) {
+		int flags = fds[fd].revents & POLLNVAL ? -1 : fcntl(fd, F_GETFD);
+
+		if (flags >= 0 && !(flags & FD_CLOEXEC))
+			close(fd);
 	}
-	while ((entry = readdir(dir)))
-		close_if_inherited(atoi(entry->d_name));
-	closedir(dir);
+	close_range(INHERITED_MAX, ~0u, CLOSE_RANGE_CLOEXEC);
 }
 
 int fd_memfd(const char *name, unsigned int flags)

@@ -23,8 +23,9 @@ static void on_end(void *opaque, uint32_t events)
 /* Where it cannot be watched the next update looks for it. */
 static void watch(struct update *u, struct old_guardian *g)
 {
-	if (child_hold(&g->child) && !g->ended.loop)
-		loop_add(u->machine->loop, &g->ended, g->child.fd, EPOLLIN, on_end, g);
+	if (child_hold(&g->child) && !g->ended.loop &&
+	    loop_add(u->machine->loop, &g->ended, g->child.fd, EPOLLIN, on_end, g) < 0)
+		fd_close(&g->child.fd);
 }
 
 void update_keep_guardian(struct update *u, struct child *child)

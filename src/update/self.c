@@ -198,7 +198,7 @@ static int keep_own_binary(struct update_self *self, struct incoming *in, struct
 {
 	int fd;
 
-	if (access("/proc/self/exe", F_OK) == 0)
+	if (access("/proc/self/exe", F_OK) == 0 || errno != ENOENT)
 		return 0;
 	fd = fdtable_take(in->spare, "predecessor", 0, 0, err);
 	if (fd < 0)

@@ -21,8 +21,8 @@ int fd_set_cloexec(int fd, bool on);
 int fd_set_nonblock(int fd, bool on);
 
 /*
- * Closes every descriptor above standard error that is not close-on-exec. All of molt's own are, so these are
- * what whoever executed it left open.
+ * Closes every descriptor above standard error that is not close-on-exec. All of molt's own are, so
+ * these are what whoever executed it left open. Numbers from 4096 on are made close-on-exec.
  */
 void fd_close_inherited(void);
 
