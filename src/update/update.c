@@ -96,6 +96,8 @@ static void hand_over(struct update *u)
 		if (u->told_stop)
 			u->ops.event(u->ops.opaque, "STOP", NULL);
 	}
+	/* The exec ends the log's thread; the guest still runs. */
+	log_drain(LOG_DRAIN_MS);
 	update_run_stages(u, &err);
 	update_failed(u, &err);
 }

@@ -1,0 +1,179 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""Output of molt's, log and serial port: no reader holds the guest or molt up, and what is lost is told."""
+import fcntl
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from moltvm import Qmp, Vm, expect_error, molt, need_kvm, run_cases, write_script
+
+F_SETPIPE_SZ = 1031
+LINE = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z molt\[\d+\] (error|warn|info|debug): .+$")
+
+
+def small(*args, **kw):
+    return Vm("--memory", "32M", *args, **kw)
+
+
+def fill(fd):
+    """So that not one byte more fits."""
+    os.set_blocking(fd, False)
+    for size in (4096, 1):
+        try:
+            while True:
+                os.write(fd, b"." * size)
+        except BlockingIOError:
+            pass
+    os.set_blocking(fd, True)
+
+
+def read_now(fd, timeout=1.0):
+    """What comes until nothing has come for so long."""
+    data = b""
+    while select.select([fd], [], [], timeout)[0]:
+        piece = os.read(fd, 65536)
+        if not piece:
+            break
+        data += piece
+    return data
+
+
+class Piped(Vm):
+    """A Vm whose standard error, and so its log, is a pipe."""
+
+    def start(self):
+        self.log_out, self.log_in = os.pipe()
+        fcntl.fcntl(self.log_in, F_SETPIPE_SZ, 4096)
+        self.proc = subprocess.Popen(self.argv, stdin=self.stdin, stderr=self.log_in,
+                                     env=self.env, start_new_session=True, **self.popen)
+        self.wait_for(self.answers, "the control socket")
+
+
+# ---- the log ----
+
+def test_a_stalled_log_holds_nobody_up():
+    with Piped("--memory", "32M", cmdline="period_ms=10") as vm:
+        read_now(vm.log_out, 0.2)
+        fill(vm.log_in)
+        vm.wait_ticks(3)
+        first = vm.update()["pid"]
+        assert first == vm.pid
+        expect_error(lambda: vm.update("/nope"), "/nope")
+        vm.wait_ticks(3)
+        for _ in range(3):
+            assert vm.update()["pid"] == vm.pid
+        assert vm.qmp.command("query-update")["updates"] == 4
+        vm.wait_ticks(3)
+        text = read_now(vm.log_out).decode().lstrip(".")
+        assert "update 4 from" in text, text
+        assert re.search(r"log: \d+ lines lost", text), text
+        for line in text.splitlines():
+            assert LINE.match(line), line
+        fill(vm.log_in)
+        began = time.monotonic()
+        vm.signal(signal.SIGTERM)
+        assert vm.wait_exit() == 128 + signal.SIGTERM
+        assert time.monotonic() - began < 20
+
+
+def test_a_stalled_log_does_not_hold_up_the_way_back():
+    """A successor that dies while nobody reads: the guardian has the guest, in another process, and tells of it."""
+    with Piped("--memory", "32M", cmdline="period_ms=10") as vm:
+        fill(vm.log_in)
+        killer = write_script(vm.path("killer"), "#!/bin/sh\nkill -9 $$\n")
+        expect_error(lambda: vm.update(killer, no_check=True), "ended before it took the guest over")
+        vm.follow(vm.qmp.wait_event("UPDATE_FAILED")["data"]["pid"])
+        assert vm.pid != vm.proc.pid
+        vm.wait_ticks(5)
+        assert "the guardian runs the guest on" in read_now(vm.log_out).decode()
+        assert "log" in vm.threads()
+        fill(vm.log_in)
+        vm.wait_ticks(5)
+        vm.qmp.command("quit")
+
+
+def test_lines_appear_before_the_end():
+    for ending, last in (("quit", "powered off"),):
+        with small(cmdline="period_ms=1 ticks=5") as vm:
+            vm.wait_exit()
+            assert last in vm.log().splitlines()[-1], (ending, vm.log())
+
+
+def test_a_log_fifo_needs_its_reader():
+    with small(start=False) as vm:
+        fifo = vm.path("fifo")
+        os.mkfifo(fifo)
+        done = molt("run", "--serial", "null", "--log-file", fifo, timeout=20)
+        assert done.returncode == 1, done
+        assert fifo in done.stderr and "a fifo needs its reader first" in done.stderr, done.stderr
+        reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+        vm.argv += ["--log-file", fifo]
+        vm.start()
+        assert b"runs the built-in demo guest" in read_now(reader)
+        vm.update()
+        os.close(reader)  # nobody is there any more, and nothing comes of it
+        expect_error(lambda: vm.update("/nope"), "/nope")
+        expect_error(lambda: vm.qmp.command("log-reopen"), fifo, "reader")
+        reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+        vm.update()
+        text = read_now(reader).decode()
+        assert re.search(r"log: \d+ lines lost", text) and "update 2 from" in text, text
+        os.close(reader)
+
+
+def rotate(vm, log, number):
+    old = "%s.%d" % (log, number)
+    os.rename(log, old)
+    expect_error(lambda: vm.update("/nope"), "/nope")
+    vm.wait_for(lambda: "/nope" in open(old).read().splitlines()[-1], "the line in the old file")
+    vm.qmp.command("log-reopen")
+    size = os.path.getsize(old)
+    expect_error(lambda: vm.update("/nope"), "/nope")
+    vm.wait_for(lambda: "/nope" in open(log).read(), "the line in the new file")
+    assert os.path.getsize(old) == size
+    assert os.stat(log).st_mode & 0o777 == 0o600
+
+
+def test_the_log_is_reopened():
+    with small(start=False) as vm:
+        log = vm.path("molt.log")
+        vm.argv += ["--log-file", log]
+        vm.start()
+        fds = len(vm.fds())
+        rotate(vm, log, 1)
+        # The successor's command line says nothing of it.
+        plain = [vm.argv[0], "run", "--serial", "null"]
+        vm.update(*plain)
+        vm.settle()
+        rotate(vm, log, 2)
+        vm.update(*plain)
+        vm.settle()
+        rotate(vm, log, 3)
+        assert len(vm.fds()) == fds, vm.fds()
+        os.rename(log, log + ".4")
+        os.mkdir(log)
+        expect_error(lambda: vm.qmp.command("log-reopen"), log)
+        expect_error(lambda: vm.update("/nope"), "/nope")
+        vm.wait_for(lambda: open(log + ".4").read().count("/nope") >= 2, "the line in the file that stayed")
+        done = molt("ctl", vm.control_path, "log-reopen")
+        assert done.returncode == 1 and log in done.stderr, done
+
+
+def test_standard_error_is_not_reopened():
+    with small() as vm:
+        expect_error(lambda: vm.qmp.command("log-reopen"), "standard error")
+        vm.update()
+        expect_error(lambda: vm.qmp.command("log-reopen"), "standard error")
+
+
+if __name__ == "__main__":
+    need_kvm()
+    run_cases(dict(globals()))
