@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A listening Unix socket with one peer at a time. While a peer is there the listener is out of the
- * loop, so the next one waits in the backlog. Output without a peer stays in the queue: the first
- * peer sees how the guest booted.
+ * loop, so the next one waits in the backlog. Output without a peer stays in the queue, the newest of
+ * it: the first peer sees what the guest said last.
  *
  * A peer may end its input (shutdown(2), as `printf | nc -N` does) and still want output: only the
  * hang-up ends the connection. A peer that hung up while the device had no room for what it wrote
@@ -137,20 +137,19 @@ static int socket_open(struct chardev *cd, const char *path, struct error *err)
 
 	if (strlen(path) >= sizeof(addr.sun_path))
 		return err_set(err, ENAMETOOLONG,
-			       "%s: the socket path %s is longer than %zu bytes; use a shorter or "
-			       "a relative one", cd->tag, path, sizeof(addr.sun_path) - 1);
+			       "the socket path %s is longer than %zu bytes; use a shorter or "
+			       "a relative one", path, sizeof(addr.sun_path) - 1);
 	memcpy(addr.sun_path, path, strlen(path));
 	cd->aux_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (cd->aux_fd < 0)
-		return err_sys(err, errno, "%s: cannot make a socket", cd->tag);
+		return err_sys(err, errno, "cannot make a socket");
 	rc = bind_at(cd->aux_fd, &addr);
 	if (rc == -EEXIST)
-		return err_set(err, EEXIST, "%s: %s is there already and is no socket", cd->tag,
-			       path);
+		return err_set(err, EEXIST, "%s is there already and is no socket", path);
 	if (rc)
-		return err_sys(err, -rc, "%s: cannot listen at %s", cd->tag, path);
+		return err_sys(err, -rc, "cannot listen at %s", path);
 	if (listen(cd->aux_fd, BACKLOG) < 0)
-		return err_sys(err, errno, "%s: cannot listen at %s", cd->tag, path);
+		return err_sys(err, errno, "cannot listen at %s", path);
 	snprintf(cd->describe, sizeof(cd->describe), "socket %s", path);
 	return 0;
 }
@@ -232,6 +231,12 @@ static void socket_output_error(struct chardev *cd, int error)
 	cd->out_deaf = true;
 }
 
+static void socket_filename(const struct chardev *cd, char *name, size_t size)
+{
+	snprintf(name, size, "%sunix:%s,server=on", cd->in_fd < 0 ? "disconnected:" : "",
+		 cd->describe + strlen("socket "));
+}
+
 const struct chardev_kind chardev_socket = {
 	.name = "socket",
 	.takes_path = true,
@@ -245,4 +250,5 @@ const struct chardev_kind chardev_socket = {
 	.hangup = socket_hangup,
 	.input_error = socket_input_error,
 	.output_error = socket_output_error,
+	.filename = socket_filename,
 };

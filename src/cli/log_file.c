@@ -104,10 +104,10 @@ static int run_log_reopen(void *opaque, const struct command_origin *origin, jso
 	if (!f->path[0])
 		return err_set(err, ENOENT, "the log's path is not known: a predecessor that did not "
 			       "tell it had opened the file; start the successor with --log-file");
+	log_drain(LOG_DRAIN_MS);
 	fd = open_path(f->path, err);
 	if (fd < 0)
 		return fd;
-	log_drain(LOG_DRAIN_MS);
 	if (dup3(fd, f->fd, O_CLOEXEC) < 0)
 		r = err_sys(err, errno, "--log-file %s", f->path);
 	fd_close(&fd);

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* The machine's commands and events: thin, what they do is the machine's. */
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
+#include <molt/backend/chardev.h>
 #include <molt/base/fd.h>
+#include <molt/base/json.h>
 #include <molt/control/commands.h>
 
 #define UNUSED_ARGS(opaque, origin, args, result, err) \
@@ -80,6 +83,33 @@ static int run_query_uuid(void *opaque, const struct command_origin *origin, jso
 	return 0;
 }
 
+/* In QEMU's words. "frontend" is the device, which is always there. */
+static json_t *chardev_info(const struct chardev *cd)
+{
+	char name[PATH_MAX + 64], label[64];
+
+	chardev_filename(cd, name, sizeof(name));
+	snprintf(label, sizeof(label), "%s0", chardev_tag(cd));
+	return json_pack("{s:s,s:o,s:b}", "label", label, "filename", json_any_string(name),
+			 "frontend-open", 1);
+}
+
+static int run_query_chardev(void *opaque, const struct command_origin *origin, json_t *args,
+			     json_t **result, struct error *err)
+{
+	const struct machine *m = opaque;
+
+	UNUSED_ARGS(opaque, origin, args, result, err);
+	*result = json_array();
+	for (unsigned int i = 0; i < m->ndevices; i++) {
+		struct device *dev = m->devices[i];
+
+		if (dev->cls->chardev)
+			json_array_append_new(*result, chardev_info(dev->cls->chardev(dev)));
+	}
+	return 0;
+}
+
 static int run_stop(void *opaque, const struct command_origin *origin, json_t *args,
 		    json_t **result, struct error *err)
 {
@@ -143,6 +173,8 @@ static const struct command machine_commands[] = {
 	{ .name = "query-kvm", .help = "whether KVM is used: always", .run = run_query_kvm },
 	{ .name = "query-name", .help = "the name given with --name", .run = run_query_name },
 	{ .name = "query-uuid", .help = "the machine's UUID", .run = run_query_uuid },
+	{ .name = "query-chardev", .help = "what the serial port is plugged into",
+	  .run = run_query_chardev },
 	{ .name = "stop", .help = "pause the guest", .run = run_stop },
 	{ .name = "cont", .help = "let the guest run", .run = run_cont },
 	{ .name = "system_reset", .help = "reset the guest", .run = run_system_reset },
