@@ -188,10 +188,16 @@ void control_add_machine_commands(struct control *c, struct machine *m)
 	control_add_commands(c, machine_commands, ARRAY_SIZE(machine_commands), m);
 }
 
-/* The data of RESET and SHUTDOWN: whether the guest did it itself is in the reason's name. */
+/* Whether the guest did it itself is in the reason's name. */
+static bool is_guests(const char *detail)
+{
+	return strncmp(detail, "guest-", 6) == 0;
+}
+
+/* The data of RESET and SHUTDOWN. */
 static json_t *cause(const char *detail)
 {
-	return json_pack("{s:b,s:s}", "guest", strncmp(detail, "guest-", 6) == 0, "reason", detail);
+	return json_pack("{s:b,s:s}", "guest", is_guests(detail), "reason", detail);
 }
 
 void control_machine_event(struct control *c, enum machine_event event, const char *detail)
@@ -204,7 +210,10 @@ void control_machine_event(struct control *c, enum machine_event event, const ch
 		control_event(c, "RESUME", NULL);
 		break;
 	case MACHINE_EVENT_RESET:
-		control_event(c, "RESET", cause(detail));
+		if (is_guests(detail))
+			control_frequent_event(c, "RESET", cause(detail));
+		else
+			control_event(c, "RESET", cause(detail));
 		break;
 	case MACHINE_EVENT_SHUTDOWN:
 		control_event(c, "SHUTDOWN", cause(detail));
@@ -213,7 +222,7 @@ void control_machine_event(struct control *c, enum machine_event event, const ch
 		control_event(c, "POWERDOWN", NULL);
 		break;
 	case MACHINE_EVENT_GUEST_PANICKED:
-		control_event(c, "GUEST_PANICKED", json_pack("{s:s}", "action", detail));
+		control_frequent_event(c, "GUEST_PANICKED", json_pack("{s:s}", "action", detail));
 		break;
 	}
 }

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * QMP messages: what a request must look like, which command it means, and how answers, errors and
- * events are put. The sentences are QEMU's where QEMU has one (qapi/qmp-dispatch.c,
+ * QMP messages: what a request must look like, which command it means, and how answers and
+ * errors are put. The sentences are QEMU's where QEMU has one (qapi/qmp-dispatch.c,
  * monitor/qmp.c), because people search for them.
  */
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 
 #include <molt/base/fd.h>
 #include <molt/base/json.h>
@@ -56,39 +55,6 @@ json_t *control_error(const char *class, const char *desc, json_t *id)
 static const char *sentence(const struct error *err, int code)
 {
 	return err->text[0] ? err->text : strerror(code);
-}
-
-static json_t *event_message(const char *name, json_t *data)
-{
-	struct timespec ts;
-	json_t *msg;
-
-	clock_gettime(CLOCK_REALTIME, &ts);
-	msg = json_pack("{s:{s:I,s:I},s:s}", "timestamp", "seconds", (json_int_t)ts.tv_sec,
-			"microseconds", (json_int_t)(ts.tv_nsec / 1000), "event", name);
-	if (msg && data && json_object_set(msg, "data", data) < 0) {
-		json_decref(msg);
-		return NULL;
-	}
-	return msg;
-}
-
-void control_event(struct control *c, const char *name, json_t *data)
-{
-	json_t *msg = c ? event_message(name, data) : NULL;
-
-	if (c && !msg)
-		log_error("control: no memory for the event %s", name);
-	for (unsigned int i = 0; msg && i < c->nclients; i++) {
-		struct control_client *cl = c->clients[i];
-
-		if (cl->dead || !cl->negotiated)
-			continue;
-		control_client_send_event(cl, msg);
-		control_client_update(cl);
-	}
-	json_decref(msg);
-	json_decref(data);
 }
 
 void control_reply(struct control *c, uint32_t client, json_t *id, json_t *result,

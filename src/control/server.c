@@ -173,6 +173,7 @@ void control_destroy(struct control *c)
 	control_reap(c);
 	if (c->owner)
 		control_unlink(c);
+	loop_timer_cancel(&c->held_timer);
 	loop_del(&c->source);
 	fd_close(&c->fd);
 	fd_close(&c->spare);

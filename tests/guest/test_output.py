@@ -176,6 +176,66 @@ def test_standard_error_is_not_reopened():
         expect_error(lambda: vm.qmp.command("log-reopen"), "standard error")
 
 
+# ---- what a guest can cause without end ----
+
+def flood(vm, idle, seconds, word, kind):
+    """Lets the guest do it for a while; an idle client stays, one that reads sees a few events a second."""
+    reader = Qmp(vm.control_path)
+    before = vm.log().count(word)
+    began = time.monotonic()
+    vm.qmp.command("cont")
+    time.sleep(seconds)
+    vm.qmp.command("stop")
+    took = time.monotonic() - began
+    names = reader.event_names()
+    assert names[0] == "RESUME" and names[-1] == "STOP", names
+    assert 2 <= names.count(kind) <= took * 4 + 2, names
+    assert set(names) == {"RESUME", "STOP", kind}, names
+    lines = vm.log().count(word) - before
+    assert 1 <= lines <= 10 + took / 5 + 1, (lines, took)
+    reader.close()
+    idle.command("query-status")
+    assert kind in idle.event_names()
+
+
+def test_a_guest_floods_nobody():
+    for how, word, kind, options in (("panic", "the guest reports a panic", "GUEST_PANICKED", ()),
+                                     ("port64", "the guest resets the machine", "RESET", ())):
+        with small("--pause", *options, kernel="reset", cmdline="how=" + how, serial="null") as vm:
+            idle = Qmp(vm.control_path)
+            flood(vm, idle, 3, word, kind)
+            vm.update()
+            vm.settle()
+            flood(vm, idle, 3, word, kind)
+            assert idle.wait_event("UPDATE_COMPLETED")
+            vm.qmp.command("quit")
+            vm.wait_exit()
+            assert re.search(r"\d+ more (suppressed|lines like .*%s)" % word, vm.log()), vm.log()
+
+
+def test_clients_flood_nobody():
+    """Messages that are too long, one after the other: few lines in the log, and others are served."""
+    with small() as vm:
+        for _ in range(40):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(20)
+                sock.connect(vm.control_path)
+                try:
+                    sock.sendall(b'{"execute": "' + b"x" * 70000)
+                    while sock.recv(65536):
+                        pass
+                except (BrokenPipeError, ConnectionResetError):
+                    pass
+        assert vm.running()
+        assert 1 <= vm.log().count("sent a message over") <= 12, vm.log()
+        for _ in range(40):
+            expect_error(lambda: vm.update("/nope"), "/nope")
+        assert vm.log().count("update failed") <= 12, vm.log()
+        vm.qmp.command("quit")
+        vm.wait_exit()
+        assert vm.log().count("suppressed") >= 2, vm.log()
+
+
 # ---- the serial port ----
 
 def test_output_is_not_lost_at_the_end():
