@@ -2,7 +2,8 @@
 /*
  * Says that it booted, waits, and resets the machine.
  *
- * Options: marker=N (printed), after_ms=0, how=port64|cf9|triple|panic; the last one reports panics without end instead.
+ * Options: marker=N (printed), after_ms=0, how=port64|cf9|triple|panic; the last one reports panics
+ * without end instead.
  */
 #include "lib/guest.h"
 

@@ -4,9 +4,10 @@
  *
  * Theory of operation
  *
- * Output: any thread queues (chardev_queue.c) and wakes main when the queue was empty; main sees that it
- * is written (chardev_output.c). While the host takes nothing, main waits for EPOLLOUT; while nobody is
- * there (socket) it waits for a peer. In both cases the queue is not empty, so nobody need wake main.
+ * Output: any thread queues (chardev_queue.c) and wakes main when the queue was empty; main sees
+ * that it is written (chardev_output.c). While the host takes nothing, main waits for EPOLLOUT;
+ * while nobody is there (socket) it waits for a peer. In both cases the queue is not empty, so
+ * nobody need wake main.
  *
  * Input: main reads no more than the device has room for. Where it has none, main raises in_stopped
  * and asks once more (the device may just have made room, and then it saw no flag to wake for).

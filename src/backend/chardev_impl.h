@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Inside of the character backends: what the common part offers to the kinds, one file each, and what a
- * kind offers to it by pointer. Nobody outside src/backend includes this. From the bottom up:
+ * Inside of the character backends: what the common part offers to the kinds, one file each, and
+ * what a kind offers to it by pointer. Nobody outside src/backend includes this. From the bottom
+ * up:
  *
  *	chardev_queue.c		output that waits
  *	chardev_output.c	from there to the host
@@ -57,7 +58,9 @@ struct chardev_kind {
 	size_t (*filter)(struct chardev *cd, uint8_t *data, size_t len);
 	/* write(2) failed with error. */
 	void (*output_error)(struct chardev *cd, int error);
-	/* How much of what was written waits in the kernel, and will be lost with the descriptor. */
+	/*
+	 * How much of what was written waits in the kernel, and will be lost with the descriptor.
+	 */
 	uint32_t (*unread)(const struct chardev *cd);
 	/* Its name in QEMU's terms, as query-chardev tells it. */
 	void (*filename)(const struct chardev *cd, char *name, size_t size);
@@ -126,9 +129,9 @@ extern const struct chardev_kind chardev_file;
 extern const struct chardev_kind chardev_socket;
 
 /*
- * chardev_queue.c. next: the bytes to be written next, which stay as they are until taken() has counted
- * them off; their number. pending: all that waits. drop: all of it is lost; for_good: so is all to come.
- * save, load: as the stream has it, at most CHARDEV_QUEUE_BYTES.
+ * chardev_queue.c. next: the bytes to be written next, which stay as they are until taken() has
+ * counted them off; their number. pending: all that waits. drop: all of it is lost; for_good: so is
+ * all to come. save, load: as the stream has it, at most CHARDEV_QUEUE_BYTES.
  */
 uint32_t chardev_queue_next(struct chardev *cd, const uint8_t **piece);
 void chardev_queue_taken(struct chardev *cd, uint32_t n);
@@ -139,12 +142,14 @@ void chardev_queue_load(struct chardev *cd, const uint8_t *out, uint32_t len);
 
 /* chardev_output.c: once the descriptors are there. */
 void chardev_output_init(struct chardev *cd);
-/* Nothing is written from here on until released; -EBUSY where a write hangs, and then it goes on. */
+/*
+ * Nothing is written from here on until released; -EBUSY where a write hangs, and then it goes on.
+ */
 int chardev_output_hold(struct chardev *cd, struct error *err);
 void chardev_output_release(struct chardev *cd);
 /*
- * Writes what is queued; wait: as long as its reader deserves, and tells what is lost. False where a write
- * hangs: the thread in it still looks at cd.
+ * Writes what is queued; wait: as long as its reader deserves, and tells what is lost. False where
+ * a write hangs: the thread in it still looks at cd.
  */
 bool chardev_output_end(struct chardev *cd, bool wait);
 /* Whether fd is ready (or hung up) right now. */

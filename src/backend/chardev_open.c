@@ -51,8 +51,8 @@ static int open_spec(struct chardev *cd, const char *spec, struct error *err)
 	const struct chardev_kind *kind = kind_find(spec, len);
 
 	if (!kind || kind->takes_path != (path != NULL) || (path && !path[1]))
-		return err_set(err, EINVAL, "no character backend \"%s\"; there are null, tty, pty, "
-			       "file=PATH and socket=PATH", spec);
+		return err_set(err, EINVAL, "no character backend \"%s\"; there are null, tty, "
+			       "pty, file=PATH and socket=PATH", spec);
 	cd->kind = kind;
 	cd->owner = true;
 	cd->running = true;

@@ -2,14 +2,15 @@
 /*
  * From a character backend's queue to the host, without ever waiting for it. Theory of operation.
  *
- * What can be polled, main writes: it asks first, or the descriptor does not block, and where the host
- * takes nothing main waits for EPOLLOUT. A regular file is always ready and yet may block for as long as
- * its file system hangs: for that there is a thread of its own (writer.h), made when there is first
- * something to write. It tells main of errors, and main does what is to be done about them.
+ * What can be polled, main writes: it asks first, or the descriptor does not block, and where the
+ * host takes nothing main waits for EPOLLOUT. A regular file is always ready and yet may block for
+ * as long as its file system hangs: for that there is a thread of its own (writer.h), made when
+ * there is first something to write. It tells main of errors, and main does what is to be done
+ * about them.
  *
  * At the end (power-off, quit, a signal) what is still queued waits for a reader that is there: as
- * long as it goes on reading, but no longer than CHARDEV_END_NS; CHARDEV_STALL_NS where it does not;
- * not at all after a further signal. Then the log says how much was lost.
+ * long as it goes on reading, but no longer than CHARDEV_END_NS; CHARDEV_STALL_NS where it does
+ * not; not at all after a further signal. Then the log says how much was lost.
  */
 #include <errno.h>
 #include <poll.h>
@@ -39,8 +40,8 @@ bool chardev_ready_now(int fd, short events)
 }
 
 /*
- * A descriptor that others hold, too. Between poll() and the write another may have filled it, the log's
- * thread for one; where the kernel can be asked not to wait (pipes since Linux 6.4), it is.
+ * A descriptor that others hold, too. Between poll() and the write another may have filled it, the
+ * log's thread for one; where the kernel can be asked not to wait (pipes since Linux 6.4), it is.
  */
 static ssize_t put_shared(int fd, const uint8_t *data, size_t len)
 {
@@ -201,8 +202,8 @@ int chardev_output_hold(struct chardev *cd, struct error *err)
 	if (writer_hold(&cd->writer, HOLD_MS))
 		return 0;
 	writer_release(&cd->writer);
-	return err_set(err, EBUSY, "%s does not take what is being written to it: its file system hangs",
-		       cd->describe);
+	return err_set(err, EBUSY, "%s does not take what is being written to it: its file "
+		       "system hangs", cd->describe);
 }
 
 void chardev_output_release(struct chardev *cd)
@@ -255,8 +256,9 @@ static void wait_for_reader(struct chardev *cd)
 	uint32_t left, before = UINT32_MAX;
 
 	for (;;) {
+		int blocked = cd->out_blocked ? cd->out_fd : -1;
 		struct pollfd fds[2] = { { .fd = signals, .events = POLLIN },
-					 { .fd = cd->out_blocked ? cd->out_fd : -1, .events = POLLOUT } };
+					 { .fd = blocked, .events = POLLOUT } };
 
 		chardev_flush(cd);
 		left = unread(cd);
@@ -277,8 +279,8 @@ static void log_loss(struct chardev *cd)
 	uint32_t left = unread(cd);
 
 	if (left && cd->out_fd >= 0)
-		log_warn("%s: the last %u bytes of the guest's output are lost: %s did not take them",
-			 cd->tag, left, cd->describe);
+		log_warn("%s: the last %u bytes of the guest's output are lost: %s did not take "
+			 "them", cd->tag, left, cd->describe);
 	else if (left)
 		log_info("%s: the last %u bytes of the guest's output are lost: nobody came to %s",
 			 cd->tag, left, cd->describe);

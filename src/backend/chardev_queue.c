@@ -2,11 +2,11 @@
 /*
  * A character backend's output queue. Theory of operation.
  *
- * Any thread appends to a ring. Whoever writes takes a *piece* out of it, whole lines if it can, and
- * writes that from a place of its own until all of it is taken. When the ring is full its oldest lines
- * make room: who comes to see why a guest died is to find its last words. The piece is never touched,
- * so what a reader is being given is not cut: should a line have been taken by half, the rest of it
- * follows into the piece before anything is dropped.
+ * Any thread appends to a ring. Whoever writes takes a *piece* out of it, whole lines if it can,
+ * and writes that from a place of its own until all of it is taken. When the ring is full its
+ * oldest lines make room: who comes to see why a guest died is to find its last words. The piece is
+ * never touched, so what a reader is being given is not cut: should a line have been taken by half,
+ * the rest of it follows into the piece before anything is dropped.
  *
  * Piece and ring together are what crosses an update, as the 64 KiB that every release takes.
  */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A listening Unix socket with one peer at a time. While a peer is there the listener is out of the
- * loop, so the next one waits in the backlog. Output without a peer stays in the queue, the newest of
- * it: the first peer sees what the guest said last.
+ * loop, so the next one waits in the backlog. Output without a peer stays in the queue, the newest
+ * of it: the first peer sees what the guest said last.
  *
  * A peer may end its input (shutdown(2), as `printf | nc -N` does) and still want output: only the
  * hang-up ends the connection. A peer that hung up while the device had no room for what it wrote

@@ -21,10 +21,10 @@
 #define CTRL_A 0x01
 
 /*
- * A terminal that says that it is writable may have room for one byte, and each line end becomes two: a
- * write that was polled for can block all the same. So a terminal is opened once more, for an open file
- * description of our own that does not block. Where that cannot be had (no /proc, another user's
- * terminal) a write is at least so small that it seldom comes to that.
+ * A terminal that says that it is writable may have room for one byte, and each line end becomes
+ * two: a write that was polled for can block all the same. So a terminal is opened once more, for
+ * an open file description of our own that does not block. Where that cannot be had (no /proc,
+ * another user's terminal) a write is at least so small that it seldom comes to that.
  */
 #define TTY_CHUNK 128u
 #define OWN_STDOUT "/proc/self/fd/1"

@@ -2,15 +2,16 @@
 /*
  * Theory of operation
  *
- * Whoever logs in a molt that runs a guest is main or a vCPU thread, and neither may wait. What a log is
- * written to can block whatever one does: standard error is an open file description that molt shares
- * with others (no O_NONBLOCK), and a file's file system may hang. So a line goes into a queue in memory,
- * and a thread that has nothing else to do writes it (writer.h). A line is in the queue until it has been
- * taken for writing, and then in `piece` until it is written: memory that the guardian shares.
+ * Whoever logs in a molt that runs a guest is main or a vCPU thread, and neither may wait. What a
+ * log is written to can block whatever one does: standard error is an open file description that
+ * molt shares with others (no O_NONBLOCK), and a file's file system may hang. So a line goes into a
+ * queue in memory, and a thread that has nothing else to do writes it (writer.h). A line is in the
+ * queue until it has been taken for writing, and then in `piece` until it is written: memory that
+ * the guardian shares.
  *
- * The queue takes no more from the moment something did not fit until it is empty; then how many lines
- * were lost is said, in the place where they are missing. Lines that could not be written (a full disk,
- * a reader that is gone) are counted likewise and told before the next one that can.
+ * The queue takes no more from the moment something did not fit until it is empty; then how many
+ * lines were lost is said, in the place where they are missing. Lines that could not be written (a
+ * full disk, a reader that is gone) are counted likewise and told before the next one that can.
  *
  * The thread dies with an exec. What an update waits for it, LOG_DRAIN_MS, is before the pause.
  */
@@ -20,6 +21,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -122,7 +124,10 @@ static size_t begin_line(char *line, enum log_level level)
 				      level_names[level < 0 ? LOG_LEVEL_INFO : level]);
 }
 
-/* Cuts what is too long and ends the line; how long it is with that. A line break within would be two. */
+/*
+ * Cuts what is too long and ends the line; how long it is with that. A line break within would be
+ * two.
+ */
 static size_t end_line(char *line)
 {
 	size_t len = strnlen(line, LOG_LINE_MAX - 1);
@@ -209,7 +214,10 @@ static bool tell_lost(void)
 	return true;
 }
 
-/* So that a flood that has ended is told of, too. all: in any case. The line's length, 0: there is none. */
+/*
+ * So that a flood that has ended is told of, too. all: in any case. The line's length, 0: there is
+ * none.
+ */
 static size_t tell_suppressed(char *line, bool all)
 {
 	uint64_t more = 0;
@@ -224,7 +232,10 @@ static size_t tell_suppressed(char *line, bool all)
 
 static void choose_piece(void)
 {
-	/* While nothing can be written, lines are tried all the same, but not one and the same for ever. */
+	/*
+	 * While nothing can be written, lines are tried all the same, but not one and the same for
+	 * ever.
+	 */
 	bool vain = state.failed && (state.piece_tells || !state.queue.len);
 
 	state.piece_done = 0;
@@ -310,6 +321,31 @@ bool log_drain(unsigned int ms)
 	return !atomic_load(&held) || writer_wait(&writer, ms);
 }
 
+static bool is_file(int fd)
+{
+	struct stat st;
+
+	return fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+int log_before_exec(struct error *err)
+{
+	int fd = atomic_load(&log_fd);
+
+	if (log_drain(LOG_DRAIN_MS) || !is_file(fd))
+		return 0;
+	/*
+	 * A disk may take longer than a pipe; only a write that does not end at all is in the way.
+	 */
+	if (writer_hold(&writer, LOG_END_MS)) {
+		writer_release(&writer);
+		return 0;
+	}
+	writer_release(&writer);
+	return err_set(err, EBUSY, "the log does not take what is being written to it: its file "
+		       "system hangs");
+}
+
 /* What was suppressed is told now or never. */
 static void queue_suppressed(void)
 {
@@ -330,7 +366,10 @@ void log_stop(unsigned int ms)
 		return;
 	queue_suppressed();
 	writer_kick(&writer);
-	/* A thread that hangs is left to the process's end, and lines still wait in vain rather than block. */
+	/*
+	 * A thread that hangs is left to the process's end, and lines still wait in vain rather
+	 * than block.
+	 */
 	if (log_drain(ms) && writer_stop(&writer, ms))
 		atomic_store(&held, false);
 }

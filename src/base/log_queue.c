@@ -12,7 +12,10 @@ static void refill(struct log_site *site, uint64_t now_ns)
 	uint64_t tokens = (now_ns - site->refill_ns) / REFILL_NS;
 
 	site->refill_ns += tokens * REFILL_NS;
-	site->tokens = tokens > LOG_BURST - site->tokens ? LOG_BURST : site->tokens + (uint32_t)tokens;
+	if (tokens > LOG_BURST - site->tokens)
+		site->tokens = LOG_BURST;
+	else
+		site->tokens += (uint32_t)tokens;
 }
 
 /* The site of a format string; a free one or one that is at rest where it has none yet. */

@@ -25,15 +25,22 @@ struct log_sites {
 	uint64_t suppressed; /* of all sites */
 };
 
-/* Whether the site may write a line now; *more: how many it could not before, told with that line. */
+/*
+ * Whether the site may write a line now; *more: how many it could not before, told with that line.
+ */
 bool log_sites_pass(struct log_sites *s, const char *fmt, uint32_t level, uint64_t now_ns,
 		    uint64_t *more);
 
-/* The next site that has something to tell and may; its count is forgotten. NULL: none. all: also who may not. */
+/*
+ * The next site that has something to tell and may; its count is forgotten. NULL: none. all: also
+ * who may not.
+ */
 const struct log_site *log_sites_report(struct log_sites *s, uint64_t now_ns, bool all,
 					uint64_t *more);
 
-/* Whole lines, oldest first. What does not fit is lost, and all after it until the queue is empty. */
+/*
+ * Whole lines, oldest first. What does not fit is lost, and all after it until the queue is empty.
+ */
 struct log_queue {
 	char ring[LOG_QUEUE_BYTES];
 	uint32_t head;

@@ -32,8 +32,8 @@ static bool wait_until(struct writer *w, pthread_cond_t *cond, const struct time
 }
 
 /*
- * Writes a piece; false if there is none, or there is no room for it (*stalled). *again_ms: when to look
- * again in any case, 0 for never.
+ * Writes a piece; false if there is none, or there is no room for it (*stalled). *again_ms: when to
+ * look again in any case, 0 for never.
  */
 static bool write_piece(struct writer *w, unsigned int *again_ms, bool *stalled)
 {
@@ -196,19 +196,25 @@ bool writer_stop(struct writer *w, unsigned int ms)
 		in_time = wait_until(w, &w->rest, &then);
 	ended = w->ended;
 	pthread_mutex_unlock(&w->lock);
-	if (!ended)
-		return false;
-	pthread_join(w->thread, NULL);
-	w->started = false;
-	return true;
+	/* Nobody will wait for one that hangs. */
+	if (!w->detached && !ended)
+		w->detached = pthread_detach(w->thread) == 0;
+	else if (!w->detached)
+		pthread_join(w->thread, NULL);
+	if (ended)
+		w->started = w->detached = false;
+	return ended;
 }
 
 void writer_revive(struct writer *w)
 {
 	const struct writer fresh = WRITER_INIT(w->ops, w->opaque);
 
-	/* The kernel clears a dying thread's id, so this frees its stack; if not, that is all we lose. */
-	if (w->started)
+	/*
+	 * The kernel clears a dying thread's id, so this frees its stack; if not, that is all we
+	 * lose.
+	 */
+	if (w->started && !w->detached)
 		pthread_tryjoin_np(w->thread, NULL);
 	*w = fresh;
 }

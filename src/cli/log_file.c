@@ -27,12 +27,13 @@ static const char *const log_fds[] = { "log", NULL };
 const struct takeover_kind log_file_kind = { .vms = &log_vmstate, .fds = log_fds };
 
 /*
- * Non-blocking for a fifo: without a reader it is an error, not a start that hangs. It stays so, which is
- * nobody else's affair, since this open file description is ours.
+ * Non-blocking for a fifo: without a reader it is an error, not a start that hangs. It stays so,
+ * which is nobody else's affair, since this open file description is ours.
  */
 static int open_path(const char *path, struct error *err)
 {
-	int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0600);
+	int flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK;
+	int fd = open(path, flags, 0600);
 
 	if (fd < 0)
 		return err_sys(err, errno, "--log-file %s%s", path,
@@ -88,7 +89,9 @@ int log_file_save(const struct log_file *f, struct stream_writer *w, struct fdta
 	return f->fd >= 0 ? fdtable_add(fds, log_fds[0], 0, f->fd, err) : 0;
 }
 
-/* Under the old number: a line that is just being written must not get into whatever has that next. */
+/*
+ * Under the old number: a line that is just being written must not get into whatever has that next.
+ */
 static int run_log_reopen(void *opaque, const struct command_origin *origin, json_t *args,
 			  json_t **result, struct error *err)
 {
@@ -102,8 +105,9 @@ static int run_log_reopen(void *opaque, const struct command_origin *origin, jso
 		return err_set(err, ENOENT, "the log goes to standard error; with --log-file it "
 			       "could be reopened");
 	if (!f->path[0])
-		return err_set(err, ENOENT, "the log's path is not known: a predecessor that did not "
-			       "tell it had opened the file; start the successor with --log-file");
+		return err_set(err, ENOENT, "the log's path is not known: a predecessor that did "
+			       "not tell it had opened the file; start the successor with "
+			       "--log-file");
 	log_drain(LOG_DRAIN_MS);
 	fd = open_path(f->path, err);
 	if (fd < 0)

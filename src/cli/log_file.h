@@ -18,8 +18,8 @@ struct log_file {
 };
 
 /*
- * Level and destination, as the command line says or, with fds and stream (incoming), as the predecessor
- * had them; nothing is opened by its path then. 0 or -errno with the sentence.
+ * Level and destination, as the command line says or, with fds and stream (incoming), as the
+ * predecessor had them; nothing is opened by its path then. 0 or -errno with the sentence.
  */
 int log_file_open(struct log_file *f, const struct cli_args *args, struct fdtable *fds,
 		  struct stream *stream, struct error *err);

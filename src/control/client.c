@@ -132,9 +132,9 @@ static bool is_event(const char *msg, size_t len, const char *name)
 }
 
 /*
- * Who has much to read still keeps of each kind of event the newest alone, or a guest, or another client,
- * could fill the queue until it is hung up on. Messages are ASCII, so CR LF is at their ends alone; the
- * first one may be sent by half.
+ * Who has much to read still keeps of each kind of event the newest alone, or a guest, or another
+ * client, could fill the queue until it is hung up on. Messages are ASCII, so CR LF is at their
+ * ends alone; the first one may be sent by half.
  */
 static void forget_older(struct control_client *cl, const char *name)
 {

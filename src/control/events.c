@@ -2,15 +2,16 @@
 /*
  * Events. Theory of operation.
  *
- * What a guest can cause as often as it likes (a reset, the report of a panic) must fill nobody's queue.
- * So of one such kind a client gets at most one each CONTROL_EVENT_NS: the first at once; of those that
- * follow too soon the newest is held and sent when the time is over. Any other event sends first what is
- * held, so the order in which a client sees them is the one in which they happened.
+ * What a guest can cause as often as it likes (a reset, the report of a panic) must fill nobody's
+ * queue. So of one such kind a client gets at most one each CONTROL_EVENT_NS: the first at once; of
+ * those that follow too soon the newest is held and sent when the time is over. Any other event
+ * sends first what is held, so the order in which a client sees them is the one in which they
+ * happened.
  *
  * A client that has much to read still (client.c) keeps of each kind of event the newest alone.
  *
- * What is held is text, since a save for an update, which hands it on in the clients' queues, must not
- * allocate.
+ * What is held is text, since a save for an update, which hands it on in the clients' queues, must
+ * not allocate.
  */
 #include <string.h>
 #include <time.h>
@@ -146,8 +147,9 @@ void control_frequent_event(struct control *c, const char *name, json_t *data)
 		json_decref(data);
 		return;
 	}
+	/* What is still held of this kind is older. */
 	if (held)
-		*held = (struct control_held){ .name = name, .sent_ns = now }; /* this one is newer */
+		*held = (struct control_held){ .name = name, .sent_ns = now };
 	control_event(c, name, data);
 }
 

@@ -103,7 +103,10 @@ int control_client_watch(struct control_client *cl, struct error *err);
 void control_client_start(struct control_client *cl);
 /* Queues a message and takes over its reference. */
 void control_client_send(struct control_client *cl, json_t *msg);
-/* Queues an event, whose reference stays the caller's; where much waits, in the place of an older one. */
+/*
+ * Queues an event, whose reference stays the caller's; where much waits, in the place of an older
+ * one.
+ */
 void control_client_send_event(struct control_client *cl, const char *name, json_t *msg);
 void control_client_send_event_text(struct control_client *cl, const char *name, const char *msg,
 				    size_t len);

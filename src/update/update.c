@@ -90,14 +90,17 @@ static void hand_over(struct update *u)
 {
 	struct error err = ERROR_INIT;
 
+	if (log_before_exec(&err) < 0) {
+		update_unprepare(u);
+		update_failed(u, &err);
+		return;
+	}
 	if (u->kind == UPDATE_KIND_MIGRATE) {
 		u->ops.event(u->ops.opaque, "MIGRATION", json_pack("{s:s}", "status", "active"));
 		u->told_stop = u->machine->guest.run_state == RUN_STATE_RUNNING;
 		if (u->told_stop)
 			u->ops.event(u->ops.opaque, "STOP", NULL);
 	}
-	/* The exec ends the log's thread; the guest still runs. */
-	log_drain(LOG_DRAIN_MS);
 	update_run_stages(u, &err);
 	update_failed(u, &err);
 }

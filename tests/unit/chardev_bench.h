@@ -94,8 +94,8 @@ void failed_update(struct sink *s);
 size_t numbered(char *buf, size_t size);
 
 /*
- * Reads everything from fd until it stays quiet: whole lines of numbered(), of which `said` bytes were
- * written, with few gaps and the last one among them. How many bytes there were.
+ * Reads everything from fd until it stays quiet: whole lines of numbered(), of which `said` bytes
+ * were written, with few gaps and the last one among them. How many bytes there were.
  */
 size_t drain_newest(struct sink *s, int fd, size_t said, unsigned int max_gaps);
 

@@ -9,12 +9,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <molt/base/fd.h>
 
 #include "chardev_bench.h"
+#include "hanging_file.h"
 
 /* ---- opening ---- */
 
@@ -96,55 +96,6 @@ static void full_disk_is_logged_once(void **state)
 
 /* ---- a file system that hangs ---- */
 
-static struct {
-	pthread_mutex_t lock;
-	pthread_cond_t changed;
-	dev_t dev;
-	ino_t ino; /* writes to this file wait; 0: none */
-	unsigned int waiting;
-} hang = { .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
-
-static bool hangs(int fd)
-{
-	struct stat st;
-
-	return hang.ino && fstat(fd, &st) == 0 && st.st_ino == hang.ino && st.st_dev == hang.dev;
-}
-
-/* In the place of the C library's. */
-ssize_t write(int fd, const void *data, size_t len)
-{
-	pthread_mutex_lock(&hang.lock);
-	hang.waiting++;
-	pthread_cond_broadcast(&hang.changed);
-	while (hangs(fd))
-		pthread_cond_wait(&hang.changed, &hang.lock);
-	hang.waiting--;
-	pthread_mutex_unlock(&hang.lock);
-	return syscall(SYS_write, fd, data, len);
-}
-
-static void set_hang(const char *path)
-{
-	struct stat st = { 0 };
-
-	pthread_mutex_lock(&hang.lock);
-	if (path)
-		assert_int_equal(stat(path, &st), 0);
-	hang.dev = st.st_dev;
-	hang.ino = st.st_ino;
-	pthread_cond_broadcast(&hang.changed);
-	pthread_mutex_unlock(&hang.lock);
-}
-
-static void wait_for_a_write(void)
-{
-	pthread_mutex_lock(&hang.lock);
-	while (!hang.waiting)
-		pthread_cond_wait(&hang.changed, &hang.lock);
-	pthread_mutex_unlock(&hang.lock);
-}
-
 static void a_file_that_hangs_blocks_nobody(void **state)
 {
 	static char text[300000];
@@ -154,10 +105,10 @@ static void a_file_that_hangs_blocks_nobody(void **state)
 	int fd;
 
 	open_path(s, "file");
-	set_hang(s->path);
+	hang_file(s->path);
 	put_text(s, "0000000\n");
 	settle(s);
-	wait_for_a_write();
+	hang_wait();
 	for (size_t i = 8; i < len; i += 1000) {
 		chardev_write(s->cd, (const uint8_t *)text + i, len - i < 1000 ? len - i : 1000);
 		settle(s);
@@ -168,7 +119,7 @@ static void a_file_that_hangs_blocks_nobody(void **state)
 	assert_int_equal(chardev_quiesce(s->cd, &err), -EBUSY);
 	assert_non_null(strstr(err.text, s->path));
 	assert_non_null(strstr(err.text, "hangs"));
-	set_hang(NULL);
+	hang_file(NULL);
 	settle(s);
 	chardev_close(s->cd);
 	s->cd = NULL;
@@ -183,16 +134,16 @@ static void the_end_does_not_wait_for_a_file_that_hangs(void **state)
 	uint64_t before;
 
 	open_path(s, "file");
-	set_hang(s->path);
+	hang_file(s->path);
 	put_text(s, "late");
 	settle(s);
-	wait_for_a_write();
+	hang_wait();
 	before = now_ns();
 	chardev_close(s->cd);
 	s->cd = NULL;
 	assert_in_range(now_ns() - before, 1000000000ull, 4000000000ull);
 	assert_int_equal(log_count(s, "the last 4 bytes of the guest's output are lost"), 1);
-	set_hang(NULL);
+	hang_file(NULL);
 	assert_file(s->path, "late");
 }
 

@@ -201,7 +201,10 @@ static void a_slow_reader_blocks_nobody(void **state)
 	}
 	assert_idle(s);
 	assert_int_equal(log_count(s, "dropped so far"), 1);
-	/* What the pipe has taken and the piece after that are the oldest, the queue has the newest. */
+	/*
+	 * What the pipe has taken and the piece after that are the oldest, the queue has the
+	 * newest.
+	 */
 	assert_in_range(drain_newest(s, out[0], len, 1), QUEUE_BYTES + 45000, 2 * 65536 + 4096);
 	put_text(s, "and on it goes");
 	assert_read(s, out[0], "and on it goes");

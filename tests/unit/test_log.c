@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The log while a guest runs: nobody waits for its reader, nobody floods it, what is lost is told. */
+/*
+ * The log while a guest runs: nobody waits for its reader, nobody floods it, what is lost is told.
+ */
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -15,6 +18,8 @@
 
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
+
+#include "hanging_file.h"
 
 #define SITES 26 /* what the rate limit takes for so many call sites */
 #define PER_SITE LOG_BURST
@@ -180,7 +185,10 @@ static void a_flood_is_counted(void **state)
 	close(fd);
 }
 
-/* A description that somebody else has made non-blocking, as a shell's child may do with its terminal. */
+/*
+ * A description that somebody else has made non-blocking, as a shell's child may do with its
+ * terminal.
+ */
 static void a_line_waits_for_room(void **state)
 {
 	int ends[2];
@@ -201,7 +209,7 @@ static void a_line_waits_for_room(void **state)
 	close(ends[1]);
 }
 
-static void what_a_full_disk_lost_is_told_when_there_is_room(void **state)
+static void what_a_full_disk_lost_is_told(void **state)
 {
 	int fd = memfd_create("log", MFD_CLOEXEC), full = open("/dev/full", O_WRONLY | O_CLOEXEC);
 	char text[4096] = "";
@@ -268,6 +276,35 @@ static void lines_are_cut_and_stay_lines(void **state)
 	close(fd);
 }
 
+/* No exec while a thread is in such a write; one who does not read is no reason. */
+static void a_file_that_hangs_is_in_the_way_of_an_exec(void **state)
+{
+	char path[] = "/tmp/molt-log-XXXXXX";
+	struct error err = ERROR_INIT;
+	int fd = mkstemp(path), ends[2];
+
+	(void)state;
+	full_pipe(ends);
+	start(ends[1]);
+	log_info("nobody reads this");
+	assert_int_equal(log_before_exec(&err), 0);
+	close(ends[0]);
+	assert_true(log_drain(5000));
+	log_set_fd(fd);
+	hang_file(path);
+	log_info("before it hung");
+	hang_wait();
+	assert_int_equal(log_before_exec(&err), -EBUSY);
+	assert_non_null(strstr(err.text, "hangs"));
+	hang_file(NULL);
+	assert_true(log_drain(5000));
+	assert_int_equal(log_before_exec(&err), 0);
+	log_stop(5000);
+	close(ends[1]);
+	close(fd);
+	unlink(path);
+}
+
 #define THREADS 4
 #define LINES 40
 
@@ -312,8 +349,9 @@ int main(void)
 		cmocka_unit_test_teardown(the_end_does_not_wait_for_ever, teardown),
 		cmocka_unit_test_teardown(a_flood_is_counted, teardown),
 		cmocka_unit_test_teardown(a_line_waits_for_room, teardown),
-		cmocka_unit_test_teardown(what_a_full_disk_lost_is_told_when_there_is_room, teardown),
+		cmocka_unit_test_teardown(what_a_full_disk_lost_is_told, teardown),
 		cmocka_unit_test_teardown(the_predecessors_losses_are_told, teardown),
+		cmocka_unit_test_teardown(a_file_that_hangs_is_in_the_way_of_an_exec, teardown),
 		cmocka_unit_test_teardown(lines_are_cut_and_stay_lines, teardown),
 		cmocka_unit_test_teardown(threads_do_not_mix_lines, teardown),
 	};

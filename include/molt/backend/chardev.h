@@ -50,12 +50,15 @@ int chardev_open(struct chardev **cd, const char *tag, const char *spec, struct 
 		 struct error *err);
 
 /*
- * Gives a reader that is there a bounded time for what is still queued, logs what is lost, restores the
- * terminal, removes the socket's path, closes.
+ * Gives a reader that is there a bounded time for what is still queued, logs what is lost, restores
+ * the terminal, removes the socket's path, closes.
  */
 void chardev_close(struct chardev *cd);
 
-/* Queues output. Never blocks; the oldest lines make room where there is none, and are counted in the log. */
+/*
+ * Queues output. Never blocks; the oldest lines make room where there is none, and are counted in
+ * the log.
+ */
 void chardev_write(struct chardev *cd, const uint8_t *data, size_t len);
 
 /* The device has room again. */
@@ -68,8 +71,8 @@ bool chardev_connected(const struct chardev *cd);
 void chardev_revive(struct chardev *cd);
 
 /*
- * Reads and writes nothing until chardev_resume(). -EBUSY where a write to a file hangs: molt could not
- * exec with that under way. It runs on then.
+ * Reads and writes nothing until chardev_resume(). -EBUSY where a write to a file hangs: molt could
+ * not exec with that under way. It runs on then.
  */
 int chardev_quiesce(struct chardev *cd, struct error *err);
 void chardev_resume(struct chardev *cd);

@@ -56,7 +56,10 @@ int loop_mod(struct loop_source *src, uint32_t events);
 /* Unregisters; harmless on a source that is not registered. A callback may delete any source. */
 void loop_del(struct loop_source *src);
 
-/* Runs fn once when now_ns() has reached at_ns; set anew, it is for the new time alone. Cannot fail. */
+/*
+ * Runs fn once when now_ns() has reached at_ns; set anew, it is for the new time alone. Cannot
+ * fail.
+ */
 void loop_timer_set(struct loop *loop, struct loop_timer *timer, uint64_t at_ns,
 		    void (*fn)(void *opaque), void *opaque);
 

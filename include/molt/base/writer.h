@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A thread of its own for an output that can block in write(2) whatever one does: standard error, which
- * is shared and so must not be made non-blocking, and regular files, whose file system may hang. The
- * owner keeps a bounded queue; the thread takes pieces from it and writes them. It opens nothing, and
- * is made by main after main has confined itself, so it may do no more than main.
+ * A thread of its own for an output that can block in write(2) whatever one does: standard error,
+ * which is shared and so must not be made non-blocking, and regular files, whose file system may
+ * hang. The owner keeps a bounded queue; the thread takes pieces from it and writes them. It opens
+ * nothing, and is made by main after main has confined itself, so it may do no more than main.
  */
 #ifndef MOLT_BASE_WRITER_H
 #define MOLT_BASE_WRITER_H
@@ -19,8 +19,9 @@
 struct writer_ops {
 	const char *thread_name; /* at most 15 characters */
 	/*
-	 * What to write next and where; 0: nothing now. The piece stays as it is until written(). With
-	 * *again_ms set next() is called once more after so long, even if nobody calls writer_kick().
+	 * What to write next and where; 0: nothing now. The piece stays as it is until written().
+	 * With *again_ms set next() is called once more after so long, even if nobody calls
+	 * writer_kick().
 	 */
 	size_t (*next)(void *opaque, const void **piece, int *fd, unsigned int *again_ms);
 	/* How much of it was taken, or -errno. -EAGAIN is not told: the writer tries again. */
@@ -35,6 +36,7 @@ struct writer {
 	pthread_cond_t rest;  /* it has nothing to do, holds, or has ended */
 	pthread_t thread;
 	bool started;
+	bool detached;
 	bool kicked;
 	bool busy;    /* between next() and written() */
 	bool stalled; /* the last piece found no room */
@@ -69,8 +71,9 @@ bool writer_hold(struct writer *w, unsigned int ms);
 void writer_release(struct writer *w);
 
 /*
- * Ends the thread, whatever is still queued. False where a write did not come back within ms milliseconds:
- * then the thread is left to the end of the process, and the owner and its queue must stay, too.
+ * Ends the thread, whatever is still queued. False where a write did not come back within ms
+ * milliseconds: then the thread is left to the end of the process, and the owner and its queue must
+ * stay, too.
  */
 bool writer_stop(struct writer *w, unsigned int ms);
 

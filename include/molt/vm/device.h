@@ -63,7 +63,9 @@ struct device_class {
 	/* What the host side adds to stream and fd table (save_host), NULL if nothing. */
 	const struct takeover_kind *host;
 
-	/* The character backend that it is plugged into, for queries; NULL where a device has none. */
+	/*
+	 * The character backend that it is plugged into, for queries; NULL where a device has none.
+	 */
 	const struct chardev *(*chardev)(struct device *dev);
 
 	/* Host side. All may be NULL. 0 or -errno with the sentence. */
