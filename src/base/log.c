@@ -150,14 +150,18 @@ format_line(char *line, enum log_level level, const char *fmt, ...)
 	va_end(ap);
 }
 
+/* Of the first line that may not, the writer is told: it sees that it is told of in the end. */
 static bool may_pass(const char *fmt, enum log_level level, uint64_t *more)
 {
-	bool pass;
+	bool pass, first;
 
 	pthread_mutex_lock(&state.lock);
 	pass = log_sites_pass(&state.sites, fmt, (uint32_t)(level < 0 ? LOG_LEVEL_INFO : level),
 			      now_ns(), more);
+	first = !pass && state.sites.suppressed == 1;
 	pthread_mutex_unlock(&state.lock);
+	if (first)
+		writer_kick(&writer);
 	return pass;
 }
 
@@ -181,10 +185,8 @@ void log_write(enum log_level level, const char *fmt, ...)
 
 	if ((int)level > atomic_load(&log_level))
 		return;
-	if (queued && !may_pass(fmt, level, &more)) {
-		writer_kick(&writer); /* it tells of it later */
+	if (queued && !may_pass(fmt, level, &more))
 		return;
-	}
 	len = begin_line(line, level);
 	va_start(ap, fmt);
 	vsnprintf(line + len, sizeof(line) - 1 - len, fmt, ap);
@@ -361,16 +363,15 @@ static void queue_suppressed(void)
 void log_stop(unsigned int ms)
 {
 	struct error err = ERROR_INIT;
+	bool written;
 
 	if (!atomic_load(&held) || log_start(&err) < 0)
 		return;
 	queue_suppressed();
 	writer_kick(&writer);
-	/*
-	 * A thread that hangs is left to the process's end, and lines still wait in vain rather
-	 * than block.
-	 */
-	if (log_drain(ms) && writer_stop(&writer, ms))
+	written = log_drain(ms);
+	/* Where not, a thread may hang; lines go on waiting, in vain, rather than block. */
+	if (writer_stop(&writer, written ? ms : 0) && written)
 		atomic_store(&held, false);
 }
 

@@ -121,10 +121,15 @@ static int create(struct writer *w)
 
 int writer_start(struct writer *w, struct error *err)
 {
+	bool runs;
 	int r;
 
-	if (w->started)
+	pthread_mutex_lock(&w->lock);
+	runs = w->started && !w->ended;
+	pthread_mutex_unlock(&w->lock);
+	if (runs)
 		return 0;
+	writer_stop(w, 0);
 	w->stop = w->ended = w->busy = w->stalled = false;
 	w->kicked = true;
 	r = create(w);
