@@ -3,6 +3,7 @@
 """Output of molt's, log and serial port: no reader holds the guest or molt up, and what is lost is told."""
 import fcntl
 import os
+import pty
 import re
 import select
 import signal
@@ -100,11 +101,57 @@ def test_a_stalled_log_does_not_hold_up_the_way_back():
         vm.qmp.command("quit")
 
 
+def test_a_terminal_that_nobody_reads():
+    """Serial port and log on one terminal, as from a shell; its emulator has stopped reading."""
+    master, slave = pty.openpty()
+    with small(cmdline="period_ms=1", serial="tty", start=False) as vm:
+        vm.proc = subprocess.Popen(vm.argv, stdin=slave, stdout=slave, stderr=slave,
+                                   start_new_session=True)
+        os.close(slave)
+        vm.wait_for(vm.answers, "the control socket")
+        for _ in range(3):
+            expect_error(lambda: vm.update("/nope"), "/nope")
+            assert vm.update()["pid"] == vm.pid
+        for _ in range(40):  # until the terminal takes no more, and beyond
+            time.sleep(0.1)
+            assert vm.running()
+        assert vm.update()["pid"] == vm.pid
+        began = time.monotonic()
+        vm.signal(signal.SIGTERM)
+        assert vm.wait_exit() == 128 + signal.SIGTERM
+        assert time.monotonic() - began < 10
+    os.close(master)
+
+
+def test_a_service_manager_that_does_not_listen():
+    with small(start=False) as vm:
+        path = vm.path("notify")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.bind(path)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+                other.setblocking(False)
+                other.connect(path)
+                try:
+                    while True:
+                        other.send(b"x")
+                except BlockingIOError:
+                    pass
+                vm.env = dict(os.environ, NOTIFY_SOCKET=path)
+                vm.start()
+                for _ in range(3):
+                    assert vm.update()["pid"] == vm.pid
+                vm.wait_log("the service manager was not told")
+                assert vm.running()
+
+
 def test_lines_appear_before_the_end():
-    for ending, last in (("quit", "powered off"),):
-        with small(cmdline="period_ms=1 ticks=5") as vm:
-            vm.wait_exit()
-            assert last in vm.log().splitlines()[-1], (ending, vm.log())
+    for args, last in (((), "the guest powered off"),
+                       (("--kernel", "/nope"), "/nope"),
+                       (("--log-level", "loud"), "loud")):
+        with small(*args, cmdline="period_ms=1 ticks=5", start=False) as vm:
+            with open(vm.log_path, "ab") as log:
+                subprocess.run(vm.argv, stdin=subprocess.DEVNULL, stderr=log, timeout=60, check=False)
+            assert last in vm.log().splitlines()[-1], vm.log()
 
 
 def test_a_log_fifo_needs_its_reader():
