@@ -292,7 +292,7 @@ bool chardev_output_end(struct chardev *cd, bool wait)
 
 	if (wait)
 		wait_for_reader(cd);
-	ended = writer_stop(&cd->writer, wait ? HOLD_MS : 0);
+	ended = writer_stop(&cd->writer, HOLD_MS);
 	if (wait)
 		log_loss(cd);
 	return ended;

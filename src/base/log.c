@@ -371,7 +371,7 @@ void log_stop(unsigned int ms)
 	writer_kick(&writer);
 	written = log_drain(ms);
 	/* Where not, a thread may hang; lines go on waiting, in vain, rather than block. */
-	if (writer_stop(&writer, written ? ms : 0) && written)
+	if (writer_stop(&writer, LOG_DRAIN_MS) && written)
 		atomic_store(&held, false);
 }
 

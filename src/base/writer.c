@@ -119,29 +119,34 @@ static int create(struct writer *w)
 	return r;
 }
 
-int writer_start(struct writer *w, struct error *err)
+/* Whether there is none yet; then all is as one expects it. Others may kick it already. */
+static bool may_start(struct writer *w)
 {
 	bool runs;
-	int r;
 
 	pthread_mutex_lock(&w->lock);
 	runs = w->started && !w->ended;
 	pthread_mutex_unlock(&w->lock);
 	if (runs)
-		return 0;
+		return false;
 	writer_stop(w, 0);
+	pthread_mutex_lock(&w->lock);
 	w->stop = w->ended = w->busy = w->stalled = false;
 	w->kicked = true;
-	r = create(w);
-	if (r)
-		return err_sys(err, r, "thread '%s'", w->ops->thread_name);
-	w->started = true;
-	return 0;
+	pthread_mutex_unlock(&w->lock);
+	return true;
 }
 
-bool writer_runs(struct writer *w)
+int writer_start(struct writer *w, struct error *err)
 {
-	return w->started;
+	int r = may_start(w) ? create(w) : 0;
+
+	if (r)
+		return err_sys(err, r, "thread '%s'", w->ops->thread_name);
+	pthread_mutex_lock(&w->lock);
+	w->started = true;
+	pthread_mutex_unlock(&w->lock);
+	return 0;
 }
 
 void writer_kick(struct writer *w)
@@ -192,9 +197,11 @@ bool writer_stop(struct writer *w, unsigned int ms)
 	struct timespec then = after(ms);
 	bool in_time = true, ended;
 
-	if (!w->started)
-		return true;
 	pthread_mutex_lock(&w->lock);
+	if (!w->started) {
+		pthread_mutex_unlock(&w->lock);
+		return true;
+	}
 	w->stop = true;
 	pthread_cond_signal(&w->work);
 	while (!w->ended && in_time)

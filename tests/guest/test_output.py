@@ -14,7 +14,8 @@ import termios
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from moltvm import Qmp, Vm, expect_error, molt, need_kvm, run_cases, write_script
+from moltvm import (Qmp, Skip, Vm, expect_error, molt, need_kvm, run_cases, sanitized,
+                    write_script)
 
 F_SETPIPE_SZ = 1031
 LINE = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z molt\[\d+\] (error|warn|info|debug): .+$")
@@ -87,6 +88,8 @@ def test_a_stalled_log_holds_nobody_up():
 
 def test_a_stalled_log_does_not_hold_up_the_way_back():
     """A successor that dies while nobody reads: the guardian has the guest, in another process, and tells of it."""
+    if sanitized():
+        raise Skip("sanitizers keep books on threads, which another process that takes over the memory lacks")
     with Piped("--memory", "32M", cmdline="period_ms=10") as vm:
         fill(vm.log_in)
         killer = write_script(vm.path("killer"), "#!/bin/sh\nkill -9 $$\n")

@@ -55,7 +55,6 @@ void writer_init(struct writer *w, const struct writer_ops *ops, void *opaque);
 
 /* Main only. 0, also where it runs already, or -errno with the sentence. */
 int writer_start(struct writer *w, struct error *err);
-bool writer_runs(struct writer *w);
 
 /* From any thread, never blocks: there is something to write. */
 void writer_kick(struct writer *w);
