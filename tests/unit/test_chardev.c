@@ -130,6 +130,7 @@ static void a_file_that_hangs_blocks_nobody(void **state)
 
 static void the_end_does_not_wait_for_a_file_that_hangs(void **state)
 {
+	static struct chardev *left; /* for good: a thread is in it */
 	struct sink *s = *state;
 	uint64_t before;
 
@@ -139,9 +140,11 @@ static void the_end_does_not_wait_for_a_file_that_hangs(void **state)
 	settle(s);
 	hang_wait();
 	before = now_ns();
+	left = s->cd;
 	chardev_close(s->cd);
 	s->cd = NULL;
 	assert_in_range(now_ns() - before, 1000000000ull, 4000000000ull);
+	assert_string_equal(chardev_tag(left), "test");
 	assert_int_equal(log_count(s, "the last 4 bytes of the guest's output are lost"), 1);
 	hang_file(NULL);
 	assert_file(s->path, "late");
