@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Character backends, the part that all kinds share: the output queue and the polling.
+ * Character backends, the part that all kinds share: input, and the polling.
  *
  * Theory of operation
  *
- * Output: any thread appends to a ring under the lock and wakes main when the ring was empty. Main
- * alone takes out: it copies a piece, writes it with no lock held, and drops from the ring what the
- * host took. While the host takes nothing, main waits for EPOLLOUT; while nobody is there (socket)
- * it waits for a peer. In both cases the ring is not empty, so writers need not wake anyone.
+ * Output: any thread queues (chardev_queue.c) and wakes main when the queue was empty; main sees
+ * that it is written (chardev_output.c). While the host takes nothing, main waits for EPOLLOUT;
+ * while nobody is there (socket) it waits for a peer. In both cases the queue is not empty, so
+ * nobody need wake main.
  *
  * Input: main reads no more than the device has room for. Where it has none, main raises in_stopped
  * and asks once more (the device may just have made room, and then it saw no flag to wake for).
@@ -40,186 +40,6 @@
 
 #define INPUT_PIECE 512u         /* bytes of one read */
 #define INPUT_TURNS 8            /* reads of a file before the loop gets its turn */
-#define DROP_LOG_NS 60000000000ull /* at most one line a minute about dropped output */
-
-static const struct chardev_kind *const kinds[] = {
-	&chardev_null, &chardev_tty, &chardev_pty, &chardev_file, &chardev_socket,
-};
-
-const struct chardev_kind *chardev_kind_find(const char *name, size_t len)
-{
-	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++)
-		if (strlen(kinds[i]->name) == len && memcmp(kinds[i]->name, name, len) == 0)
-			return kinds[i];
-	return NULL;
-}
-
-/* ---- the queue ---- */
-
-static void ring_append(struct chardev *cd, const uint8_t *data, uint32_t len)
-{
-	uint32_t tail = (cd->head + cd->len) % CHARDEV_RING_BYTES;
-	uint32_t first = CHARDEV_RING_BYTES - tail;
-
-	if (first > len)
-		first = len;
-	memcpy(cd->ring + tail, data, first);
-	memcpy(cd->ring, data + first, len - first);
-	cd->len += len;
-}
-
-/* The oldest bytes that lie in one piece, at most max of them. */
-static uint32_t ring_peek(struct chardev *cd, uint8_t *buf, size_t max)
-{
-	uint32_t n;
-
-	pthread_mutex_lock(&cd->lock);
-	n = CHARDEV_RING_BYTES - cd->head;
-	if (n > cd->len)
-		n = cd->len;
-	if (n > max)
-		n = (uint32_t)max;
-	memcpy(buf, cd->ring + cd->head, n);
-	pthread_mutex_unlock(&cd->lock);
-	return n;
-}
-
-static void ring_consume(struct chardev *cd, uint32_t n)
-{
-	pthread_mutex_lock(&cd->lock);
-	cd->head = (cd->head + n) % CHARDEV_RING_BYTES;
-	cd->len -= n;
-	pthread_mutex_unlock(&cd->lock);
-}
-
-/* Under the lock: whether it is time for a line about dropped bytes, and how many to name. */
-static uint64_t drops_to_log(struct chardev *cd, bool last)
-{
-	uint64_t now = now_ns();
-
-	if (cd->dropped == cd->dropped_logged)
-		return 0;
-	if (!last && cd->drop_log_ns && now - cd->drop_log_ns < DROP_LOG_NS)
-		return 0;
-	cd->drop_log_ns = now;
-	cd->dropped_logged = cd->dropped;
-	return cd->dropped;
-}
-
-static void log_drops(const struct chardev *cd, uint64_t bytes)
-{
-	if (bytes)
-		log_warn("%s: %s does not take the guest's output: %llu bytes dropped so far",
-			 cd->tag, cd->describe, (unsigned long long)bytes);
-}
-
-void chardev_write(struct chardev *cd, const uint8_t *data, size_t len)
-{
-	uint64_t log_bytes = 0;
-	uint32_t space, n;
-	bool wake;
-
-	if (!cd->kind->has_output || !len)
-		return;
-	pthread_mutex_lock(&cd->lock);
-	space = cd->out_dead ? 0 : CHARDEV_RING_BYTES - cd->len;
-	n = len < space ? (uint32_t)len : space;
-	wake = cd->len == 0 && n > 0;
-	ring_append(cd, data, n);
-	if (n < len) {
-		cd->dropped += len - n;
-		/* Of a dead output the log knows already. */
-		if (!cd->out_dead)
-			log_bytes = drops_to_log(cd, false);
-	}
-	pthread_mutex_unlock(&cd->lock);
-	log_drops(cd, log_bytes);
-	if (wake)
-		loop_wake_signal(&cd->wake);
-}
-
-/* ---- output ---- */
-
-/* Whether fd is ready (or hung up) right now. */
-static bool ready_now(int fd, short events)
-{
-	struct pollfd pfd = { .fd = fd, .events = events };
-
-	return poll(&pfd, 1, 0) > 0;
-}
-
-/* One attempt: bytes taken, -EAGAIN where the host takes nothing now, or -errno. */
-static ssize_t put(struct chardev *cd, const uint8_t *data, size_t len)
-{
-	ssize_t n;
-
-	if (cd->out_socket)
-		n = send(cd->out_fd, data, len, MSG_NOSIGNAL | MSG_DONTWAIT);
-	else if (cd->shared && !ready_now(cd->out_fd, POLLOUT))
-		return -EAGAIN;
-	else
-		n = write(cd->out_fd, data, len);
-	if (n > 0)
-		return n;
-	/* A terminal that takes nothing may say so with 0. */
-	return n == 0 || errno == EINTR ? -EAGAIN : -errno;
-}
-
-static void output_works(struct chardev *cd)
-{
-	if (!cd->out_failing)
-		return;
-	cd->out_failing = false;
-	log_info("%s: %s takes output again", cd->tag, cd->describe);
-}
-
-void chardev_flush(struct chardev *cd)
-{
-	uint8_t buf[CHARDEV_CHUNK];
-	size_t done = 0;
-
-	cd->out_blocked = false;
-	while (cd->out_fd >= 0 && !cd->out_deaf) {
-		uint32_t n = ring_peek(cd, buf, cd->out_chunk);
-		ssize_t put_len;
-
-		if (!n)
-			return;
-		/* The guest may fill as fast as this empties: others want the loop, too. */
-		if (done >= CHARDEV_RING_BYTES) {
-			loop_wake_signal(&cd->wake);
-			return;
-		}
-		put_len = put(cd, buf, n);
-		if (put_len == -EAGAIN) {
-			cd->out_blocked = true;
-			return;
-		}
-		if (put_len < 0) {
-			cd->kind->output_error(cd, (int)-put_len);
-			return;
-		}
-		output_works(cd);
-		ring_consume(cd, (uint32_t)put_len);
-		done += (size_t)put_len;
-	}
-}
-
-void chardev_lose_output(struct chardev *cd, int error, bool for_good)
-{
-	pthread_mutex_lock(&cd->lock);
-	cd->dropped += cd->len;
-	/* This loss has its own line below. */
-	cd->dropped_logged = cd->dropped;
-	cd->head = 0;
-	cd->len = 0;
-	cd->out_dead = for_good;
-	pthread_mutex_unlock(&cd->lock);
-	if (!cd->out_failing)
-		log_error("%s: cannot write to %s: %s; the guest's output is dropped%s", cd->tag,
-			  cd->describe, strerror(error), for_good ? "" : " until this works again");
-	cd->out_failing = true;
-}
 
 /* ---- input ---- */
 
@@ -229,7 +49,7 @@ static ssize_t get(struct chardev *cd, uint8_t *buf, size_t len)
 
 	if (cd->in_socket)
 		n = recv(cd->in_fd, buf, len, MSG_DONTWAIT);
-	else if (cd->shared && !ready_now(cd->in_fd, POLLIN))
+	else if (cd->shared && !chardev_ready_now(cd->in_fd, POLLIN))
 		return -EAGAIN;
 	else
 		n = read(cd->in_fd, buf, len);
@@ -325,7 +145,7 @@ static void on_output(void *opaque, uint32_t events)
 	chardev_arm(cd);
 }
 
-static void on_wake(void *opaque)
+void chardev_woken(void *opaque)
 {
 	struct chardev *cd = opaque;
 
@@ -391,133 +211,12 @@ void chardev_arm(struct chardev *cd)
 		cd->kind->arm(cd);
 }
 
-/* ---- life ---- */
-
-static struct chardev *chardev_new(const char *tag, struct loop *loop,
-				   const struct chardev_ops *ops)
-{
-	struct chardev *cd = calloc(1, sizeof(*cd));
-
-	if (!cd)
-		return NULL;
-	cd->saved = chardev_new_state();
-	if (!cd->saved) {
-		free(cd);
-		return NULL;
-	}
-	snprintf(cd->tag, sizeof(cd->tag), "%s", tag);
-	cd->loop = loop;
-	cd->ops = *ops;
-	cd->in_fd = -1;
-	cd->out_fd = -1;
-	cd->aux_fd = -1;
-	cd->out_chunk = CHARDEV_CHUNK;
-	pthread_mutex_init(&cd->lock, NULL);
-	return cd;
-}
-
-/* What the command line's text names; *path is NULL where there is none. 0 or -EINVAL. */
-static int parse_spec(const char *what, const char *spec, const struct chardev_kind **kind,
-		      const char **path, struct error *err)
-{
-	const char *equals = strchr(spec, '=');
-	size_t len = equals ? (size_t)(equals - spec) : strlen(spec);
-
-	*kind = chardev_kind_find(spec, len);
-	*path = equals ? equals + 1 : NULL;
-	if (!*kind || (*kind)->takes_path != (equals != NULL) || (equals && !equals[1]))
-		return err_set(err, EINVAL, "%s: no character backend \"%s\"; there are null, tty, "
-			       "pty, file=PATH and socket=PATH", what, spec);
-	return 0;
-}
-
-int chardev_check_spec(const char *what, const char *spec, struct error *err)
-{
-	const struct chardev_kind *kind;
-	const char *path;
-	int rc = parse_spec(what, spec, &kind, &path, err);
-
-	return rc == 0 && kind == &chardev_socket ? unix_socket_check_path(what, path, err) : rc;
-}
-
-static int open_spec(struct chardev *cd, const char *spec, struct error *err)
-{
-	const char *path;
-	int rc = parse_spec(cd->tag, spec, &cd->kind, &path, err);
-
-	if (rc)
-		return rc;
-	cd->owner = true;
-	cd->running = true;
-	return cd->kind->open(cd, path, err);
-}
-
-static int open_incoming(struct chardev *cd, struct fdtable *fds, struct stream *stream,
-			 struct error *err)
-{
-	int rc = chardev_load_state(cd, stream, err);
-
-	return rc ? rc : cd->kind->adopt(cd, fds, err);
-}
-
-int chardev_open(struct chardev **out, const char *tag, const char *spec, struct loop *loop,
-		 const struct chardev_ops *ops, struct fdtable *fds, struct stream *stream,
-		 struct error *err)
-{
-	struct chardev *cd;
-	bool had_input;
-	int rc;
-
-	*out = NULL;
-	if (strlen(tag) > CHARDEV_TAG_MAX)
-		return err_set(err, EINVAL, "the name \"%s\" is too long for a character backend",
-			       tag);
-	cd = chardev_new(tag, loop, ops);
-	if (!cd)
-		return err_set(err, ENOMEM, "%s: no memory for the character backend", tag);
-	rc = loop_wake_init(loop, &cd->wake, on_wake, cd, err);
-	if (rc) {
-		pthread_mutex_destroy(&cd->lock);
-		free(cd->saved);
-		free(cd);
-		return rc;
-	}
-	rc = fds && stream ? open_incoming(cd, fds, stream, err) : open_spec(cd, spec, err);
-	if (rc) {
-		chardev_close(cd);
-		return rc;
-	}
-	had_input = !cd->in_eof;
-	chardev_arm(cd);
-	if (had_input && cd->in_eof) {
-		chardev_close(cd);
-		return err_set(err, ENOMEM, "%s: cannot wait for input", tag);
-	}
-	*out = cd;
-	return 0;
-}
-
-void chardev_close(struct chardev *cd)
-{
-	if (!cd)
-		return;
-	log_drops(cd, drops_to_log(cd, true));
-	if (cd->running)
-		chardev_flush(cd);
-	loop_del(&cd->in_src);
-	loop_del(&cd->out_src);
-	loop_del(&cd->aux_src);
-	loop_wake_fini(&cd->wake);
-	if (cd->kind && cd->kind->close)
-		cd->kind->close(cd, cd->owner);
-	pthread_mutex_destroy(&cd->lock);
-	free(cd->saved);
-	free(cd);
-}
+/* ---- what the device calls ---- */
 
 void chardev_revive(struct chardev *cd)
 {
 	pthread_mutex_init(&cd->lock, NULL);
+	writer_revive(&cd->writer);
 }
 
 void chardev_input_ready(struct chardev *cd)
@@ -531,11 +230,15 @@ bool chardev_connected(const struct chardev *cd)
 	return cd->out_fd >= 0;
 }
 
-void chardev_quiesce(struct chardev *cd)
+int chardev_quiesce(struct chardev *cd, struct error *err)
 {
-	chardev_flush(cd);
+	int rc = chardev_output_hold(cd, err);
+
+	if (rc)
+		return rc;
 	cd->running = false;
 	chardev_arm(cd);
+	return 0;
 }
 
 void chardev_resume(struct chardev *cd)
@@ -544,7 +247,7 @@ void chardev_resume(struct chardev *cd)
 	cd->owner = true;
 	cd->in_parked = false;
 	atomic_store(&cd->in_stopped, false);
-	chardev_flush(cd);
+	chardev_output_release(cd);
 	chardev_arm(cd);
 	if (cd->in_unpolled)
 		loop_wake_signal(&cd->wake);
@@ -553,6 +256,18 @@ void chardev_resume(struct chardev *cd)
 const char *chardev_describe(const struct chardev *cd)
 {
 	return cd->describe;
+}
+
+const char *chardev_tag(const struct chardev *cd)
+{
+	return cd->tag;
+}
+
+void chardev_filename(const struct chardev *cd, char *name, size_t size)
+{
+	snprintf(name, size, "%s", cd->kind->name);
+	if (cd->kind->filename)
+		cd->kind->filename(cd, name, size);
 }
 
 /* ---- descriptors ---- */
@@ -577,12 +292,4 @@ int chardev_add_fd(const struct chardev *cd, const char *what, int fd, struct fd
 	char name[STREAM_NAME_MAX + 1];
 
 	return fdtable_add(fds, chardev_fd_name(cd, what, name), 0, fd, err);
-}
-
-int chardev_save(struct chardev *cd, struct stream_writer *w, struct fdtable *fds,
-		 struct error *err)
-{
-	int rc = chardev_save_state(cd, w, err);
-
-	return rc ? rc : cd->kind->save_fds(cd, fds, err);
 }

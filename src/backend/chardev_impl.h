@@ -1,7 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Inside of the character backends: what chardev.c (queue, polling) offers to the kinds, one file
- * each, and what a kind offers to it. Nobody outside src/backend includes this.
+ * Inside of the character backends: what the common part offers to the kinds, one file each, and
+ * what a kind offers to it by pointer. Nobody outside src/backend includes this. From the bottom
+ * up:
+ *
+ *	chardev_queue.c		output that waits
+ *	chardev_output.c	from there to the host
+ *	chardev.c		input, and the event loop
+ *	chardev_state.c		what of it crosses an update
+ *	chardev_file.c ...	the kinds
+ *	chardev_open.c		the table of kinds, opening and closing
  */
 #ifndef MOLT_BACKEND_CHARDEV_IMPL_H
 #define MOLT_BACKEND_CHARDEV_IMPL_H
@@ -14,11 +22,17 @@
 
 #include <molt/backend/chardev.h>
 #include <molt/base/unix_socket.h>
+#include <molt/base/writer.h>
 
-#define CHARDEV_RING_BYTES 65536u
+#define CHARDEV_QUEUE_BYTES 65536u /* what a stream may carry of it */
+#define CHARDEV_RING_BYTES (CHARDEV_QUEUE_BYTES - CHARDEV_CHUNK)
 #define CHARDEV_CHUNK 4096u /* PIPE_BUF: what a pipe takes whole where poll() says it takes any */
 #define CHARDEV_TAG_MAX 31
+#define CHARDEV_KIND_MAX 16
 #define CHARDEV_DESCRIBE_MAX 4128 /* PATH_MAX and a word before it */
+#define CHARDEV_DROP_LOG_NS 60000000000ull /* at most one line a minute about dropped output */
+#define CHARDEV_STALL_NS 1000000000ull /* the end waits so long for a reader that takes nothing */
+#define CHARDEV_END_NS 5000000000ull   /* and so long for one that does */
 
 /* One kind of backend. Only main calls these. All but name and save_fds may be NULL. */
 struct chardev_kind {
@@ -45,6 +59,12 @@ struct chardev_kind {
 	size_t (*filter)(struct chardev *cd, uint8_t *data, size_t len);
 	/* write(2) failed with error. */
 	void (*output_error)(struct chardev *cd, int error);
+	/*
+	 * How much of what was written waits in the kernel, and will be lost with the descriptor.
+	 */
+	uint32_t (*unread)(const struct chardev *cd);
+	/* Its name in QEMU's terms, as query-chardev tells it. */
+	void (*filename)(const struct chardev *cd, char *name, size_t size);
 };
 
 struct chardev {
@@ -76,7 +96,13 @@ struct chardev {
 	atomic_bool in_stopped; /* the device had no room: chardev_input_ready() wakes main */
 	bool out_blocked; /* wait for EPOLLOUT */
 	bool out_deaf;    /* socket: this peer takes no more; the queue is kept for the next */
-	bool out_failing; /* the failure was logged */
+	atomic_bool out_failing; /* the failure was logged */
+
+	/* A file, which a thread writes: it takes from the queue, and tells main of the outcome. */
+	bool out_threaded;
+	struct writer writer;
+	atomic_int write_error; /* the errno that main has to look at, or 0 */
+	atomic_bool out_wrote;  /* and this, where a write had failed before */
 
 	/* tty */
 	bool raw;         /* the terminal was put into raw mode; original is what it was */
@@ -85,7 +111,7 @@ struct chardev {
 
 	struct chardev_state *saved; /* room for chardev_save_state(), which must not allocate */
 
-	pthread_mutex_t lock; /* of all below: any thread queues, main takes out */
+	pthread_mutex_t lock; /* of all below: any thread queues, main or the writer takes out */
 	bool out_dead;        /* output is dropped for good */
 	uint32_t head;
 	uint32_t len;
@@ -93,6 +119,9 @@ struct chardev {
 	uint64_t dropped_logged;
 	uint64_t drop_log_ns;
 	uint8_t ring[CHARDEV_RING_BYTES];
+	uint32_t piece_len;  /* taken out to be written, of which piece_done is */
+	uint32_t piece_done;
+	uint8_t piece[CHARDEV_CHUNK];
 };
 
 extern const struct chardev_kind chardev_null;
@@ -101,8 +130,32 @@ extern const struct chardev_kind chardev_pty;
 extern const struct chardev_kind chardev_file;
 extern const struct chardev_kind chardev_socket;
 
-/* The kind of that name (len bytes), or NULL. */
-const struct chardev_kind *chardev_kind_find(const char *name, size_t len);
+/*
+ * chardev_queue.c. next: the bytes to be written next, which stay as they are until taken() has
+ * counted them off; their number. pending: all that waits. drop: all of it is lost; for_good: so is
+ * all to come. save, load: as the stream has it, at most CHARDEV_QUEUE_BYTES.
+ */
+uint32_t chardev_queue_next(struct chardev *cd, const uint8_t **piece);
+void chardev_queue_taken(struct chardev *cd, uint32_t n);
+uint32_t chardev_queue_pending(struct chardev *cd);
+void chardev_queue_drop(struct chardev *cd, bool for_good);
+void chardev_queue_save(struct chardev *cd, uint8_t *out, uint32_t *len);
+void chardev_queue_load(struct chardev *cd, const uint8_t *out, uint32_t len);
+
+/* chardev_output.c: once the descriptors are there. */
+void chardev_output_init(struct chardev *cd);
+/*
+ * Nothing is written from here on until released; -EBUSY where a write hangs, and then it goes on.
+ */
+int chardev_output_hold(struct chardev *cd, struct error *err);
+void chardev_output_release(struct chardev *cd);
+/*
+ * Writes what is queued; wait: as long as its reader deserves, and tells what is lost. False where
+ * a write hangs: the thread in it still looks at cd.
+ */
+bool chardev_output_end(struct chardev *cd, bool wait);
+/* Whether fd is ready (or hung up) right now. */
+bool chardev_ready_now(int fd, short events);
 
 /* Name in the fd table: "<tag>-chardev-<what>". buf holds STREAM_NAME_MAX + 1 bytes. */
 const char *chardev_fd_name(const struct chardev *cd, const char *what, char *buf);
@@ -122,12 +175,16 @@ void chardev_lose_output(struct chardev *cd, int error, bool for_good);
 /* Writes what is queued as far as the host takes it. */
 void chardev_flush(struct chardev *cd);
 
+/* The callback of cd->wake: there is output, or room for input. */
+void chardev_woken(void *opaque);
+
 /* Registers the descriptors for what they are waited for now. */
 void chardev_arm(struct chardev *cd);
 
 /* The section "<tag>-chardev": everything but the descriptors. */
 struct chardev_state *chardev_new_state(void);
-int chardev_load_state(struct chardev *cd, struct stream *stream, struct error *err);
+/* kind holds CHARDEV_KIND_MAX bytes: the name of the kind, which the caller looks up. */
+int chardev_load_state(struct chardev *cd, char *kind, struct stream *stream, struct error *err);
 int chardev_save_state(struct chardev *cd, struct stream_writer *w, struct error *err);
 
 #endif

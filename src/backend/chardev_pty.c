@@ -45,17 +45,18 @@ static int pty_open(struct chardev *cd, const char *path, struct error *err)
 
 	(void)path;
 	if (fd < 0)
-		return err_sys(err, errno, "%s: cannot open a new pseudo-terminal", cd->tag);
+		return err_sys(err, errno, "cannot open a new pseudo-terminal");
 	cd->in_fd = fd;
 	cd->out_fd = fd;
 	if (grantpt(fd) < 0 || unlockpt(fd) < 0 || ptsname_r(fd, name, sizeof(name)) != 0)
-		return err_sys(err, errno, "%s: cannot set up a new pseudo-terminal", cd->tag);
+		return err_sys(err, errno, "cannot set up a new pseudo-terminal");
 	cd->aux_fd = hold_slave(fd);
 	rc = cd->aux_fd < 0 ? cd->aux_fd : make_raw(cd->aux_fd);
 	if (rc < 0)
-		return err_sys(err, -rc, "%s: cannot use pseudo-terminal %s", cd->tag, name);
+		return err_sys(err, -rc, "cannot use pseudo-terminal %s", name);
 	snprintf(cd->describe, sizeof(cd->describe), "pty %s", name);
-	log_info("%s: %s", cd->tag, cd->describe);
+	/* Without it nobody can use it. */
+	log_always("%s: %s", cd->tag, cd->describe);
 	return 0;
 }
 
@@ -99,6 +100,19 @@ static void pty_output_error(struct chardev *cd, int error)
 	chardev_lose_output(cd, error, true);
 }
 
+/* What the slave's side has not read goes with the master. */
+static uint32_t pty_unread(const struct chardev *cd)
+{
+	int n = 0;
+
+	return ioctl(cd->aux_fd, FIONREAD, &n) == 0 && n > 0 ? (uint32_t)n : 0;
+}
+
+static void pty_filename(const struct chardev *cd, char *name, size_t size)
+{
+	snprintf(name, size, "pty:%s", cd->describe + strlen("pty "));
+}
+
 const struct chardev_kind chardev_pty = {
 	.name = "pty",
 	.has_output = true,
@@ -108,4 +122,6 @@ const struct chardev_kind chardev_pty = {
 	.close = pty_close,
 	.input_error = pty_input_error,
 	.output_error = pty_output_error,
+	.unread = pty_unread,
+	.filename = pty_filename,
 };

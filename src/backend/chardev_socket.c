@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A listening Unix socket with one peer at a time. While a peer is there the listener is out of the
- * loop, so the next one waits in the backlog. Output without a peer stays in the queue: the first
- * peer sees how the guest booted.
+ * loop, so the next one waits in the backlog. Output without a peer stays in the queue, the newest
+ * of it: the first peer sees what the guest said last.
  *
  * A peer may end its input (shutdown(2), as `printf | nc -N` does) and still want output: only the
  * hang-up ends the connection. A peer that hung up while the device had no room for what it wrote
@@ -170,6 +170,12 @@ static void socket_output_error(struct chardev *cd, int error)
 	cd->out_deaf = true;
 }
 
+static void socket_filename(const struct chardev *cd, char *name, size_t size)
+{
+	snprintf(name, size, "%sunix:%s,server=on", cd->in_fd < 0 ? "disconnected:" : "",
+		 cd->describe + strlen("socket "));
+}
+
 const struct chardev_kind chardev_socket = {
 	.name = "socket",
 	.takes_path = true,
@@ -183,4 +189,5 @@ const struct chardev_kind chardev_socket = {
 	.hangup = socket_hangup,
 	.input_error = socket_input_error,
 	.output_error = socket_output_error,
+	.filename = socket_filename,
 };

@@ -14,7 +14,7 @@
 #include "chardev_impl.h"
 
 struct chardev_state {
-	char kind[16];
+	char kind[CHARDEV_KIND_MAX];
 	char describe[CHARDEV_DESCRIBE_MAX];
 	bool in_eof;
 	bool out_dead;
@@ -32,7 +32,7 @@ struct chardev_state {
 	uint8_t line;
 	uint8_t cc[NCCS];
 	uint32_t out_len;
-	uint8_t out[CHARDEV_RING_BYTES];
+	uint8_t out[CHARDEV_QUEUE_BYTES];
 };
 
 /* A molt that does not know them, as 0.1.0, takes over without. */
@@ -104,18 +104,11 @@ static void load_terminal(struct termios *t, const struct chardev_state *st)
 
 static void save_queue(struct chardev *cd, struct chardev_state *st)
 {
-	uint32_t first;
-
 	pthread_mutex_lock(&cd->lock);
 	st->out_dead = cd->out_dead;
 	st->dropped = cd->dropped;
-	st->out_len = cd->len;
-	first = CHARDEV_RING_BYTES - cd->head;
-	if (first > cd->len)
-		first = cd->len;
-	memcpy(st->out, cd->ring + cd->head, first);
-	memcpy(st->out + first, cd->ring, cd->len - first);
 	pthread_mutex_unlock(&cd->lock);
+	chardev_queue_save(cd, st->out, &st->out_len);
 }
 
 struct chardev_state *chardev_new_state(void)
@@ -143,7 +136,7 @@ int chardev_save_state(struct chardev *cd, struct stream_writer *w, struct error
 	return 0;
 }
 
-int chardev_load_state(struct chardev *cd, struct stream *stream, struct error *err)
+int chardev_load_state(struct chardev *cd, char *kind, struct stream *stream, struct error *err)
 {
 	_cleanup_free_ struct chardev_state *st = calloc(1, sizeof(*st));
 	char name[STREAM_NAME_MAX + 1];
@@ -151,14 +144,11 @@ int chardev_load_state(struct chardev *cd, struct stream *stream, struct error *
 	int rc;
 
 	if (!st)
-		return err_set(err, ENOMEM, "%s: no memory to load the character backend", cd->tag);
+		return err_set(err, ENOMEM, "no memory to load the character backend");
 	rc = vmstate_load(stream, &vms, 0, st, err);
 	if (rc)
 		return rc;
-	cd->kind = chardev_kind_find(st->kind, strlen(st->kind));
-	if (!cd->kind)
-		return err_set(err, EINVAL, "section %s: this molt has no character backend \"%s\"",
-			       name, st->kind);
+	strcpy(kind, st->kind);
 	snprintf(cd->describe, sizeof(cd->describe), "%s", st->describe);
 	cd->in_eof = st->in_eof;
 	cd->escape = st->escape;
@@ -168,7 +158,6 @@ int chardev_load_state(struct chardev *cd, struct stream *stream, struct error *
 	cd->out_dead = st->out_dead;
 	cd->dropped = st->dropped;
 	cd->dropped_logged = st->dropped;
-	cd->len = st->out_len;
-	memcpy(cd->ring, st->out, st->out_len);
+	chardev_queue_load(cd, st->out, st->out_len);
 	return 0;
 }

@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <molt/base/fd.h>
 #include <molt/base/log.h>
 
 #include "chardev_impl.h"
@@ -20,10 +21,14 @@
 #define CTRL_A 0x01
 
 /*
- * A terminal that is writable has room for 256 bytes at least (a pty's buffer grows in such steps,
- * other drivers say so below that mark), and output processing may double each byte.
+ * A terminal that says that it is writable may have room for one byte, and each line end becomes
+ * two: a write that was polled for can block all the same. So a terminal is opened once more, for
+ * an open file description of our own that does not block. Where that cannot be had (no /proc,
+ * another user's terminal) a write is at least so small that it seldom comes to that.
  */
 #define TTY_CHUNK 128u
+#define OWN_STDOUT "/proc/self/fd/1"
+#define OWN_FLAGS (O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)
 
 static int null_open(struct chardev *cd, const char *path, struct error *err)
 {
@@ -77,12 +82,12 @@ static int make_raw(struct chardev *cd, struct error *err)
 	struct termios t;
 
 	if (tcgetattr(cd->in_fd, &cd->original) < 0)
-		return err_sys(err, errno, "%s: cannot read the terminal's settings", cd->tag);
+		return err_sys(err, errno, "cannot read the terminal's settings");
 	t = cd->original;
 	cfmakeraw(&t);
 	t.c_oflag |= OPOST;
 	if (tcsetattr(cd->in_fd, TCSANOW, &t) < 0)
-		return err_sys(err, errno, "%s: cannot put the terminal into raw mode", cd->tag);
+		return err_sys(err, errno, "cannot put the terminal into raw mode");
 	cd->raw = true;
 	return 0;
 }
@@ -92,12 +97,14 @@ static int tty_open(struct chardev *cd, const char *path, struct error *err)
 	(void)path;
 	for (int fd = STDIN_FILENO; fd <= STDOUT_FILENO; fd++)
 		if (fcntl(fd, F_GETFD) < 0)
-			return err_sys(err, errno, "%s: standard %s is closed; redirect it, or use "
-				       "another backend than tty", cd->tag,
+			return err_sys(err, errno, "standard %s is closed; redirect it, or use "
+				       "another backend than tty",
 				       fd == STDIN_FILENO ? "input" : "output");
 	snprintf(cd->describe, sizeof(cd->describe), "standard input and output");
 	cd->in_fd = STDIN_FILENO;
-	cd->out_fd = STDOUT_FILENO;
+	cd->out_fd = isatty(STDOUT_FILENO) ? open(OWN_STDOUT, OWN_FLAGS) : -1;
+	if (cd->out_fd < 0)
+		cd->out_fd = STDOUT_FILENO;
 	classify(cd);
 	return isatty(cd->in_fd) ? make_raw(cd, err) : 0;
 }
@@ -125,6 +132,8 @@ static void tty_close(struct chardev *cd, bool undo)
 {
 	pid_t foreground;
 
+	if (cd->out_fd > STDERR_FILENO)
+		fd_close(&cd->out_fd);
 	if (!undo || !cd->raw)
 		return;
 	/* In the background the terminal is somebody else's, and setting it would stop us. */
@@ -171,6 +180,12 @@ static size_t tty_filter(struct chardev *cd, uint8_t *data, size_t len)
 	return kept;
 }
 
+static void tty_filename(const struct chardev *cd, char *name, size_t size)
+{
+	(void)cd;
+	snprintf(name, size, "stdio");
+}
+
 const struct chardev_kind chardev_tty = {
 	.name = "tty",
 	.has_output = true,
@@ -181,4 +196,5 @@ const struct chardev_kind chardev_tty = {
 	.input_error = tty_input_error,
 	.filter = tty_filter,
 	.output_error = tty_output_error,
+	.filename = tty_filename,
 };

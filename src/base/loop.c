@@ -4,6 +4,7 @@
  * stale event for it can be left in a batch.
  */
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -14,6 +15,7 @@
 
 struct loop {
 	int epfd;
+	struct loop_timer *timers; /* in no order: there are few */
 	bool stop;
 	int value;
 };
@@ -82,11 +84,64 @@ void loop_del(struct loop_source *src)
 	epoll_ctl(loop->epfd, EPOLL_CTL_DEL, src->fd, NULL);
 }
 
+void loop_timer_cancel(struct loop_timer *timer)
+{
+	if (!timer->loop)
+		return;
+	for (struct loop_timer **at = &timer->loop->timers; *at; at = &(*at)->next)
+		if (*at == timer) {
+			*at = timer->next;
+			break;
+		}
+	timer->loop = NULL;
+}
+
+void loop_timer_set(struct loop *loop, struct loop_timer *timer, uint64_t at_ns,
+		    void (*fn)(void *opaque), void *opaque)
+{
+	loop_timer_cancel(timer);
+	*timer = (struct loop_timer){ .loop = loop, .next = loop->timers, .at_ns = at_ns, .fn = fn,
+				      .opaque = opaque };
+	loop->timers = timer;
+}
+
+/* The next one that is due; NULL: none. *timeout_ms: not longer than until one is. */
+static struct loop_timer *due(struct loop *loop, int *timeout_ms)
+{
+	uint64_t now = loop->timers ? now_ns() : 0;
+
+	for (struct loop_timer *t = loop->timers; t; t = t->next) {
+		uint64_t ms = t->at_ns > now ? (t->at_ns - now + 999999) / 1000000 : 0;
+
+		if (!ms)
+			return t;
+		if (*timeout_ms < 0 || ms < (uint64_t)*timeout_ms)
+			*timeout_ms = ms < INT_MAX ? (int)ms : INT_MAX;
+	}
+	return NULL;
+}
+
+/* One in a turn: its callback may set or cancel any. */
+static bool run_timer(struct loop *loop, int *timeout_ms)
+{
+	struct loop_timer *timer = due(loop, timeout_ms);
+
+	if (!timer)
+		return false;
+	loop_timer_cancel(timer);
+	timer->fn(timer->opaque);
+	return true;
+}
+
 int loop_turn(struct loop *loop, int timeout_ms)
 {
 	struct epoll_event ev;
-	int n = epoll_wait(loop->epfd, &ev, 1, timeout_ms);
+	int n;
 
+	/* A callback may have stopped the loop: then nobody waits. */
+	if (run_timer(loop, &timeout_ms))
+		timeout_ms = 0;
+	n = epoll_wait(loop->epfd, &ev, 1, timeout_ms);
 	if (n < 0)
 		return errno == EINTR ? 0 : -errno;
 	if (n == 1) {

@@ -4,7 +4,6 @@
  * event loop until the machine ends.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,6 +25,7 @@
 #include "cli.h"
 #include "confine.h"
 #include "init.h"
+#include "log_file.h"
 #include "machine_args.h"
 #include "signals.h"
 
@@ -48,31 +48,9 @@ struct vmm {
 	struct update *update;
 	struct refault refault;
 	struct signals signals;
-	int log_fd; /* -1: standard error */
+	struct log_file log;
 	int notify_fd; /* service manager, -1: none */
 };
-
-/* ---- log ---- */
-
-static int open_log(struct vmm *v, struct fdtable *fds, struct error *err)
-{
-	const char *path = cli_value(v->args, "log-file");
-	int level = cli_parse_log_level(v->args, err);
-
-	if (level < 0)
-		return level;
-	log_set_level((enum log_level)level);
-	if (fds && fdtable_has(fds, "log", 0)) {
-		v->log_fd = fdtable_take(fds, "log", 0, 0, err);
-	} else if (path && !fds) {
-		v->log_fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY, 0600);
-		if (v->log_fd < 0)
-			return err_sys(err, errno, "--log-file %s", path);
-	}
-	if (v->log_fd >= 0)
-		log_set_fd(v->log_fd);
-	return 0;
-}
 
 /* ---- what the machine and the update call back ---- */
 
@@ -115,8 +93,8 @@ static int save_rest(void *opaque, struct stream_writer *w, struct fdtable *fds,
 
 	if (r == 0)
 		r = control_save(v->control, w, fds, err);
-	if (r == 0 && v->log_fd >= 0)
-		r = fdtable_add(fds, "log", 0, v->log_fd, err);
+	if (r == 0)
+		r = log_file_save(&v->log, w, fds, err);
 	if (r == 0 && v->notify_fd >= 0)
 		r = fdtable_add(fds, "notify", 0, v->notify_fd, err);
 	return r;
@@ -209,6 +187,7 @@ static int open_services(struct vmm *v, struct incoming *in, struct error *err)
 	control_add_commands(v->control, update_commands, update_commands_count, v->update);
 	control_add_commands(v->control, migrate_commands, migrate_commands_count, v->update);
 	control_add_events(v->control, update_events, update_events_count);
+	control_add_commands(v->control, log_file_commands, log_file_commands_count, &v->log);
 	return 0;
 }
 
@@ -231,7 +210,7 @@ static int cold_start(struct vmm *v, struct error *err)
 
 	r = confine_find_user(&v->confinement, v->args, err);
 	if (r == 0)
-		r = open_log(v, NULL, err);
+		r = log_file_open(&v->log, v->args, NULL, NULL, err);
 	if (r == 0)
 		open_notify(v);
 	if (r == 0)
@@ -249,6 +228,8 @@ static int cold_start(struct vmm *v, struct error *err)
 		fd_close_inherited();
 	if (r == 0)
 		r = confine_cold(&v->confinement, v->args, err);
+	if (r == 0)
+		r = log_start(err);
 	if (r < 0)
 		return r;
 	control_start(v->control);
@@ -295,6 +276,15 @@ static void start_refault(struct vmm *v)
 		log_warn("mapping guest RAM in the background: %s", err.text);
 }
 
+/* Also after the commit; in a blackout nobody logs, and until here lines have waited. */
+static void start_log(void)
+{
+	struct error err = ERROR_INIT;
+
+	if (log_start(&err) < 0)
+		log_error("the log is written by whoever has something to say: %s", err.text);
+}
+
 static int take_over(struct vmm *v, uint64_t main_ns, struct error *err)
 {
 	struct machine_config cfg = { 0 };
@@ -304,7 +294,8 @@ static int take_over(struct vmm *v, uint64_t main_ns, struct error *err)
 	int r = update_adopt(&in, cli_value(v->args, "incoming"), main_ns, err);
 
 	if (r == 0)
-		r = open_log(v, in.fds, err);
+		r = log_file_open(&v->log, v->args, in.fds, &in.stream, err);
+	log_hold();
 	if (r == 0)
 		r = update_self_load(&v->self, &in, err);
 	if (r == 0 && fdtable_has(in.fds, "notify", 0))
@@ -330,6 +321,7 @@ static int take_over(struct vmm *v, uint64_t main_ns, struct error *err)
 	if (r == 0) {
 		fd_close_inherited();
 		confine_successor(&v->confinement);
+		start_log();
 		control_start(v->control);
 		cli_warn_of_differences(v->args, &v->machine);
 		memory_log_trouble(&v->machine.memory);
@@ -338,6 +330,7 @@ static int take_over(struct vmm *v, uint64_t main_ns, struct error *err)
 	}
 	if (r < 0) {
 		log_error("%s", err->text);
+		log_stop(LOG_DRAIN_MS);
 		update_give_up(&in, err);
 		/* Terminal, sockets and their paths are the guardian's: nothing is torn down. */
 		_exit(MACHINE_EXIT_FAILURE);
@@ -360,8 +353,9 @@ static void tear_down(struct vmm *v)
 	update_self_fini(&v->self);
 	confine_fini(&v->confinement);
 	cli_args_fini(&v->own_args);
-	fd_close(&v->log_fd);
 	fd_close(&v->notify_fd);
+	log_stop(LOG_END_MS);
+	fd_close(&v->log.fd);
 }
 
 static int run(struct vmm *v, int argc, char **argv, uint64_t main_ns)
@@ -422,7 +416,7 @@ int cmd_run(int argc, char **argv)
 	if (!v)
 		return MACHINE_EXIT_FAILURE;
 	v->args = &args;
-	v->signals.fd = v->log_fd = v->notify_fd = v->self.exe_fd = -1;
+	v->signals.fd = v->log.fd = v->notify_fd = v->self.exe_fd = -1;
 	v->boot.kernel_fd = v->boot.initramfs_fd = -1;
 	status = run(v, argc, argv, main_ns);
 	free(v);

@@ -10,6 +10,7 @@
 
 #include "cli.h"
 #include "confine.h"
+#include "log_file.h"
 #include "machine_args.h"
 
 /*
@@ -60,7 +61,7 @@ static void check_options(void *opaque, struct stream *s, json_t *reasons)
 
 static int answer_check(struct command_line *cl)
 {
-	static const char *const log_fds[] = { "log", "notify", NULL };
+	static const char *const notify_fds[] = { "notify", NULL };
 	struct takeover_kinds kinds = { 0 };
 	struct error err = ERROR_INIT;
 
@@ -68,7 +69,8 @@ static int answer_check(struct command_line *cl)
 	takeover_kinds_add(&kinds, &boot_files_kind);
 	control_takeover_kinds(&kinds);
 	update_takeover_kinds(&kinds);
-	takeover_kinds_add(&kinds, &(struct takeover_kind){ .fds = log_fds });
+	takeover_kinds_add(&kinds, &log_file_kind);
+	takeover_kinds_add(&kinds, &(struct takeover_kind){ .fds = notify_fds });
 	if (update_check_answer(&kinds, check_options, cl, &err) == 0)
 		return MACHINE_EXIT_OK;
 	log_error("%s", err.text);

@@ -137,11 +137,70 @@ void control_client_send(struct control_client *cl, json_t *msg, const char *id)
 	json_decref(msg);
 }
 
-void control_client_send_event(struct control_client *cl, json_t *msg)
+static bool is_event(const char *msg, size_t len, const char *name)
+{
+	static const char begin[] = "{\"timestamp\": ";
+	char kind[64];
+	int n = snprintf(kind, sizeof(kind), "\"event\": \"%s\"", name);
+
+	return len >= sizeof(begin) - 1 && memcmp(msg, begin, sizeof(begin) - 1) == 0 &&
+	       memmem(msg, len, kind, (size_t)n);
+}
+
+/*
+ * Who has much to read still keeps of each kind of event the newest alone, or a guest, or another
+ * client, could fill the queue until it is hung up on. Messages are ASCII, so CR LF is at their
+ * ends alone; the first one may be sent by half.
+ */
+static void forget_older(struct control_client *cl, const char *name)
+{
+	char *out = (char *)cl->out, *at, *end;
+
+	if (cl->out_len < CONTROL_OUT_HIGH)
+		return;
+	at = memmem(out, cl->out_len, "\r\n", 2);
+	for (at = at ? at + 2 : NULL; at; at = end) {
+		size_t left = cl->out_len - (size_t)(at - out);
+
+		end = memmem(at, left, "\r\n", 2);
+		end = end ? end + 2 : NULL;
+		if (!end || !is_event(at, (size_t)(end - at), name))
+			continue;
+		memmove(at, end, left - (size_t)(end - at));
+		cl->out_len -= (uint32_t)(end - at);
+		end = at;
+	}
+}
+
+void control_client_append(struct control_client *cl, const char *msg, size_t len)
 {
 	size_t room;
 	char *text = free_part(cl, &room);
-	size_t len = cl->dead ? 0 : dump(msg, text, room);
+
+	if (len + 2 > room)
+		return;
+	memcpy(text, msg, len);
+	memcpy(text + len, "\r\n", 2);
+	cl->out_len += (uint32_t)len + 2;
+}
+
+void control_client_send_event_text(struct control_client *cl, const char *name, const char *msg,
+				    size_t len)
+{
+	forget_older(cl, name);
+	control_client_append(cl, msg, len);
+	if (cl->control->started)
+		control_client_flush(cl);
+}
+
+void control_client_send_event(struct control_client *cl, const char *name, json_t *msg)
+{
+	size_t room, len;
+	char *text;
+
+	forget_older(cl, name);
+	text = free_part(cl, &room);
+	len = cl->dead ? 0 : dump(msg, text, room);
 
 	/* Nobody waits for it: a client that has an answer in its queue is not to lose that, too. */
 	if (len)

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* The machine's commands and events: thin, what they do is the machine's. */
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 
+#include <molt/backend/chardev.h>
 #include <molt/base/fd.h>
+#include <molt/base/json.h>
 #include <molt/control/commands.h>
 
 #include "machine_schema.h"
@@ -113,6 +116,33 @@ static int run_query_machines(void *opaque, const struct command_origin *origin,
 	return 0;
 }
 
+/* In QEMU's words. "frontend" is the device, which is always there. */
+static json_t *chardev_info(const struct chardev *cd)
+{
+	char name[PATH_MAX + 64], label[64];
+
+	chardev_filename(cd, name, sizeof(name));
+	snprintf(label, sizeof(label), "%s0", chardev_tag(cd));
+	return json_pack("{s:s,s:o,s:b}", "label", label, "filename", json_any_string(name),
+			 "frontend-open", 1);
+}
+
+static int run_query_chardev(void *opaque, const struct command_origin *origin, json_t *args,
+			     json_t **result, struct error *err)
+{
+	const struct machine *m = opaque;
+
+	UNUSED_ARGS(opaque, origin, args, result, err);
+	*result = json_array();
+	for (unsigned int i = 0; i < m->ndevices; i++) {
+		struct device *dev = m->devices[i];
+
+		if (dev->cls->chardev)
+			json_array_append_new(*result, chardev_info(dev->cls->chardev(dev)));
+	}
+	return 0;
+}
+
 static int run_stop(void *opaque, const struct command_origin *origin, json_t *args,
 		    json_t **result, struct error *err)
 {
@@ -184,6 +214,8 @@ static const struct command machine_commands[] = {
 	  .returns = &machine_target_type, .run = run_query_target },
 	{ .name = "query-machines", .help = "the machine versions that this molt has",
 	  .returns = &machine_list_type, .run = run_query_machines },
+	{ .name = "query-chardev", .help = "what the serial port is plugged into",
+	  .returns = &machine_chardevs_type, .run = run_query_chardev },
 	{ .name = "stop", .help = "pause the guest", .run = run_stop },
 	{ .name = "cont", .help = "let the guest run", .run = run_cont },
 	{ .name = "system_reset", .help = "reset the guest", .run = run_system_reset },
@@ -198,10 +230,16 @@ void control_add_machine_commands(struct control *c, struct machine *m)
 	control_add_events(c, machine_events, machine_events_count);
 }
 
-/* The data of RESET and SHUTDOWN: whether the guest did it itself is in the reason's name. */
+/* Whether the guest did it itself is in the reason's name. */
+static bool is_guests(const char *detail)
+{
+	return strncmp(detail, "guest-", 6) == 0;
+}
+
+/* The data of RESET and SHUTDOWN. */
 static json_t *cause(const char *detail)
 {
-	return json_pack("{s:b,s:s}", "guest", strncmp(detail, "guest-", 6) == 0, "reason", detail);
+	return json_pack("{s:b,s:s}", "guest", is_guests(detail), "reason", detail);
 }
 
 void control_machine_event(struct control *c, enum machine_event event, const char *detail)
@@ -214,7 +252,10 @@ void control_machine_event(struct control *c, enum machine_event event, const ch
 		control_event(c, "RESUME", NULL);
 		break;
 	case MACHINE_EVENT_RESET:
-		control_event(c, "RESET", cause(detail));
+		if (is_guests(detail))
+			control_frequent_event(c, "RESET", cause(detail));
+		else
+			control_event(c, "RESET", cause(detail));
 		break;
 	case MACHINE_EVENT_SHUTDOWN:
 		control_event(c, "SHUTDOWN", cause(detail));
@@ -223,7 +264,7 @@ void control_machine_event(struct control *c, enum machine_event event, const ch
 		control_event(c, "POWERDOWN", NULL);
 		break;
 	case MACHINE_EVENT_GUEST_PANICKED:
-		control_event(c, "GUEST_PANICKED", json_pack("{s:s}", "action", detail));
+		control_frequent_event(c, "GUEST_PANICKED", json_pack("{s:s}", "action", detail));
 		break;
 	}
 }

@@ -16,6 +16,8 @@
 #define CONTROL_IN_MAX (64u << 10)  /* longest message */
 #define CONTROL_OUT_MAX (1u << 20)  /* a client that lets more pile up is disconnected */
 #define CONTROL_OUT_HIGH (64u << 10) /* with so much unsent no further command is taken */
+#define CONTROL_EVENT_NS 250000000ull /* between two events of a kind that a guest causes */
+#define CONTROL_HELD_MAX 512
 #define CONTROL_MAX_FDS 8         /* descriptors kept for a client, named or not yet */
 #define CONTROL_FDNAME_MAX 63
 #define CONTROL_PATH_MAX (sizeof(((struct sockaddr_un *)0)->sun_path))
@@ -53,6 +55,15 @@ struct control_listener {
 	uint32_t numbers[CONTROL_MAX_CLIENTS]; /* connected clients; filled in by saving */
 };
 
+/* A kind of event that a guest can cause as often as it likes; see events.c. */
+struct control_held {
+	const char *name; /* NULL: not used yet */
+	uint64_t sent_ns; /* the last one; 0: none was */
+	uint64_t happened_ns;
+	size_t len; /* 0: none is held */
+	char text[CONTROL_HELD_MAX];
+};
+
 /* Of commands or of events. */
 struct control_table {
 	const struct command *commands;
@@ -76,6 +87,8 @@ struct control {
 	unsigned int nclients;
 	struct control_table tables[CONTROL_MAX_TABLES];
 	unsigned int ntables;
+	struct control_held held[2];
+	struct loop_timer held_timer;
 };
 
 /* listen.c: makes the socket; closes it, and removes its file if that is ours to remove. */
@@ -95,8 +108,15 @@ int control_client_watch(struct control_client *cl, struct error *err);
 void control_client_start(struct control_client *cl);
 /* Queues a message with the request's id (or NULL) and takes over its reference. */
 void control_client_send(struct control_client *cl, json_t *msg, const char *id);
-/* Queues an event, whose reference stays the caller's. */
-void control_client_send_event(struct control_client *cl, json_t *msg);
+/*
+ * Queues an event, whose reference stays the caller's; where much waits, in the place of an older
+ * one.
+ */
+void control_client_send_event(struct control_client *cl, const char *name, json_t *msg);
+void control_client_send_event_text(struct control_client *cl, const char *name, const char *msg,
+				    size_t len);
+/* Queues a message and sends nothing; where it does not fit it is left out. */
+void control_client_append(struct control_client *cl, const char *msg, size_t len);
 /* Queues an error, also where there is no memory for a message: then in plain characters alone. */
 void control_client_send_error(struct control_client *cl, const char *class, const char *desc,
 			       const char *id);
@@ -108,6 +128,9 @@ void control_client_update(struct control_client *cl);
 void control_client_kill(struct control_client *cl);
 /* Frees what was disconnected. Only from the event loop: callers further down may hold a client. */
 void control_reap(struct control *c);
+
+/* events.c: puts what is held into the clients' queues, without a system call or an allocation. */
+void control_hand_on_held(struct control *c);
 
 /* fds.c: keeps a descriptor that the client sent, or closes it where there are too many. */
 void control_fds_add(struct control_client *cl, int fd);

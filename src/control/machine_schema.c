@@ -56,6 +56,17 @@ static const struct command_member cpu_members[] = {
 static const struct command_type cpu = { .name = "CpuInfoFast", .members = cpu_members };
 const struct command_type machine_cpus_type = { .name = "[CpuInfoFast]", .elements = &cpu };
 
+static const struct command_member chardev_members[] = {
+	{ .name = "label", .type = &command_string },
+	{ .name = "filename", .type = &command_string },
+	{ .name = "frontend-open", .type = &command_bool },
+	{ 0 }
+};
+static const struct command_type chardev = { .name = "ChardevInfo", .members = chardev_members };
+const struct command_type machine_chardevs_type = {
+	.name = "[ChardevInfo]", .elements = &chardev,
+};
+
 static const struct command_member machine_members[] = {
 	{ .name = "name", .type = &command_string },
 	{ .name = "is-default", .type = &command_bool, .optional = true },

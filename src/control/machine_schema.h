@@ -10,6 +10,7 @@
 extern const struct command_type machine_status_type, machine_kvm_type, machine_name_type;
 extern const struct command_type machine_uuid_type, machine_target_type;
 extern const struct command_type machine_cpus_type, machine_list_type; /* arrays */
+extern const struct command_type machine_chardevs_type;
 
 extern const struct command_event machine_events[];
 extern const size_t machine_events_count;

@@ -21,24 +21,6 @@ static const char *sentence(const struct error *err, int code)
 	return err->text[0] ? err->text : strerror(code);
 }
 
-void control_event(struct control *c, const char *name, json_t *data)
-{
-	json_t *msg = c ? control_event_message(name, data) : NULL;
-
-	if (c && !msg)
-		log_error("control: no memory for the event %s", name);
-	for (unsigned int i = 0; msg && i < c->nclients; i++) {
-		struct control_client *cl = c->clients[i];
-
-		if (cl->dead || !cl->negotiated)
-			continue;
-		control_client_send_event(cl, msg);
-		control_client_update(cl);
-	}
-	json_decref(msg);
-	json_decref(data);
-}
-
 void control_reply(struct control *c, uint32_t client, const char *id, json_t *result,
 		   const struct error *err)
 {

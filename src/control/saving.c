@@ -79,7 +79,7 @@ void control_takeover_kinds(struct takeover_kinds *kinds)
 	takeover_kinds_add(kinds, &(struct takeover_kind){ .vms = &client_state });
 }
 
-int control_save(const struct control *c, struct stream_writer *w, struct fdtable *fds,
+int control_save(struct control *c, struct stream_writer *w, struct fdtable *fds,
 		 struct error *err)
 {
 	struct control_listener listener;
@@ -88,6 +88,7 @@ int control_save(const struct control *c, struct stream_writer *w, struct fdtabl
 
 	if (!c)
 		return 0;
+	control_hand_on_held(c);
 	r = fdtable_add(fds, LISTENER, 0, c->fd, err);
 	if (r < 0)
 		return r;

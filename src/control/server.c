@@ -191,6 +191,7 @@ void control_destroy(struct control *c)
 		control_client_kill(c->clients[i]);
 	}
 	control_reap(c);
+	loop_timer_cancel(&c->held_timer);
 	loop_del(&c->source);
 	control_unlisten(c);
 	fd_close(&c->spare);

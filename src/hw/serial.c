@@ -486,9 +486,7 @@ static void serial_reset(struct device *dev)
 
 static int serial_quiesce(struct device *dev, struct error *err)
 {
-	(void)err;
-	chardev_quiesce(to_serial(dev)->host.cd);
-	return 0;
+	return chardev_quiesce(to_serial(dev)->host.cd, err);
 }
 
 static void serial_resume(struct device *dev)
@@ -530,6 +528,11 @@ static int serial_post_load(struct device *dev, struct error *err)
 	return 0;
 }
 
+static const struct chardev *serial_chardev(struct device *dev)
+{
+	return to_serial(dev)->host.cd;
+}
+
 static void serial_destroy(struct device *dev)
 {
 	chardev_close(to_serial(dev)->host.cd);
@@ -561,6 +564,7 @@ const struct device_class serial_class = {
 	.state = &serial_vmstate,
 	.regions = serial_regions,
 	.nregions = ARRAY_SIZE(serial_regions),
+	.chardev = serial_chardev,
 	.create = serial_create,
 	.attach = serial_attach,
 	.reset = serial_reset,

@@ -123,6 +123,7 @@ static void on_forbidden_call(int sig, siginfo_t *info, void *context)
 	(void)context;
 	log_error("sandbox: a vCPU thread tried system call %d (%s), which ends molt: it is an attack "
 		  "from the guest or a bug in molt", nr, name ? name : "unknown");
+	log_drain(LOG_END_MS);
 	syscall(SYS_kill, getpid(), sig);
 }
 

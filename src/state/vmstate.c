@@ -22,7 +22,8 @@ static uint32_t get_count(const struct vmstate_field *f, const void *data)
 static void save_section(struct stream_writer *w, const struct vmstate *vms, const char *name,
 			 uint32_t instance, const void *data)
 {
-	stream_section_begin(w, name, instance, vms->version, 0);
+	stream_section_begin(w, name, instance, vms->version,
+			     vms->ignorable ? SECTION_IGNORABLE : 0);
 	for (const struct vmstate_field *f = vms->fields; f->name; f++) {
 		if (f->flags & VMSTATE_NOT_SAVED)
 			continue;

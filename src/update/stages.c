@@ -236,6 +236,7 @@ void update_take_back(void *opaque)
 	struct error err = ERROR_INIT, trouble = ERROR_INIT, deaf = ERROR_INIT;
 	bool ran = u->parked, alive, hears;
 
+	log_revive();
 	alive = machine_revive(u->machine, &trouble) == 0;
 	err_set(&err, EIO, "%s%s%s", u->guardian.page->reason,
 		alive ? "" : "; on the way back the guest waits: ", alive ? "" : trouble.text);

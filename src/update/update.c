@@ -93,6 +93,11 @@ static void hand_over(struct update *u)
 {
 	struct error err = ERROR_INIT;
 
+	if (log_before_exec(&err) < 0) {
+		update_unprepare(u);
+		update_failed(u, &err);
+		return;
+	}
 	if (u->kind == UPDATE_KIND_MIGRATE) {
 		u->ops.event(u->ops.opaque, "MIGRATION", json_pack("{s:s}", "status", "active"));
 		u->told_stop = u->machine->guest.run_state == RUN_STATE_RUNNING;

@@ -396,10 +396,10 @@ def test_no_room_for_kvms_thread():
     other = subprocess.Popen([*as_user, "sleep", "100"], stdout=subprocess.DEVNULL)
     try:
         with tempfile.TemporaryDirectory(prefix="molt-test-") as directory:
-            # Room for it, main and the vCPU. The user may open /dev/kvm.
+            # Room for it, main, the vCPU and the log. The user may open /dev/kvm.
             limited = write_script(
                 os.path.join(directory, "limited"), "#!/bin/sh\nexec %s --inh-caps +dac_override "
-                '--ambient-caps +dac_override prlimit --nproc=3 %s "$@"\n' %
+                '--ambient-caps +dac_override prlimit --nproc=4 %s "$@"\n' %
                 (" ".join(as_user), molt_binary()))
             with ticker(directory=directory, binary=limited) as vm:
                 vm.wait_log("want of a kernel thread.*RLIMIT_NPROC.*pids.max")

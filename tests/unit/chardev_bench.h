@@ -13,7 +13,7 @@
 
 #include <molt/backend/chardev.h>
 
-#define QUEUE_BYTES 65536 /* what a backend keeps of output that nobody takes */
+#define QUEUE_BYTES 61440 /* what a backend keeps of output that nobody takes */
 #define INPUT_MAX (1 << 20)
 
 /* The device: takes what comes as long as it has room. */
@@ -90,11 +90,14 @@ void update(struct sink *s);
 /* An update whose successor gives up before it commits. */
 void failed_update(struct sink *s);
 
-/* Counts up in lines, so that a gap would show. */
+/* Counts up in lines of 8 bytes, so that a gap would show. */
 size_t numbered(char *buf, size_t size);
 
-/* Reads everything from fd until it stays quiet; compares with the beginning of want. */
-size_t drain(struct sink *s, int fd, const char *want);
+/*
+ * Reads everything from fd until it stays quiet: whole lines of numbered(), of which `said` bytes
+ * were written, with few gaps and the last one among them. How many bytes there were.
+ */
+size_t drain_newest(struct sink *s, int fd, size_t said, unsigned int max_gaps);
 
 #define T(f) cmocka_unit_test_setup_teardown(f, bench_setup, bench_teardown)
 

@@ -14,6 +14,7 @@
 #include <molt/base/fd.h>
 
 #include "chardev_bench.h"
+#include "hanging_file.h"
 
 /* ---- opening ---- */
 
@@ -93,6 +94,155 @@ static void full_disk_is_logged_once(void **state)
 	assert_int_equal(log_count(s, "No space left"), 1);
 }
 
+/* ---- a file system that hangs ---- */
+
+static void a_file_that_hangs_blocks_nobody(void **state)
+{
+	static char text[300000];
+	struct sink *s = *state;
+	size_t len = numbered(text, sizeof(text));
+	struct error err = ERROR_INIT;
+	int fd;
+
+	open_path(s, "file");
+	hang_file(s->path);
+	put_text(s, "0000000\n");
+	settle(s);
+	hang_wait();
+	for (size_t i = 8; i < len; i += 1000) {
+		chardev_write(s->cd, (const uint8_t *)text + i, len - i < 1000 ? len - i : 1000);
+		settle(s);
+	}
+	assert_idle(s);
+	assert_int_equal(log_count(s, "dropped so far"), 1);
+	/* No exec while a thread is in that: the update is refused, and nothing has changed. */
+	assert_int_equal(chardev_quiesce(s->cd, &err), -EBUSY);
+	assert_non_null(strstr(err.text, s->path));
+	assert_non_null(strstr(err.text, "hangs"));
+	hang_file(NULL);
+	settle(s);
+	chardev_close(s->cd);
+	s->cd = NULL;
+	fd = open(s->path, O_RDONLY | O_CLOEXEC);
+	assert_in_range(drain_newest(s, fd, len, 1), QUEUE_BYTES - 512, len - 1);
+	close(fd);
+}
+
+static void the_end_does_not_wait_for_a_file_that_hangs(void **state)
+{
+	static struct chardev *left; /* for good: a thread is in it */
+	struct sink *s = *state;
+	uint64_t before;
+
+	open_path(s, "file");
+	hang_file(s->path);
+	put_text(s, "late");
+	settle(s);
+	hang_wait();
+	before = now_ns();
+	left = s->cd;
+	chardev_close(s->cd);
+	s->cd = NULL;
+	assert_in_range(now_ns() - before, 1000000000ull, 4000000000ull);
+	assert_string_equal(chardev_tag(left), "test");
+	assert_int_equal(log_count(s, "the last 4 bytes of the guest's output are lost"), 1);
+	hang_file(NULL);
+	assert_file(s->path, "late");
+}
+
+/* ---- the end ---- */
+
+static int pipe_as_output(struct sink *s)
+{
+	int out[2];
+
+	assert_int_equal(pipe(out), 0);
+	fcntl(out[1], F_SETPIPE_SZ, 4096);
+	replace_std(s, open("/dev/null", O_RDONLY), out[1]);
+	close(out[1]);
+	open_chardev(s, "tty");
+	return out[0];
+}
+
+static void *read_late(void *opaque)
+{
+	const int *fd = opaque;
+	char buf[1000];
+	size_t total = 0;
+	ssize_t n;
+
+	usleep(300000);
+	while (total < 30000 && (n = read(*fd, buf, sizeof(buf))) > 0) {
+		total += (size_t)n;
+		usleep(10000);
+	}
+	return (void *)total;
+}
+
+static void the_end_waits_for_a_reader_that_is_behind(void **state)
+{
+	static char text[30001];
+	struct sink *s = *state;
+	int fd = pipe_as_output(s);
+	size_t len = numbered(text, sizeof(text));
+	pthread_t thread;
+	void *total;
+
+	assert_int_equal(len, 30000);
+	chardev_write(s->cd, (const uint8_t *)text, len);
+	settle(s);
+	assert_int_equal(pthread_create(&thread, NULL, read_late, &fd), 0);
+	chardev_close(s->cd);
+	s->cd = NULL;
+	pthread_join(thread, &total);
+	assert_int_equal((size_t)total, len);
+	assert_int_equal(log_count(s, "lost"), 0);
+	close(fd);
+}
+
+static void the_end_tells_what_is_lost(void **state)
+{
+	static char text[30000];
+	struct sink *s = *state;
+	int fd = pipe_as_output(s);
+	uint64_t before = now_ns();
+
+	numbered(text, sizeof(text));
+	chardev_write(s->cd, (const uint8_t *)text, sizeof(text));
+	settle(s);
+	chardev_close(s->cd);
+	s->cd = NULL;
+	assert_in_range(now_ns() - before, 1000000000ull, 4000000000ull);
+	assert_int_equal(log_count(s, "bytes of the guest's output are lost"), 1);
+	close(fd);
+}
+
+static void a_signal_ends_the_end(void **state)
+{
+	static char text[30000];
+	struct sink *s = *state;
+	int fd = pipe_as_output(s);
+	uint64_t before;
+	sigset_t set, old;
+	int got;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	assert_int_equal(sigprocmask(SIG_BLOCK, &set, &old), 0);
+	numbered(text, sizeof(text));
+	chardev_write(s->cd, (const uint8_t *)text, sizeof(text));
+	settle(s);
+	raise(SIGTERM);
+	before = now_ns();
+	chardev_close(s->cd);
+	s->cd = NULL;
+	assert_true(now_ns() - before < 900000000);
+	assert_int_equal(log_count(s, "bytes of the guest's output are lost"), 1);
+	assert_int_equal(sigwait(&set, &got), 0);
+	assert_int_equal(sigprocmask(SIG_SETMASK, &old, NULL), 0);
+	close(fd);
+}
+
 static void fifo_gets_its_reader_back(void **state)
 {
 	struct sink *s = *state;
@@ -135,13 +285,14 @@ static void file_goes_on_after_an_update(void **state)
 static void quiesced_it_reads_nothing_and_accepts_nobody(void **state)
 {
 	struct sink *s = *state;
+	struct error err = ERROR_INIT;
 	int fd, second;
 
 	open_path(s, "socket");
 	fd = dial(s->path);
 	settle(s);
 	put_text(s, "flushed");
-	chardev_quiesce(s->cd);
+	assert_int_equal(chardev_quiesce(s->cd, &err), 0);
 	assert_int_equal(write(fd, "later", 5), 5);
 	assert_read(s, fd, "flushed");
 	assert_idle(s);
@@ -150,7 +301,7 @@ static void quiesced_it_reads_nothing_and_accepts_nobody(void **state)
 	assert_input(s, "later");
 	close(fd);
 	settle(s);
-	chardev_quiesce(s->cd);
+	assert_int_equal(chardev_quiesce(s->cd, &err), 0);
 	second = dial(s->path);
 	assert_idle(s);
 	assert_int_equal(s->connects, 1);
@@ -277,6 +428,8 @@ static void another_thread_writes(void **state)
 		assert_int_equal(loop_turn(s->loop, 10), 0);
 	pthread_join(thread, NULL);
 	settle(s);
+	chardev_close(s->cd);
+	s->cd = NULL;
 	fd = open(s->path, O_RDONLY | O_CLOEXEC);
 	len = (size_t)read(fd, got, THREAD_BYTES);
 	close(fd);
@@ -329,6 +482,11 @@ int main(void)
 		T(file_is_created_private),
 		T(file_that_cannot_be_is_named),
 		T(full_disk_is_logged_once),
+		T(a_file_that_hangs_blocks_nobody),
+		T(the_end_does_not_wait_for_a_file_that_hangs),
+		T(the_end_waits_for_a_reader_that_is_behind),
+		T(the_end_tells_what_is_lost),
+		T(a_signal_ends_the_end),
 		T(fifo_gets_its_reader_back),
 		T(file_goes_on_after_an_update),
 		T(quiesced_it_reads_nothing_and_accepts_nobody),

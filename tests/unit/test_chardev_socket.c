@@ -155,7 +155,9 @@ static void a_peer_that_does_not_read_blocks_nobody(void **state)
 			settle(s);
 	}
 	assert_idle(s);
-	assert_in_range(drain(s, fd, text), QUEUE_BYTES, len);
+	/* Queue and the piece that is on its way are as much as a stream may carry. */
+	update(s);
+	assert_in_range(drain_newest(s, fd, len, 1), QUEUE_BYTES - 512, len - 1);
 	/* It leaves with output on the way. */
 	for (size_t i = 0; i < 500; i++)
 		chardev_write(s->cd, (const uint8_t *)text, 1000);
@@ -165,7 +167,7 @@ static void a_peer_that_does_not_read_blocks_nobody(void **state)
 	assert_int_equal(s->disconnects, 1);
 }
 
-static void overflow_without_a_peer_keeps_the_beginning(void **state)
+static void overflow_without_a_peer_keeps_the_end(void **state)
 {
 	static char text[100000];
 	struct sink *s = *state;
@@ -179,7 +181,7 @@ static void overflow_without_a_peer_keeps_the_beginning(void **state)
 	assert_int_equal(log_count(s, "dropped so far"), 1);
 	update(s);
 	fd = dial(s->path);
-	assert_int_equal(drain(s, fd, text), QUEUE_BYTES);
+	assert_in_range(drain_newest(s, fd, len, 1), QUEUE_BYTES - 512, QUEUE_BYTES);
 	close(fd);
 }
 
@@ -342,7 +344,7 @@ int main(void)
 		T(the_next_peer_takes_the_place_of_one_that_left),
 		T(a_peer_may_end_its_input_and_listen_on),
 		T(a_peer_that_does_not_read_blocks_nobody),
-		T(overflow_without_a_peer_keeps_the_beginning),
+		T(overflow_without_a_peer_keeps_the_end),
 		T(a_stale_socket_is_replaced),
 		T(what_is_in_use_is_not_replaced),
 		T(a_socket_of_another_stays),

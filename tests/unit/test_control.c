@@ -463,27 +463,131 @@ static json_t *kilobyte(void)
 	return json_pack("{s:s}", "text", text);
 }
 
-static void test_who_does_not_read_is_cut_off(void **state)
-{
-	struct bench *b = *state;
-	int lazy = bench_client(b), fd = bench_client(b);
-	static char line[2048];
-	size_t got = 0;
-	ssize_t n;
+/*
+ * What a client that did not read finds in the end: count[i] events of each kind, and the last
+ * one's number.
+ */
+struct found {
+	unsigned int count;
+	json_int_t first, last;
+};
 
-	for (unsigned int i = 0; i < 3000; i++) {
-		control_event(b->control, "E", kilobyte());
+static json_int_t number_of(json_t *msg)
+{
+	return json_integer_value(json_object_get(json_object_get(msg, "data"), "n"));
+}
+
+static void find(struct bench *b, int fd, const char *const *kinds, struct found *found, size_t n)
+{
+	static char line[2048];
+	json_int_t before = -1;
+
+	memset(found, 0, n * sizeof(*found));
+	for (;;) {
+		json_t *msg;
+		size_t kind = 0;
+
 		assert_true(bench_line(b, fd, line, sizeof(line)));
+		msg = json_loads(line, 0, NULL);
+		assert_non_null(msg);
+		while (kind < n && !strstr(line, kinds[kind]))
+			kind++;
+		assert_true(kind < n);
+		/* In the order in which they happened. */
+		assert_true(number_of(msg) > before);
+		before = number_of(msg);
+		found[kind].first = found[kind].count++ ? found[kind].first : before;
+		found[kind].last = before;
+		json_decref(msg);
+		if (strcmp(kinds[kind], "SHUTDOWN") == 0)
+			return;
 	}
-	/* What the kernel had taken already is there, then the connection ends. */
-	while ((n = recv(lazy, line, sizeof(line), MSG_DONTWAIT)) > 0)
-		got += (size_t)n;
-	assert_int_equal(n, 0);
-	assert_true(got > 0 && got < (2u << 20));
+}
+
+static json_t *numbered_kilobyte(int n)
+{
+	json_t *data = kilobyte();
+
+	json_object_set_new(data, "n", json_integer(n));
+	return data;
+}
+
+static void test_who_does_not_read_keeps_the_newest_events(void **state)
+{
+	static const char *const kinds[] = { "STOP", "RESUME", "UPDATE_FAILED", "SHUTDOWN" };
+	struct bench *b = *state;
+	int lazy = bench_client(b), fd = bench_client(b), n = 0;
+	struct found found[ARRAY_SIZE(kinds)];
+	static char line[2048];
+
+	for (unsigned int i = 0; i < 1500; i++)
+		for (size_t k = 0; k < 3; k++) {
+			control_event(b->control, kinds[k], numbered_kilobyte(n++));
+			assert_true(bench_line(b, fd, line, sizeof(line)));
+		}
+	control_event(b->control, "SHUTDOWN", numbered_kilobyte(n));
+	assert_true(bench_line(b, fd, line, sizeof(line)));
+	/* What the kernel and 64 KiB of queue had taken at first, then of each kind the last. */
+	find(b, lazy, kinds, found, ARRAY_SIZE(kinds));
+	for (size_t k = 0; k < 3; k++) {
+		assert_int_equal(found[k].last, n - 3 + (int)k);
+		assert_in_range(found[k].count, 2, 500);
+	}
+	assert_int_equal(found[3].count, 1);
+	/* It was not hung up on. */
+	bench_say(lazy, three);
+	expect_three(b, lazy);
 	bench_say(fd, three);
 	expect_three(b, fd);
 	close(fd);
 	close(lazy);
+}
+
+static void say_frequent(struct bench *b, const char *name, int n)
+{
+	control_frequent_event(b->control, name, json_pack("{s:i}", "n", n));
+}
+
+static void test_frequent_events_are_limited_in_time(void **state)
+{
+	static const char *const kinds[] = { "GUEST_PANICKED", "RESET", "SHUTDOWN" };
+	struct bench *b = *state;
+	struct found found[ARRAY_SIZE(kinds)];
+	uint64_t start = now_ns(), took;
+	int fd = bench_client(b), n = 0;
+
+	while (now_ns() - start < 700000000) {
+		say_frequent(b, kinds[0], n++);
+		say_frequent(b, kinds[1], n++);
+		assert_int_equal(loop_turn(b->loop, 0), 0);
+	}
+	took = now_ns() - start;
+	assert_true(n > 100);
+	control_event(b->control, "SHUTDOWN", json_pack("{s:i}", "n", n));
+	find(b, fd, kinds, found, ARRAY_SIZE(kinds));
+	for (size_t k = 0; k < 2; k++) {
+		/* At once, then four a second, and the very last before what came after it. */
+		assert_int_equal(found[k].first, k);
+		assert_int_equal(found[k].last, n - 2 + (int)k);
+		assert_in_range(found[k].count, 3, took / 250000000 + 2);
+	}
+	close(fd);
+}
+
+static void test_a_held_event_comes_by_itself(void **state)
+{
+	struct bench *b = *state;
+	int fd = bench_client(b);
+	char line[512];
+
+	for (int n = 0; n < 3; n++)
+		say_frequent(b, "RESET", n);
+	assert_true(bench_line(b, fd, line, sizeof(line)));
+	assert_non_null(strstr(line, "\"n\": 0"));
+	assert_true(bench_line(b, fd, line, sizeof(line)));
+	assert_non_null(strstr(line, "\"n\": 2"));
+	bench_expect_nothing(b, fd);
+	close(fd);
 }
 
 static void test_number_of_clients_is_limited(void **state)
@@ -531,7 +635,9 @@ int main(void)
 		TEST(test_too_long_message),
 		TEST(test_white_space_is_no_message),
 		TEST(test_requests_far_ahead),
-		TEST(test_who_does_not_read_is_cut_off),
+		TEST(test_who_does_not_read_keeps_the_newest_events),
+		TEST(test_frequent_events_are_limited_in_time),
+		TEST(test_a_held_event_comes_by_itself),
 		TEST(test_number_of_clients_is_limited),
 	};
 

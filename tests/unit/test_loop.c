@@ -122,6 +122,72 @@ static void test_callback_may_delete_any_source(void **state)
 	end(&f);
 }
 
+struct alarm {
+	struct loop_timer timer;
+	struct loop *loop;
+	unsigned int rings;
+	uint64_t rang_ns;
+};
+
+static void ring(void *opaque)
+{
+	struct alarm *a = opaque;
+
+	a->rings++;
+	a->rang_ns = now_ns();
+}
+
+static void ring_and_stop(void *opaque)
+{
+	struct alarm *a = opaque;
+
+	ring(a);
+	loop_stop(a->loop, 7);
+}
+
+static void test_timers(void **state)
+{
+	struct alarm first = { .rings = 0 }, second = { .rings = 0 }, never = { .rings = 0 };
+	uint64_t start = now_ns();
+	struct fixture f;
+
+	(void)state;
+	begin(&f);
+	loop_timer_cancel(&never.timer);
+	first.loop = second.loop = f.loop;
+	loop_timer_set(f.loop, &second.timer, start + 60000000, ring_and_stop, &second);
+	loop_timer_set(f.loop, &first.timer, start + 3600000000000ull, ring, &first);
+	loop_timer_set(f.loop, &first.timer, start + 20000000, ring, &first);
+	loop_timer_set(f.loop, &never.timer, start + 1000000, ring, &never);
+	loop_timer_cancel(&never.timer);
+	assert_int_equal(loop_turn(f.loop, 0), 0);
+	assert_int_equal(loop_run(f.loop), 7);
+	assert_int_equal(first.rings, 1);
+	assert_int_equal(second.rings, 1);
+	assert_int_equal(never.rings, 0);
+	assert_true(first.rang_ns >= start + 20000000);
+	assert_true(second.rang_ns >= start + 60000000);
+	end(&f);
+}
+
+/* A source that is always ready holds no timer up, and a timer that is always due no source. */
+static void test_timers_and_sources_take_turns(void **state)
+{
+	struct alarm a = { .rings = 0 };
+	struct fixture f;
+
+	(void)state;
+	begin(&f);
+	assert_int_equal(loop_add(f.loop, &f.src, f.pipe[1], EPOLLOUT, count, &f), 0);
+	for (unsigned int i = 1; i <= 100; i++) {
+		loop_timer_set(f.loop, &a.timer, 0, ring, &a);
+		assert_int_equal(loop_turn(f.loop, -1), 0);
+		assert_int_equal(a.rings, i);
+		assert_int_equal(f.calls, i);
+	}
+	end(&f);
+}
+
 static void test_regular_file_is_refused(void **state)
 {
 	int fd = open("/etc/passwd", O_RDONLY | O_CLOEXEC);
@@ -265,6 +331,8 @@ int main(void)
 		cmocka_unit_test(test_source_is_called_while_ready),
 		cmocka_unit_test(test_mod_changes_what_is_waited_for),
 		cmocka_unit_test(test_callback_may_delete_any_source),
+		cmocka_unit_test(test_timers),
+		cmocka_unit_test(test_timers_and_sources_take_turns),
 		cmocka_unit_test(test_regular_file_is_refused),
 		cmocka_unit_test(test_run_until_stopped),
 		cmocka_unit_test(test_signals_are_merged),

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Character backends: what a serial port is plugged into on the host. One direction each way,
- * both bounded: output that the host side does not take is dropped when the buffer is full, input
- * is not read from the host before the device has room for it.
+ * both bounded: of output that the host side does not take the newest 60 KiB are kept, input is
+ * not read from the host before the device has room for it.
  *
  * All functions are for the main thread, except chardev_write() and chardev_input_ready(), which any
  * thread may call.
@@ -39,7 +39,7 @@ struct chardev_ops {
  *	null		nothing
  *	tty		standard input and output; a terminal is put into raw mode, Ctrl-A x ends
  *			the VM and Ctrl-A Ctrl-A sends one Ctrl-A
- *	pty		a new pseudo-terminal; its name goes to the log
+ *	pty		a new pseudo-terminal; its name goes to the log, at every level
  *	file=PATH	output appended to a file, no input
  *	socket=PATH	a listening Unix socket (0600), one peer at a time
  * tag names it in fd table and stream ("<tag>-chardev"). With fds and stream (incoming), descriptors
@@ -55,10 +55,16 @@ int chardev_open(struct chardev **cd, const char *tag, const char *spec, struct 
  */
 int chardev_check_spec(const char *what, const char *spec, struct error *err);
 
-/* Restores the terminal, removes the socket's path, closes. */
+/*
+ * Gives a reader that is there a bounded time for what is still queued, logs what is lost, restores
+ * the terminal, removes the socket's path, closes.
+ */
 void chardev_close(struct chardev *cd);
 
-/* Queues output. Never blocks; what does not fit is dropped and counted in the log. */
+/*
+ * Queues output. Never blocks; the oldest lines make room where there is none, and are counted in
+ * the log.
+ */
 void chardev_write(struct chardev *cd, const uint8_t *data, size_t len);
 
 /* The device has room again. */
@@ -73,8 +79,11 @@ void chardev_listen_again(struct chardev *cd);
 /* In the guardian: whoever held the lock is dead. */
 void chardev_revive(struct chardev *cd);
 
-/* Hands what is queued to the host as far as it takes it; reads nothing until chardev_resume(). */
-void chardev_quiesce(struct chardev *cd);
+/*
+ * Reads and writes nothing until chardev_resume(). -EBUSY where a write to a file hangs: molt could
+ * not exec with that under way. It runs on then.
+ */
+int chardev_quiesce(struct chardev *cd, struct error *err);
 void chardev_resume(struct chardev *cd);
 
 /* Backend state (queued output, terminal settings, escape state) and descriptors. */
@@ -91,5 +100,9 @@ extern const struct vmstate chardev_vmstate;
 
 /* A sentence for the user of where it is: "pty /dev/pts/5"; valid as long as cd. */
 const char *chardev_describe(const struct chardev *cd);
+const char *chardev_tag(const struct chardev *cd);
+
+/* The same in QEMU's words, for query-chardev: "pty:/dev/pts/5". */
+void chardev_filename(const struct chardev *cd, char *name, size_t size);
 
 #endif

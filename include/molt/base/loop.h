@@ -31,6 +31,15 @@ struct loop_wake {
 	void *opaque;
 };
 
+/* A callback at a time; embedded in its owner, all zero before it is first set. */
+struct loop_timer {
+	struct loop *loop; /* NULL while it is not set */
+	struct loop_timer *next;
+	uint64_t at_ns;
+	void (*fn)(void *opaque);
+	void *opaque;
+};
+
 int loop_create(struct loop **loop, struct error *err);
 void loop_destroy(struct loop *loop);
 
@@ -46,6 +55,16 @@ int loop_mod(struct loop_source *src, uint32_t events);
 
 /* Unregisters; harmless on a source that is not registered. A callback may delete any source. */
 void loop_del(struct loop_source *src);
+
+/*
+ * Runs fn once when now_ns() has reached at_ns; set anew, it is for the new time alone. Cannot
+ * fail.
+ */
+void loop_timer_set(struct loop *loop, struct loop_timer *timer, uint64_t at_ns,
+		    void (*fn)(void *opaque), void *opaque);
+
+/* Harmless on a timer that is not set. */
+void loop_timer_cancel(struct loop_timer *timer);
 
 /* Runs callbacks until loop_stop(); returns the value given to it, or -errno if epoll fails. */
 int loop_run(struct loop *loop);

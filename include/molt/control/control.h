@@ -63,6 +63,12 @@ void control_start(struct control *c);
 void control_event(struct control *c, const char *name, json_t *data);
 
 /*
+ * The same for what a guest can cause without end: at most one a quarter of a second, of others in
+ * between the newest alone. name is a string literal; there are two of these kinds.
+ */
+void control_frequent_event(struct control *c, const char *name, json_t *data);
+
+/*
  * Answers a command that returned COMMAND_ASYNC; until then no further command is taken from that
  * client, also in a successor. result (reference taken over; NULL means {}) or,
  * with err, an error. A client that has gone since is no error. id, the request's as JSON text, is
@@ -91,7 +97,7 @@ void control_flush(struct control *c);
  * Saves listener, clients, half-read and unwritten bytes: sections "control" and "control-client"
  * (instance: the client's number), descriptors of the same names.
  */
-int control_save(const struct control *c, struct stream_writer *w, struct fdtable *fds,
+int control_save(struct control *c, struct stream_writer *w, struct fdtable *fds,
 		 struct error *err);
 
 /* What control_save() saves and control_create() takes. */

@@ -50,6 +50,7 @@ struct vmstate {
 	uint32_t version;
 	uint32_t min_version; /* oldest version that can be loaded */
 	size_t size;          /* of the struct the offsets are in */
+	bool ignorable;       /* a reader that does not know the section may skip it */
 	const struct vmstate_field *fields;
 	const struct vmstate *const *subsections; /* NULL-terminated, or NULL */
 	/* For a subsection: write it? */

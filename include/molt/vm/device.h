@@ -35,6 +35,8 @@ struct machine;
 struct device;
 
 /* What a device is created from. Pointers live as long as the machine; fds and stream do not. */
+struct chardev;
+
 struct device_env {
 	struct machine *machine;
 	struct loop *loop;
@@ -60,6 +62,11 @@ struct device_class {
 
 	/* What the host side adds to stream and fd table (save_host), NULL if nothing. */
 	const struct takeover_kind *host;
+
+	/*
+	 * The character backend that it is plugged into, for queries; NULL where a device has none.
+	 */
+	const struct chardev *(*chardev)(struct device *dev);
 
 	/* Host side. All may be NULL. 0 or -errno with the sentence. */
 	int (*create)(struct device *dev, const struct device_env *env, struct error *err);

@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <limits.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <molt/base/writer.h>
+
+#define STACK_BYTES (256u << 10)
+#define AGAIN_MS 20 /* somebody made the descriptor non-blocking: asked so often for room */
+
+static struct timespec after(unsigned int ms)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	ts.tv_sec += ms / 1000;
+	ts.tv_nsec += (long)(ms % 1000) * 1000000;
+	if (ts.tv_nsec >= 1000000000) {
+		ts.tv_sec++;
+		ts.tv_nsec -= 1000000000;
+	}
+	return ts;
+}
+
+/* Under the lock: waits for a condition, at most until then. False when the time is over. */
+static bool wait_until(struct writer *w, pthread_cond_t *cond, const struct timespec *then)
+{
+	return pthread_cond_clockwait(cond, &w->lock, CLOCK_MONOTONIC, then) == 0;
+}
+
+/*
+ * Writes a piece; false if there is none, or there is no room for it (*stalled). *again_ms: when to
+ * look again in any case, 0 for never.
+ */
+static bool write_piece(struct writer *w, unsigned int *again_ms, bool *stalled)
+{
+	const void *piece;
+	int fd;
+	size_t len = w->ops->next(w->opaque, &piece, &fd, again_ms);
+	ssize_t n;
+
+	if (!len)
+		return false;
+	do
+		n = write(fd, piece, len);
+	while (n < 0 && errno == EINTR);
+	if (n < 0 && errno == EAGAIN) {
+		*again_ms = AGAIN_MS;
+		*stalled = true;
+		return false;
+	}
+	w->ops->written(w->opaque, n < 0 ? -errno : n);
+	return true;
+}
+
+static void *writer_main(void *opaque)
+{
+	struct writer *w = opaque;
+	unsigned int again_ms = 0;
+
+	prctl(PR_SET_NAME, w->ops->thread_name, 0, 0, 0);
+	pthread_mutex_lock(&w->lock);
+	while (!w->stop) {
+		bool more, stalled = false;
+
+		if (!w->kicked || w->hold) {
+			struct timespec then = after(again_ms);
+
+			if (!again_ms || w->hold)
+				pthread_cond_wait(&w->work, &w->lock);
+			else if (!wait_until(w, &w->work, &then))
+				w->kicked = true;
+			continue;
+		}
+		w->kicked = false;
+		w->busy = true;
+		again_ms = 0;
+		pthread_mutex_unlock(&w->lock);
+		more = write_piece(w, &again_ms, &stalled);
+		pthread_mutex_lock(&w->lock);
+		w->busy = false;
+		w->stalled = stalled;
+		w->kicked = w->kicked || more;
+		pthread_cond_broadcast(&w->rest);
+	}
+	w->ended = true;
+	pthread_cond_broadcast(&w->rest);
+	pthread_mutex_unlock(&w->lock);
+	return NULL;
+}
+
+void writer_init(struct writer *w, const struct writer_ops *ops, void *opaque)
+{
+	*w = (struct writer)WRITER_INIT(ops, opaque);
+}
+
+/* With all signals blocked: those for the process are main's. */
+static int create(struct writer *w)
+{
+	pthread_attr_t attr;
+	sigset_t all, old;
+	int r;
+
+	r = pthread_attr_init(&attr);
+	if (r)
+		return r;
+	sigfillset(&all);
+	r = pthread_attr_setstacksize(&attr, STACK_BYTES);
+	if (r == 0)
+		r = pthread_sigmask(SIG_SETMASK, &all, &old);
+	if (r == 0) {
+		r = pthread_create(&w->thread, &attr, writer_main, w);
+		pthread_sigmask(SIG_SETMASK, &old, NULL);
+	}
+	pthread_attr_destroy(&attr);
+	return r;
+}
+
+/* Whether there is none yet; then all is as one expects it. Others may kick it already. */
+static bool may_start(struct writer *w)
+{
+	bool runs;
+
+	pthread_mutex_lock(&w->lock);
+	runs = w->started && !w->ended;
+	pthread_mutex_unlock(&w->lock);
+	if (runs)
+		return false;
+	writer_stop(w, 0);
+	pthread_mutex_lock(&w->lock);
+	w->stop = w->ended = w->busy = w->stalled = false;
+	w->kicked = true;
+	pthread_mutex_unlock(&w->lock);
+	return true;
+}
+
+int writer_start(struct writer *w, struct error *err)
+{
+	int r = may_start(w) ? create(w) : 0;
+
+	if (r)
+		return err_sys(err, r, "thread '%s'", w->ops->thread_name);
+	pthread_mutex_lock(&w->lock);
+	w->started = true;
+	pthread_mutex_unlock(&w->lock);
+	return 0;
+}
+
+void writer_kick(struct writer *w)
+{
+	pthread_mutex_lock(&w->lock);
+	w->kicked = true;
+	pthread_cond_signal(&w->work);
+	pthread_mutex_unlock(&w->lock);
+}
+
+bool writer_wait(struct writer *w, unsigned int ms)
+{
+	struct timespec then = after(ms);
+	bool in_time = true, done;
+
+	pthread_mutex_lock(&w->lock);
+	while (w->started && (w->kicked || w->busy || w->stalled) && in_time)
+		in_time = wait_until(w, &w->rest, &then);
+	done = w->started && !w->kicked && !w->busy && !w->stalled;
+	pthread_mutex_unlock(&w->lock);
+	return done;
+}
+
+bool writer_hold(struct writer *w, unsigned int ms)
+{
+	struct timespec then = after(ms);
+	bool in_time = true, done;
+
+	pthread_mutex_lock(&w->lock);
+	w->hold = true;
+	while (w->started && w->busy && in_time)
+		in_time = wait_until(w, &w->rest, &then);
+	done = !w->started || !w->busy;
+	pthread_mutex_unlock(&w->lock);
+	return done;
+}
+
+void writer_release(struct writer *w)
+{
+	pthread_mutex_lock(&w->lock);
+	w->hold = false;
+	pthread_cond_signal(&w->work);
+	pthread_mutex_unlock(&w->lock);
+}
+
+bool writer_stop(struct writer *w, unsigned int ms)
+{
+	struct timespec then = after(ms);
+	bool in_time = true, ended;
+
+	pthread_mutex_lock(&w->lock);
+	if (!w->started) {
+		pthread_mutex_unlock(&w->lock);
+		return true;
+	}
+	w->stop = true;
+	pthread_cond_signal(&w->work);
+	while (!w->ended && in_time)
+		in_time = wait_until(w, &w->rest, &then);
+	ended = w->ended;
+	pthread_mutex_unlock(&w->lock);
+	/* Nobody will wait for one that hangs. */
+	if (!w->detached && !ended)
+		w->detached = pthread_detach(w->thread) == 0;
+	else if (!w->detached)
+		pthread_join(w->thread, NULL);
+	if (ended)
+		w->started = w->detached = false;
+	return ended;
+}
+
+void writer_revive(struct writer *w)
+{
+	const struct writer fresh = WRITER_INIT(w->ops, w->opaque);
+
+	/*
+	 * The kernel clears a dying thread's id, so this frees its stack; if not, that is all we
+	 * lose.
+	 */
+	if (w->started && !w->detached)
+		pthread_tryjoin_np(w->thread, NULL);
+	*w = fresh;
+}

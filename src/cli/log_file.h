@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/* Where the log of `molt run` goes: standard error or the file of --log-file, also over updates. */
+#ifndef MOLT_CLI_LOG_FILE_H
+#define MOLT_CLI_LOG_FILE_H
+
+#include <limits.h>
+
+#include <molt/base/command.h>
+#include <molt/state/fdtable.h>
+#include <molt/state/kinds.h>
+
+#include "options.h"
+
+struct log_file {
+	int fd; /* -1: standard error */
+	char path[PATH_MAX]; /* empty: standard error, or a predecessor did not say */
+	uint64_t lost; /* lines that the predecessor could not write */
+};
+
+/*
+ * Level and destination, as the command line says or, with fds and stream (incoming), as the
+ * predecessor had them; nothing is opened by its path then. 0 or -errno with the sentence.
+ */
+int log_file_open(struct log_file *f, const struct cli_args *args, struct fdtable *fds,
+		  struct stream *stream, struct error *err);
+
+/* Section "log", which a successor may ignore, and descriptor "log". */
+int log_file_save(const struct log_file *f, struct stream_writer *w, struct fdtable *fds,
+		  struct error *err);
+extern const struct takeover_kind log_file_kind;
+
+/* log-reopen, for rotation; opaque is the struct log_file. */
+extern const struct command log_file_commands[];
+extern const size_t log_file_commands_count;
+
+#endif
