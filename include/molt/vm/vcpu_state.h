@@ -82,22 +82,9 @@ int vcpu_state_power_on(struct kvm *kvm, int vcpu_fd, struct error *err);
 int vcpu_state_set(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, struct error *err);
 
 /*
- * *value: MSR_KVM_STEAL_TIME, a gpa and flags (Linux, Documentation/virt/kvm/x86/msr.rst). 0 where the guest
- * does not use it, or KVM does not have it.
+ * Puts MSR_KVM_STEAL_TIME as it was before accounting was stopped (vcpu->steal_time; 0: it was not) into
+ * what was read, so that the next KVM VM accounts again.
  */
-int vcpu_state_steal_time(struct kvm *kvm, int vcpu_fd, uint64_t *value, struct error *err);
-
-/* From here on KVM accounts no steal time for this vCPU. */
-int vcpu_state_stop_steal_time(struct kvm *kvm, int vcpu_fd, struct error *err);
-
-/*
- * Nothing that the guest has unmapped is in the vCPU's TLB any more when it runs again. KVM has no call for
- * that, but flushes when CR3 was set to another value: so it is, and back. The vCPU must be parked.
- * An error leaves CR3 as it was, unless KVM refuses that, too, again and again.
- */
-int vcpu_state_flush_tlb(struct kvm *kvm, int vcpu_fd, struct error *err);
-
-/* Puts that value into what was read, so that the next KVM VM accounts again. */
 void vcpu_state_keep_steal_time(struct vcpu_state *st, uint64_t value);
 
 /* Tells the guest's watchdogs, at the next KVM_RUN, that it did not run for a while. */
