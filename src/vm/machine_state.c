@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include <molt/base/fd.h>
 #include <molt/vm/machine.h>
 
 #include "machine_state.h"
@@ -15,6 +18,9 @@ static const struct vmstate_field machine_fields[] = {
 	VMSTATE_U32(struct machine_guest, requests),
 	VMSTATE_BOOL(struct machine_guest, no_reboot),
 	VMSTATE_UNSAVED(struct machine_guest, reserved, "padding"),
+	/* For molt state to show. Who does not find it reads it in the guest's CPUID. */
+	VMSTATE_ARRAY_(struct machine_guest, cpu_model, char, FIELD_STRING,
+		       VMSTATE_HAS_DEFAULT | VMSTATE_IGNORABLE, false, 0),
 	VMSTATE_END
 };
 
@@ -86,6 +92,7 @@ int machine_load(struct machine *m, struct stream *s, struct error *err)
 	/* The next update saves what this one brought. */
 	m->msrs.count = first->nmsrs;
 	memcpy(m->msrs.index, first->msr_index, m->msrs.count * sizeof(m->msrs.index[0]));
+	snprintf(m->guest.cpu_model, sizeof(m->guest.cpu_model), "%s", cpu_model_of(first));
 	return load_devices(m, s, err);
 }
 
@@ -199,12 +206,28 @@ void machine_takeover_kinds(const struct machine_model *model, struct takeover_k
 	}
 }
 
+/* From a release that does not send it. */
+static int peek_cpu_model(struct machine_guest *guest, struct stream *s, struct error *err)
+{
+	_cleanup_free_ struct vcpu_state *st = calloc(1, sizeof(*st));
+	int r;
+
+	if (!st)
+		return err_set(err, ENOMEM, "no memory for a vCPU's state");
+	r = vmstate_load(s, &vcpu_vmstate, 0, st, err);
+	if (r == 0)
+		snprintf(guest->cpu_model, sizeof(guest->cpu_model), "%s", cpu_model_of(st));
+	return r;
+}
+
 int machine_peek_config(struct machine_guest *guest, const struct machine_model *model,
 			struct stream *s, struct error *err)
 {
 	struct machine m = { .machine_version = s->header.machine_version, .model = model };
 	int r = vmstate_load(s, &machine_vmstate, 0, guest, err);
 
+	if (r == 0 && !guest->cpu_model[0])
+		r = peek_cpu_model(guest, s, err);
 	m.guest = *guest;
 	return r < 0 ? r : machine_check_config(&m, err);
 }

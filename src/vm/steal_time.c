@@ -2,20 +2,21 @@
 /*
  * Steal time, where another thread takes a vCPU over. Theory of operation.
  *
- * A guest that sets MSR_KVM_STEAL_TIME shares a page with KVM for each vCPU (struct kvm_steal_time; Linux,
- * Documentation/virt/kvm/x86/msr.rst). Two things are in it.
+ * A guest that sets MSR_KVM_STEAL_TIME shares a page with KVM for each vCPU (struct
+ * kvm_steal_time; Linux, Documentation/virt/kvm/x86/msr.rst). Two things are in it.
  *
  * The time that the vCPU waited for a CPU. KVM adds what the current thread waited since the last
- * time. A thread that has waited less than the one before would make it go back, and the clock
- * by which Linux schedules would stand still until it has caught up. So when the guardian's threads take over
- * no more is accounted in this KVM VM; the next update's VM goes on with it.
+ * time. A thread that has waited less than the one before would make it go back, and the clock by
+ * which Linux schedules would stand still until it has caught up. So when the guardian's threads
+ * take over no more is accounted in this KVM VM; the next update's VM goes on with it.
  *
- * Whether the vCPU is preempted. Another vCPU that sees the mark sends it no interrupt to flush its TLB, but
- * leaves a note beside it that KVM reads before it runs the vCPU again. KVM will read nothing any more. So
- * the mark is taken away, and the TLB flushed: a vCPU that was still to be parked may have asked that of
- * one that was parked already, and with a stale entry a guest writes to memory that is somebody else's by now.
- * The note itself is not asked: KVM before Linux 5.19 puts the mark in its place whenever it lets go of
- * a vCPU, be it one of a successor that never ran.
+ * Whether the vCPU is preempted. Another vCPU that sees the mark sends it no interrupt to flush
+ * its TLB, but leaves a note beside it that KVM reads before it runs the vCPU again. KVM will
+ * read nothing any more. So the mark is taken away, and the TLB flushed: a vCPU that was still to
+ * be parked may have asked that of one that was parked already, and with a stale entry a guest
+ * writes to memory that is somebody else's by now. The note itself is not asked: KVM before Linux
+ * 5.19 puts the mark in its place whenever it lets go of a vCPU, be it one of a successor that
+ * never ran.
  */
 #include <asm/kvm_para.h>
 #include <errno.h>
@@ -29,6 +30,11 @@
 
 #define TRIES 3 /* nobody is left to try it after us */
 #define CR3_PWT (1u << 3) /* no part of an address in any paging mode */
+
+static uint64_t preempted_gpa(uint64_t msr)
+{
+	return (msr & KVM_STEAL_VALID_BITS) + offsetof(struct kvm_steal_time, preempted);
+}
 
 struct leaving {
 	uint64_t msr; /* a gpa and flags; 0: the guest does not use it, or KVM does not have it */
@@ -78,7 +84,7 @@ static int (*const steps[])(struct vcpu *v, struct leaving *l, struct error *err
 	read_msr, read_sregs, set_other_cr3, set_own_cr3, stop_accounting,
 };
 
-/* A step that fails is tried again; what is done stays done. Ends early where there is no steal time. */
+/* A step that fails is tried again; what is done stays done. Without steal time there is one. */
 static int leave(struct vcpu *v, struct leaving *l, struct error *err)
 {
 	size_t step = 0;
@@ -109,9 +115,7 @@ void vcpu_leave_steal_time(struct vcpu *v)
 		return;
 	v->steal_time = l.msr;
 	/* Out of guest RAM no vCPU could have found a mark. */
-	memory_write(&v->machine->memory,
-		     (l.msr & KVM_STEAL_VALID_BITS) + offsetof(struct kvm_steal_time, preempted), &no,
-		     sizeof(no));
+	memory_write(&v->machine->memory, preempted_gpa(l.msr), &no, sizeof(no));
 }
 
 void vcpu_state_keep_steal_time(struct vcpu_state *st, uint64_t value)

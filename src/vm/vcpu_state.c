@@ -281,34 +281,32 @@ const struct vcpu_kind vcpu_kinds[VCPU_KINDS] = {
 	},
 };
 
-bool vcpu_kind_is_there(const struct kvm *kvm, enum vcpu_kind_id id)
+bool vcpu_kind_is_left_out(const struct kvm *kvm, enum vcpu_kind_id id)
 {
-	size_t has = vcpu_kinds[id].has;
+	const struct vcpu_kind *kind = &vcpu_kinds[id];
 
-	return !has || *(const bool *)((const char *)kvm + has);
+	return kind->optional && !*(const bool *)((const char *)kvm + kind->has);
 }
 
-static const struct vcpu_kind *kind_saved_at(unsigned int place)
+static enum vcpu_kind_id kind_saved_at(unsigned int place)
 {
-	for (size_t i = 0; i < VCPU_KINDS; i++)
-		if (vcpu_kinds[i].save_at == place)
-			return &vcpu_kinds[i];
-	return NULL;
-}
+	enum vcpu_kind_id id = 0;
 
-static bool is_left_out(const struct vcpu_kind *kind, const struct kvm *kvm)
-{
-	return kind->optional && !vcpu_kind_is_there(kvm, (enum vcpu_kind_id)(kind - vcpu_kinds));
+	while (id < VCPU_KINDS && vcpu_kinds[id].save_at != place)
+		id++;
+	return id;
 }
 
 int vcpu_state_get(struct vcpu_state *st, struct kvm *kvm, int vcpu_fd,
 		   const struct msr_list *msrs, struct error *err)
 {
-	const struct vcpu_kind *kind;
+	enum vcpu_kind_id id;
 	int r = 0;
 
-	for (unsigned int at = 1; r == 0 && (kind = kind_saved_at(at)) != NULL; at++) {
-		if (is_left_out(kind, kvm))
+	for (unsigned int at = 1; r == 0 && (id = kind_saved_at(at)) < VCPU_KINDS; at++) {
+		const struct vcpu_kind *kind = &vcpu_kinds[id];
+
+		if (vcpu_kind_is_left_out(kvm, id))
 			continue;
 		if (kind->save)
 			r = kind->save(st, kvm, vcpu_fd, msrs, err);
@@ -333,9 +331,10 @@ int vcpu_state_set(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, st
 	if (st->xsave_len < kvm->xsave_size)
 		return err_set(err, EINVAL, "XSAVE area of %u bytes, this host has %zu",
 			       st->xsave_len, kvm->xsave_size);
-	for (const struct vcpu_kind *kind = vcpu_kinds;
-	     r == 0 && kind < vcpu_kinds + VCPU_KINDS; kind++) {
-		if (is_left_out(kind, kvm))
+	for (enum vcpu_kind_id id = 0; r == 0 && id < VCPU_KINDS; id++) {
+		const struct vcpu_kind *kind = &vcpu_kinds[id];
+
+		if (vcpu_kind_is_left_out(kvm, id))
 			continue;
 		if (kind->load)
 			r = kind->load(st, kvm, vcpu_fd, err);

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <molt/base/fd.h>
+#include <molt/vm/cpuid.h>
 #include <molt/vm/vcpu_kinds.h>
 
 #define LVTT 0x320
@@ -31,6 +32,9 @@ struct fixture {
 
 static int setup(void **state)
 {
+	const struct cpuid_config cpuid = {
+		.cpus = 2, .tsc_khz = FAKE_TSC_KHZ, .model = CPU_MODEL_HOST,
+	};
 	struct fixture *f = calloc(1, sizeof(*f));
 
 	assert_non_null(f);
@@ -48,7 +52,7 @@ static int setup(void **state)
 	f->b_fd = kvm_call_num(&f->kvm, f->vm.fd, KVM_CREATE_VCPU, 1);
 	f->a = fake_kvm_vcpu(f->fake, f->a_fd);
 	f->b = fake_kvm_vcpu(f->fake, f->b_fd);
-	assert_int_equal(vcpu_state_init_cpuid(f->st, &f->kvm, 0, 2, 2100000, &f->err), 0);
+	assert_int_equal(cpuid_make(f->st, &f->kvm, &cpuid, &f->err), 0);
 	assert_int_equal(msr_list_init(f->msrs, &f->kvm, f->a_fd, &f->err), 0);
 	*state = f;
 	return 0;

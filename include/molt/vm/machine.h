@@ -17,6 +17,7 @@
 #include <molt/state/fdtable.h>
 #include <molt/state/stream.h>
 #include <molt/vm/bus.h>
+#include <molt/vm/cpuid.h>
 #include <molt/vm/device.h>
 #include <molt/vm/kvm.h>
 #include <molt/vm/memory.h>
@@ -95,6 +96,7 @@ struct machine_guest {
 	uint32_t requests;        /* pending enum machine_request bits */
 	bool no_reboot;
 	uint8_t reserved[3];
+	char cpu_model[CPU_MODEL_MAX + 1]; /* see cpuid.h */
 };
 
 struct machine {
@@ -143,6 +145,7 @@ struct machine_config {
 	uint64_t ram_size;
 	uint32_t cpus;
 	bool no_reboot;
+	const char *cpu_model;    /* see cpuid.h; NULL: the host's */
 	uint32_t machine_version; /* 0: the model's newest */
 	struct machine_ops ops;
 	struct loop *loop;

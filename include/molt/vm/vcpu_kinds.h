@@ -43,12 +43,13 @@ struct vcpu_kind {
 	const char *name;
 	const char *cap;     /* the capability's name; NULL: no KVM is without it */
 	unsigned long cap_nr;
-	size_t has;          /* offset in struct kvm of the bool that says so; 0: kvm_probe() insists on it */
+	size_t has;          /* offset of its bool in struct kvm; 0: kvm_probe() insists on it */
 	bool optional;       /* a host without the capability has no such state */
 	unsigned int save_at; /* place in the order of reading, from 1; 0: it is not read */
 	struct kvm_request get[2]; /* the second is for KVMs without the first, or made as well */
 	struct kvm_request set[2];
-	size_t offset; /* of what get[0] and set[0] take in struct vcpu_state, where save and load are NULL */
+	size_t offset; /* in struct vcpu_state, of what get[0] and set[0] take */
+	/* NULL: the call get[0], or set[0], is all of it. */
 	int (*save)(struct vcpu_state *st, struct kvm *kvm, int fd, const struct msr_list *msrs,
 		    struct error *err);
 	int (*load)(const struct vcpu_state *st, struct kvm *kvm, int fd, struct error *err);
@@ -56,7 +57,10 @@ struct vcpu_kind {
 
 extern const struct vcpu_kind vcpu_kinds[VCPU_KINDS];
 
-/* Whether this host's KVM has that kind of state. */
-bool vcpu_kind_is_there(const struct kvm *kvm, enum vcpu_kind_id id);
+/*
+ * Whether this host's KVM lacks that kind of state, so that a vCPU is read and set without it.
+ * (What is not optional is missed when a vCPU is read: then an update is refused.)
+ */
+bool vcpu_kind_is_left_out(const struct kvm *kvm, enum vcpu_kind_id id);
 
 #endif

@@ -66,13 +66,6 @@ int vcpu_state_set_cpuid(const struct vcpu_state *st, struct kvm *kvm, int vcpu_
 			 struct error *err);
 
 /*
- * CPUID for vCPU id of cpus, from what the host's KVM supports: one socket, one thread a core, TSC
- * frequency in leaf 0x40000010, no VMX or SVM (docs/guest-abi.md).
- */
-int vcpu_state_init_cpuid(struct vcpu_state *st, struct kvm *kvm, uint32_t id, uint32_t cpus,
-			  uint32_t tsc_khz, struct error *err);
-
-/*
  * Power-on state that firmware would have set up and KVM does not: memory is write-back cached
  * (IA32_MTRR_DEF_TYPE), without which Linux makes no use of the PAT.
  */
@@ -82,8 +75,8 @@ int vcpu_state_power_on(struct kvm *kvm, int vcpu_fd, struct error *err);
 int vcpu_state_set(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, struct error *err);
 
 /*
- * Puts MSR_KVM_STEAL_TIME as it was before accounting was stopped (vcpu->steal_time; 0: it was not) into
- * what was read, so that the next KVM VM accounts again.
+ * Puts MSR_KVM_STEAL_TIME as it was before accounting was stopped (vcpu->steal_time; 0: it was
+ * not) into what was read, so that the next KVM VM accounts again.
  */
 void vcpu_state_keep_steal_time(struct vcpu_state *st, uint64_t value);
 
