@@ -197,7 +197,7 @@ static int cold_start(struct machine *m, struct error *err)
 	if (r == 0)
 		r = power_on(m, err);
 	if (r == 0)
-		r = msr_list_init(&m->msrs, &m->kvm, m->vcpus[0].fd, err);
+		r = msr_lists_init(&m->guest.msrs, &m->kvm, m->vcpus[0].fd, err);
 	return r;
 }
 

@@ -25,7 +25,8 @@ struct fixture {
 	int b_fd;
 	struct fake_vcpu *a;
 	struct fake_vcpu *b;
-	struct msr_list *msrs;
+	struct msr_lists *lists;
+	const struct msr_list *msrs;
 	struct vcpu_state *st;
 	struct error err;
 };
@@ -39,10 +40,11 @@ static int setup(void **state)
 
 	assert_non_null(f);
 	f->fake = calloc(1, sizeof(*f->fake));
-	f->msrs = calloc(1, sizeof(*f->msrs));
+	f->lists = calloc(1, sizeof(*f->lists));
 	f->st = calloc(1, sizeof(*f->st));
 	assert_non_null(f->fake);
-	assert_non_null(f->msrs);
+	assert_non_null(f->lists);
+	f->msrs = &f->lists->saved;
 	assert_non_null(f->st);
 	fake_kvm_init(f->fake);
 	f->kvm = f->fake->kvm;
@@ -53,7 +55,7 @@ static int setup(void **state)
 	f->a = fake_kvm_vcpu(f->fake, f->a_fd);
 	f->b = fake_kvm_vcpu(f->fake, f->b_fd);
 	assert_int_equal(cpuid_make(f->st, &f->kvm, &cpuid, &f->err), 0);
-	assert_int_equal(msr_list_init(f->msrs, &f->kvm, f->a_fd, &f->err), 0);
+	assert_int_equal(msr_lists_init(f->lists, &f->kvm, f->a_fd, &f->err), 0);
 	*state = f;
 	return 0;
 }
@@ -67,7 +69,7 @@ static int teardown(void **state)
 	kvm_vm_destroy(&f->vm);
 	fake_kvm_fini(f->fake);
 	free(f->fake);
-	free(f->msrs);
+	free(f->lists);
 	free(f->st);
 	free(f);
 	return 0;
@@ -334,7 +336,7 @@ static void test_vanished_msr_is_named(void **state)
 {
 	struct fixture *f = *state;
 
-	f->msrs->index[3] = 0x9999;
+	f->lists->saved.index[3] = 0x9999;
 	assert_int_equal(vcpu_state_get(f->st, &f->kvm, f->a_fd, f->msrs, &f->err), -EIO);
 	assert_non_null(strstr(f->err.text, "0x9999"));
 }
@@ -345,7 +347,7 @@ static void test_list_that_is_too_long(void **state)
 
 	f->fake->fail_request = KVM_GET_MSR_INDEX_LIST;
 	f->fake->fail_error = E2BIG;
-	assert_int_equal(msr_list_init(f->msrs, &f->kvm, f->a_fd, &f->err), -E2BIG);
+	assert_int_equal(msr_lists_init(f->lists, &f->kvm, f->a_fd, &f->err), -E2BIG);
 	assert_non_null(strstr(f->err.text, "KVM_GET_MSR_INDEX_LIST"));
 }
 

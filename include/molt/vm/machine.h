@@ -97,6 +97,7 @@ struct machine_guest {
 	bool no_reboot;
 	uint8_t reserved[3];
 	char cpu_model[CPU_MODEL_MAX + 1]; /* see cpuid.h */
+	struct msr_lists msrs;    /* saved: travels with each vCPU */
 };
 
 struct machine {
@@ -115,7 +116,6 @@ struct machine {
 
 	struct vcpu *vcpus; /* guest.cpus of them */
 	struct vcpu_state *vcpu_states; /* one each */
-	struct msr_list msrs;
 	pthread_mutex_t vcpu_lock;
 	pthread_cond_t vcpu_unpark; /* threads wait here while parked */
 	pthread_cond_t vcpu_parked; /* main waits here for the last to park */
@@ -233,8 +233,9 @@ int machine_save(struct machine *m, struct stream_writer *w, struct fdtable *fds
 		 struct error *err);
 
 /*
- * The same sections, fields and descriptors while the guest runs, for the check before an update:
- * KVM is not asked, so the values are old ones.
+ * The same sections, fields and descriptors while the guest runs, for the check before an update: its
+ * vCPUs are not asked, so the values are old ones. MSRs that the stream's writer did not know, but this host
+ * has, are found here, so that the next machine_save() has them.
  */
 int machine_describe(struct machine *m, struct stream_writer *w, struct fdtable *fds,
 		     struct error *err);

@@ -44,18 +44,31 @@ struct vcpu_state {
 
 extern const struct vmstate vcpu_vmstate; /* section "vcpu", one instance a vCPU */
 
-/*
- * The MSRs to save: those of KVM_GET_MSR_INDEX_LIST and some that KVM leaves out of it (MTRRs,
- * machine check banks), as far as this host can read and set them. Not among them: the TSC, which
- * travels as an offset, and kvmclock's wall clock, which belongs to the VM (hw/clock.c).
- */
 struct msr_list {
 	uint32_t count;
 	uint32_t index[VCPU_MSRS_MAX];
 };
 
+/*
+ * The MSRs that this host's KVM has: those of KVM_GET_MSR_INDEX_LIST and some that it leaves out of
+ * that (MTRRs, machine check banks). Not among them: the TSC, which travels as an offset, and
+ * kvmclock's wall clock, which belongs to the VM (hw/clock.c).
+ */
+struct msr_lists {
+	struct msr_list saved;   /* can be read and set */
+	struct msr_list refused; /* cannot be, here: not to be tried again */
+};
+
 /* vcpu_fd: a fresh vCPU with its CPUID set; each MSR is read and written back once. */
-int msr_list_init(struct msr_list *list, struct kvm *kvm, int vcpu_fd, struct error *err);
+int msr_lists_init(struct msr_lists *lists, struct kvm *kvm, int vcpu_fd, struct error *err);
+
+/*
+ * Adds what this host has and neither list knows: both come from a stream whose writer may not have known
+ * it. If there is such an MSR it is tried on a vCPU in a VM of its own, with the CPUID of like, which takes
+ * some milliseconds; else this is one ioctl. What was added is kept even where there is an error.
+ */
+int msr_lists_complete(struct msr_lists *lists, struct kvm *kvm, const struct vcpu_state *like,
+		       struct error *err);
 
 /* Reads everything but CPUID, which molt itself chose and st keeps. The vCPU is parked. */
 int vcpu_state_get(struct vcpu_state *st, struct kvm *kvm, int vcpu_fd,
