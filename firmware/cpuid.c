@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Prints what CPUID says, a line a subleaf: "cpuid: LEAF.SUBLEAF EAX EBX ECX EDX", and "cpuid:
- * end"; once at first and again for each byte that comes in on COM1. Ctrl-D ends it.
+ * Prints what CPUID says for each byte that comes in on COM1, a line a subleaf: "cpuid: LEAF.SUBLEAF
+ * EAX EBX ECX EDX", and then "cpuid: end BYTE". Ctrl-D ends it.
  */
 #include "lib/guest.h"
 
@@ -34,22 +34,24 @@ static void print_leaves(uint32_t first)
 			print_leaf(leaf, subleaf);
 }
 
-static void print_all(void)
+static void print_all(char why)
 {
 	print_leaves(0);
 	print_leaves(0x40000000);
 	print_leaves(0x80000000);
-	print("cpuid: end\n");
+	print("cpuid: end %c\n", why);
 }
 
 void guest_main(void)
 {
-	char c = 0;
+	for (;;) {
+		char c;
 
-	while (c != CTRL_D) {
-		print_all();
 		while (!(inb(COM1 + 5) & LSR_DATA))
 			;
 		c = (char)inb(COM1);
+		if (c == CTRL_D)
+			return;
+		print_all(c);
 	}
 }

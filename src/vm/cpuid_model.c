@@ -35,7 +35,7 @@
 #define XCR0_LEGACY 3u /* x87, SSE */
 
 static const char *const features_v1[] = {
-	"fpu", "vme", "de", "pse", "tsc", "msr", "pae", "mce", "cx8", "apic", "sep", "mtrr", "pge",
+	"fpu", "de", "pse", "tsc", "msr", "pae", "mce", "cx8", "apic", "sep", "mtrr", "pge",
 	"mca", "cmov", "pat", "pse36", "clflush", "mmx", "fxsr", "sse", "sse2", "x2apic", "arat",
 	"syscall", "nx", "lm", "kvm_clocksource", "kvm_nop_io_delay", "kvm_clocksource2",
 	"kvm_pv_eoi", "kvm_clocksource_stable", NULL

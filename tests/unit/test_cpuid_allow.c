@@ -290,11 +290,13 @@ static void is_as_in_0_1_0(const struct kvm_cpuid_entry2 *host, uint32_t n)
 		}
 }
 
-static void test_recorded_host(void **state)
+static void test_recorded_hosts(void **state)
 {
 	(void)state;
 	offer(recorded_pvm, ARRAY_SIZE(recorded_pvm));
 	is_as_in_0_1_0(recorded_pvm, ARRAY_SIZE(recorded_pvm));
+	offer(recorded_amd, ARRAY_SIZE(recorded_amd));
+	is_as_in_0_1_0(recorded_amd, ARRAY_SIZE(recorded_amd));
 }
 
 static struct kvm_cpuid_entry2 *entry(struct kvm_cpuid_entry2 *e, uint32_t n, uint32_t function,
@@ -367,7 +369,7 @@ int main(void)
 		CASE(test_every_bit_of_every_leaf),
 		CASE(test_what_is_listed_is_offered),
 		cmocka_unit_test(test_rules_do_not_overlap),
-		CASE(test_recorded_host),
+		CASE(test_recorded_hosts),
 		CASE(test_recorded_host_with_shadow_stacks),
 		CASE(test_xsave_sizes_are_those_of_what_is_left),
 		CASE(test_too_many_leaves),

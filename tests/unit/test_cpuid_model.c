@@ -242,6 +242,19 @@ static void test_all_that_is_missing_is_named(void **state)
 				      "sse4_1, sse4_2, ssse3");
 }
 
+static void test_a_recorded_amd_host(void **state)
+{
+	struct host h = { .n = ARRAY_SIZE(recorded_amd) };
+	struct error err = ERROR_INIT;
+
+	(void)state;
+	memcpy(h.e, recorded_amd, sizeof(recorded_amd));
+	make_model(&h, "x86-64-v3", &a);
+	assert_int_equal(seen(&a, 0xd, 0, CPUID_ECX), 832);
+	assert_int_equal(try_model(&h, "x86-64-v4", &a, &err), -ENOTSUP);
+	assert_non_null(strstr(err.text, "lacks avx512f, avx512bw, avx512cd, avx512dq, avx512vl"));
+}
+
 static void test_xsave_of_a_level(void **state)
 {
 	struct error err = ERROR_INIT;
@@ -316,6 +329,7 @@ int main(void)
 		CASE(test_levels_have_what_the_psabi_says),
 		CASE(test_a_host_that_lacks_one),
 		CASE(test_all_that_is_missing_is_named),
+		CASE(test_a_recorded_amd_host),
 		CASE(test_xsave_of_a_level),
 		CASE(test_a_host_with_few_address_lines),
 		CASE(test_topology_is_the_machines),
