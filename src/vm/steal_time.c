@@ -28,7 +28,7 @@
 #include "msrs.h"
 #include "vcpu_run.h"
 
-#define TRIES 3 /* nobody is left to try it after us */
+#define TRIES 3 /* of each step: nobody is left to try it after us */
 #define CR3_PWT (1u << 3) /* no part of an address in any paging mode */
 
 static uint64_t preempted_gpa(uint64_t msr)
@@ -92,10 +92,8 @@ static int leave(struct vcpu *v, struct leaving *l, struct error *err)
 
 	while (step < ARRAY_SIZE(steps) && (step == 0 || l->msr) && failures < TRIES) {
 		r = steps[step](v, l, err);
-		if (r < 0)
-			failures++;
-		else
-			step++;
+		failures = r < 0 ? failures + 1 : 0;
+		step += r == 0;
 	}
 	return r;
 }
