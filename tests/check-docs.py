@@ -8,8 +8,10 @@
 - Every command that is registered for the control socket has its section in docs/control.md, with
   all its arguments, and there is no section without a command; the same for events.
 - The examples in docs/control.md are JSON.
+- The tables of vCPU state and of CPUID in docs/guest-abi.md are what CPU_TABLES, a program linked with
+  the code's tables, prints.
 
-usage: check-docs.py MOLT SOURCE_ROOT
+usage: check-docs.py MOLT SOURCE_ROOT CPU_TABLES
 """
 
 import json
@@ -151,6 +153,19 @@ def check_examples(root):
                 complain(f"control.md: {why}: {line}")
 
 
+def check_cpu_tables(root, program):
+    """Lines of tables, so that they can be copied from what the program prints."""
+    doc = (root / "docs/guest-abi.md").read_text()
+    for table in run(program).strip().split("\n\n"):
+        head = table.splitlines()[0]
+        documented = re.search("^" + re.escape(head) + r"\n(?:\|.*\n)*", doc, re.M)
+        if not documented:
+            complain(f"guest-abi.md: there is no table that begins '{head}'")
+        elif documented[0] != table + "\n":
+            wrong = set(documented[0].splitlines()) ^ set(table.splitlines())
+            complain(f"guest-abi.md: not as {program} prints it: " + "; ".join(sorted(wrong)))
+
+
 def check_page(root):
     if not shutil.which("mandoc"):
         return
@@ -161,13 +176,14 @@ def check_page(root):
 
 
 def main():
-    if len(sys.argv) != 3:
+    if len(sys.argv) != 4:
         sys.exit(__doc__)
     molt, root = sys.argv[1], pathlib.Path(sys.argv[2])
     check_options(molt, root)
     check_commands(root)
     check_events(root)
     check_examples(root)
+    check_cpu_tables(root, sys.argv[3])
     check_page(root)
     for text in problems:
         print(text)

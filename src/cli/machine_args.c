@@ -1,7 +1,20 @@
 /* SPDX-License-Identifier: MIT */
+#include <string.h>
+
 #include <molt/base/log.h>
 
 #include "machine_args.h"
+
+static int parse_cpu(const struct cli_args *args, struct machine_config *cfg, struct error *err)
+{
+	int r;
+
+	cfg->cpu_model = cli_value(args, "cpu");
+	r = cpu_model_check(cfg->cpu_model, err);
+	if (r < 0)
+		err_prefix(err, "--cpu");
+	return r;
+}
 
 int cli_parse_machine(const struct cli_args *args, struct machine_config *cfg,
 		      struct memory_arg *memory, struct error *err)
@@ -21,6 +34,8 @@ int cli_parse_machine(const struct cli_args *args, struct machine_config *cfg,
 	if (r == 0 && cli_given(args, "machine"))
 		r = cli_parse_number("--machine", cli_value(args, "machine"), 1,
 				     machine_model.newest, &version, err);
+	if (r == 0)
+		r = parse_cpu(args, cfg, err);
 	cfg->cpus = (uint32_t)n;
 	cfg->machine_version = (uint32_t)version;
 	cli_list_fini(&cpus);
@@ -40,6 +55,8 @@ void cli_warn_of_differences(const struct cli_args *args, const struct machine *
 	if (cli_given(args, "cpus") && asked.cpus != m->guest.cpus)
 		log_warn("--cpus %u: the guest keeps its %u vCPUs", asked.cpus,
 			 m->guest.cpus);
+	if (cli_given(args, "cpu") && strcmp(asked.cpu_model, m->guest.cpu_model) != 0)
+		log_warn("--cpu %s: the guest keeps %s", asked.cpu_model, m->guest.cpu_model);
 	if (cli_given(args, "memory") && asked.ram_size != m->guest.ram_size)
 		log_warn("--memory %llu: the guest keeps its %llu bytes of RAM",
 			 (unsigned long long)asked.ram_size,

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* `molt run` in check mode: whether this molt, with this command line, could take a machine over. */
 #include <errno.h>
+#include <string.h>
 
 #include <molt/base/log.h>
 #include <molt/boot/boot_files.h>
@@ -50,6 +51,9 @@ static void check_options(void *opaque, struct stream *s, json_t *reasons)
 	if (cli_given(args, "cpus") && asked.cpus != guest.cpus)
 		update_check_reason(reasons, "--cpus %u, but the guest has %u", asked.cpus,
 				    guest.cpus);
+	if (cli_given(args, "cpu") && strcmp(asked.cpu_model, guest.cpu_model) != 0)
+		update_check_reason(reasons, "--cpu %s, but the guest has %s", asked.cpu_model,
+				    guest.cpu_model);
 	if (cli_given(args, "memory") && asked.ram_size != guest.ram_size)
 		update_check_reason(reasons, "--memory %llu, but the guest has %llu bytes",
 				    (unsigned long long)asked.ram_size,

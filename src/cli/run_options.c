@@ -11,6 +11,9 @@ static const struct cli_option run_options[] = {
 	{ .name = "cmdline", .arg = "STRING", .help = "the kernel's command line" },
 	{ .name = "append", .alias_of = "cmdline" },
 	{ .name = "cpus", .arg = "N", .help = "number of vCPUs, 1 to 254", .def = "1" },
+	{ .name = "cpu", .arg = "MODEL",
+	  .help = "which CPU the guest sees: host, or x86-64-v1, -v2, -v3 or -v4, the same on every "
+		  "host that has that level", .def = "host" },
 	{ .name = "memory", .arg = "SIZE",
 	  .help = "guest RAM: bytes, or with K, M, G, T; then ,hugepages=on|off|2M|1G ,thp=on|off "
 		  ",prefault=on|off ,refault=lazy|background", .def = "256M" },

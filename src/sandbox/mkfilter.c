@@ -6,6 +6,8 @@
  * A declaration stands in a comment beside the code that makes the call, and ends with its line:
  *
  *	#syscalls LIST: NAME ioctl(REQUEST) ...		allowed in that list; all else ends the process
+ *	... ioctls(PREFIX)				the same for each word that begins so in the
+ *							table after the comment, up to its "};"
  *	#refused LIST: NAME NAME!=NUMBER ...		refused with EPERM in that list; all else is
  *							allowed. With a number: unless the first argument
  *							is that
@@ -78,9 +80,8 @@ static void must(const char *file, const char *word, int r)
 		die(file, strerror(-r), word);
 }
 
-static void allow_ioctl(scmp_filter_ctx ctx, const char *file, char *request)
+static void allow_ioctl(scmp_filter_ctx ctx, const char *file, const char *request)
 {
-	request[strcspn(request, ")")] = '\0';
 	for (size_t i = 0; i < sizeof(requests) / sizeof(requests[0]); i++) {
 		if (strcmp(requests[i].name, request) != 0)
 			continue;
@@ -92,19 +93,53 @@ static void allow_ioctl(scmp_filter_ctx ctx, const char *file, char *request)
 	die(file, "add to the table in mkfilter.c the request", request);
 }
 
-static void allow(scmp_filter_ctx ctx, const char *file, char *word)
+/* The words of a C table that begin with prefix; in stands before it, and after it then. */
+static void allow_table(scmp_filter_ctx ctx, const char *file, const char *prefix, FILE *in)
 {
-	if (strncmp(word, "ioctl(", 6) == 0)
-		allow_ioctl(ctx, file, word + 6);
+	static const char word_end[] = " \t\n,(){}[];=.*/&\"";
+	char line[512], *save = NULL;
+	int found = 0;
+
+	while (fgets(line, sizeof(line), in) && strncmp(line, "};", 2) != 0)
+		for (char *word = strtok_r(line, word_end, &save); word;
+		     word = strtok_r(NULL, word_end, &save))
+			if (strncmp(word, prefix, strlen(prefix)) == 0) {
+				allow_ioctl(ctx, file, word);
+				found++;
+			}
+	if (!found)
+		die(file, "no table with words that begin with", prefix);
+}
+
+/* The word between the parentheses after one of these, or NULL. */
+static char *argument(char *word, const char *function)
+{
+	size_t len = strlen(function);
+
+	if (strncmp(word, function, len) != 0 || word[len] != '(')
+		return NULL;
+	word[strcspn(word, ")")] = '\0';
+	return word + len + 1;
+}
+
+static void allow(scmp_filter_ctx ctx, const char *file, char *word, FILE *in)
+{
+	char *request = argument(word, "ioctl"), *prefix = argument(word, "ioctls");
+
+	if (request)
+		allow_ioctl(ctx, file, request);
+	else if (prefix)
+		allow_table(ctx, file, prefix, in);
 	else
 		must(file, word, seccomp_rule_add(ctx, SCMP_ACT_ALLOW, number_of(file, word), 0));
 }
 
-static void refuse(scmp_filter_ctx ctx, const char *file, char *word)
+static void refuse(scmp_filter_ctx ctx, const char *file, char *word, FILE *in)
 {
 	char *unless = strstr(word, "!=");
 	int nr;
 
+	(void)in;
 	if (unless)
 		*unless = '\0';
 	nr = number_of(file, word);
@@ -128,7 +163,7 @@ static int is_wanted(const char *list, const char *name, size_t len)
 }
 
 static int collect(scmp_filter_ctx ctx, const char *file, const char *list, const char *keyword,
-		   void (*add)(scmp_filter_ctx ctx, const char *file, char *word))
+		   void (*add)(scmp_filter_ctx ctx, const char *file, char *word, FILE *in))
 {
 	char line[512], *save = NULL;
 	FILE *in = fopen(file, "r");
@@ -146,7 +181,7 @@ static int collect(scmp_filter_ctx ctx, const char *file, const char *list, cons
 			continue;
 		for (char *word = strtok_r(colon + 1, " \t\n", &save);
 		     word && strcmp(word, "*/") != 0; word = strtok_r(NULL, " \t\n", &save)) {
-			add(ctx, file, word);
+			add(ctx, file, word, in);
 			found++;
 		}
 	}

@@ -7,6 +7,7 @@
 
 #include <molt/base/fd.h>
 #include <molt/vm/kvm.h>
+#include <molt/vm/vcpu_kinds.h>
 
 #define KVM_PATH "/dev/kvm"
 
@@ -35,26 +36,39 @@ static const struct {
 	unsigned long cap;
 	const char *name;
 } required[] = {
-	{ KVM_CAP_IRQCHIP, "KVM_CAP_IRQCHIP" },
 	{ KVM_CAP_PIT2, "KVM_CAP_PIT2" },
 	{ KVM_CAP_PIT_STATE2, "KVM_CAP_PIT_STATE2" },
 	{ KVM_CAP_IMMEDIATE_EXIT, "KVM_CAP_IMMEDIATE_EXIT" },
 	{ KVM_CAP_ADJUST_CLOCK, "KVM_CAP_ADJUST_CLOCK" },
-	{ KVM_CAP_XSAVE, "KVM_CAP_XSAVE" },
-	{ KVM_CAP_VCPU_EVENTS, "KVM_CAP_VCPU_EVENTS" },
-	{ KVM_CAP_DEBUGREGS, "KVM_CAP_DEBUGREGS" },
-	{ KVM_CAP_MP_STATE, "KVM_CAP_MP_STATE" },
 	{ KVM_CAP_GET_TSC_KHZ, "KVM_CAP_GET_TSC_KHZ" },
 };
 
+static int insist_on(struct kvm *kvm, unsigned long cap, const char *name, int *failed,
+		     struct error *err)
+{
+	if (ask(kvm, cap, failed) || *failed)
+		return 0;
+	return err_set(err, ENOTSUP, "%s: this host's KVM lacks %s", KVM_PATH, name);
+}
+
+static int ask_required(struct kvm *kvm, int *failed, struct error *err)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(required) && r == 0; i++)
+		r = insist_on(kvm, required[i].cap, required[i].name, failed, err);
+	for (const struct vcpu_kind *k = vcpu_kinds; k < vcpu_kinds + VCPU_KINDS && r == 0; k++)
+		if (k->cap && !k->has)
+			r = insist_on(kvm, k->cap_nr, k->cap, failed, err);
+	return r;
+}
+
 static int ask_capabilities(struct kvm *kvm, struct error *err)
 {
-	int size, failed = 0;
+	int size, failed = 0, r = ask_required(kvm, &failed, err);
 
-	for (size_t i = 0; i < ARRAY_SIZE(required) && !failed; i++)
-		if (!ask(kvm, required[i].cap, &failed) && !failed)
-			return err_set(err, ENOTSUP, "%s: this host's KVM lacks %s", KVM_PATH,
-				       required[i].name);
+	if (r < 0)
+		return r;
 	size = kvm_call_num(kvm, kvm->fd, KVM_GET_VCPU_MMAP_SIZE, 0);
 	if (size < (int)sizeof(struct kvm_run))
 		return err_set(err, ENOTSUP, "%s: KVM_GET_VCPU_MMAP_SIZE gave %d", KVM_PATH, size);
@@ -67,8 +81,6 @@ static int ask_capabilities(struct kvm *kvm, struct error *err)
 	kvm->has_sregs2 = ask(kvm, KVM_CAP_SREGS2, &failed);
 	kvm->has_xcrs = ask(kvm, KVM_CAP_XCRS, &failed);
 	kvm->has_tsc_offset = ask(kvm, KVM_CAP_VCPU_ATTRIBUTES, &failed);
-	kvm->has_tsc_control = ask(kvm, KVM_CAP_TSC_CONTROL, &failed);
-	kvm->has_clock_realtime = ask(kvm, KVM_CAP_ADJUST_CLOCK, &failed) & KVM_CLOCK_REALTIME;
 	kvm->has_tsc_deadline = ask(kvm, KVM_CAP_TSC_DEADLINE_TIMER, &failed);
 	kvm->has_exception_payload = ask(kvm, KVM_CAP_EXCEPTION_PAYLOAD, &failed);
 	kvm->has_triple_fault_event = ask(kvm, KVM_CAP_X86_TRIPLE_FAULT_EVENT, &failed);

@@ -21,6 +21,7 @@
 
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
+#include <molt/vm/cpuid.h>
 #include <molt/vm/machine.h>
 
 #include "machine_state.h"
@@ -185,13 +186,18 @@ static int cold_start(struct machine *m, struct error *err)
 
 	if (khz <= 0)
 		return err_sys(err, khz ? -khz : ENOTSUP, "KVM_GET_TSC_KHZ");
-	for (uint32_t i = 0; i < m->guest.cpus && r == 0; i++)
-		r = vcpu_state_init_cpuid(m->vcpus[i].state, &m->kvm, i, m->guest.cpus,
-					  (uint32_t)khz, err);
+	for (uint32_t i = 0; i < m->guest.cpus && r == 0; i++) {
+		const struct cpuid_config cpuid = {
+			.id = i, .cpus = m->guest.cpus, .tsc_khz = (uint32_t)khz,
+			.model = m->guest.cpu_model,
+		};
+
+		r = cpuid_make(m->vcpus[i].state, &m->kvm, &cpuid, err);
+	}
 	if (r == 0)
 		r = power_on(m, err);
 	if (r == 0)
-		r = msr_list_init(&m->msrs, &m->kvm, m->vcpus[0].fd, err);
+		r = msr_lists_init(&m->guest.msrs, &m->kvm, m->vcpus[0].fd, err);
 	return r;
 }
 
@@ -232,6 +238,8 @@ static int configure(struct machine *m, const struct machine_config *cfg, struct
 	m->guest.ram_size = cfg->ram_size;
 	m->guest.cpus = cfg->cpus;
 	m->guest.no_reboot = cfg->no_reboot;
+	snprintf(m->guest.cpu_model, sizeof(m->guest.cpu_model), "%s",
+		 cfg->cpu_model ? cfg->cpu_model : CPU_MODEL_HOST);
 	m->guest.run_state = RUN_STATE_PRELAUNCH;
 	if (getrandom(m->uuid, sizeof(m->uuid), 0) != (ssize_t)sizeof(m->uuid))
 		return err_sys(err, errno, "getrandom");

@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include <molt/base/fd.h>
+#include <molt/base/log.h>
 #include <molt/vm/machine.h>
 
 #include "machine_state.h"
@@ -15,6 +19,14 @@ static const struct vmstate_field machine_fields[] = {
 	VMSTATE_U32(struct machine_guest, requests),
 	VMSTATE_BOOL(struct machine_guest, no_reboot),
 	VMSTATE_UNSAVED(struct machine_guest, reserved, "padding"),
+	/* For molt state to show. Who does not find it reads it in the guest's CPUID. */
+	VMSTATE_ARRAY_(struct machine_guest, cpu_model, char, FIELD_STRING,
+		       VMSTATE_HAS_DEFAULT | VMSTATE_IGNORABLE, false, 0),
+	VMSTATE_UNSAVED(struct machine_guest, msrs.saved, "field msr_index of each vCPU"),
+	/* Else a successor would try them all again. */
+	VMSTATE_ARRAY_(struct machine_guest, msrs.refused.index, uint32_t, FIELD_U32,
+		       VMSTATE_HAS_DEFAULT | VMSTATE_IGNORABLE, true,
+		       offsetof(struct machine_guest, msrs.refused.count)),
 	VMSTATE_END
 };
 
@@ -82,20 +94,25 @@ static int load_devices(struct machine *m, struct stream *s, struct error *err)
 int machine_load(struct machine *m, struct stream *s, struct error *err)
 {
 	const struct vcpu_state *first = m->vcpus[0].state;
+	struct msr_list *saved = &m->guest.msrs.saved;
 
-	/* The next update saves what this one brought. */
-	m->msrs.count = first->nmsrs;
-	memcpy(m->msrs.index, first->msr_index, m->msrs.count * sizeof(m->msrs.index[0]));
+	/* The next update saves what this one brought, and what the check finds. */
+	saved->count = first->nmsrs;
+	memcpy(saved->index, first->msr_index, saved->count * sizeof(saved->index[0]));
+	snprintf(m->guest.cpu_model, sizeof(m->guest.cpu_model), "%s", cpu_model_of(first));
 	return load_devices(m, s, err);
 }
 
 /* As many MSRs and bytes as there will be. */
 static int describe_vcpu(struct machine *m, struct vcpu_state *st, struct error *err)
 {
+	const struct msr_list *saved = &m->guest.msrs.saved;
+
 	if (m->kvm.xsave_size > sizeof(st->xsave))
 		return err_set(err, E2BIG, "XSAVE area of %zu bytes, molt keeps %zu",
 			       m->kvm.xsave_size, sizeof(st->xsave));
-	st->nmsrs = st->nmsr_values = m->msrs.count;
+	st->nmsrs = st->nmsr_values = saved->count;
+	memcpy(st->msr_index, saved->index, saved->count * sizeof(saved->index[0]));
 	st->xsave_len = (uint32_t)m->kvm.xsave_size;
 	return 0;
 }
@@ -103,7 +120,7 @@ static int describe_vcpu(struct machine *m, struct vcpu_state *st, struct error 
 static int get_vcpu(struct vcpu *v, struct error *err)
 {
 	struct machine *m = v->machine;
-	int r = vcpu_state_get(v->state, &m->kvm, v->fd, &m->msrs, err);
+	int r = vcpu_state_get(v->state, &m->kvm, v->fd, &m->guest.msrs.saved, err);
 
 	if (r < 0)
 		err_prefix(err, "vCPU %u", v->id);
@@ -174,6 +191,11 @@ int machine_save(struct machine *m, struct stream_writer *w, struct fdtable *fds
 int machine_describe(struct machine *m, struct stream_writer *w, struct fdtable *fds,
 		     struct error *err)
 {
+	struct error untried = ERROR_INIT;
+
+	/* Without them an update is as good as the one that brought this guest here. */
+	if (msr_lists_complete(&m->guest.msrs, &m->kvm, m->vcpus[0].state, &untried) < 0)
+		log_warn("MSRs that are new to this guest: %s", untried.text);
 	return save(m, w, fds, true, err);
 }
 
@@ -199,12 +221,28 @@ void machine_takeover_kinds(const struct machine_model *model, struct takeover_k
 	}
 }
 
+/* From a release that does not send it. */
+static int peek_cpu_model(struct machine_guest *guest, struct stream *s, struct error *err)
+{
+	_cleanup_free_ struct vcpu_state *st = calloc(1, sizeof(*st));
+	int r;
+
+	if (!st)
+		return err_set(err, ENOMEM, "no memory for a vCPU's state");
+	r = vmstate_load(s, &vcpu_vmstate, 0, st, err);
+	if (r == 0)
+		snprintf(guest->cpu_model, sizeof(guest->cpu_model), "%s", cpu_model_of(st));
+	return r;
+}
+
 int machine_peek_config(struct machine_guest *guest, const struct machine_model *model,
 			struct stream *s, struct error *err)
 {
 	struct machine m = { .machine_version = s->header.machine_version, .model = model };
 	int r = vmstate_load(s, &machine_vmstate, 0, guest, err);
 
+	if (r == 0 && !guest->cpu_model[0])
+		r = peek_cpu_model(guest, s, err);
 	m.guest = *guest;
 	return r < 0 ? r : machine_check_config(&m, err);
 }

@@ -46,7 +46,7 @@ def test_help():
 
 def test_unknown_options_name_the_nearest():
     for typed, meant in (("--kernal", "--kernel"), ("--initrmfs", "--initramfs"),
-                         ("--cmd-line", "--cmdline"), ("--cpu", "--cpus"), ("--ser", "--serial"),
+                         ("--cmd-line", "--cmdline"), ("--cpuss", "--cpus"), ("--ser", "--serial"),
                          ("--no_reboot", "--no-reboot"), ("-kernel", "--kernel")):
         refused(2, typed, "x", words=("'%s'" % typed, "did you mean '%s'?" % meant))
     done = refused(2, "--xyzzyplugh")

@@ -88,8 +88,24 @@ def test_release_and_the_path_of_a_serial_socket():
                     assert os.path.exists(path) == replaced, (binaries, replaced)
 
 
+def test_cpu_model_goes_through_the_release():
+    """The release has no --cpu and does not send the model on: it is read in what the guest sees."""
+    version = json.loads(molt("version", "--json", binary=released()).stdout)["machine-version"]
+    with Vm("--memory", "32M", "--machine", str(version), "--cpu", "x86-64-v1", kernel="probe", cmdline=PROBE,
+            env=beneath_a_release()) as vm:
+        vm.wait_serial("probe: ready")
+        expect_error(lambda: vm.update(released(), *vm.argv[1:]), "check", "unknown option '--cpu'")
+        vm.update(released(), "run", "--control", vm.control_path)
+        clean_pass(vm)
+        assert vm.executable() == released()
+        expect_error(lambda: vm.update(molt_binary(), "run", "--cpu", "host"), "--cpu host, but the guest has x86-64-v1")
+        vm.update(molt_binary(), *vm.argv[1:], state_file=vm.path("state"))
+        clean_pass(vm)
+        assert vm.executable() == molt_binary() and vm.running()
+
+
 for _case in (test_release_upgrades, test_release_upgrades_two_vcpus, test_release_takes_over,
-              test_release_and_the_path_of_a_serial_socket):
+              test_release_and_the_path_of_a_serial_socket, test_cpu_model_goes_through_the_release):
     _case.timeout = 600  # the first of them builds it
 
 

@@ -137,7 +137,7 @@ static int create_vcpu(struct fake_kvm *f, uint32_t id)
 
 /* ---- the system ---- */
 
-static int supported_cpuid(struct kvm_cpuid2 *c)
+static int supported_cpuid(struct fake_kvm *f, struct kvm_cpuid2 *c)
 {
 	static const struct kvm_cpuid_entry2 leaves[] = {
 		{ .function = 0, .eax = 0x1f, .ebx = 0x756e6547, .ecx = 0x6c65746e,
@@ -160,10 +160,13 @@ static int supported_cpuid(struct kvm_cpuid2 *c)
 		{ .function = 0x8000001e, .eax = 77, .ebx = 0x177, .ecx = 0x303, .edx = 5 },
 	};
 
-	if (c->nent < ARRAY_SIZE(leaves))
+	const struct kvm_cpuid_entry2 *from = f->cpuid ? f->cpuid : leaves;
+	uint32_t n = f->cpuid ? f->ncpuid : ARRAY_SIZE(leaves);
+
+	if (c->nent < n)
 		return -E2BIG;
-	c->nent = ARRAY_SIZE(leaves);
-	memcpy(c->entries, leaves, sizeof(leaves));
+	c->nent = n;
+	memcpy(c->entries, from, n * sizeof(*from));
 	return 0;
 }
 
@@ -188,7 +191,7 @@ static int system_ioctl(struct fake_kvm *f, unsigned long request, uintptr_t arg
 	case KVM_CREATE_VM:
 		return create_vm(f);
 	case KVM_GET_SUPPORTED_CPUID:
-		return supported_cpuid((struct kvm_cpuid2 *)arg);
+		return supported_cpuid(f, (struct kvm_cpuid2 *)arg);
 	case KVM_GET_MSR_INDEX_LIST:
 		return msr_index_list((struct kvm_msr_list *)arg);
 	default:

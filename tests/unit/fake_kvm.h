@@ -109,6 +109,9 @@ struct fake_kvm {
 	pthread_mutex_t lock;
 	int caps[FAKE_CAPS];
 	int api_version;
+	/* What KVM_GET_SUPPORTED_CPUID gives instead of the fake's own, where not NULL. */
+	const struct kvm_cpuid_entry2 *cpuid;
+	uint32_t ncpuid;
 	bool any_msr; /* vCPUs take every MSR that is set, as CPUs of all kinds together would */
 	struct fake_vm *vms[FAKE_VMS];
 	unsigned int nvms;

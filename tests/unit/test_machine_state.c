@@ -397,6 +397,131 @@ static void test_save_failure_is_told(void **state)
 	bench_fini(&b);
 }
 
+/* ---- what the stream's writer did not know ---- */
+
+/* The description that a check sends; nothing of it is looked at here. */
+static void describe(struct bench *b)
+{
+	struct stream_header header = { .machine_version = 1 };
+	struct stream_writer w;
+	struct error err = ERROR_INIT;
+	struct fdtable *fds = calloc(1, sizeof(*fds));
+
+	assert_non_null(fds);
+	assert_int_equal(stream_writer_init(&w, 1 << 16, &err), 0);
+	stream_begin(&w, &header);
+	if (machine_describe(&b->m, &w, fds, &err) < 0)
+		fail_msg("%s", err.text);
+	stream_writer_fini(&w);
+	free(fds);
+}
+
+static void forget_msr(struct msr_list *list, uint32_t index)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; i < list->count; i++)
+		if (list->index[i] != index)
+			list->index[n++] = list->index[i];
+	assert_int_equal(n, list->count - 1);
+	list->count = n;
+}
+
+static bool brings_msr(struct bench *b, uint32_t index, uint64_t value)
+{
+	const struct vcpu_state *st = b->m.vcpus[1].state;
+
+	for (uint32_t i = 0; i < st->nmsrs; i++)
+		if (st->msr_index[i] == index)
+			return st->msr_value[i] == value;
+	return false;
+}
+
+/* The PAT, of which the writer never heard, nor of what cannot be read: as from an older release. */
+static void test_msr_that_the_writer_forgot(void **state)
+{
+	struct bench b = { 0 }, c = { 0 }, d = { 0 };
+	struct bench_state st, st2;
+	struct error err = ERROR_INIT;
+	unsigned int vms;
+
+	(void)state;
+	bench_init(&b, 2);
+	forget_msr(&b.m.guest.msrs.saved, 0x277);
+	b.m.guest.msrs.refused.count = 0;
+	bench_save(&b, &st, 1);
+	assert_int_equal(bench_load(&c, &st, &err), 0);
+	assert_int_equal(c.kvm->nvms, 1);
+	bench_vcpu(&c, 1)->msr_value[fake_vcpu_msr(bench_vcpu(&c, 1), 0x277)] = 0x70406;
+	describe(&c);
+	assert_int_equal(c.kvm->nvms, 2);
+	bench_save(&c, &st2, 2);
+	assert_true(brings_msr(&c, 0x277, 0x70406));
+	assert_int_equal(bench_load(&d, &st2, &err), 0);
+	assert_true(brings_msr(&d, 0x277, 0x70406));
+	/* Now it is all known, what is refused too: nothing is tried again. */
+	vms = d.kvm->nvms;
+	describe(&d);
+	assert_int_equal(d.kvm->nvms, vms);
+	bench_state_fini(&st);
+	bench_state_fini(&st2);
+	bench_fini(&b);
+	bench_fini(&c);
+	bench_fini(&d);
+}
+
+static void test_trying_msrs_leaves_nothing_behind(void **state)
+{
+	static const unsigned long requests[] = {
+		KVM_GET_MSR_INDEX_LIST, KVM_CREATE_VM, KVM_CREATE_IRQCHIP, KVM_CREATE_VCPU,
+		KVM_SET_CPUID2,
+	};
+	struct bench b = { 0 };
+
+	(void)state;
+	bench_init(&b, 2);
+	for (size_t i = 0; i < ARRAY_SIZE(requests); i++) {
+		unsigned int fds;
+
+		forget_msr(&b.m.guest.msrs.saved, 0x277);
+		fds = bench_count_fds() - b.kvm->nvcpus; /* the fake keeps one for each */
+		b.kvm->fail_request = requests[i];
+		b.kvm->fail_error = ENOMEM;
+		describe(&b);
+		b.kvm->fail_request = 0;
+		describe(&b); /* again, and now it can */
+		assert_int_equal(bench_count_fds() - b.kvm->nvcpus, fds);
+	}
+	bench_fini(&b);
+}
+
+/* A guest that an older release started, with what none is offered any more, keeps it. */
+static void test_cpuid_is_the_streams(void **state)
+{
+	struct bench b = { 0 }, c = { 0 };
+	struct kvm_cpuid_entry2 *e;
+	struct bench_state st;
+	struct error err = ERROR_INIT;
+
+	(void)state;
+	bench_init(&b, 2);
+	e = (struct kvm_cpuid_entry2 *)(void *)b.m.vcpus[1].state->cpuid;
+	for (uint32_t i = 0; i < b.m.vcpus[1].state->ncpuid / 10; i++)
+		if (e[i].function == 7)
+			e[i].ecx |= 1u << 7; /* shadow stacks */
+	bench_save(&b, &st, 1);
+	assert_int_equal(bench_load(&c, &st, &err), 0);
+	assert_int_equal(bench_vcpu(&c, 1)->cpuid_head.nent * 10, b.m.vcpus[1].state->ncpuid);
+	assert_memory_equal(bench_vcpu(&c, 1)->cpuid, e, b.m.vcpus[1].state->ncpuid * 4);
+	assert_string_equal(c.m.guest.cpu_model, CPU_MODEL_HOST);
+	/* Over a reset, too. */
+	assert_int_equal(machine_reset(&c.m, "guest-reset", &err), 0);
+	assert_memory_equal(bench_vcpu(&c, 1)->cpuid, e, b.m.vcpus[1].state->ncpuid * 4);
+	bench_state_fini(&st);
+	bench_fini(&b);
+	bench_fini(&c);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -412,6 +537,9 @@ int main(void)
 		cmocka_unit_test(test_wrong_ram_is_refused),
 		cmocka_unit_test(test_vcpu_that_kvm_refuses),
 		cmocka_unit_test(test_save_failure_is_told),
+		cmocka_unit_test(test_msr_that_the_writer_forgot),
+		cmocka_unit_test(test_trying_msrs_leaves_nothing_behind),
+		cmocka_unit_test(test_cpuid_is_the_streams),
 	};
 
 	log_set_fd(-1); /* the errors that are provoked here are nobody's business */

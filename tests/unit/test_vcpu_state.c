@@ -8,7 +8,8 @@
 #include <unistd.h>
 
 #include <molt/base/fd.h>
-#include <molt/vm/vcpu_state.h>
+#include <molt/vm/cpuid.h>
+#include <molt/vm/vcpu_kinds.h>
 
 #define LVTT 0x320
 #define TMICT 0x380
@@ -24,21 +25,26 @@ struct fixture {
 	int b_fd;
 	struct fake_vcpu *a;
 	struct fake_vcpu *b;
-	struct msr_list *msrs;
+	struct msr_lists *lists;
+	const struct msr_list *msrs;
 	struct vcpu_state *st;
 	struct error err;
 };
 
 static int setup(void **state)
 {
+	const struct cpuid_config cpuid = {
+		.cpus = 2, .tsc_khz = FAKE_TSC_KHZ, .model = CPU_MODEL_HOST,
+	};
 	struct fixture *f = calloc(1, sizeof(*f));
 
 	assert_non_null(f);
 	f->fake = calloc(1, sizeof(*f->fake));
-	f->msrs = calloc(1, sizeof(*f->msrs));
+	f->lists = calloc(1, sizeof(*f->lists));
 	f->st = calloc(1, sizeof(*f->st));
 	assert_non_null(f->fake);
-	assert_non_null(f->msrs);
+	assert_non_null(f->lists);
+	f->msrs = &f->lists->saved;
 	assert_non_null(f->st);
 	fake_kvm_init(f->fake);
 	f->kvm = f->fake->kvm;
@@ -48,8 +54,8 @@ static int setup(void **state)
 	f->b_fd = kvm_call_num(&f->kvm, f->vm.fd, KVM_CREATE_VCPU, 1);
 	f->a = fake_kvm_vcpu(f->fake, f->a_fd);
 	f->b = fake_kvm_vcpu(f->fake, f->b_fd);
-	assert_int_equal(vcpu_state_init_cpuid(f->st, &f->kvm, 0, 2, 2100000, &f->err), 0);
-	assert_int_equal(msr_list_init(f->msrs, &f->kvm, f->a_fd, &f->err), 0);
+	assert_int_equal(cpuid_make(f->st, &f->kvm, &cpuid, &f->err), 0);
+	assert_int_equal(msr_lists_init(f->lists, &f->kvm, f->a_fd, &f->err), 0);
 	*state = f;
 	return 0;
 }
@@ -63,7 +69,7 @@ static int teardown(void **state)
 	kvm_vm_destroy(&f->vm);
 	fake_kvm_fini(f->fake);
 	free(f->fake);
-	free(f->msrs);
+	free(f->lists);
 	free(f->st);
 	free(f);
 	return 0;
@@ -130,14 +136,7 @@ static void test_old_host(void **state)
 	assert_int_equal(fake_kvm_find_call(f->fake, -1, KVM_SET_XCRS, 0), -1);
 }
 
-/* ---- the order ---- */
-
-struct step {
-	unsigned long request;
-	const char *name;
-};
-
-#define STEP(r) { r, #r }
+/* ---- the order, and the table that it comes from ---- */
 
 static int find_set(struct fixture *f, unsigned long request)
 {
@@ -147,29 +146,67 @@ static int find_set(struct fixture *f, unsigned long request)
 	return at;
 }
 
+/* Of a row with two calls, the one that this fake's KVM is asked for. */
+static const struct kvm_request *last_call(const struct kvm_request *calls)
+{
+	return calls[1].nr == KVM_SET_DEVICE_ATTR ? &calls[1] : &calls[0];
+}
+
 static void test_order_of_setting(void **state)
 {
-	static const struct step order[] = {
-		STEP(KVM_SET_CPUID2), STEP(KVM_SET_DEVICE_ATTR), STEP(KVM_SET_SREGS2),
-		STEP(KVM_SET_MSRS), STEP(KVM_SET_REGS), STEP(KVM_SET_XCRS), STEP(KVM_SET_XSAVE),
-		STEP(KVM_SET_LAPIC), STEP(KVM_SET_MP_STATE), STEP(KVM_SET_VCPU_EVENTS),
-		STEP(KVM_SET_DEBUGREGS),
-	};
 	struct fixture *f = *state;
 	int last = -1;
 
+	*msr(f->a, FAKE_MSR_TSC_DEADLINE) = 123456;
 	get(f);
 	f->fake->ncalls = 0;
 	set(f);
-	for (size_t i = 0; i < ARRAY_SIZE(order); i++) {
-		int at = find_set(f, order[i].request);
+	for (size_t i = 0; i < VCPU_KINDS; i++) {
+		const struct kvm_request *call = last_call(vcpu_kinds[i].set);
+		int at = fake_kvm_find_call(f->fake, f->b_fd, call->nr, (unsigned int)(last + 1));
 
-		if (at <= last)
-			fail_msg("%s comes before %s", order[i].name, order[i - 1].name);
+		if (at < 0)
+			fail_msg("no %s after those before it", call->name);
 		last = at;
 	}
 	/* CPUID is the very first call of all. */
 	assert_int_equal(f->fake->calls[0].request, KVM_SET_CPUID2);
+}
+
+/* What KVM demands, however the table is sorted. */
+static void test_rows_that_may_not_change_places(void **state)
+{
+	(void)state;
+	assert_true(VCPU_CPUID == 0);
+	assert_true(VCPU_TSC < VCPU_MSRS && VCPU_TSC < VCPU_LAPIC);
+	assert_true(VCPU_SREGS < VCPU_MSRS && VCPU_SREGS < VCPU_LAPIC);
+	assert_true(VCPU_REGS < VCPU_EVENTS);
+	assert_true(VCPU_XCRS < VCPU_XSAVE);
+	assert_true(VCPU_LAPIC < VCPU_TSC_DEADLINE);
+	assert_int_equal(vcpu_kinds[VCPU_MP_STATE].save_at, 1);
+}
+
+/* Every place once, so that the walk ends behind the last; what is read can be set. */
+static void test_rows_are_whole(void **state)
+{
+	unsigned int places = 0, highest = 0;
+
+	(void)state;
+	for (size_t i = 0; i < VCPU_KINDS; i++) {
+		const struct vcpu_kind *k = &vcpu_kinds[i];
+
+		assert_non_null(k->name);
+		assert_non_null(k->set[0].name);
+		assert_true(k->load || k->offset);
+		if (!k->save_at)
+			continue;
+		assert_non_null(k->get[0].name);
+		assert_true(k->save || k->offset);
+		assert_int_equal(places & 1u << k->save_at, 0);
+		places |= 1u << k->save_at;
+		highest = k->save_at > highest ? k->save_at : highest;
+	}
+	assert_int_equal(places, (2u << highest) - 2);
 }
 
 static void test_tsc_deadline_comes_after_the_lapic(void **state)
@@ -252,25 +289,19 @@ static uint64_t steal_time_msr(struct fixture *f, unsigned long request, uint64_
 	return m.entry.data;
 }
 
-/* Another thread's run delay would let it go back. The next KVM VM goes on with it. */
-static void test_steal_time_stops_for_another_thread(void **state)
+/* Accounting was stopped for another thread. The next KVM VM goes on with it. */
+static void test_stopped_steal_time_goes_on(void **state)
 {
 	struct fixture *f = *state;
-	uint64_t kept = 1;
+	uint64_t kept = 0;
 
-	assert_int_equal(vcpu_state_steal_time(&f->kvm, f->a_fd, &kept, NULL), 0);
-	assert_int_equal(kept, 0);
-	steal_time_msr(f, KVM_SET_MSRS, 0x2001);
-	assert_int_equal(vcpu_state_steal_time(&f->kvm, f->a_fd, &kept, NULL), 0);
-	assert_int_equal(kept, 0x2001);
-	assert_int_equal(vcpu_state_stop_steal_time(&f->kvm, f->a_fd, NULL), 0);
-	assert_int_equal(steal_time_msr(f, KVM_GET_MSRS, 0), 0);
+	steal_time_msr(f, KVM_SET_MSRS, 0);
 	get(f);
-	vcpu_state_keep_steal_time(f->st, kept);
+	vcpu_state_keep_steal_time(f->st, 0x2001);
 	for (uint32_t i = 0; i < f->st->nmsrs; i++)
 		if (f->st->msr_index[i] == 0x4b564d03)
-			kept = f->st->msr_value[i] == 0x2001 ? 0 : kept;
-	assert_int_equal(kept, 0);
+			kept = f->st->msr_value[i];
+	assert_int_equal(kept, 0x2001);
 }
 
 /* Not even where a stream names them. */
@@ -305,7 +336,7 @@ static void test_vanished_msr_is_named(void **state)
 {
 	struct fixture *f = *state;
 
-	f->msrs->index[3] = 0x9999;
+	f->lists->saved.index[3] = 0x9999;
 	assert_int_equal(vcpu_state_get(f->st, &f->kvm, f->a_fd, f->msrs, &f->err), -EIO);
 	assert_non_null(strstr(f->err.text, "0x9999"));
 }
@@ -316,7 +347,7 @@ static void test_list_that_is_too_long(void **state)
 
 	f->fake->fail_request = KVM_GET_MSR_INDEX_LIST;
 	f->fake->fail_error = E2BIG;
-	assert_int_equal(msr_list_init(f->msrs, &f->kvm, f->a_fd, &f->err), -E2BIG);
+	assert_int_equal(msr_lists_init(f->lists, &f->kvm, f->a_fd, &f->err), -E2BIG);
 	assert_non_null(strstr(f->err.text, "KVM_GET_MSR_INDEX_LIST"));
 }
 
@@ -376,34 +407,37 @@ static void test_xsave_sizes(void **state)
 	assert_int_equal(vcpu_state_get(f->st, &f->kvm, f->a_fd, f->msrs, &f->err), -E2BIG);
 }
 
-/* Each ioctl that fails ends it, by name. */
+/* Each ioctl of the table that fails ends it, by name. */
+static void fail_each(struct fixture *f, const struct kvm_request *call, bool setting)
+{
+	int r;
+
+	/* Not asked where the frequency is the same, or where there is the newer call. */
+	if (!call->name || call->nr == KVM_SET_TSC_KHZ || call->nr == KVM_GET_SREGS ||
+	    call->nr == KVM_SET_SREGS || call->nr == KVM_GET_XSAVE)
+		return;
+	f->fake->fail_request = call->nr;
+	f->st->tsc_khz = setting ? FAKE_TSC_KHZ : 0; /* else it is known and not read again */
+	r = setting ? vcpu_state_set(f->st, &f->kvm, f->b_fd, &f->err)
+		    : vcpu_state_get(f->st, &f->kvm, f->a_fd, f->msrs, &f->err);
+	assert_int_equal(r, -EPERM);
+	if (call->nr == KVM_GET_DEVICE_ATTR || call->nr == KVM_SET_DEVICE_ATTR)
+		assert_non_null(strstr(f->err.text, "KVM_VCPU_TSC_OFFSET"));
+	else
+		assert_non_null(strstr(f->err.text, call->name));
+}
+
 static void test_each_failure_is_named(void **state)
 {
-	static const struct step sets[] = {
-		STEP(KVM_SET_CPUID2), STEP(KVM_SET_SREGS2), STEP(KVM_SET_MSRS),
-		STEP(KVM_SET_REGS), STEP(KVM_SET_XCRS), STEP(KVM_SET_XSAVE), STEP(KVM_SET_LAPIC),
-		STEP(KVM_SET_MP_STATE), STEP(KVM_SET_VCPU_EVENTS), STEP(KVM_SET_DEBUGREGS),
-	};
-	static const struct step gets[] = {
-		STEP(KVM_GET_SREGS2), STEP(KVM_GET_MSRS), STEP(KVM_GET_REGS), STEP(KVM_GET_XCRS),
-		STEP(KVM_GET_XSAVE2), STEP(KVM_GET_LAPIC), STEP(KVM_GET_MP_STATE),
-		STEP(KVM_GET_VCPU_EVENTS), STEP(KVM_GET_DEBUGREGS), STEP(KVM_GET_TSC_KHZ),
-	};
 	struct fixture *f = *state;
 
 	get(f);
 	f->fake->fail_error = EPERM;
-	for (size_t i = 0; i < ARRAY_SIZE(sets); i++) {
-		f->fake->fail_request = sets[i].request;
-		assert_int_equal(vcpu_state_set(f->st, &f->kvm, f->b_fd, &f->err), -EPERM);
-		assert_non_null(strstr(f->err.text, sets[i].name));
-	}
-	for (size_t i = 0; i < ARRAY_SIZE(gets); i++) {
-		f->fake->fail_request = gets[i].request;
-		f->st->tsc_khz = 0; /* else it is known and not read again */
-		assert_int_equal(vcpu_state_get(f->st, &f->kvm, f->a_fd, f->msrs, &f->err), -EPERM);
-		assert_non_null(strstr(f->err.text, gets[i].name));
-	}
+	for (size_t i = 0; i < VCPU_KINDS; i++)
+		for (size_t n = 0; n < 2; n++) {
+			fail_each(f, &vcpu_kinds[i].set[n], true);
+			fail_each(f, &vcpu_kinds[i].get[n], false);
+		}
 }
 
 /* ---- the LAPIC timer ---- */
@@ -514,12 +548,14 @@ int main(void)
 		CASE(test_all_state_arrives),
 		CASE(test_old_host),
 		CASE(test_order_of_setting),
+		cmocka_unit_test(test_rows_that_may_not_change_places),
+		cmocka_unit_test(test_rows_are_whole),
 		CASE(test_tsc_deadline_comes_after_the_lapic),
 		CASE(test_idle_tsc_deadline_is_left_alone),
 		CASE(test_mp_state_is_read_first),
 		CASE(test_special_msrs_are_not_listed),
 		CASE(test_unlisted_msrs_are_found),
-		CASE(test_steal_time_stops_for_another_thread),
+		CASE(test_stopped_steal_time_goes_on),
 		CASE(test_special_msrs_are_never_written),
 		CASE(test_refused_msr_is_named),
 		CASE(test_vanished_msr_is_named),

@@ -29,8 +29,6 @@ struct kvm {
 	bool has_xsave2;
 	bool has_xcrs;
 	bool has_tsc_offset; /* KVM_VCPU_TSC_CTRL attribute group */
-	bool has_tsc_control;
-	bool has_clock_realtime;
 	bool has_tsc_deadline;
 	bool has_exception_payload;
 	bool has_triple_fault_event;

@@ -17,6 +17,7 @@
 #include <molt/state/fdtable.h>
 #include <molt/state/stream.h>
 #include <molt/vm/bus.h>
+#include <molt/vm/cpuid.h>
 #include <molt/vm/device.h>
 #include <molt/vm/kvm.h>
 #include <molt/vm/memory.h>
@@ -95,6 +96,8 @@ struct machine_guest {
 	uint32_t requests;        /* pending enum machine_request bits */
 	bool no_reboot;
 	uint8_t reserved[3];
+	char cpu_model[CPU_MODEL_MAX + 1]; /* see cpuid.h */
+	struct msr_lists msrs;    /* saved: travels with each vCPU */
 };
 
 struct machine {
@@ -114,7 +117,6 @@ struct machine {
 	uint64_t retry_ns; /* how long a vCPU that KVM has no room for is tried again */
 	struct vcpu *vcpus; /* guest.cpus of them */
 	struct vcpu_state *vcpu_states; /* one each */
-	struct msr_list msrs;
 	pthread_mutex_t vcpu_lock;
 	pthread_cond_t vcpu_unpark; /* threads wait here while parked */
 	pthread_cond_t vcpu_parked; /* main waits here for the last to park */
@@ -144,6 +146,7 @@ struct machine_config {
 	uint64_t ram_size;
 	uint32_t cpus;
 	bool no_reboot;
+	const char *cpu_model;    /* see cpuid.h; NULL: the host's */
 	uint32_t machine_version; /* 0: the model's newest */
 	struct machine_ops ops;
 	struct loop *loop;
@@ -247,8 +250,9 @@ int machine_save(struct machine *m, struct stream_writer *w, struct fdtable *fds
 		 struct error *err);
 
 /*
- * The same sections, fields and descriptors while the guest runs, for the check before an update:
- * KVM is not asked, so the values are old ones.
+ * The same sections, fields and descriptors while the guest runs, for the check before an update: its
+ * vCPUs are not asked, so the values are old ones. MSRs that the stream's writer did not know, but this host
+ * has, are found here, so that the next machine_save() has them.
  */
 int machine_describe(struct machine *m, struct stream_writer *w, struct fdtable *fds,
 		     struct error *err);

@@ -44,18 +44,31 @@ struct vcpu_state {
 
 extern const struct vmstate vcpu_vmstate; /* section "vcpu", one instance a vCPU */
 
-/*
- * The MSRs to save: those of KVM_GET_MSR_INDEX_LIST and some that KVM leaves out of it (MTRRs,
- * machine check banks), as far as this host can read and set them. Not among them: the TSC, which
- * travels as an offset, and kvmclock's wall clock, which belongs to the VM (hw/clock.c).
- */
 struct msr_list {
 	uint32_t count;
 	uint32_t index[VCPU_MSRS_MAX];
 };
 
+/*
+ * The MSRs that this host's KVM has: those of KVM_GET_MSR_INDEX_LIST and some that it leaves out of
+ * that (MTRRs, machine check banks). Not among them: the TSC, which travels as an offset, and
+ * kvmclock's wall clock, which belongs to the VM (hw/clock.c).
+ */
+struct msr_lists {
+	struct msr_list saved;   /* can be read and set */
+	struct msr_list refused; /* cannot be, here: not to be tried again */
+};
+
 /* vcpu_fd: a fresh vCPU with its CPUID set; each MSR is read and written back once. */
-int msr_list_init(struct msr_list *list, struct kvm *kvm, int vcpu_fd, struct error *err);
+int msr_lists_init(struct msr_lists *lists, struct kvm *kvm, int vcpu_fd, struct error *err);
+
+/*
+ * Adds what this host has and neither list knows: both come from a stream whose writer may not have known
+ * it. If there is such an MSR it is tried on a vCPU in a VM of its own, with the CPUID of like, which takes
+ * some milliseconds; else this is one ioctl. What was added is kept even where there is an error.
+ */
+int msr_lists_complete(struct msr_lists *lists, struct kvm *kvm, const struct vcpu_state *like,
+		       struct error *err);
 
 /* Reads everything but CPUID, which molt itself chose and st keeps. The vCPU is parked. */
 int vcpu_state_get(struct vcpu_state *st, struct kvm *kvm, int vcpu_fd,
@@ -64,13 +77,6 @@ int vcpu_state_get(struct vcpu_state *st, struct kvm *kvm, int vcpu_fd,
 /* Sets CPUID alone: before the first KVM_RUN, and part of vcpu_state_set(). */
 int vcpu_state_set_cpuid(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd,
 			 struct error *err);
-
-/*
- * CPUID for vCPU id of cpus, from what the host's KVM supports: one socket, one thread a core, TSC
- * frequency in leaf 0x40000010, no VMX or SVM (docs/guest-abi.md).
- */
-int vcpu_state_init_cpuid(struct vcpu_state *st, struct kvm *kvm, uint32_t id, uint32_t cpus,
-			  uint32_t tsc_khz, struct error *err);
 
 /*
  * Power-on state that firmware would have set up and KVM does not: memory is write-back cached
@@ -82,22 +88,9 @@ int vcpu_state_power_on(struct kvm *kvm, int vcpu_fd, struct error *err);
 int vcpu_state_set(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, struct error *err);
 
 /*
- * *value: MSR_KVM_STEAL_TIME, a gpa and flags (Linux, Documentation/virt/kvm/x86/msr.rst). 0 where the guest
- * does not use it, or KVM does not have it.
+ * Puts MSR_KVM_STEAL_TIME as it was before accounting was stopped (vcpu->steal_time; 0: it was
+ * not) into what was read, so that the next KVM VM accounts again.
  */
-int vcpu_state_steal_time(struct kvm *kvm, int vcpu_fd, uint64_t *value, struct error *err);
-
-/* From here on KVM accounts no steal time for this vCPU. */
-int vcpu_state_stop_steal_time(struct kvm *kvm, int vcpu_fd, struct error *err);
-
-/*
- * Nothing that the guest has unmapped is in the vCPU's TLB any more when it runs again. KVM has no call for
- * that, but flushes when CR3 was set to another value: so it is, and back. The vCPU must be parked.
- * An error leaves CR3 as it was, unless KVM refuses that, too, again and again.
- */
-int vcpu_state_flush_tlb(struct kvm *kvm, int vcpu_fd, struct error *err);
-
-/* Puts that value into what was read, so that the next KVM VM accounts again. */
 void vcpu_state_keep_steal_time(struct vcpu_state *st, uint64_t value);
 
 /* Tells the guest's watchdogs, at the next KVM_RUN, that it did not run for a while. */
