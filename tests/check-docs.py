@@ -119,7 +119,7 @@ def check_commands(root):
 def check_events(root):
     sent = set()
     for text in sources(root).values():
-        sent |= set(re.findall(r'(?:control_event|ops\.event)\([^;"]*?"([A-Z_]+)"', text))
+        sent |= set(re.findall(r'(?:control_event|control_frequent_event|ops\.event)\([^;"]*?"([A-Z_]+)"', text))
     doc = (root / "docs/control.md").read_text()
     section = doc.partition("\n## Events\n")[2].partition("\n## ")[0]
     documented = set(re.findall(r"^\| `([A-Z_]+)`", section, re.M))
