@@ -380,7 +380,7 @@ def test_backends_are_told():
     for spec, told in (("null", "null"), ("tty", "stdio"), ("file=/dev/null", "file"),
                        ("socket=" + path, "disconnected:unix:%s,server=on" % path)):
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with small(serial=spec) as vm:
+        with small(serial=spec, stdout=subprocess.DEVNULL) as vm:
             assert vm.qmp.command("query-chardev")[0]["filename"] == told
             if spec.startswith("socket"):
                 with socket.socket(socket.AF_UNIX) as peer:
