@@ -404,6 +404,7 @@ class Values(Base):
     BAD = {
         ("run", "cmdline"): [LONG],
         ("run", "cpus"): ["", "0", "255", "-1", "x", "1.5", "2,sockets=1"],
+        ("run", "cpu"): ["", "nosuch", "x86-64-v5", "host,x"],
         ("run", "memory"): ["", "3", "x", "1T", "1.5G", "64M,colour=red", "64M,hugepages=3M",
                             "64M,thp=x", "64M,thp=on,hugepages=2M", "65M,hugepages=2M"],
         ("run", "machine"): ["", "0", "99", "x"],
