@@ -84,7 +84,7 @@ static bool read_piece(struct chardev *cd)
 	size_t want = room(cd);
 	ssize_t n;
 
-	if (!want)
+	if (!want || (cd->kind->may_read && !cd->kind->may_read(cd)))
 		return false;
 	n = get(cd, buf, want < sizeof(buf) ? want : sizeof(buf));
 	if (n == -EAGAIN)
@@ -185,7 +185,7 @@ static void arm_input(struct chardev *cd, bool same)
 	uint32_t events = blocked ? EPOLLOUT : 0;
 	int rc;
 
-	if (more && !cd->in_eof && !atomic_load(&cd->in_stopped))
+	if (more && !cd->in_eof && !cd->in_held && !atomic_load(&cd->in_stopped))
 		events |= EPOLLIN;
 	rc = watch(cd, &cd->in_src, cd->in_fd, more || blocked, events, on_input);
 	if (rc == -EPERM) {
@@ -217,6 +217,8 @@ void chardev_revive(struct chardev *cd)
 {
 	pthread_mutex_init(&cd->lock, NULL);
 	writer_revive(&cd->writer);
+	/* The shell sees its job end. It may act on that before this process runs the guest on. */
+	chardev_job_control(cd, true);
 }
 
 void chardev_input_ready(struct chardev *cd)
@@ -247,10 +249,17 @@ void chardev_resume(struct chardev *cd)
 	cd->owner = true;
 	cd->in_parked = false;
 	atomic_store(&cd->in_stopped, false);
+	chardev_job_control(cd, false);
 	chardev_output_release(cd);
 	chardev_arm(cd);
 	if (cd->in_unpolled)
 		loop_wake_signal(&cd->wake);
+}
+
+void chardev_job_control(struct chardev *cd, bool stopping)
+{
+	if (cd->kind->job_control)
+		cd->kind->job_control(cd, stopping);
 }
 
 const char *chardev_describe(const struct chardev *cd)

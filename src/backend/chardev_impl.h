@@ -55,6 +55,10 @@ struct chardev_kind {
 	void (*hangup)(struct chardev *cd);
 	/* read(2) failed with error. Must make the descriptor quiet: see chardev_end_input(). */
 	void (*input_error)(struct chardev *cd, int error);
+	/* Asked before each read; where it says no, it has set in_held. */
+	bool (*may_read)(struct chardev *cd);
+	/* See chardev_job_control(); called also when the backend resumes. */
+	void (*job_control)(struct chardev *cd, bool stopping);
 	/* Looks through fresh input in place; returns how much of it is left for the device. */
 	size_t (*filter)(struct chardev *cd, uint8_t *data, size_t len);
 	/* write(2) failed with error. */
@@ -76,7 +80,7 @@ struct chardev {
 
 	int in_fd;   /* -1: no input */
 	int out_fd;  /* -1: nobody there; may be the same as in_fd */
-	int aux_fd;  /* pty: our hold on the slave; socket: the listener */
+	int aux_fd;  /* pty: our hold on the slave; socket: the listener; tty: a timer */
 	struct unix_socket_id aux_id; /* socket: the listener's file */
 	struct loop_source in_src;
 	struct loop_source out_src; /* only where out_fd is another than in_fd */
@@ -93,6 +97,7 @@ struct chardev {
 	bool in_eof;      /* the other end will send no more */
 	bool in_parked;   /* hung up with input left that the device has no room for */
 	bool in_unpolled; /* a file: always readable, epoll refuses it */
+	bool in_held;     /* not ours to read now: the terminal is another's */
 	atomic_bool in_stopped; /* the device had no room: chardev_input_ready() wakes main */
 	bool out_blocked; /* wait for EPOLLOUT */
 	bool out_deaf;    /* socket: this peer takes no more; the queue is kept for the next */
@@ -105,7 +110,8 @@ struct chardev {
 	atomic_bool out_wrote;  /* and this, where a write had failed before */
 
 	/* tty */
-	bool raw;         /* the terminal was put into raw mode; original is what it was */
+	bool raw;         /* input is a terminal, to be raw while it is ours */
+	bool raw_set;     /* and it is, by us; original is what it was */
 	bool escape;      /* Ctrl-A was the last character */
 	struct termios original;
 

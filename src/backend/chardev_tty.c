@@ -1,24 +1,36 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Character backends without a descriptor of their own: null, and molt's standard input and output.
+ * Character backends without a descriptor of their own: null, and molt's standard input and
+ * output.
  *
  * Standard input may be anything: a terminal, a pipe, a file, /dev/null. Only a terminal is put
- * into raw mode (its settings come back in the end) and only there Ctrl-A is an escape: what comes
- * through a pipe is data.
+ * into raw mode (its settings come back in the end) and only there Ctrl-A is an escape: what
+ * comes through a pipe is data.
+ *
+ * A terminal is lent. While this process is in the foreground it is raw and read; in the
+ * background it is neither read nor set, and shows output. So `raw` is a wish, which crosses an
+ * update; whether it is in force (raw_set) follows from who has the terminal, at the start, after
+ * an update, before each read, and when SIGCONT comes. A shell that brings a running job to the
+ * foreground sends no signal, nor does one that takes the terminal from the guardian: then a
+ * timer looks now and then.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/stat.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
 
 #include "chardev_impl.h"
+#include "terminal.h"
 
 #define CTRL_A 0x01
+#define LOOK_AGAIN_NS 250000000
 
 /*
  * A terminal that says that it is writable may have room for one byte, and each line end becomes
@@ -76,21 +88,114 @@ static void classify(struct chardev *cd)
 	cd->out_chunk = isatty(cd->out_fd) ? TTY_CHUNK : CHARDEV_CHUNK;
 }
 
-/* Output processing stays on: molt's own log lines go to the same terminal. */
-static int make_raw(struct chardev *cd, struct error *err)
-{
-	struct termios t;
+/* ---- the terminal ---- */
 
+static void put_right(struct chardev *cd)
+{
+	int r = cd->raw_set ? terminal_put_right(cd->in_fd, &cd->original) : 0;
+
+	cd->raw_set = false;
+	/* EIO: it is hung up. */
+	if (r < 0 && r != -EIO)
+		log_warn("%s: cannot restore the terminal's settings: %s", cd->tag, strerror(-r));
+}
+
+static int make_raw(struct chardev *cd)
+{
+	int r = terminal_make_raw(cd->in_fd, &cd->original);
+
+	if (r == 0)
+		cd->raw_set = true;
+	return r;
+}
+
+static void look_again(const struct chardev *cd, bool on)
+{
+	const struct timespec period = { .tv_nsec = on ? LOOK_AGAIN_NS : 0 };
+	const struct itimerspec when = { .it_interval = period, .it_value = period };
+
+	timerfd_settime(cd->aux_fd, 0, &when, NULL);
+}
+
+/* What follows from who has the terminal now. */
+static void look(struct chardev *cd)
+{
+	bool ours = terminal_is_ours(cd->in_fd), was_held = cd->in_held;
+	int r = 0;
+
+	if (ours)
+		r = make_raw(cd);
+	else
+		put_right(cd);
+	if (r < 0 && r != -EIO)
+		log_warn("%s: cannot put the terminal into raw mode: %s", cd->tag, strerror(-r));
+	cd->in_held = !ours;
+	/* Once more after we got it: the shell may not have been through with its settings. */
+	look_again(cd, !cd->in_eof && (!ours || was_held || terminal_has_lost_its_shell()));
+	chardev_arm(cd);
+}
+
+static void on_timer(void *opaque, uint32_t events)
+{
+	struct chardev *cd = opaque;
+	uint64_t count;
+
+	(void)events;
+	if (read(cd->aux_fd, &count, sizeof(count)) == (ssize_t)sizeof(count) && cd->running)
+		look(cd);
+}
+
+static void tty_job_control(struct chardev *cd, bool stopping)
+{
+	if (!cd->raw)
+		return;
+	if (stopping) {
+		cd->in_held = true;
+		put_right(cd);
+	} else if (cd->in_held && terminal_has_lost_its_shell()) {
+		/* In the guardian: the shell is about to take the terminal. */
+		look_again(cd, true);
+	} else {
+		look(cd);
+	}
+}
+
+static bool tty_may_read(struct chardev *cd)
+{
+	if (cd->raw && terminal_is_ours(cd->in_fd) == cd->in_held)
+		look(cd);
+	return !cd->in_held;
+}
+
+/* Before anything else is done to it. */
+static int open_timer(struct chardev *cd, struct error *err)
+{
+	int r;
+
+	cd->aux_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+	if (cd->aux_fd < 0)
+		return err_sys(err, errno, "timerfd for the terminal");
+	r = loop_add(cd->loop, &cd->aux_src, cd->aux_fd, EPOLLIN, on_timer, cd);
+	return r < 0 ? err_sys(err, -r, "epoll on the terminal's timer") : 0;
+}
+
+static int open_terminal(struct chardev *cd, struct error *err)
+{
+	int r = open_timer(cd, err);
+
+	if (r < 0)
+		return r;
+	/* From the background too: `original` is always something. */
 	if (tcgetattr(cd->in_fd, &cd->original) < 0)
 		return err_sys(err, errno, "cannot read the terminal's settings");
-	t = cd->original;
-	cfmakeraw(&t);
-	t.c_oflag |= OPOST;
-	if (tcsetattr(cd->in_fd, TCSANOW, &t) < 0)
-		return err_sys(err, errno, "cannot put the terminal into raw mode");
 	cd->raw = true;
-	return 0;
+	cd->in_held = !terminal_is_ours(cd->in_fd);
+	look_again(cd, cd->in_held);
+	r = cd->in_held ? 0 : make_raw(cd);
+	return r < 0 ? err_sys(err, -r, "cannot put the terminal into raw mode") : 0;
 }
+
+/* ---- the backend ---- */
 
 static int tty_open(struct chardev *cd, const char *path, struct error *err)
 {
@@ -106,7 +211,7 @@ static int tty_open(struct chardev *cd, const char *path, struct error *err)
 	if (cd->out_fd < 0)
 		cd->out_fd = STDOUT_FILENO;
 	classify(cd);
-	return isatty(cd->in_fd) ? make_raw(cd, err) : 0;
+	return isatty(cd->in_fd) ? open_terminal(cd, err) : 0;
 }
 
 static int tty_adopt(struct chardev *cd, struct fdtable *fds, struct error *err)
@@ -118,7 +223,9 @@ static int tty_adopt(struct chardev *cd, struct fdtable *fds, struct error *err)
 	if (cd->out_fd < 0)
 		return cd->out_fd;
 	classify(cd);
-	return 0;
+	/* As far as the predecessor knew; it is looked at when this process has the guest. */
+	cd->raw_set = cd->raw;
+	return cd->raw ? open_timer(cd, err) : 0;
 }
 
 static int tty_save_fds(const struct chardev *cd, struct fdtable *fds, struct error *err)
@@ -130,19 +237,11 @@ static int tty_save_fds(const struct chardev *cd, struct fdtable *fds, struct er
 
 static void tty_close(struct chardev *cd, bool undo)
 {
-	pid_t foreground;
-
+	if (undo)
+		put_right(cd);
+	fd_close(&cd->aux_fd);
 	if (cd->out_fd > STDERR_FILENO)
 		fd_close(&cd->out_fd);
-	if (!undo || !cd->raw)
-		return;
-	/* In the background the terminal is somebody else's, and setting it would stop us. */
-	foreground = tcgetpgrp(cd->in_fd);
-	if (foreground >= 0 && foreground != getpgrp())
-		return;
-	if (tcsetattr(cd->in_fd, TCSANOW, &cd->original) < 0)
-		log_warn("%s: cannot restore the terminal's settings: %s", cd->tag,
-			 strerror(errno));
 }
 
 /* Standard input may be one of molt's parents' and is never closed: there is just no more of it. */
@@ -195,6 +294,8 @@ const struct chardev_kind chardev_tty = {
 	.close = tty_close,
 	.input_error = tty_input_error,
 	.filter = tty_filter,
+	.may_read = tty_may_read,
+	.job_control = tty_job_control,
 	.output_error = tty_output_error,
 	.filename = tty_filename,
 };

@@ -533,6 +533,11 @@ static const struct chardev *serial_chardev(struct device *dev)
 	return to_serial(dev)->host.cd;
 }
 
+static void serial_job_control(struct device *dev, bool stopping)
+{
+	chardev_job_control(to_serial(dev)->host.cd, stopping);
+}
+
 static void serial_destroy(struct device *dev)
 {
 	chardev_close(to_serial(dev)->host.cd);
@@ -573,5 +578,6 @@ const struct device_class serial_class = {
 	.revive = serial_revive,
 	.save_host = serial_save_host,
 	.post_load = serial_post_load,
+	.job_control = serial_job_control,
 	.destroy = serial_destroy,
 };

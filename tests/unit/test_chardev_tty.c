@@ -7,7 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -216,10 +218,11 @@ static void a_slow_reader_blocks_nobody(void **state)
 struct terminal {
 	int master;
 	int slave;
+	pid_t other; /* a job of the session's that may have the foreground */
 	struct termios before;
 };
 
-static void make_terminal(struct sink *s, struct terminal *t)
+static void make_pty(struct terminal *t)
 {
 	char name[64];
 
@@ -232,6 +235,11 @@ static void make_terminal(struct sink *s, struct terminal *t)
 	t->slave = open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
 	assert_true(t->slave >= 0);
 	assert_int_equal(tcgetattr(t->slave, &t->before), 0);
+}
+
+static void make_terminal(struct sink *s, struct terminal *t)
+{
+	make_pty(t);
 	replace_std(s, t->slave, t->slave);
 	open_chardev(s, "tty");
 }
@@ -370,6 +378,263 @@ static void a_stopped_terminal_blocks_nobody(void **state)
 	end_terminal(&t);
 }
 
+/* ---- a terminal that is shared with a shell, whose part is played here, too ---- */
+
+static void give_to(const struct terminal *t, pid_t group)
+{
+	assert_int_equal(tcsetpgrp(t->slave, group), 0);
+}
+
+static void share_terminal(struct sink *s, struct terminal *t, bool foreground)
+{
+	int last = open("/dev/tty", O_RDWR | O_CLOEXEC);
+
+	if (last >= 0) { /* of a case that failed */
+		ioctl(last, TIOCNOTTY);
+		close(last);
+	}
+	make_pty(t);
+	assert_int_equal(ioctl(t->slave, TIOCSCTTY, 0), 0);
+	t->other = fork();
+	assert_true(t->other >= 0);
+	if (t->other == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		for (;;)
+			pause();
+	}
+	assert_int_equal(setpgid(t->other, 0), 0);
+	give_to(t, foreground ? getpgrp() : t->other);
+	replace_std(s, t->slave, t->slave);
+	open_chardev(s, "tty");
+}
+
+static void end_shared(struct terminal *t)
+{
+	kill(t->other, SIGKILL);
+	waitpid(t->other, NULL, 0);
+	end_terminal(t);
+}
+
+static void set_settings(const struct terminal *t, const struct termios *settings)
+{
+	assert_int_equal(tcsetattr(t->slave, TCSANOW, settings), 0);
+}
+
+static void assert_settings(const struct terminal *t, const struct termios *want)
+{
+	struct termios now = { 0 };
+
+	tcgetattr(t->slave, &now);
+	assert_memory_equal(&now, want, sizeof(now));
+}
+
+static bool is_raw(const struct terminal *t)
+{
+	struct termios now = { 0 };
+
+	tcgetattr(t->slave, &now);
+	return !(now.c_lflag & (ICANON | ECHO | ISIG));
+}
+
+static void wait_raw(struct sink *s, const struct terminal *t, bool raw)
+{
+	uint64_t end = now_ns() + 5000000000ull;
+
+	while (is_raw(t) != raw && now_ns() < end)
+		assert_int_equal(loop_turn(s->loop, 10), 0);
+	assert_true(is_raw(t) == raw);
+}
+
+static void close_and_expect(struct sink *s, struct terminal *t, const struct termios *want)
+{
+	chardev_close(s->cd);
+	s->cd = NULL;
+	assert_settings(t, want);
+	end_shared(t);
+}
+
+static void in_the_background_it_neither_reads_nor_sets(void **state)
+{
+	struct sink *s = *state;
+	struct terminal t;
+
+	share_terminal(s, &t, false);
+	assert_settings(&t, &t.before);
+	type(&t, "x\n");
+	assert_idle(s);
+	assert_int_equal(s->len, 0);
+	put_text(s, "out");
+	assert_idle(s);
+	assert_settings(&t, &t.before);
+	/* A shell that brings a running job to the foreground sends no signal. */
+	give_to(&t, getpgrp());
+	wait_raw(s, &t, true);
+	assert_input(s, "x\n");
+	close_and_expect(s, &t, &t.before);
+}
+
+static void a_foreground_that_is_lost_is_noticed_before_a_read(void **state)
+{
+	struct sink *s = *state;
+	struct termios others;
+	struct terminal t;
+
+	share_terminal(s, &t, true);
+	assert_true(is_raw(&t));
+	others = t.before;
+	others.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
+	give_to(&t, t.other);
+	set_settings(&t, &others);
+	type(&t, "x");
+	assert_idle(s);
+	assert_int_equal(s->len, 0);
+	assert_settings(&t, &others);
+	update(s);
+	assert_settings(&t, &others);
+	give_to(&t, getpgrp());
+	wait_raw(s, &t, true);
+	assert_input(s, "x");
+	close_and_expect(s, &t, &others);
+}
+
+static void it_is_right_while_stopped(void **state)
+{
+	struct sink *s = *state;
+	struct terminal t;
+
+	share_terminal(s, &t, true);
+	for (int i = 0; i < 2; i++) {
+		chardev_job_control(s->cd, true);
+		assert_settings(&t, &t.before);
+		chardev_job_control(s->cd, false);
+		assert_true(is_raw(&t));
+		type(&t, "k");
+		assert_input(s, "k");
+	}
+	close_and_expect(s, &t, &t.before);
+}
+
+static void what_was_set_while_stopped_comes_back(void **state)
+{
+	struct sink *s = *state;
+	struct termios others;
+	struct terminal t;
+
+	share_terminal(s, &t, true);
+	others = t.before;
+	others.c_lflag |= NOFLSH;
+	chardev_job_control(s->cd, true);
+	set_settings(&t, &others);
+	chardev_job_control(s->cd, false);
+	assert_true(is_raw(&t));
+	update(s);
+	close_and_expect(s, &t, &others);
+}
+
+/* After SIGSTOP, under a shell that leaves settings alone. */
+static void its_own_raw_mode_is_not_taken_for_the_shells(void **state)
+{
+	struct sink *s = *state;
+	struct terminal t;
+
+	share_terminal(s, &t, true);
+	chardev_job_control(s->cd, false);
+	assert_true(is_raw(&t));
+	update(s);
+	chardev_job_control(s->cd, false);
+	assert_true(is_raw(&t));
+	close_and_expect(s, &t, &t.before);
+}
+
+static void left_raw_it_is_put_right_in_the_background(void **state)
+{
+	struct sink *s = *state;
+	struct terminal t;
+
+	share_terminal(s, &t, true);
+	give_to(&t, t.other);
+	chardev_job_control(s->cd, false);
+	assert_settings(&t, &t.before);
+	give_to(&t, getpgrp());
+	chardev_job_control(s->cd, false);
+	assert_true(is_raw(&t));
+	give_to(&t, t.other);
+	update(s);
+	assert_settings(&t, &t.before);
+	close_and_expect(s, &t, &t.before);
+}
+
+static void raw_mode_of_another_is_left_alone(void **state)
+{
+	struct sink *s = *state;
+	struct termios raw = { 0 };
+	struct terminal t;
+
+	share_terminal(s, &t, true);
+	tcgetattr(t.slave, &raw);
+	chardev_job_control(s->cd, true);
+	give_to(&t, t.other);
+	chardev_job_control(s->cd, false);
+	set_settings(&t, &raw);
+	assert_idle(s);
+	chardev_job_control(s->cd, false);
+	assert_settings(&t, &raw);
+	close_and_expect(s, &t, &raw);
+}
+
+static void an_update_in_the_background(void **state)
+{
+	struct sink *s = *state;
+	struct termios others;
+	struct terminal t;
+
+	share_terminal(s, &t, false);
+	failed_update(s);
+	update(s);
+	assert_settings(&t, &t.before);
+	others = t.before;
+	others.c_lflag |= NOFLSH;
+	set_settings(&t, &others);
+	give_to(&t, getpgrp());
+	wait_raw(s, &t, true);
+	type(&t, "k");
+	assert_input(s, "k");
+	close_and_expect(s, &t, &others);
+}
+
+static void a_guardian_puts_it_right_first(void **state)
+{
+	struct sink *s = *state;
+	struct error err = ERROR_INIT;
+	struct terminal t;
+
+	share_terminal(s, &t, true);
+	assert_int_equal(chardev_quiesce(s->cd, &err), 0);
+	chardev_revive(s->cd);
+	assert_settings(&t, &t.before);
+	chardev_resume(s->cd);
+	assert_true(is_raw(&t));
+	type(&t, "k");
+	assert_input(s, "k");
+	close_and_expect(s, &t, &t.before);
+}
+
+static void a_hangup_in_the_background_is_quiet(void **state)
+{
+	struct sink *s = *state;
+	struct terminal t;
+
+	share_terminal(s, &t, false);
+	close(t.master);
+	assert_idle(s);
+	chardev_job_control(s->cd, false);
+	assert_idle(s);
+	assert_int_equal(log_count(s, "terminal"), 0);
+	kill(t.other, SIGKILL);
+	waitpid(t.other, NULL, 0);
+	close(t.slave);
+}
+
 /* ---- pty ---- */
 
 static int open_slave(struct sink *s)
@@ -483,8 +748,24 @@ static void pty_goes_on_after_a_hangup(void **state)
 	close(fd);
 }
 
+/* Goes on in a child that has no terminal yet; its exit status is ours. */
+static void lead_a_session(void)
+{
+	pid_t child = fork();
+	int status = 0;
+
+	if (child == 0 && setsid() >= 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		return;
+	}
+	if (child <= 0 || waitpid(child, &status, 0) < 0)
+		_exit(1);
+	_exit(WIFEXITED(status) ? WEXITSTATUS(status) : 1);
+}
+
 int main(void)
 {
+	sigset_t background;
 	const struct CMUnitTest tests[] = {
 		T(pipes_carry_bytes_as_they_are),
 		T(input_stops_without_room),
@@ -502,6 +783,16 @@ int main(void)
 		T(a_failed_update_leaves_the_terminal_raw),
 		T(a_terminal_that_goes_away_is_quiet),
 		T(a_stopped_terminal_blocks_nobody),
+		T(in_the_background_it_neither_reads_nor_sets),
+		T(a_foreground_that_is_lost_is_noticed_before_a_read),
+		T(it_is_right_while_stopped),
+		T(what_was_set_while_stopped_comes_back),
+		T(its_own_raw_mode_is_not_taken_for_the_shells),
+		T(left_raw_it_is_put_right_in_the_background),
+		T(raw_mode_of_another_is_left_alone),
+		T(an_update_in_the_background),
+		T(a_guardian_puts_it_right_first),
+		T(a_hangup_in_the_background_is_quiet),
 		T(pty_carries_both_ways),
 		T(pty_without_a_user_is_quiet),
 		T(pty_overflow_keeps_the_end),
@@ -509,7 +800,14 @@ int main(void)
 		T(pty_goes_on_after_a_hangup),
 	};
 
-	/* As main() does. */
+	lead_a_session();
+	/* As molt does. */
 	signal(SIGPIPE, SIG_IGN);
+	sigemptyset(&background);
+	sigaddset(&background, SIGTTIN);
+	sigaddset(&background, SIGTTOU);
+	sigprocmask(SIG_BLOCK, &background, NULL);
+	/* Comes when a terminal is given up. */
+	signal(SIGHUP, SIG_IGN);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

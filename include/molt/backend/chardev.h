@@ -38,7 +38,7 @@ struct chardev_ops {
  * Opens a backend by its command-line text:
  *	null		nothing
  *	tty		standard input and output; a terminal is put into raw mode, Ctrl-A x ends
- *			the VM and Ctrl-A Ctrl-A sends one Ctrl-A
+ *			the VM and Ctrl-A Ctrl-A sends one Ctrl-A. In the background it is not read
  *	pty		a new pseudo-terminal; its name goes to the log, at every level
  *	file=PATH	output appended to a file, no input
  *	socket=PATH	a listening Unix socket (0600), one peer at a time
@@ -85,6 +85,13 @@ void chardev_revive(struct chardev *cd);
  */
 int chardev_quiesce(struct chardev *cd, struct error *err);
 void chardev_resume(struct chardev *cd);
+
+/*
+ * This process is about to be stopped by job control, or has just been continued. A terminal that
+ * is shared with a shell gets its settings back, and is made raw again if we are in the
+ * foreground.
+ */
+void chardev_job_control(struct chardev *cd, bool stopping);
 
 /* Backend state (queued output, terminal settings, escape state) and descriptors. */
 int chardev_save(struct chardev *cd, struct stream_writer *w, struct fdtable *fds,
