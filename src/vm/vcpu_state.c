@@ -22,7 +22,7 @@
  * vCPU threads help with the reading (vcpu_job.c) when they are confined already:
  * #syscalls vcpu: ioctl(KVM_GET_MP_STATE) ioctl(KVM_GET_VCPU_EVENTS) ioctl(KVM_GET_REGS)
  * #syscalls vcpu: ioctl(KVM_GET_SREGS) ioctl(KVM_GET_SREGS2) ioctl(KVM_GET_XCRS) ioctl(KVM_GET_XSAVE)
- * #syscalls vcpu: ioctl(KVM_GET_XSAVE2) ioctl(KVM_GET_LAPIC) ioctl(KVM_GET_DEBUGREGS)
+ * #syscalls vcpu: ioctl(KVM_GET_XSAVE2) ioctl(KVM_GET_DEBUGREGS)
  * #syscalls vcpu: ioctl(KVM_GET_MSRS) ioctl(KVM_GET_TSC_KHZ) ioctl(KVM_GET_DEVICE_ATTR)
  */
 #include <asm/kvm_para.h>
@@ -31,6 +31,7 @@
 #include <string.h>
 
 #include <molt/base/fd.h>
+#include <molt/vm/lapic_timer.h>
 #include <molt/vm/vcpu_state.h>
 
 #define MSR_TSC 0x10u
@@ -47,11 +48,6 @@
 #define MTRR_VARIABLE_MSRS 16u
 #define MTRR_ENABLE (1u << 11) /* Intel SDM volume 3, "IA32_MTRR_DEF_TYPE MSR" */
 #define MTRR_WRITE_BACK 6u
-#define APIC_LVTT 0x320u
-#define APIC_TMICT 0x380u
-#define APIC_TMCCT 0x390u
-#define APIC_TDCR 0x3e0u
-#define APIC_LVTT_MODE_SHIFT 17u /* bits 17-18: 0 one-shot, 1 periodic, 2 TSC deadline */
 #define MC_BANK_MSRS (32u * 4u)
 
 #define SEG_(m) \
@@ -368,50 +364,6 @@ static int set_tsc(const struct vcpu_state *st, struct kvm *kvm, int fd, struct 
 	return tsc_offset_attr(kvm, fd, KVM_SET_DEVICE_ATTR, &offset, err);
 }
 
-static uint32_t lapic_reg(const struct kvm_lapic_state *lapic, uint32_t reg)
-{
-	uint32_t value;
-
-	memcpy(&value, lapic->regs + reg, sizeof(value));
-	return value;
-}
-
-/* Intel SDM volume 3, "Divide Configuration Register": bits 0, 1 and 3; 111 divides by 1. */
-static uint64_t timer_divisor(uint32_t tdcr)
-{
-	return 1ull << ((((tdcr & 3) | ((tdcr & 8) >> 1)) + 1) & 7);
-}
-
-/*
- * KVM tells and takes the timer's current count as if no time passed in between; it counts
- * nanoseconds through the divider. So what the update took is taken off here, and the timer fires
- * when it would have fired: at once, if that was in the pause.
- */
-void vcpu_state_age_lapic(struct kvm_lapic_state *lapic, uint64_t elapsed_ns)
-{
-	uint32_t mode = (lapic_reg(lapic, APIC_LVTT) >> APIC_LVTT_MODE_SHIFT) & 3;
-	uint32_t current = lapic_reg(lapic, APIC_TMCCT), initial = lapic_reg(lapic, APIC_TMICT);
-	uint64_t ticks = elapsed_ns / timer_divisor(lapic_reg(lapic, APIC_TDCR));
-
-	if (mode > 1 || !current || !initial)
-		return;
-	if (ticks < current)
-		current -= (uint32_t)ticks;
-	else
-		current = 1;
-	memcpy(lapic->regs + APIC_TMCCT, &current, sizeof(current));
-}
-
-static int set_lapic(const struct vcpu_state *st, struct kvm *kvm, int fd, struct error *err)
-{
-	struct kvm_lapic_state lapic = st->lapic;
-	uint64_t now = now_ns();
-
-	if (st->lapic_ns && now > st->lapic_ns)
-		vcpu_state_age_lapic(&lapic, now - st->lapic_ns);
-	return CALL(KVM_SET_LAPIC, &lapic);
-}
-
 int vcpu_state_get(struct vcpu_state *st, struct kvm *kvm, int vcpu_fd,
 		   const struct msr_list *msrs, struct error *err)
 {
@@ -432,9 +384,8 @@ int vcpu_state_get(struct vcpu_state *st, struct kvm *kvm, int vcpu_fd,
 		r = CALL(KVM_GET_XCRS, &st->xcrs);
 	if (r == 0)
 		r = get_xsave(st, kvm, fd, err);
-	st->lapic_ns = now_ns();
 	if (r == 0)
-		r = CALL(KVM_GET_LAPIC, &st->lapic);
+		r = lapic_timer_get(st, kvm, fd, err);
 	if (r == 0)
 		r = CALL(KVM_GET_DEBUGREGS, &st->debugregs);
 	return r;
@@ -516,7 +467,7 @@ int vcpu_state_set(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, st
 	if (r == 0)
 		r = CALL(KVM_SET_XSAVE, st->xsave);
 	if (r == 0)
-		r = set_lapic(st, kvm, fd, err);
+		r = lapic_timer_set(st, kvm, fd, err);
 	if (r == 0)
 		r = set_tsc_deadline(st, kvm, fd, err);
 	if (r == 0)

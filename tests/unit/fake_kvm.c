@@ -402,6 +402,9 @@ static int vcpu_ioctl(struct fake_vcpu *v, unsigned long request, uintptr_t arg)
 	case KVM_SET_DEVICE_ATTR:
 		return tsc_attr(v, (const struct kvm_device_attr *)arg,
 				request == KVM_SET_DEVICE_ATTR);
+	case KVM_SET_SIGNAL_MASK:
+		v->settling = arg;
+		return 0;
 	case KVM_KVMCLOCK_CTRL:
 		v->kvmclock_ctrls++;
 		return 0;
@@ -485,13 +488,30 @@ static void halt(struct fake_kvm *f, struct fake_vcpu *v)
 	pthread_mutex_lock(&f->lock);
 }
 
+/* With a signal pending KVM_RUN executes nothing, but has a look at the timer. */
+static void take_expired(struct fake_vcpu *v)
+{
+	char *irr = v->lapic.regs + 0x200 + v->expired / 32 * 0x10;
+	uint32_t bits;
+
+	v->settled++;
+	if (!v->expired)
+		return;
+	memcpy(&bits, irr, sizeof(bits));
+	bits |= 1u << v->expired % 32;
+	memcpy(irr, &bits, sizeof(bits));
+	v->expired = 0;
+}
+
 static int run_vcpu(struct fake_kvm *f, struct fake_vcpu *v)
 {
 	v->runs++;
 	if (v->in_flight && complete(v))
 		return play(v);
 	for (;;) {
-		if (immediate_exit(v)) {
+		if (immediate_exit(v) || v->settling) {
+			if (!immediate_exit(v))
+				take_expired(v);
 			v->run->exit_reason = KVM_EXIT_INTR;
 			return -EINTR;
 		}

@@ -96,6 +96,9 @@ struct fake_vcpu {
 	struct fake_exit script[FAKE_SCRIPT];
 	unsigned int nscript;
 	unsigned int at;
+	bool settling;           /* KVM_SET_SIGNAL_MASK lets the signal through that is always pending */
+	unsigned int settled;    /* such runs */
+	uint8_t expired;         /* vector of a timer interrupt that only KVM_RUN makes visible, or 0 */
 	bool in_flight;          /* an exit whose instruction is not completed */
 	struct fake_exit done[FAKE_SCRIPT]; /* completed ones, data as the guest then has it */
 	unsigned int ndone;
