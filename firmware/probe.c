@@ -9,8 +9,8 @@
  *	  that a pause at a random moment finds them live;
  *	- read one register of the kind that has a number: MSRs, CRs, LAPIC .. (probe_items.c);
  *	- verify a slice of RAM and rewrite it (probe_ram.c);
- *	- look at timers, clocks and steal time (probe_time.c), or at timers to the tick, which needs
- *	  slower ones (probe_exact.c).
+ *	- look at timers, clocks and steal time (probe_time.c), or at timers to the tick, which
+ *	  needs slower ones (probe_exact.c).
  *
  * Every CPU runs such a loop, with values of its own. The machine's common things, RAM among
  * them, are the boot CPU's; so is printing (probe_report.c). It also sees to it that the others go
@@ -19,8 +19,8 @@
  * Lines:
  *	probe: ready regs=R ram_mib=M features=F cpus=N
  *	probe: pass N gap_us=G print_us=P print_gap_us=L timer_irqs=T pit_irqs=I holds=H
- *		ram_rounds=K clock_us=C changes=X cpus=N ap_gap_us=A ap_timer_irqs=B ap_holds=D verified=V
- *		(one line)
+ *		ram_rounds=K clock_us=C changes=X cpus=N ap_gap_us=A ap_timer_irqs=B ap_holds=D
+ *		verified=V (one line)
  *	probe: CHANGED cpu=K what=NAME was=HEX now=HEX
  * A pass line comes every period_ms; the counts are totals. gap_us is the longest turn since the
  * last line, print_us how long printing that last line took, print_gap_us its slowest character;
@@ -31,8 +31,9 @@
  * Options: period_ms=200, passes=0 (then power off; 0: never), ram_mib=all, timer_us=1000,
  * timer=periodic|deadline, lost_ms=200 (how long an interrupt may stay away), clock_us=1000 (how
  * far the clocks may part), xsave=on|off (off: FXSAVE state only), cpus=N (default: all that CPUID
- * tells), exact=off|on with pit=periodic|oneshot, timer=oneshot too, early_us=300 and late_us=2500 (by how
- * much a one-shot may come early; how far a phase may be found from where it was); stall_ms=5000 (how long a CPU may make no progress). A power button press ends it.
+ * tells), stall_ms=5000 (how long a CPU may make no progress). With exact=on timers are verified to
+ * the tick: timer=oneshot too, pit=periodic|oneshot, early_us=300 (by how much a one-shot may come
+ * early), late_us=2500 (how far a phase may be from where it was). A power button press ends it.
  */
 #include "probe.h"
 
@@ -139,7 +140,8 @@ static uint64_t print_pass(struct probe *p, uint64_t n, uint64_t printing)
 	      "ap_gap_us=%lu ap_timer_irqs=%lu ap_holds=%lu verified=%lu\n",
 	      n, tsc_to_us(gap), tsc_to_us(printing), tsc_to_us(char_gap),
 	      *p->clocks.lapic.count, *p->clocks.pit.count, p->holds, ram_rounds,
-	      p->clocks.error / 1000, changes, cpus, tsc_to_us(ap_gap), ap_irqs, ap_holds, verified);
+	      p->clocks.error / 1000, changes, cpus, tsc_to_us(ap_gap), ap_irqs, ap_holds,
+	      verified);
 	p->last = rdtsc();
 	p->exact.checked_at = p->last - print_gap;	/* it ran meanwhile, as far as that tells */
 	return p->last - start;

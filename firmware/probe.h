@@ -111,7 +111,7 @@ struct exact {
 	struct shot lapic_shot, pit_shot;
 	struct rtc_timer rtc;
 	struct pit2 pit2;
-	uint64_t checked_at;		/* the TSC: longer ago than a period, interrupts may have merged */
+	uint64_t checked_at;		/* the TSC, when it last looked */
 };
 
 struct report {

@@ -1,24 +1,29 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Timers to the tick, with exact=on: no interrupt is lost, none comes that did not happen, and the phase stays.
+ * Timers to the tick, with exact=on: no interrupt is lost, none comes that did not happen, and the
+ * phase stays.
  *
  * An interrupt may be late: the host was busy, or the machine paused. Late is not lost. What is
- * verified is when it would have come without: of WINDOW interrupts in a row the least late one tells the
- * phase. One that is lost makes all after it late by a period, and one too many makes them early. Where a CPU
- * did not run for a period or more its interrupts may have become one, as they would in a chip (and KVM begins a new
- * phase); then the phase is found anew.
+ * verified is when it would have come without: of WINDOW interrupts in a row the least late one
+ * tells the phase. One that is lost makes all after it late by a period, and one too many makes
+ * them early. Where a CPU did not run for a period or more its interrupts may have become one, as
+ * they would in a chip (and KVM begins a new phase); then the phase is found anew.
  *
- * The timers' clock may run a little faster or slower than the TSC: the phase may wander by SLEW_PPM, and by
- * no more. A timer that was started anew at each update, however little later, would wander faster.
+ * The timers' clock may run a little faster or slower than the TSC: the phase may wander by
+ * SLEW_PPM, and by no more. A timer that was started anew at each update, however little later,
+ * would wander faster.
  *
- *	LAPIC	periodic on the first CPU, one-shot on the second, TSC deadline on the third, and so on:
- *		timer= turns it round. A one-shot is set again when it fired, after a while in which it must not
- *		fire again. Periods differ from CPU to CPU and are longer than a pause.
- *	PIT	channel 0 with pit=periodic (mode 2) or pit=oneshot (mode 0, set again likewise). Channel 2 runs in
- *		mode 2; what it counts is held against the TSC.
- *	RTC	periodic interrupt at 32 Hz; its phase alone, for a chip, too, merges what was not acknowledged.
+ *	LAPIC	periodic on the first CPU, one-shot on the second, TSC deadline on the third ..;
+ *		timer= turns it round. A one-shot is set again when it fired, after a while in
+ *		which it must not fire again. Periods differ from CPU to CPU and are longer than
+ *		a pause.
+ *	PIT	channel 0 with pit=periodic (mode 2) or pit=oneshot (mode 0, set again likewise).
+ *		Channel 2 runs in mode 2; what it counts is held against the TSC.
+ *	RTC	periodic interrupt at 32 Hz; its phase alone, for a chip, too, merges what was not
+ *		acknowledged.
  *
- * The names of what changed: NAME-early, NAME-late (microseconds), NAME-again, NAME-lost, NAME-phase.
+ * The names of what changed: NAME-early, NAME-late (microseconds), NAME-again, NAME-lost,
+ * NAME-phase.
  */
 #include "probe.h"
 #include "probe_mix.h"
@@ -67,8 +72,8 @@ static void window_start(struct window *w)
 }
 
 /*
- * One more interrupt, so late. True at the end of a window: then *shift is by how much the phase is to be
- * taken for another from here on.
+ * One more interrupt, so late. True at the end of a window: then *shift is by how much the phase
+ * is to be taken for another from here on.
  */
 static bool window_add(struct probe *p, struct window *w, int64_t lateness, uint64_t spans,
 		       int64_t *shift)
@@ -132,8 +137,10 @@ static void periodic_check(struct probe *p, struct periodic *t, uint64_t gap)
 
 	if (!t->period)
 		return;
-	if (gap >= t->period)
+	if (gap >= t->period) {
 		t->w.learned = false;
+		window_start(&t->w);
+	}
 	if (n == t->seen) {
 		check_lost(p, &t->w, t->base + (n + 1) * t->period, gap);
 		return;
@@ -327,7 +334,7 @@ bool exact_is_one_shot(const struct probe *p)
 static void lapic_start(struct probe *p)
 {
 	static const uint32_t modes[] = { LVTT_PERIODIC, LVTT_ONE_SHOT, LVTT_DEADLINE };
-	unsigned int first = option_is("timer", "oneshot") ? 1 : option_is("timer", "deadline") ? 2 : 0;
+	unsigned int first = option_is("timer", "oneshot") + 2u * option_is("timer", "deadline");
 	uint32_t mode = modes[(first + p->cpu) % ARRAY_SIZE(modes)];
 	uint64_t us = 23000 + 6000 * (p->cpu % 4);
 	struct exact *x = &p->exact;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the probe found. The boot CPU prints; the others hand it what they find through a ring in their
- * struct probe, one writer and one reader.
+ * What the probe found. The boot CPU prints; the others hand it what they find through a ring in
+ * their struct probe, one writer and one reader.
  */
 #include "probe.h"
 

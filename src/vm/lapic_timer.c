@@ -1,24 +1,27 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The local APIC's timer, one-shot and periodic (Intel SDM volume 3, "APIC Timer"). Theory of operation.
+ * The local APIC's timer, one-shot and periodic (Intel SDM volume 3, "APIC Timer"). Theory of
+ * operation.
  *
- * KVM tells and takes the current count as if no time passed in between. It counts nanoseconds through the
- * divider, so what an update took is taken off the count when it is set.
+ * KVM tells and takes the current count as if no time passed in between. It counts nanoseconds
+ * through the divider, so what an update took is taken off the count when it is set.
  *
- * An interrupt is neither lost nor doubled. When the timer expires KVM makes a note of it, which no ioctl
- * shows, and which becomes a bit in the IRR only inside KVM_RUN. So after a vCPU's last instruction the
- * count is read (the mark), and then the vCPU enters KVM_RUN once more without executing anything: what
- * had expired before the mark is in the IRR now. What expires after the mark shows in the count when it is
- * read to be saved, and its bit is set there. Both may have seen the same expiry: it is the same bit.
+ * An interrupt is neither lost nor doubled. When the timer expires KVM makes a note of it, which
+ * no ioctl shows, and which becomes a bit in the IRR only inside KVM_RUN. So after a vCPU's last
+ * instruction the count is read (the mark), and then the vCPU enters KVM_RUN once more without
+ * executing anything: what had expired before the mark is in the IRR now. What expires after the
+ * mark shows in the count when it is read to be saved, and its bit is set there. Both may have
+ * seen the same expiry: it is the same bit.
  *
- * A one-shot timer that is over has a current count of 0, which KVM takes for "expires at once". With an
- * initial count of 0 it is quiet; that is how it is saved, and what the guest reads then. KVM has
- * no other way to have the one without the other.
+ * A one-shot timer that is over has a current count of 0, which KVM takes for "expires at once".
+ * With an initial count of 0 it is quiet; that is how it is saved, and what the guest reads then.
+ * KVM has no other way to have the one without the other.
  *
- * The phase does not wander. Each reading and each setting is off by some microseconds, as the clock
- * cannot be read in the same instant. Therefore the expiry that came with an update is kept, and where the
- * timer is found near it at the next one (a guest that set it anew is hardly ever so near) that very
- * expiry is saved again: by lapic_ns, which is exact, while the count has the divider's steps.
+ * The phase does not wander. Each reading and each setting is off by some microseconds, as the
+ * clock cannot be read in the same instant. Therefore the expiry that came with an update is kept,
+ * and where the timer is found near it at the next one (a guest that set it anew is hardly ever so
+ * near) that very expiry is saved again: by lapic_ns, which is exact, while the count has the
+ * divider's steps.
  *
  * #syscalls vcpu: ioctl(KVM_GET_LAPIC)
  */

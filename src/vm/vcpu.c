@@ -12,15 +12,16 @@
  * instruction at the *next* KVM_RUN. Parking therefore enters KVM_RUN with immediate_exit set until
  * it answers EINTR; a string instruction may bring further exits on the way, which are served.
  *
- * KVM has a timer that expired in the interrupt controller only when the vCPU enters KVM_RUN (lapic_timer.c).
- * So a vCPU with such a timer enters it once more before it parks, and leaves it at the same point
- * as for a kick: with a signal pending. Each thread has one for good, blocked at any time but in this
+ * KVM makes an expired timer an interrupt only when the vCPU enters KVM_RUN (lapic_timer.c). So a
+ * vCPU with such a timer enters it once more before it parks, and leaves it where a kick would have
+ * it leave: with a signal pending. Each thread has one for good, blocked at any time but in this
  * KVM_RUN. immediate_exit would not do: with it KVM_RUN turns round before it looks at timers.
  *
  * The thread gives up what it does not need (machine_ops.confine) when the guest wants something for the
  * first time, and before it looks at what: until then nothing of the guest's has been touched, and so it
  * costs an update nothing before the guest runs. What it still may do, itself:
- * #syscalls vcpu: ioctl(KVM_RUN) ioctl(KVM_GET_REGS) ioctl(KVM_GET_SREGS) ioctl(KVM_SET_SIGNAL_MASK)
+ * #syscalls vcpu: ioctl(KVM_RUN) ioctl(KVM_SET_SIGNAL_MASK) ioctl(KVM_GET_REGS)
+ * #syscalls vcpu: ioctl(KVM_GET_SREGS)
  * where it runs (mostly no system call), waiting, being kicked, and its end (glibc's)
  * #syscalls vcpu: getcpu
  * #syscalls vcpu: futex rt_sigreturn rt_sigprocmask madvise exit

@@ -11,7 +11,7 @@
 #include <molt/vm/vcpu.h>
 
 #define VCPU_KICK_SIGNAL (SIGRTMIN + 1)
-/* Pending in every vCPU thread for good. Not a real-time signal: those can be refused (RLIMIT_SIGPENDING). */
+/* Pending in every vCPU thread for good. Not a real-time one: RLIMIT_SIGPENDING can refuse these. */
 #define VCPU_SETTLE_SIGNAL SIGUSR1
 
 /* Once a process, before the first thread. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The APIC timer over an update: its arithmetic, what is due, and what a vCPU does before it is saved. */
+/* The APIC timer over an update: arithmetic, what is due, what a vCPU does before it is saved. */
 #include "machine_bench.h"
 
 #include <errno.h>

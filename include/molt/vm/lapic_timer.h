@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The local APIC's timer in one-shot and periodic mode, over an update: src/vm/lapic_timer.c tells how. In
- * TSC deadline mode it is an MSR, in which nothing is hidden, and these functions do nothing.
+ * The local APIC's timer in one-shot and periodic mode, over an update: src/vm/lapic_timer.c tells
+ * how. In TSC deadline mode it is an MSR, in which nothing is hidden, and these functions do
+ * nothing.
  */
 #ifndef MOLT_VM_LAPIC_TIMER_H
 #define MOLT_VM_LAPIC_TIMER_H
@@ -25,8 +26,9 @@ struct lapic_timer {
 };
 
 /*
- * Takes the mark: the vCPU has stopped, and executes nothing until it is saved. True where KVM may have an
- * expired timer that it shows to nobody yet, so that the vCPU is to be settled (src/vm/vcpu.c).
+ * Takes the mark: the vCPU has stopped, and executes nothing until it is saved. True where KVM may
+ * have an expired timer that it shows to nobody yet, so that the vCPU is to be settled
+ * (src/vm/vcpu.c).
  */
 bool lapic_timer_mark(struct lapic_timer *t, struct kvm *kvm, int vcpu_fd);
 
@@ -37,20 +39,21 @@ void lapic_timer_loaded(struct lapic_timer *t, const struct vcpu_state *st);
 int lapic_timer_get(struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, struct error *err);
 
 /*
- * Makes of what lapic_timer_get() read what is to be set: with the interrupt that is due, and without one
- * that was taken already.
+ * Makes of what lapic_timer_get() read what is to be set: with the interrupt that is due, and
+ * without one that was taken already.
  */
 void lapic_timer_save(const struct lapic_timer *t, struct vcpu_state *st);
 
 /*
- * Sets st's lapic on a vCPU that has not run yet. The timer fires when it would have fired; at once, if that
- * has passed. 0 or -errno.
+ * Sets st's lapic on a vCPU that has not run yet. The timer fires when it would have fired; at
+ * once, if that has passed. 0 or -errno.
  */
 int lapic_timer_set(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, struct error *err);
 
 /*
- * Takes elapsed_ns off a running timer's current count. A one-shot timer keeps at least 1. A periodic one
- * that is overdue has its interrupt pending (once, however often it was due) and keeps its phase.
+ * Takes elapsed_ns off a running timer's current count. A one-shot timer keeps at least 1. A
+ * periodic one that is overdue has its interrupt pending (once, however often it was due) and
+ * keeps its phase.
  */
 void lapic_timer_age(struct kvm_lapic_state *lapic, uint64_t elapsed_ns);
 

@@ -41,7 +41,7 @@ struct vcpu {
 	_Atomic uint64_t entered_ns; /* when it last left the park for KVM_RUN */
 	_Atomic int host_cpu;      /* and on which CPU of the host; -1: not yet */
 	uint64_t steal_time;       /* the guest's MSR, where it was stopped in this KVM VM; else 0 */
-	struct lapic_timer timer;  /* its thread's while it runs, main's while it is parked */
+	struct lapic_timer timer;  /* whose fd is, see docs/architecture.md */
 	struct vcpu_state *state;  /* CPUID always; the rest while saved or loaded */
 };
 
