@@ -76,13 +76,15 @@ struct window {
 	uint64_t tolerance;		/* how early one may come, TSC ticks */
 	int64_t least;			/* lateness in this window, TSC ticks */
 	unsigned int seen;
-	bool learned;			/* there was a window before */
+	unsigned int learning;		/* windows that are to find the phase */
+	bool doubted;			/* the last one found another */
 	uint64_t excuse;		/* pauses since an interrupt was due */
 };
 
 struct periodic {
 	struct window w;
 	unsigned int vector;
+	bool merges;			/* several that are due at once may become one */
 	uint64_t period;		/* TSC ticks; 0: not in use */
 	uint64_t base, count;		/* when the count-th interrupt would have come in time */
 	uint64_t seen;			/* interrupts since then */
@@ -100,6 +102,8 @@ struct shot {
 struct rtc_timer {
 	struct window w;
 	uint64_t period, base, count, due;
+	unsigned int early;
+	int64_t earliest;
 };
 
 struct pit2 {

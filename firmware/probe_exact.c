@@ -38,6 +38,7 @@
 #define PIT2_RELOAD		65521u
 #define PIT2_EVERY		16	/* turns */
 #define RTC_HZ			32u
+#define RTC_LEARNS		2	/* windows */
 
 #define WINDOW			20
 #define SLEW_PPM		50
@@ -72,18 +73,37 @@ static void window_start(struct window *w)
 }
 
 /*
- * One more interrupt, so late. True at the end of a window: then *shift is by how much the phase
- * is to be taken for another from here on.
+ * Says by how much the phase is to be taken for another from here on, when the least late of a
+ * window was so late. Two windows must agree that it is another: a host that is busy enough spoils
+ * one.
  */
-static bool window_add(struct probe *p, struct window *w, int64_t lateness, uint64_t spans,
+static int64_t window_end(struct probe *p, struct window *w, int64_t least, uint64_t span)
+{
+	int64_t slew = (int64_t)(span / 1000000 * SLEW_PPM);
+	bool bad = least > (int64_t)late || least < -(int64_t)w->tolerance, again = w->doubted;
+
+	window_start(w);
+	if (w->learning) {
+		w->learning--;
+		return least;
+	}
+	w->doubted = bad && !again;
+	if (!bad)
+		return least > slew ? slew : least < -slew ? -slew : least;
+	if (!again)
+		return 0;
+	changed(p, least < 0 ? w->early : w->late, 0, tsc_to_us((uint64_t)(least < 0 ? -least : least)));
+	return least;
+}
+
+/* One more interrupt, so late. True at the end of a window, with what that says. */
+static bool window_add(struct probe *p, struct window *w, int64_t lateness, uint64_t span,
 		       int64_t *shift)
 {
-	int64_t slew = (int64_t)(spans / 1000000 * SLEW_PPM);
-
 	p->verified++;
 	if (lateness < w->least)
 		w->least = lateness;
-	if (w->learned && lateness < -(int64_t)w->tolerance) {
+	if (!w->learning && lateness < -(int64_t)w->tolerance) {
 		changed(p, w->early, 0, tsc_to_us((uint64_t)-lateness));
 		*shift = lateness;
 		window_start(w);
@@ -91,15 +111,7 @@ static bool window_add(struct probe *p, struct window *w, int64_t lateness, uint
 	}
 	if (++w->seen < WINDOW)
 		return false;
-	*shift = w->least;
-	if (w->learned && w->least > (int64_t)late)
-		changed(p, w->late, 0, tsc_to_us((uint64_t)w->least));
-	else if (w->learned && *shift > slew)
-		*shift = slew;
-	else if (w->learned && *shift < -slew)
-		*shift = -slew;
-	w->learned = true;
-	window_start(w);
+	*shift = window_end(p, w, w->least, span);
 	return true;
 }
 
@@ -127,6 +139,7 @@ static void periodic_start(struct periodic *t, unsigned int vector, uint64_t per
 	t->count = irqs(vector, &t->base);
 	t->base = rdtsc();
 	t->w.tolerance = late;
+	t->w.learning = 1;
 	window_start(&t->w);
 }
 
@@ -137,8 +150,8 @@ static void periodic_check(struct probe *p, struct periodic *t, uint64_t gap)
 
 	if (!t->period)
 		return;
-	if (gap >= t->period) {
-		t->w.learned = false;
+	if (t->merges && gap >= t->period) {
+		t->w.learning = 1;
 		window_start(&t->w);
 	}
 	if (n == t->seen) {
@@ -178,7 +191,6 @@ static void shot_start(struct shot *s, unsigned int vector, void (*arm)(struct s
 	s->arm = arm;
 	window_start(&s->w);
 	s->w.tolerance = early;
-	s->w.learned = true;	/* due is exact from the first time on */
 	s->count = irqs(vector, &s->rest_until);
 	s->armed = true;
 	arm(s);
@@ -235,23 +247,51 @@ static void rtc_start(struct rtc_timer *t)
 	t->count = irqs(VEC_RTC, &t->base);
 	t->period = 1000 * tsc_khz / RTC_HZ;
 	t->w.tolerance = late;
+	t->w.learning = RTC_LEARNS;
 	window_start(&t->w);
 }
 
-/* The next interrupt comes at the first tick after it was acknowledged. */
-static void rtc_acknowledge(struct rtc_timer *t)
+/*
+ * At which point of the chip's period it came, from a quarter before its tick on. One that is
+ * later than three quarters looks early: that is for the window to judge, in which most are in
+ * time.
+ */
+static int64_t rtc_lateness(const struct rtc_timer *t, uint64_t tsc)
 {
-	uint64_t now = rdtsc();
+	int64_t period = (int64_t)t->period, point = (int64_t)(tsc - t->base) % period;
 
-	rtc_read(0x0c);
-	rtc_read(0x0b);
-	t->due = t->base + ((now - t->base) / t->period + 1) * t->period;
+	return point > period * 3 / 4 ? point - period : point;
+}
+
+static void rtc_window(struct probe *p, struct rtc_timer *t, uint64_t tsc)
+{
+	int64_t least = t->early > WINDOW / 2 ? t->earliest : t->w.least;
+	int64_t shift = window_end(p, &t->w, least, WINDOW * t->period);
+
+	t->base += (tsc - t->base) / t->period * t->period + (uint64_t)shift;
+	t->early = 0;
+	t->earliest = 0;
+}
+
+static void rtc_look(struct probe *p, struct rtc_timer *t, uint64_t tsc)
+{
+	int64_t lateness = rtc_lateness(t, tsc);
+
+	p->verified++;
+	if (lateness < -(int64_t)t->w.tolerance) {
+		t->early++;
+		if (lateness < t->earliest)
+			t->earliest = lateness;
+	} else if (lateness < t->w.least) {
+		t->w.least = lateness;
+	}
+	if (++t->w.seen == WINDOW)
+		rtc_window(p, t, tsc);
 }
 
 static void rtc_check(struct probe *p, struct rtc_timer *t, uint64_t gap)
 {
 	uint64_t tsc, count;
-	int64_t shift;
 
 	if (!t->period)
 		return;
@@ -262,13 +302,15 @@ static void rtc_check(struct probe *p, struct rtc_timer *t, uint64_t gap)
 	}
 	if (t->due && count - t->count > 1)	/* not acknowledged in between */
 		changed(p, t->w.again, t->count + 1, count);
-	if (!t->due)		/* the first, whenever it came */
-		t->base = tsc;
-	else if (window_add(p, &t->w, (int64_t)(tsc - t->due), tsc - t->base, &shift))
-		t->base = t->due + (uint64_t)shift;
+	if (t->due)
+		rtc_look(p, t, tsc);
+	else		/* the first, whenever it came */
+		t->base = tsc - t->period;
 	t->count = count;
+	t->due = tsc + 2 * t->period;
 	t->w.excuse = 0;
-	rtc_acknowledge(t);
+	rtc_read(0x0c);
+	rtc_read(0x0b);
 }
 
 /* ------------------------------------------------------------------ PIT, channel 2 */
@@ -297,8 +339,10 @@ static void pit2_check(struct probe *p, struct pit2 *t)
 	count = inb(0x42);
 	count |= (uint64_t)inb(0x42) << 8;
 	slew = (int64_t)((before - t->base) / 1000000 * SLEW_PPM);
-	low = (int64_t)(before - t->base - pit_to_tsc(PIT2_RELOAD - count)) % period;
 	width = (int64_t)(after - before);
+	if (width > period / 8)		/* stopped in between: that tells nothing */
+		return;
+	low = (int64_t)(before - t->base - pit_to_tsc(PIT2_RELOAD - count)) % period;
 	if (low > period / 2)
 		low -= period;
 	p->verified++;
@@ -359,6 +403,7 @@ static void lapic_start(struct probe *p)
 		return;
 	}
 	lapic_write(LAPIC_TMICT, x->lapic_shot.value);
+	x->lapic.merges = true;
 	periodic_start(&x->lapic, VEC_TIMER, x->lapic_shot.length);
 }
 

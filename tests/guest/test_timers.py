@@ -32,7 +32,7 @@ def start(options, cpus=1):
     vm = Vm("--memory", "64M", "--cpus", str(cpus), kernel="probe",
             cmdline="exact=on ram_mib=8 period_ms=1000 clock_us=5000 %s %s" % (
                 LATE_IS_NOT_LOST, options))
-    vm.wait_serial("probe: pass 2 ")
+    vm.wait_serial("probe: pass 3 ")
     return vm
 
 
@@ -41,9 +41,9 @@ def some_time():
 
 
 def check(vm):
-    """Two more passes, so that a window of interrupts after the last update was looked at."""
+    """Three more passes, so that two windows of interrupts after the last update were looked at."""
     had, before = os.path.getsize(vm.serial_path), passes(vm)[-1]
-    vm.wait_for(lambda: len(passes(vm, had)) >= 2, "two more passes")
+    vm.wait_for(lambda: len(passes(vm, had)) >= 3, "three more passes")
     now = passes(vm)[-1]
     assert now["changes"] == 0 and "CHANGED" not in vm.serial(), "\n".join(
         re.findall(r"^probe: CHANGED .*", vm.serial(), re.M)[:20])
