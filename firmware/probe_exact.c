@@ -34,13 +34,13 @@
 #define LVTT_ONE_SHOT		0
 
 #define PIT_HZ			1193182u
-#define PIT_RELOAD		31021u	/* 26 ms */
+#define PIT_RELOAD		54881u	/* 46 ms */
 #define PIT2_RELOAD		65521u
 #define PIT2_EVERY		16	/* turns */
 #define RTC_HZ			32u
 #define RTC_LEARNS		2	/* windows */
 
-#define WINDOW			20
+#define WINDOW			10
 #define SLEW_PPM		50
 
 static bool wanted, pit_once;
@@ -380,7 +380,7 @@ static void lapic_start(struct probe *p)
 	static const uint32_t modes[] = { LVTT_PERIODIC, LVTT_ONE_SHOT, LVTT_DEADLINE };
 	unsigned int first = option_is("timer", "oneshot") + 2u * option_is("timer", "deadline");
 	uint32_t mode = modes[(first + p->cpu) % ARRAY_SIZE(modes)];
-	uint64_t us = 23000 + 6000 * (p->cpu % 4);
+	uint64_t us = 47000 + 6000 * (p->cpu % 4);
 	struct exact *x = &p->exact;
 
 	if (mode == LVTT_DEADLINE && !(cpuid(1, 0).ecx >> 24 & 1))

@@ -54,6 +54,7 @@
 #define TICKS_STOPPED (UINT64_MAX - 1) /* a mode was set, and no count yet */
 #define MAX_BEHIND 100
 #define CATCH_UP_NS 1000000u
+#define LONGEST_WAIT_NS 1000000000u
 
 struct pit_guest {
 	struct kvm_pit_channel_state channels[CHANNELS];
@@ -69,6 +70,7 @@ struct pit {
 		struct irq_line irq;
 		struct loop_source source;
 		int timer;
+		uint64_t wait_ns; /* until one that was not taken is tried again */
 	} host;
 };
 
@@ -155,9 +157,13 @@ static void tick(struct pit *p)
 		arm(p);
 		return;
 	}
+	/* More and more seldom, for a guest that has its interrupts disabled for good. */
+	p->host.wait_ns = accepted > 0 ? CATCH_UP_NS : 2 * p->host.wait_ns;
 	next = pit_counter_due(c, due + 1);
-	if (next > now + CATCH_UP_NS && (accepted || next == PIT_NEVER))
-		next = now + CATCH_UP_NS;
+	if (p->host.wait_ns > LONGEST_WAIT_NS)
+		p->host.wait_ns = LONGEST_WAIT_NS;
+	if (next > now + p->host.wait_ns)
+		next = now + p->host.wait_ns;
 	arm_at(p, next);
 }
 
@@ -359,6 +365,7 @@ static int pit_attach(struct device *dev, struct error *err)
 {
 	(void)err;
 	irq_line_init(&to_pit(dev)->host.irq, &dev->machine->vm, PIT_IRQ, false);
+	to_pit(dev)->host.wait_ns = CATCH_UP_NS;
 	return 0;
 }
 
