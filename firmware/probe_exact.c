@@ -19,7 +19,7 @@
  *		a pause.
  *	PIT	channel 0 with pit=periodic (mode 2) or pit=oneshot (mode 0, set again likewise).
  *		Channel 2 runs in mode 2; what it counts is held against the TSC.
- *	RTC	periodic interrupt at 32 Hz; its phase alone, for a chip, too, merges what was not
+ *	RTC	periodic interrupt at 16 Hz; its phase alone, for a chip, too, merges what was not
  *		acknowledged.
  *
  * The names of what changed: NAME-early, NAME-late (microseconds), NAME-again, NAME-lost,
@@ -37,10 +37,10 @@
 #define PIT_RELOAD		54881u	/* 46 ms */
 #define PIT2_RELOAD		65521u
 #define PIT2_EVERY		16	/* turns */
-#define RTC_HZ			32u
+#define RTC_HZ			16u
 #define RTC_LEARNS		2	/* windows */
 
-#define WINDOW			10
+#define WINDOW			12
 #define SLEW_PPM		50
 
 static bool wanted, pit_once;
@@ -239,7 +239,7 @@ static uint8_t rtc_read(uint8_t index)
 static void rtc_start(struct rtc_timer *t)
 {
 	outb(0x70, 0x0a);
-	outb(0x71, 0x2b);		/* 32.768 kHz, 32 Hz */
+	outb(0x71, 0x2c);		/* 32.768 kHz, 16 Hz */
 	outb(0x70, 0x0b);
 	outb(0x71, 0x42);		/* PIE, 24 hours, BCD */
 	rtc_read(0x0c);

@@ -212,6 +212,7 @@ static void run_until_parked(struct vcpu *v)
 }
 
 #define KERNEL_SIGSET_BYTES 8u /* not glibc's 128 */
+#define MASK_TRIES 3
 
 /* Which signals end a KVM_RUN; NULL: those that are not blocked anyway. */
 static int set_signal_mask(struct vcpu *v, const sigset_t *blocked)
@@ -242,7 +243,9 @@ static void settle(struct vcpu *v)
 		return;
 	v->run->immediate_exit = 0;
 	half_done = run_once(v);
-	set_signal_mask(v, NULL);
+	/* With the signal let through no KVM_RUN would ever get anywhere. */
+	for (int try = 0; set_signal_mask(v, NULL) < 0 && try < MASK_TRIES; try++)
+		;
 	complete(v, half_done);
 }
 

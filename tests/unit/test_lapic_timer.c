@@ -307,6 +307,25 @@ static void test_where_the_signal_cannot_be_let_through_nothing_runs(void **stat
 	bench_fini(&b);
 }
 
+static void test_the_guest_runs_on_where_the_mask_is_taken_off_late(void **state)
+{
+	struct bench b;
+
+	(void)state;
+	bench_init(&b, 1);
+	bench_vcpu(&b, 0)->lapic = lapic(PERIODIC, BY_1, 1000, 1);
+	b.kvm->fail_request = KVM_SET_SIGNAL_MASK;
+	b.kvm->fail_error = ENOMEM;
+	b.kvm->fail_skip = 1;
+	b.kvm->fail_times = 2;
+	bench_run(&b);
+	machine_wait_entered(&b.m);
+	machine_park_vcpus(&b.m);
+	assert_int_equal(bench_vcpu(&b, 0)->settled, 1);
+	assert_false(bench_vcpu(&b, 0)->settling);
+	bench_fini(&b);
+}
+
 static void test_two_updates_without_a_run_between_them(void **state)
 {
 	struct bench b, next;
@@ -382,6 +401,7 @@ int main(void)
 		cmocka_unit_test(test_a_parked_vcpu_is_settled),
 		cmocka_unit_test(test_without_such_a_timer_there_is_nothing_to_settle),
 		cmocka_unit_test(test_where_the_signal_cannot_be_let_through_nothing_runs),
+		cmocka_unit_test(test_the_guest_runs_on_where_the_mask_is_taken_off_late),
 		cmocka_unit_test(test_two_updates_without_a_run_between_them),
 		cmocka_unit_test(test_what_the_update_took_is_taken_off),
 		cmocka_unit_test(test_stamp_from_the_future_ages_nothing),
