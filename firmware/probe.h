@@ -77,7 +77,8 @@ struct window {
 	int64_t least;			/* lateness in this window, TSC ticks */
 	unsigned int seen;
 	unsigned int learning;		/* windows that are to find the phase */
-	bool doubted;			/* the last one found another */
+	unsigned int doubts;		/* windows in a row that found another, */
+	int64_t doubted;		/* and which */
 	uint64_t excuse;		/* pauses since an interrupt was due */
 };
 

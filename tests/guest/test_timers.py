@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: MIT
 """
 Timers over updates at random moments: no interrupt lost, none that did not happen, the phase kept.
-The probe guest verifies it (firmware/probe_exact.c); its timers' periods are longer than a pause, and
-the moments are spread over more than the longest of them. MOLT_TIMER_UPDATES sets how many updates
+The probe guest verifies it (firmware/probe_exact.c); its timers' periods are longer than a pause,
+and the moments are spread over more than the longest of them. MOLT_TIMER_UPDATES sets how many updates
 there are in all.
 """
 import os
@@ -28,8 +28,8 @@ def start(options, cpus=1, late_us=6000):
     print("# moments are those of MOLT_TIMER_SEED=%d" % SEED, flush=True)
     random.seed(SEED)
     vm = Vm("--memory", "64M", "--cpus", str(cpus), kernel="probe",
-            cmdline="exact=on ram_mib=8 period_ms=1000 clock_us=5000 lost_ms=20000 late_us=%d %s" % (
-                late_us, options))
+            cmdline="exact=on ram_mib=8 period_ms=1000 clock_us=5000 lost_ms=20000 "
+                    "late_us=%d %s" % (late_us, options))
     vm.wait_serial("probe: pass 3 ")
     return vm
 
@@ -39,7 +39,7 @@ def some_time():
 
 
 def check(vm):
-    """Three more passes, so that two windows of interrupts after the last update were looked at."""
+    """Three more passes, so that enough windows of interrupts after the last update are looked at."""
     had, before = os.path.getsize(vm.serial_path), passes(vm)[-1]
     vm.wait_for(lambda: len(passes(vm, had)) >= 3, "three more passes")
     now = passes(vm)[-1]
@@ -77,7 +77,7 @@ def test_deadline_timer():
 
 
 def test_stopped_in_between():
-    """Timers expire while the machine is stopped, before, between and after updates that leave it so."""
+    """Timers expire while the machine is stopped, and updates leave it so."""
     # Hardly one fires while it runs, so how late they are says nothing.
     with start("timer=oneshot pit=oneshot", late_us=10000000) as vm:
         for _ in range(updates_wanted(10) // 2 + 1):
