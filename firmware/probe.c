@@ -9,17 +9,18 @@
  *	  that a pause at a random moment finds them live;
  *	- read one register of the kind that has a number: MSRs, CRs, LAPIC .. (probe_items.c);
  *	- verify a slice of RAM and rewrite it (probe_ram.c);
- *	- look at timers, clocks and steal time (probe_time.c).
+ *	- look at timers, clocks and steal time (probe_time.c), or at timers to the tick, which
+ *	  needs slower ones (probe_exact.c).
  *
  * Every CPU runs such a loop, with values of its own. The machine's common things, RAM among
- * them, are the boot CPU's; so is printing. The others hand it what they find through a ring in
- * their struct probe, one writer and one reader, and it also sees to it that they go on at all.
+ * them, are the boot CPU's; so is printing (probe_report.c). It also sees to it that the others go
+ * on at all.
  *
  * Lines:
  *	probe: ready regs=R ram_mib=M features=F cpus=N
  *	probe: pass N gap_us=G print_us=P print_gap_us=L timer_irqs=T pit_irqs=I holds=H
  *		ram_rounds=K clock_us=C changes=X cpus=N ap_gap_us=A ap_timer_irqs=B ap_holds=D
- *		(one line)
+ *		verified=V (one line)
  *	probe: CHANGED cpu=K what=NAME was=HEX now=HEX
  * A pass line comes every period_ms; the counts are totals. gap_us is the longest turn since the
  * last line, print_us how long printing that last line took, print_gap_us its slowest character;
@@ -30,44 +31,15 @@
  * Options: period_ms=200, passes=0 (then power off; 0: never), ram_mib=all, timer_us=1000,
  * timer=periodic|deadline, lost_ms=200 (how long an interrupt may stay away), clock_us=1000 (how
  * far the clocks may part), xsave=on|off (off: FXSAVE state only), cpus=N (default: all that CPUID
- * tells), stall_ms=5000 (how long a CPU may make no progress). A power button press ends it.
+ * tells), stall_ms=5000 (how long a CPU may make no progress). With exact=on timers are verified to
+ * the tick: timer=oneshot too, pit=periodic|oneshot, early_us=300 (by how much a one-shot may come
+ * early), late_us=2500 (how far a phase may be from where it was). A power button press ends it.
  */
 #include "probe.h"
 
 static struct probe *probes[MAX_CPUS];
 static unsigned int cpus = 1;
-static uint64_t changes, stall_after;
-
-/* ------------------------------------------------------------------ reports */
-
-static void print_change(const struct probe *p, const struct report *r)
-{
-	changes++;
-	print("probe: CHANGED cpu=%u what=%s was=%lx now=%lx\n", p->cpu, r->what, r->was, r->now);
-}
-
-/* A full ring makes its CPU wait rather than lose a report. */
-void changed(struct probe *p, const char *what, uint64_t was, uint64_t now)
-{
-	const struct report r = { what, was, now };
-
-	if (p->cpu == 0) {
-		print_change(p, &r);
-		return;
-	}
-	while (p->head - p->tail == REPORTS_MAX)
-		cpu_relax();
-	p->reports[p->head % REPORTS_MAX] = r;
-	__atomic_store_n(&p->head, p->head + 1, __ATOMIC_RELEASE);
-}
-
-static void print_reports(struct probe *p)
-{
-	while (p->tail != __atomic_load_n(&p->head, __ATOMIC_ACQUIRE)) {
-		print_change(p, &p->reports[p->tail % REPORTS_MAX]);
-		__atomic_store_n(&p->tail, p->tail + 1, __ATOMIC_RELEASE);
-	}
-}
+static uint64_t stall_after;
 
 /* ------------------------------------------------------------------ every CPU */
 
@@ -126,7 +98,7 @@ static void check_stall(struct probe *p, uint64_t gap)
 	} else if ((int64_t)(now - p->seen_at) > (int64_t)stall_after) {
 		const struct report r = { "cpu-stalled", p->holds, tsc_to_us(now - p->seen_at) };
 
-		print_change(p, &r);
+		report_print(p, &r);
 		p->seen_at = now;
 	}
 }
@@ -135,13 +107,13 @@ static void watch_others(uint64_t gap)
 {
 	cpus_check_traps();
 	for (unsigned int i = 1; i < cpus; i++) {
-		print_reports(probes[i]);
+		reports_print(probes[i]);
 		check_stall(probes[i], gap);
 	}
 }
 
 /* The sums and the longest gap over the other CPUs, whose gaps start anew. */
-static void sum_others(uint64_t *gap, uint64_t *irqs, uint64_t *holds)
+static void sum_others(uint64_t *gap, uint64_t *irqs, uint64_t *holds, uint64_t *verified)
 {
 	*gap = *irqs = *holds = 0;
 	for (unsigned int i = 1; i < cpus; i++) {
@@ -151,6 +123,7 @@ static void sum_others(uint64_t *gap, uint64_t *irqs, uint64_t *holds)
 			*gap = g;
 		*irqs += *probes[i]->clocks.lapic.count;
 		*holds += probes[i]->holds;
+		*verified += probes[i]->verified;
 	}
 }
 
@@ -158,16 +131,19 @@ static void sum_others(uint64_t *gap, uint64_t *irqs, uint64_t *holds)
 static uint64_t print_pass(struct probe *p, uint64_t n, uint64_t printing)
 {
 	uint64_t char_gap = print_gap, start = p->last, gap = p->gap, ap_gap, ap_irqs, ap_holds;
+	uint64_t verified = p->verified;
 
 	print_gap = p->gap = 0;
-	sum_others(&ap_gap, &ap_irqs, &ap_holds);
+	sum_others(&ap_gap, &ap_irqs, &ap_holds, &verified);
 	print("probe: pass %lu gap_us=%lu print_us=%lu print_gap_us=%lu timer_irqs=%lu "
 	      "pit_irqs=%lu holds=%lu ram_rounds=%lu clock_us=%ld changes=%lu cpus=%u "
-	      "ap_gap_us=%lu ap_timer_irqs=%lu ap_holds=%lu\n",
+	      "ap_gap_us=%lu ap_timer_irqs=%lu ap_holds=%lu verified=%lu\n",
 	      n, tsc_to_us(gap), tsc_to_us(printing), tsc_to_us(char_gap),
 	      *p->clocks.lapic.count, *p->clocks.pit.count, p->holds, ram_rounds,
-	      p->clocks.error / 1000, changes, cpus, tsc_to_us(ap_gap), ap_irqs, ap_holds);
+	      p->clocks.error / 1000, changes, cpus, tsc_to_us(ap_gap), ap_irqs, ap_holds,
+	      verified);
 	p->last = rdtsc();
+	p->exact.checked_at = p->last - print_gap;	/* it ran meanwhile, as far as that tells */
 	return p->last - start;
 }
 

@@ -70,6 +70,55 @@ struct clocks {
 	int64_t error;			/* kvmclock against TSC, ns */
 };
 
+/* probe_exact.c */
+struct window {
+	const char *early, *late, *again, *lost;
+	uint64_t tolerance;		/* how early one may come, TSC ticks */
+	int64_t least;			/* lateness in this window, TSC ticks */
+	unsigned int seen;
+	unsigned int learning;		/* windows that are to find the phase */
+	unsigned int doubts;		/* windows in a row that found another, */
+	int64_t doubted;		/* and which */
+	uint64_t excuse;		/* pauses since an interrupt was due */
+};
+
+struct periodic {
+	struct window w;
+	unsigned int vector;
+	bool merges;			/* several that are due at once may become one */
+	uint64_t period;		/* TSC ticks; 0: not in use */
+	uint64_t base, count;		/* when the count-th interrupt would have come in time */
+	uint64_t seen;			/* interrupts since then */
+};
+
+struct shot {
+	struct window w;
+	unsigned int vector;
+	bool deadline, armed;
+	uint32_t value;
+	uint64_t length, due, count, rest_until;
+	void (*arm)(struct shot *s);	/* NULL: not in use */
+};
+
+struct rtc_timer {
+	struct window w;
+	uint64_t period, base, count, due;
+	unsigned int early;
+	int64_t earliest;
+};
+
+struct pit2 {
+	uint64_t period, base, turns;
+};
+
+struct exact {
+	struct periodic lapic, pit;
+	struct shot lapic_shot, pit_shot;
+	struct rtc_timer rtc;
+	struct pit2 pit2;
+	uint64_t checked_at;		/* the TSC, when it last looked */
+};
+
 struct report {
 	const char *what;
 	uint64_t was, now;
@@ -80,6 +129,8 @@ struct probe {
 	struct regs regs;
 	struct items items;
 	struct clocks clocks;
+	struct exact exact;
+	volatile uint64_t verified;	/* interrupts and readings that exact_check() saw */
 	unsigned int cpu;
 	uint64_t last;			/* the TSC at the end of the last turn */
 	volatile uint64_t gap;		/* the longest turn since the last pass line */
@@ -94,17 +145,15 @@ struct probe {
 	uint64_t seen_holds, seen_at;
 };
 
+/* ---- probe_report.c */
+
+extern uint64_t changes;	/* so many were printed */
+
 /* Say that something is not what it was. Goes on; the caller takes `now` as the new truth. */
 void changed(struct probe *p, const char *what, uint64_t was, uint64_t now);
-
-/* A value that looks random and depends on nothing but its argument. */
-static inline uint64_t mix(uint64_t x)
-{
-	x += 0x9e3779b97f4a7c15;
-	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
-	x = (x ^ x >> 27) * 0x94d049bb133111eb;
-	return x ^ x >> 31;
-}
+/* The boot CPU's: print one, or all that another CPU has handed over. */
+void report_print(const struct probe *p, const struct report *r);
+void reports_print(struct probe *p);
 
 /* ---- probe_regs.c: what ring 3 holds */
 
@@ -134,5 +183,13 @@ const char *time_features(const struct probe *p);
 void time_check(struct probe *p, uint64_t gap);
 /* Whether a gap is so long that the whole machine must have been paused. */
 bool time_was_paused(uint64_t gap);
+
+/* ---- probe_exact.c */
+
+void exact_options(void);
+bool exact_wanted(void);
+void exact_arm(struct probe *p);	/* instead of the timers of probe_time.c */
+bool exact_is_one_shot(const struct probe *p);	/* its initial count may read as 0 */
+void exact_check(struct probe *p);
 
 #endif

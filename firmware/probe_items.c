@@ -10,6 +10,7 @@
  * state that ends up in the wrong CPU shows. What the machine has once is the boot CPU's to watch.
  */
 #include "probe.h"
+#include "probe_mix.h"
 
 #define MSR_SYSENTER_ESP	0x175
 #define MSR_SYSENTER_EIP	0x176
@@ -305,6 +306,8 @@ unsigned int items_arm(struct probe *p)
 
 	for (unsigned int i = 0; i < ARRAY_SIZE(items); i++) {
 		it->absent[i] = !belongs_to(&items[i], p) || !item_read(&items[i], &it->was[i]);
+		if (items[i].kind == LAPIC && items[i].index == LAPIC_TMICT && exact_is_one_shot(p))
+			it->absent[i] = true;
 		count += !it->absent[i];
 	}
 	return count;

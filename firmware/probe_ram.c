@@ -7,6 +7,7 @@
  * more than reading.
  */
 #include "probe.h"
+#include "probe_mix.h"
 
 #define SLICE	(256 * 1024ull)
 #define STEP	0x9e3779b97f4a7c15u

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* General purpose, flags, x87 and vector registers: fresh values for every hold. */
 #include "probe.h"
+#include "probe_mix.h"
 
 #define FLAGS_TESTED	0x240cd5	/* CF PF AF ZF SF DF OF AC ID */
 

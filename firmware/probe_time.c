@@ -259,6 +259,7 @@ void time_options(void)
 	lost_after = us_to_tsc(option_number("lost_ms", 200) * 1000);
 	pause_length = us_to_tsc(20000);
 	clock_tolerance = option_number("clock_us", 1000) * 1000;
+	exact_options();
 }
 
 bool time_was_paused(uint64_t gap)
@@ -271,9 +272,14 @@ void time_arm(struct probe *p)
 	pvclock_start(&p->clocks);
 	if (kvm_offers(KVM_STEAL_TIME))
 		wrmsr(MSR_KVM_STEAL_TIME, (uintptr_t)&p->clocks.steal | 1);
-	if (p->cpu == 0)
+	p->clocks.lapic.count = &this_cpu()->irq_count[VEC_TIMER];
+	p->clocks.pit.count = &this_cpu()->irq_count[VEC_PIC];
+	if (exact_wanted())
+		exact_arm(p);
+	else if (p->cpu == 0)
 		pit_start(&p->clocks.pit);
-	lapic_timer_start(&p->clocks, option_number("timer_us", 1000));
+	if (!exact_wanted())
+		lapic_timer_start(&p->clocks, option_number("timer_us", 1000));
 	irq_enable();
 	p->clocks.tsc_last = rdtsc();
 }
@@ -295,6 +301,8 @@ void time_check(struct probe *p, uint64_t gap)
 		deadline_check(p);
 	timer_check(p, &c->lapic, gap);
 	timer_check(p, &c->pit, gap);
+	if (exact_wanted())
+		exact_check(p);
 	if (c->have_pvclock)
 		pvclock_check(p);
 }

@@ -41,6 +41,7 @@ static const struct {
 	unsigned long value;
 } requests[] = {
 	REQUEST(KVM_RUN),
+	REQUEST(KVM_SET_SIGNAL_MASK),
 	REQUEST(KVM_IRQ_LINE),
 	REQUEST(KVM_GET_MP_STATE),
 	REQUEST(KVM_GET_VCPU_EVENTS),

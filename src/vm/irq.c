@@ -27,6 +27,20 @@ void irq_line_set(struct irq_line *line, bool level)
 	drive(line);
 }
 
+int irq_line_pulse(struct irq_line *line)
+{
+	struct kvm_irq_level il = { .irq = line->gsi, .level = 1 };
+	int r = kvm_vm_call(line->vm, KVM_IRQ_LINE_STATUS, &il), accepted = il.status;
+
+	if (r == 0) {
+		il = (struct kvm_irq_level){ .irq = line->gsi }; /* the status took its place */
+		r = kvm_vm_call(line->vm, KVM_IRQ_LINE_STATUS, &il);
+	}
+	if (r < 0)
+		log_error("KVM_IRQ_LINE_STATUS for GSI %u: %s", line->gsi, strerror(-r));
+	return r < 0 ? -1 : accepted;
+}
+
 void irq_line_restore(struct irq_line *line, bool level)
 {
 	line->level = level;

@@ -68,6 +68,8 @@ int machine_load_vcpu(struct vcpu *v, struct error *err)
 	r = vcpu_state_set(v->state, &m->kvm, v->fd, err);
 	if (r < 0)
 		err_prefix(err, "section 'vcpu' %u", v->id);
+	else
+		lapic_timer_loaded(&v->timer, v->state);
 	return r;
 }
 
@@ -122,11 +124,13 @@ static int get_vcpu(struct vcpu *v, struct error *err)
 	struct machine *m = v->machine;
 	int r = vcpu_state_get(v->state, &m->kvm, v->fd, &m->guest.msrs.saved, err);
 
-	if (r < 0)
+	if (r < 0) {
 		err_prefix(err, "vCPU %u", v->id);
-	else
-		vcpu_state_keep_steal_time(v->state, v->steal_time);
-	return r;
+		return r;
+	}
+	vcpu_state_keep_steal_time(v->state, v->steal_time);
+	lapic_timer_save(&v->timer, v->state);
+	return 0;
 }
 
 static int save_vcpus(struct machine *m, struct stream_writer *w, bool describe,

@@ -12,10 +12,16 @@
  * instruction at the *next* KVM_RUN. Parking therefore enters KVM_RUN with immediate_exit set until
  * it answers EINTR; a string instruction may bring further exits on the way, which are served.
  *
+ * KVM makes an expired timer an interrupt only when the vCPU enters KVM_RUN (lapic_timer.c). So a
+ * vCPU with such a timer enters it once more before it parks, and leaves it where a kick would have
+ * it leave: with a signal pending. Each thread has one for good, blocked at any time but in this
+ * KVM_RUN. immediate_exit would not do: with it KVM_RUN turns round before it looks at timers.
+ *
  * The thread gives up what it does not need (machine_ops.confine) when the guest wants something for the
  * first time, and before it looks at what: until then nothing of the guest's has been touched, and so it
  * costs an update nothing before the guest runs. What it still may do, itself:
- * #syscalls vcpu: ioctl(KVM_RUN) ioctl(KVM_GET_REGS) ioctl(KVM_GET_SREGS)
+ * #syscalls vcpu: ioctl(KVM_RUN) ioctl(KVM_SET_SIGNAL_MASK) ioctl(KVM_GET_REGS)
+ * #syscalls vcpu: ioctl(KVM_GET_SREGS)
  * where it runs (mostly no system call), waiting, being kicked, and its end (glibc's)
  * #syscalls vcpu: getcpu
  * #syscalls vcpu: futex rt_sigreturn rt_sigprocmask madvise exit
@@ -182,6 +188,15 @@ static bool may_run(struct vcpu *v)
 	return atomic_load(&v->goal) == VCPU_RUN && !machine_is_stopping(v->machine);
 }
 
+/* After EINTR there is nothing to complete, nor where KVM cannot run the vCPU any more. */
+static void complete(struct vcpu *v, bool half_done)
+{
+	while (half_done) {
+		v->run->immediate_exit = 1;
+		half_done = run_once(v);
+	}
+}
+
 static void run_until_parked(struct vcpu *v)
 {
 	bool half_done = false;
@@ -195,11 +210,45 @@ static void run_until_parked(struct vcpu *v)
 			break;
 		half_done = run_once(v);
 	}
-	/* After EINTR there is nothing to complete, nor where KVM cannot run the vCPU any more. */
-	while (half_done) {
-		v->run->immediate_exit = 1;
-		half_done = run_once(v);
-	}
+	complete(v, half_done);
+}
+
+#define KERNEL_SIGSET_BYTES 8u /* not glibc's 128 */
+#define MASK_TRIES 3
+
+/* Which signals end a KVM_RUN; NULL: those that are not blocked anyway. */
+static int set_signal_mask(struct vcpu *v, const sigset_t *blocked)
+{
+	union {
+		struct kvm_signal_mask head;
+		uint8_t bytes[sizeof(struct kvm_signal_mask) + KERNEL_SIGSET_BYTES];
+	} mask = { .head.len = KERNEL_SIGSET_BYTES };
+
+	if (blocked)
+		memcpy(mask.head.sigset, blocked, KERNEL_SIGSET_BYTES);
+	return kvm_call(&v->machine->kvm, v->fd, KVM_SET_SIGNAL_MASK, blocked ? &mask : NULL);
+}
+
+static void settle(struct vcpu *v)
+{
+	bool half_done;
+	sigset_t blocked;
+
+	v->timer.marked = false;
+	if (machine_is_stopping(v->machine) ||
+	    !lapic_timer_mark(&v->timer, &v->machine->kvm, v->fd))
+		return;
+	sigfillset(&blocked);
+	sigdelset(&blocked, VCPU_SETTLE_SIGNAL);
+	sigdelset(&blocked, VCPU_KICK_SIGNAL);
+	if (set_signal_mask(v, &blocked) < 0)
+		return;
+	v->run->immediate_exit = 0;
+	half_done = run_once(v);
+	/* With the signal let through no KVM_RUN would ever get anywhere. */
+	for (int try = 0; set_signal_mask(v, NULL) < 0 && try < MASK_TRIES; try++)
+		;
+	complete(v, half_done);
 }
 
 /*
@@ -227,7 +276,6 @@ static bool wait_in_park(struct vcpu *v)
 	bool awake = true;
 
 	pthread_mutex_lock(&m->vcpu_lock);
-	v->stopped_ns = now;
 	atomic_store(&v->parked, true);
 	pthread_cond_broadcast(&m->vcpu_parked);
 	while (atomic_load(&v->goal) != VCPU_QUIT && !may_run(v))
@@ -246,11 +294,14 @@ static void *vcpu_thread(void *opaque)
 	snprintf(name, sizeof(name), "vcpu%u", v->id);
 	pthread_setname_np(pthread_self(), name);
 	v->tid = (pid_t)syscall(SYS_gettid);
+	v->stopped_ns = now_ns();
 	while (wait_in_park(v)) {
 		kick_run = v->run;
 		run_until_parked(v);
 		/* While parked the mapping may go (reset), and a late kick must not touch it. */
 		kick_run = NULL;
+		v->stopped_ns = now_ns();
+		settle(v);
 	}
 	return NULL;
 }
@@ -265,6 +316,7 @@ int vcpu_open(struct vcpu *v, struct error *err)
 		return err_sys(err, -r, "KVM_CREATE_VCPU %u", v->id);
 	v->fd = r;
 	v->steal_time = 0;
+	v->timer = (struct lapic_timer){ 0 };
 	fd_set_cloexec(v->fd, true);
 	v->run_size = m->kvm.run_size;
 	run = mmap(NULL, v->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, v->fd, 0);
@@ -307,6 +359,7 @@ int vcpu_start(struct vcpu *v, struct error *err)
 	if (r)
 		return err_sys(err, r, "thread for vCPU %u", v->id);
 	v->started = true;
+	pthread_kill(v->thread, VCPU_SETTLE_SIGNAL);
 	return 0;
 }
 

@@ -12,6 +12,8 @@
 
 #define VCPU_KICK_SIGNAL (SIGRTMIN + 1)
 #define VCPU_RETRY_NS 60000000000ull /* machine->retry_ns */
+/* Pending in every vCPU thread for good. Not a real-time one: RLIMIT_SIGPENDING can refuse these. */
+#define VCPU_SETTLE_SIGNAL SIGUSR1
 
 /* Once a process, before the first thread. */
 int vcpu_install_kick(struct error *err);

@@ -26,15 +26,11 @@
 #include <string.h>
 
 #include <molt/base/fd.h>
+#include <molt/vm/lapic_timer.h>
 #include <molt/vm/vcpu_kinds.h>
 
 #include "msrs.h"
 
-#define APIC_LVTT 0x320u
-#define APIC_TMICT 0x380u
-#define APIC_TMCCT 0x390u
-#define APIC_TDCR 0x3e0u
-#define APIC_LVTT_MODE_SHIFT 17u /* bits 17-18: 0 one-shot, 1 periodic, 2 TSC deadline */
 
 static int tsc_offset_attr(struct kvm *kvm, int fd, unsigned long request, uint64_t *offset,
 			   struct error *err)
@@ -147,56 +143,11 @@ static int set_tsc(const struct vcpu_state *st, struct kvm *kvm, int fd, struct 
 	return tsc_offset_attr(kvm, fd, KVM_SET_DEVICE_ATTR, &offset, err);
 }
 
-static uint32_t lapic_reg(const struct kvm_lapic_state *lapic, uint32_t reg)
-{
-	uint32_t value;
-
-	memcpy(&value, lapic->regs + reg, sizeof(value));
-	return value;
-}
-
-/* Intel SDM volume 3, "Divide Configuration Register": bits 0, 1 and 3; 111 divides by 1. */
-static uint64_t timer_divisor(uint32_t tdcr)
-{
-	return 1ull << ((((tdcr & 3) | ((tdcr & 8) >> 1)) + 1) & 7);
-}
-
-/*
- * KVM tells and takes the timer's current count as if no time passed in between; it counts
- * nanoseconds through the divider. So what the update took is taken off here, and the timer fires
- * when it would have fired: at once, if that was in the pause.
- */
-void vcpu_state_age_lapic(struct kvm_lapic_state *lapic, uint64_t elapsed_ns)
-{
-	uint32_t mode = (lapic_reg(lapic, APIC_LVTT) >> APIC_LVTT_MODE_SHIFT) & 3;
-	uint32_t current = lapic_reg(lapic, APIC_TMCCT), initial = lapic_reg(lapic, APIC_TMICT);
-	uint64_t ticks = elapsed_ns / timer_divisor(lapic_reg(lapic, APIC_TDCR));
-
-	if (mode > 1 || !current || !initial)
-		return;
-	if (ticks < current)
-		current -= (uint32_t)ticks;
-	else
-		current = 1;
-	memcpy(lapic->regs + APIC_TMCCT, &current, sizeof(current));
-}
-
-static int set_lapic(const struct vcpu_state *st, struct kvm *kvm, int fd, struct error *err)
-{
-	struct kvm_lapic_state lapic = st->lapic;
-	uint64_t now = now_ns();
-
-	if (st->lapic_ns && now > st->lapic_ns)
-		vcpu_state_age_lapic(&lapic, now - st->lapic_ns);
-	return CALL(KVM_SET_LAPIC, &lapic);
-}
-
 static int get_lapic(struct vcpu_state *st, struct kvm *kvm, int fd, const struct msr_list *msrs,
 		     struct error *err)
 {
 	(void)msrs;
-	st->lapic_ns = now_ns();
-	return CALL(KVM_GET_LAPIC, &st->lapic);
+	return lapic_timer_get(st, kvm, fd, err);
 }
 
 #define CALL_(request) { #request, request }
@@ -255,7 +206,7 @@ const struct vcpu_kind vcpu_kinds[VCPU_KINDS] = {
 		CAP_(KVM_CAP_IRQCHIP),
 		.save_at = 9,
 		.get = { CALL_(KVM_GET_LAPIC) }, .save = get_lapic,
-		.set = { CALL_(KVM_SET_LAPIC) }, .load = set_lapic,
+		.set = { CALL_(KVM_SET_LAPIC) }, .load = lapic_timer_set,
 	},
 	[VCPU_TSC_DEADLINE] = {
 		.name = "TSC deadline (read with the MSRs)",

@@ -54,7 +54,6 @@ enum op {
 /* What KVM holds of the device. */
 struct kvm_part {
 	struct kvm_irqchip chips[3];
-	struct kvm_pit_state2 pit;
 	uint64_t clock_offset;
 	uint64_t wall_clock;
 };
@@ -149,12 +148,6 @@ static int vm_ioctl(struct fake_machine *m, unsigned long request, uintptr_t arg
 	case KVM_GET_IRQCHIP:
 	case KVM_SET_IRQCHIP:
 		return irqchip((struct kvm_irqchip *)arg, request == KVM_SET_IRQCHIP);
-	case KVM_GET_PIT2:
-		*(struct kvm_pit_state2 *)arg = f.kvm.pit;
-		return 0;
-	case KVM_SET_PIT2:
-		f.kvm.pit = *(const struct kvm_pit_state2 *)arg;
-		return 0;
 	case KVM_GET_CLOCK:
 		*clock = (struct kvm_clock_data){ .clock = f.time_ns + f.kvm.clock_offset };
 		return 0;
@@ -177,9 +170,6 @@ static void set_kvm(struct fuzz_input *in)
 			   i < 2 ? sizeof(struct kvm_pic_state) : sizeof(struct kvm_ioapic_state));
 	}
 	f.kvm.chips[2].chip.ioapic.pad = 0;
-	fuzz_bytes(in, f.kvm.pit.channels, sizeof(f.kvm.pit.channels));
-	/* One that is over long since; one that runs goes on from what is left of its count. */
-	f.kvm.pit.channels[0].count_load_time = 0;
 	f.kvm.clock_offset = fuzz_u64(in);
 	f.kvm.wall_clock = fuzz_u64(in);
 }

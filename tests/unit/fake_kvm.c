@@ -218,12 +218,13 @@ static int add_slot(struct fake_vm *vm, const struct kvm_userspace_memory_region
 	return 0;
 }
 
-static int irq_line(struct fake_vm *vm, const struct kvm_irq_level *il)
+static int irq_line(struct fake_vm *vm, struct kvm_irq_level *il)
 {
 	if (!vm->has_irqchip || il->irq >= ARRAY_SIZE(vm->level))
 		return -ENXIO;
 	vm->edges[il->irq] += il->level && !vm->level[il->irq];
 	vm->level[il->irq] = il->level;
+	il->status = 1; /* in the place of the number */
 	return 0;
 }
 
@@ -237,17 +238,6 @@ static int irqchip(struct fake_vm *vm, struct kvm_irqchip *chip, bool set)
 		vm->chips[chip->chip_id] = *chip;
 	else
 		memcpy(&chip->chip, &vm->chips[chip->chip_id].chip, sizeof(chip->chip));
-	return 0;
-}
-
-static int pit(struct fake_vm *vm, struct kvm_pit_state2 *state, bool set)
-{
-	if (!vm->has_pit)
-		return -ENXIO;
-	if (set)
-		vm->pit = *state;
-	else
-		*state = vm->pit;
 	return 0;
 }
 
@@ -279,19 +269,15 @@ static int vm_ioctl(struct fake_kvm *f, struct fake_vm *vm, unsigned long reques
 		return add_slot(vm, (const struct kvm_userspace_memory_region *)arg);
 	case KVM_CREATE_IRQCHIP:
 		return once(&vm->has_irqchip);
-	case KVM_CREATE_PIT2:
-		return once(&vm->has_pit);
 	case KVM_GET_IRQCHIP:
 	case KVM_SET_IRQCHIP:
 		return irqchip(vm, (struct kvm_irqchip *)arg, request == KVM_SET_IRQCHIP);
-	case KVM_GET_PIT2:
-	case KVM_SET_PIT2:
-		return pit(vm, (struct kvm_pit_state2 *)arg, request == KVM_SET_PIT2);
 	case KVM_GET_CLOCK:
 	case KVM_SET_CLOCK:
 		return kvmclock(vm, (struct kvm_clock_data *)arg, request == KVM_SET_CLOCK);
 	case KVM_IRQ_LINE:
-		return irq_line(vm, (const struct kvm_irq_level *)arg);
+	case KVM_IRQ_LINE_STATUS:
+		return irq_line(vm, (struct kvm_irq_level *)arg);
 	case KVM_CREATE_VCPU:
 		return create_vcpu(f, (uint32_t)arg);
 	default:
@@ -405,6 +391,9 @@ static int vcpu_ioctl(struct fake_vcpu *v, unsigned long request, uintptr_t arg)
 	case KVM_SET_DEVICE_ATTR:
 		return tsc_attr(v, (const struct kvm_device_attr *)arg,
 				request == KVM_SET_DEVICE_ATTR);
+	case KVM_SET_SIGNAL_MASK:
+		v->settling = arg;
+		return 0;
 	case KVM_KVMCLOCK_CTRL:
 		v->kvmclock_ctrls++;
 		return 0;
@@ -488,13 +477,30 @@ static void halt(struct fake_kvm *f, struct fake_vcpu *v)
 	pthread_mutex_lock(&f->lock);
 }
 
+/* With a signal pending KVM_RUN executes nothing, but has a look at the timer. */
+static void take_expired(struct fake_vcpu *v)
+{
+	char *irr = v->lapic.regs + 0x200 + v->expired / 32 * 0x10;
+	uint32_t bits;
+
+	v->settled++;
+	if (!v->expired)
+		return;
+	memcpy(&bits, irr, sizeof(bits));
+	bits |= 1u << v->expired % 32;
+	memcpy(irr, &bits, sizeof(bits));
+	v->expired = 0;
+}
+
 static int run_vcpu(struct fake_kvm *f, struct fake_vcpu *v)
 {
 	v->runs++;
 	if (v->in_flight && complete(v))
 		return play(v);
 	for (;;) {
-		if (immediate_exit(v)) {
+		if (immediate_exit(v) || v->settling) {
+			if (!immediate_exit(v))
+				take_expired(v);
 			v->run->exit_reason = KVM_EXIT_INTR;
 			return -EINTR;
 		}
@@ -565,7 +571,7 @@ static int fake_ioctl(struct kvm *kvm, int fd, unsigned long request, uintptr_t 
 static void all_capabilities(struct fake_kvm *f)
 {
 	static const int flags[] = {
-		KVM_CAP_IRQCHIP, KVM_CAP_PIT2, KVM_CAP_PIT_STATE2, KVM_CAP_IMMEDIATE_EXIT,
+		KVM_CAP_IRQCHIP, KVM_CAP_IRQ_INJECT_STATUS, KVM_CAP_IMMEDIATE_EXIT,
 		KVM_CAP_XSAVE, KVM_CAP_VCPU_EVENTS, KVM_CAP_DEBUGREGS, KVM_CAP_MP_STATE,
 		KVM_CAP_GET_TSC_KHZ, KVM_CAP_SREGS2, KVM_CAP_XCRS, KVM_CAP_VCPU_ATTRIBUTES,
 		KVM_CAP_TSC_CONTROL, KVM_CAP_TSC_DEADLINE_TIMER, KVM_CAP_EXCEPTION_PAYLOAD,

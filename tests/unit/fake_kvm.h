@@ -60,10 +60,8 @@ struct fake_vm {
 	unsigned int nslots;
 	struct kvm_userspace_memory_region slots[FAKE_SLOTS];
 	bool has_irqchip;
-	bool has_pit;
 	bool slots_after_irqchip;
 	struct kvm_irqchip chips[3];
-	struct kvm_pit_state2 pit;
 	int64_t clock_offset; /* kvmclock less CLOCK_MONOTONIC_RAW */
 	bool level[24];
 	unsigned int edges[24];
@@ -96,6 +94,9 @@ struct fake_vcpu {
 	struct fake_exit script[FAKE_SCRIPT];
 	unsigned int nscript;
 	unsigned int at;
+	bool settling;           /* KVM_SET_SIGNAL_MASK lets a pending signal through */
+	unsigned int settled;    /* such runs */
+	uint8_t expired;         /* vector of a timer that only KVM_RUN shows, or 0 */
 	bool in_flight;          /* an exit whose instruction is not completed */
 	struct fake_exit done[FAKE_SCRIPT]; /* completed ones, data as the guest then has it */
 	unsigned int ndone;

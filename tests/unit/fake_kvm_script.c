@@ -93,7 +93,8 @@ void fake_vcpu_randomise(struct fake_vcpu *v, uint32_t seed)
 	v->xcrs.nr_xcrs = 1;
 	fake_random_bytes(&seed, v->xsave, sizeof(v->xsave));
 	fake_random_bytes(&seed, &v->lapic, sizeof(v->lapic));
-	/* A timer that is not running: one that runs is aged by the load. */
+	/* A timer that is not set: of one that is, saving and loading change something. */
+	memset(v->lapic.regs + 0x380, 0, 4);
 	memset(v->lapic.regs + 0x390, 0, 4);
 	fake_random_bytes(&seed, &v->mp_state, sizeof(v->mp_state));
 	fake_random_bytes(&seed, &v->events, offsetof(struct kvm_vcpu_events, reserved));

@@ -17,16 +17,18 @@
 static int fake_ioctl(struct kvm *kvm, int fd, unsigned long request, uintptr_t arg)
 {
 	struct fake_machine *f = kvm->opaque;
-	const struct kvm_irq_level *il = (const struct kvm_irq_level *)arg;
+	struct kvm_irq_level *il = (struct kvm_irq_level *)arg;
 
 	(void)fd;
-	if (request != KVM_IRQ_LINE)
+	if (request != KVM_IRQ_LINE && request != KVM_IRQ_LINE_STATUS)
 		return f->vm_ioctl ? f->vm_ioctl(f, request, arg) : -ENOTTY;
 	assert_true(il->irq < FAKE_GSIS);
 	f->irq_calls++;
 	if (il->level && !f->level[il->irq])
 		f->edges[il->irq]++;
 	f->level[il->irq] = il->level;
+	if (request == KVM_IRQ_LINE_STATUS)
+		il->status = f->irq_status; /* in the place of the number */
 	return 0;
 }
 
@@ -57,6 +59,7 @@ void fake_machine_init(struct fake_machine *f)
 	struct error err = ERROR_INIT;
 
 	memset(f, 0, sizeof(*f));
+	f->irq_status = 1;
 	f->m.kvm.fd = -1;
 	f->m.kvm.ioctl = fake_ioctl;
 	f->m.kvm.opaque = f;

@@ -24,6 +24,7 @@ struct fake_machine {
 	bool level[FAKE_GSIS];
 	unsigned int edges[FAKE_GSIS]; /* low to high */
 	unsigned int irq_calls;
+	int irq_status; /* what KVM_IRQ_LINE_STATUS answers: 1 after fake_machine_init() */
 	bool exited;
 	const char *exit_reason;
 	const char *option_name; /* one option of the command line */

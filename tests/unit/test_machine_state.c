@@ -381,10 +381,10 @@ static void test_save_failure_is_told(void **state)
 	assert_non_null(strstr(err.text, "vCPU 1"));
 	memset(fds, 0, sizeof(*fds));
 	stream_begin(&w, &header);
-	b.kvm->fail_request = KVM_GET_PIT2;
+	b.kvm->fail_request = KVM_GET_IRQCHIP;
 	b.kvm->fail_skip = 0;
 	assert_int_equal(machine_save(&b.m, &w, fds, &err), -EIO);
-	assert_non_null(strstr(err.text, "device 'pit'"));
+	assert_non_null(strstr(err.text, "device 'irqchip'"));
 	memset(fds, 0, sizeof(*fds));
 	stream_begin(&w, &header);
 	b.kvm->fail_request = KVM_GET_LAPIC;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* vCPU state: the order in which KVM is told, what it is never told, and the LAPIC's age. */
+/* vCPU state: the order in which KVM is told, and what it is never told. */
 #include "fake_kvm.h"
 
 #include <errno.h>
@@ -10,11 +10,6 @@
 #include <molt/base/fd.h>
 #include <molt/vm/cpuid.h>
 #include <molt/vm/vcpu_kinds.h>
-
-#define LVTT 0x320
-#define TMICT 0x380
-#define TMCCT 0x390
-#define TDCR 0x3e0
 
 /* Two vCPUs of one VM: state goes from a to b. */
 struct fixture {
@@ -440,106 +435,6 @@ static void test_each_failure_is_named(void **state)
 		}
 }
 
-/* ---- the LAPIC timer ---- */
-
-static void put(struct kvm_lapic_state *l, uint32_t reg, uint32_t value)
-{
-	memcpy(l->regs + reg, &value, sizeof(value));
-}
-
-static uint32_t aged(uint32_t mode, uint32_t divide, uint32_t initial, uint32_t current,
-		     uint64_t ns)
-{
-	struct kvm_lapic_state l, before;
-	uint32_t value;
-
-	memset(&l, 0x5a, sizeof(l));
-	put(&l, LVTT, mode << 17);
-	put(&l, TDCR, divide);
-	put(&l, TMICT, initial);
-	put(&l, TMCCT, current);
-	before = l;
-	vcpu_state_age_lapic(&l, ns);
-	memcpy(&value, l.regs + TMCCT, sizeof(value));
-	put(&before, TMCCT, value);
-	/* Nothing but the current count may change. */
-	assert_memory_equal(&l, &before, sizeof(l));
-	return value;
-}
-
-static void test_age_divides(void **state)
-{
-	/* Intel SDM volume 3, figure 11-10: bits 0, 1, 3. */
-	static const uint32_t dividers[][2] = {
-		{ 0x0, 2 }, { 0x1, 4 }, { 0x2, 8 }, { 0x3, 16 },
-		{ 0x8, 32 }, { 0x9, 64 }, { 0xa, 128 }, { 0xb, 1 },
-	};
-
-	(void)state;
-	for (size_t i = 0; i < ARRAY_SIZE(dividers); i++)
-		assert_int_equal(aged(0, dividers[i][0], 1000000, 900000, 128000),
-				 900000 - 128000 / dividers[i][1]);
-}
-
-static void test_age_modes(void **state)
-{
-	(void)state;
-	assert_int_equal(aged(0, 0xb, 1000, 500, 100), 400);
-	assert_int_equal(aged(1, 0xb, 1000, 500, 100), 400);
-	assert_int_equal(aged(2, 0xb, 1000, 500, 100), 500);
-	assert_int_equal(aged(3, 0xb, 1000, 500, 100), 500);
-}
-
-static void test_age_leaves_one(void **state)
-{
-	(void)state;
-	assert_int_equal(aged(0, 0xb, 1000, 500, 499), 1);
-	assert_int_equal(aged(0, 0xb, 1000, 500, 500), 1);
-	assert_int_equal(aged(0, 0xb, 1000, 500, UINT64_MAX), 1);
-	assert_int_equal(aged(1, 0x3, 0xffffffff, 0xffffffff, 16ull * 0xffffffff), 1);
-	assert_int_equal(aged(0, 0xb, 1000, 1, 0), 1);
-}
-
-static void test_age_of_a_stopped_timer(void **state)
-{
-	(void)state;
-	assert_int_equal(aged(0, 0xb, 1000, 0, 100), 0);
-	assert_int_equal(aged(0, 0xb, 0, 500, 100), 500);
-}
-
-static void test_load_ages_the_timer(void **state)
-{
-	struct fixture *f = *state;
-	uint32_t current;
-
-	put(&f->a->lapic, LVTT, 0);
-	put(&f->a->lapic, TDCR, 0xb);
-	put(&f->a->lapic, TMICT, 4000000000u);
-	put(&f->a->lapic, TMCCT, 4000000000u);
-	get(f);
-	f->st->lapic_ns -= 1000000000; /* the update took a second */
-	set(f);
-	memcpy(&current, f->b->lapic.regs + TMCCT, sizeof(current));
-	assert_true(current <= 3000000000u);
-	assert_true(current > 1000000000u);
-}
-
-static void test_stamp_from_the_future_ages_nothing(void **state)
-{
-	struct fixture *f = *state;
-	uint32_t current;
-
-	put(&f->a->lapic, LVTT, 0);
-	put(&f->a->lapic, TDCR, 0xb);
-	put(&f->a->lapic, TMICT, 500);
-	put(&f->a->lapic, TMCCT, 500);
-	get(f);
-	f->st->lapic_ns = UINT64_MAX;
-	set(f);
-	memcpy(&current, f->b->lapic.regs + TMCCT, sizeof(current));
-	assert_int_equal(current, 500);
-}
-
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -566,12 +461,6 @@ int main(void)
 		CASE(test_host_without_tsc_offset),
 		CASE(test_xsave_sizes),
 		CASE(test_each_failure_is_named),
-		cmocka_unit_test(test_age_divides),
-		cmocka_unit_test(test_age_modes),
-		cmocka_unit_test(test_age_leaves_one),
-		cmocka_unit_test(test_age_of_a_stopped_timer),
-		CASE(test_load_ages_the_timer),
-		CASE(test_stamp_from_the_future_ages_nothing),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -24,6 +24,13 @@ void irq_line_init(struct irq_line *line, struct kvm_vm *vm, uint32_t gsi, bool 
 void irq_line_set(struct irq_line *line, bool level);
 
 /*
+ * One edge of a wire that is low. Positive: an interrupt controller took it. 0: the one before
+ * still waits in there, and this one is nothing. Negative: masked (or an error, which is logged).
+ * Main only.
+ */
+int irq_line_pulse(struct irq_line *line);
+
+/*
  * After an update, when KVM's own irqchip state is back: takes the wire's level without making a
  * second edge. A level-triggered line that is high is asserted again; an edge line is not, for its
  * edge is in the irqchip's state already.

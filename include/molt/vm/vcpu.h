@@ -14,6 +14,7 @@
 
 #include <molt/base/error.h>
 #include <molt/vm/kvm.h>
+#include <molt/vm/lapic_timer.h>
 #include <molt/vm/vcpu_state.h>
 
 struct machine;
@@ -48,6 +49,7 @@ struct vcpu {
 	_Atomic int host_cpu;      /* and on which CPU of the host; -1: not yet */
 	uint64_t steal_time;       /* the guest's MSR, where it was stopped in this KVM VM; else 0 */
 	struct vcpu_retry retry;   /* the thread's own */
+	struct lapic_timer timer;  /* whose fd is, see docs/architecture.md */
 	struct vcpu_state *state;  /* CPUID always; the rest while saved or loaded */
 };
 

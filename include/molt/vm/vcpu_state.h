@@ -96,7 +96,4 @@ void vcpu_state_keep_steal_time(struct vcpu_state *st, uint64_t value);
 /* Tells the guest's watchdogs, at the next KVM_RUN, that it did not run for a while. */
 void vcpu_state_tell_paused(struct kvm *kvm, int vcpu_fd);
 
-/* Takes elapsed_ns off a running one-shot or periodic APIC timer's current count (at least 1 stays). */
-void vcpu_state_age_lapic(struct kvm_lapic_state *lapic, uint64_t elapsed_ns);
-
 #endif
