@@ -89,7 +89,7 @@ def wrong_subject(subject):
         return "ends in a full stop"
     if re.match(r"(fixup|squash|amend)!|wip\b", subject, re.I):
         return "is not for others to read"
-    if not re.match(r"[A-Z0-9]|[a-z_0-9.]+(\(|:|\b)", subject):
+    if not re.match(r"[A-Za-z_0-9.]+(\(|:|\b)", subject):
         return "does not begin with a word"
     return None
 

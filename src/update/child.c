@@ -13,6 +13,7 @@
 #ifndef P_PIDFD
 #define P_PIDFD 3 /* Linux 5.4, waitid(2) */
 #endif
+#define PAUSE_US 1000
 #define SIGNAL_PROCESS_GROUP 4u /* PIDFD_SIGNAL_PROCESS_GROUP: Linux 6.9, pidfd_send_signal(2) */
 
 static void forget(struct child *c)
@@ -49,15 +50,21 @@ bool child_hold(struct child *c)
 
 bool child_wait(struct child *c, int timeout_ms)
 {
+	const uint64_t until = now_ns() + (uint64_t)timeout_ms * 1000000u;
 	struct pollfd pfd = { .events = POLLIN };
 
 	if (!child_hold(c))
 		return c->pid <= 0;
 	pfd.fd = c->fd;
-	while (timeout_ms && poll(&pfd, 1, timeout_ms) < 0 && errno == EINTR)
-		;
-	if (has_ended(c, true) == 0)
-		return false;
+	while (has_ended(c, true) == 0) {
+		uint64_t now = now_ns();
+
+		if (now >= until)
+			return false;
+		/* It may fail for want of memory, which is no reason not to wait. */
+		if (poll(&pfd, 1, (int)((until - now) / 1000000u) + 1) < 0)
+			usleep(PAUSE_US);
+	}
 	forget(c);
 	return true;
 }
