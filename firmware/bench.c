@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * bench: what tests/bench measures with. The CPU reads the TSC for ever and keeps the largest gap
- * between two readings in a mailbox in RAM, where the host reads it: there is not one exit but those
- * that are to be measured. On request it writes to each page of RAM and says how long that took.
+ * between two readings in a mailbox in RAM, where the host reads it: there is not one exit but
+ * those that are to be measured. On request it writes to each page of RAM and says how long that
+ * took.
  *
- * It runs in two ways. Booted by PVH like every tiny guest, by a VMM. Or entered at bench_enter() by
- * a program that knows nothing but the mailbox (tests/bench/floor.c), anew after each exec: then it
- * goes on where the reading before stood, so the gap spans the exec.
+ * It runs in two ways. Booted by PVH like every tiny guest, by a VMM. Or entered at bench_enter()
+ * by a program that knows nothing but the mailbox (tests/bench/floor.c), anew after each exec: then
+ * it goes on where the reading before stood, so the gap spans the exec.
  *
  * Options: cpus=N starts further CPUs, which sleep.
  */

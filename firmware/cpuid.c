@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Prints what CPUID says for each byte that comes in on COM1, a line a subleaf: "cpuid: LEAF.SUBLEAF
- * EAX EBX ECX EDX", and then "cpuid: end BYTE". Ctrl-D ends it.
+ * Prints what CPUID says for each byte that comes in on COM1, a line a subleaf: "cpuid:
+ * LEAF.SUBLEAF EAX EBX ECX EDX", and then "cpuid: end BYTE". Ctrl-D ends it.
  */
 #include "lib/guest.h"
 
-#define COM1		0x3f8
-#define LSR_DATA	0x01
-#define CTRL_D		0x04
-#define SUBLEAVES	20	/* of the leaves that have them */
+#define COM1 0x3f8
+#define LSR_DATA 0x01
+#define CTRL_D 0x04
+#define SUBLEAVES 20 /* of the leaves that have them */
 
 static void print_leaf(uint32_t leaf, uint32_t subleaf)
 {
@@ -30,7 +30,8 @@ static void print_leaves(uint32_t first)
 	if (last < first || last > first + 0x100)
 		return;
 	for (uint32_t leaf = first; leaf <= last; leaf++)
-		for (uint32_t subleaf = 0; subleaf < (has_subleaves(leaf) ? SUBLEAVES : 1); subleaf++)
+		for (uint32_t subleaf = 0; subleaf < (has_subleaves(leaf) ? SUBLEAVES : 1);
+		     subleaf++)
 			print_leaf(leaf, subleaf);
 }
 

@@ -7,20 +7,20 @@
  */
 #include "lib/guest.h"
 
-#define COM1		0x3f8
-#define IER_RX		0x01
-#define IER_THRE	0x02
-#define IIR_NONE	0x01
-#define LSR_DATA	0x01
-#define LSR_THRE	0x20
-#define CTRL_D		0x04
-#define FIFO_SIZE	16
+#define COM1 0x3f8
+#define IER_RX 0x01
+#define IER_THRE 0x02
+#define IIR_NONE 0x01
+#define LSR_DATA 0x01
+#define LSR_THRE 0x20
+#define CTRL_D 0x04
+#define FIFO_SIZE 16
 
-#define IRQ_COM1	4
-#define VEC_IOAPIC_COM1	0x44
+#define IRQ_COM1 4
+#define VEC_IOAPIC_COM1 0x44
 
 static char ring[4096];
-static unsigned int head, tail;		/* free running: filled at head, sent from tail */
+static unsigned int head, tail; /* free running: filled at head, sent from tail */
 static bool ended;
 
 static void receive(void)
@@ -57,7 +57,7 @@ static unsigned int route(void)
 {
 	lapic_enable();
 	if (option_is("irq", "pic")) {
-		outb(0x21, (uint8_t)~(1u << IRQ_COM1));
+		outb(0x21, (uint8_t) ~(1u << IRQ_COM1));
 		return VEC_PIC + IRQ_COM1;
 	}
 	ioapic_write(0x10 + 2 * IRQ_COM1 + 1, lapic_read(LAPIC_ID));
@@ -71,7 +71,7 @@ void guest_main(void)
 	const volatile uint64_t *irqs = &this_cpu()->irq_count[vector];
 
 	print("echo: ready irq=%s\n", vector == VEC_IOAPIC_COM1 ? "ioapic" : "pic");
-	outb(COM1 + 4, 0x0b);	/* OUT2 lets the interrupt out */
+	outb(COM1 + 4, 0x0b); /* OUT2 lets the interrupt out */
 	outb(COM1 + 1, IER_RX);
 	while (!ended || head != tail) {
 		uint64_t seen = *irqs;

@@ -10,7 +10,7 @@
  */
 #include "lib/guest.h"
 
-#define NOWHERE	0xd0000000	/* in the 32-bit PCI window, which has no device there */
+#define NOWHERE 0xd0000000 /* in the 32-bit PCI window, which has no device there */
 
 void guest_main(void)
 {

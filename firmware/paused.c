@@ -7,9 +7,9 @@
  */
 #include "lib/guest.h"
 
-#define MSR_KVM_SYSTEM_TIME	0x4b564d01
-#define PVCLOCK_GUEST_STOPPED	2u
-#define FLAGS			29
+#define MSR_KVM_SYSTEM_TIME 0x4b564d01
+#define PVCLOCK_GUEST_STOPPED 2u
+#define FLAGS 29
 
 static volatile uint8_t clock[64] __attribute__((aligned(64)));
 

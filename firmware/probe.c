@@ -90,7 +90,7 @@ static void check_stall(struct probe *p, uint64_t gap)
 {
 	uint64_t now = rdtsc();
 
-	if (time_was_paused(gap))	/* that is nobody's fault */
+	if (time_was_paused(gap)) /* that is nobody's fault */
 		p->seen_at += gap;
 	if (p->holds != p->seen_holds) {
 		p->seen_holds = p->holds;
@@ -138,12 +138,11 @@ static uint64_t print_pass(struct probe *p, uint64_t n, uint64_t printing)
 	print("probe: pass %lu gap_us=%lu print_us=%lu print_gap_us=%lu timer_irqs=%lu "
 	      "pit_irqs=%lu holds=%lu ram_rounds=%lu clock_us=%ld changes=%lu cpus=%u "
 	      "ap_gap_us=%lu ap_timer_irqs=%lu ap_holds=%lu verified=%lu\n",
-	      n, tsc_to_us(gap), tsc_to_us(printing), tsc_to_us(char_gap),
-	      *p->clocks.lapic.count, *p->clocks.pit.count, p->holds, ram_rounds,
-	      p->clocks.error / 1000, changes, cpus, tsc_to_us(ap_gap), ap_irqs, ap_holds,
-	      verified);
+	      n, tsc_to_us(gap), tsc_to_us(printing), tsc_to_us(char_gap), *p->clocks.lapic.count,
+	      *p->clocks.pit.count, p->holds, ram_rounds, p->clocks.error / 1000, changes, cpus,
+	      tsc_to_us(ap_gap), ap_irqs, ap_holds, verified);
 	p->last = rdtsc();
-	p->exact.checked_at = p->last - print_gap;	/* it ran meanwhile, as far as that tells */
+	p->exact.checked_at = p->last - print_gap; /* it ran meanwhile, as far as that tells */
 	return p->last - start;
 }
 

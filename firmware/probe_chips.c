@@ -2,11 +2,11 @@
 /* Timers of the machine that are watched for their phase: the RTC, and channel 2 of the PIT. */
 #include "probe_exact.h"
 
-#define VEC_RTC		(VEC_PIC + 8)
-#define RTC_HZ		16u
+#define VEC_RTC (VEC_PIC + 8)
+#define RTC_HZ 16u
 
-#define PIT2_RELOAD	65521u
-#define PIT2_EVERY	16	/* turns */
+#define PIT2_RELOAD 65521u
+#define PIT2_EVERY 16 /* turns */
 uint64_t pit_to_tsc(uint64_t ticks)
 {
 	return ticks * 1000 * tsc_khz / PIT_HZ;
@@ -23,11 +23,11 @@ static uint8_t rtc_read(uint8_t index)
 void rtc_start(struct rtc_timer *t)
 {
 	outb(0x70, 0x0a);
-	outb(0x71, 0x2c);		/* 32.768 kHz, 16 Hz */
+	outb(0x71, 0x2c); /* 32.768 kHz, 16 Hz */
 	outb(0x70, 0x0b);
-	outb(0x71, 0x42);		/* PIE, 24 hours, BCD */
+	outb(0x71, 0x42); /* PIE, 24 hours, BCD */
 	rtc_read(0x0c);
-	rtc_read(0x0b);			/* the index that probe_items.c watches */
+	rtc_read(0x0b); /* the index that probe_items.c watches */
 	t->count = irqs(VEC_RTC, &t->base);
 	t->period = 1000 * tsc_khz / RTC_HZ;
 	t->w.tolerance = tolerances.late;
@@ -84,11 +84,11 @@ void rtc_check(struct probe *p, struct rtc_timer *t, uint64_t gap)
 		check_lost(p, &t->w, t->due, gap);
 		return;
 	}
-	if (t->due && count - t->count > 1)	/* not acknowledged in between */
+	if (t->due && count - t->count > 1) /* not acknowledged in between */
 		changed(p, t->w.again, t->count + 1, count);
 	if (t->due)
 		rtc_look(p, t, tsc);
-	else		/* the first, whenever it came */
+	else /* the first, whenever it came */
 		t->base = tsc - t->period;
 	t->count = count;
 	t->due = tsc + 2 * t->period;
@@ -102,7 +102,7 @@ void rtc_check(struct probe *p, struct rtc_timer *t, uint64_t gap)
 void pit2_start(struct pit2 *t)
 {
 	outb(0x61, (uint8_t)((inb(0x61) & 0xfc) | 1));
-	outb(0x43, 0xb4);	/* channel 2, rate generator */
+	outb(0x43, 0xb4); /* channel 2, rate generator */
 	outb(0x42, (uint8_t)PIT2_RELOAD);
 	outb(0x42, (uint8_t)(PIT2_RELOAD >> 8));
 	t->base = rdtsc();
@@ -124,7 +124,7 @@ void pit2_check(struct probe *p, struct pit2 *t)
 	count |= (uint64_t)inb(0x42) << 8;
 	slew = (int64_t)((before - t->base) / 1000000 * SLEW_PPM);
 	width = (int64_t)(after - before);
-	if (width > period / 8)		/* stopped in between: that tells nothing */
+	if (width > period / 8) /* stopped in between: that tells nothing */
 		return;
 	low = (int64_t)(before - t->base - pit_to_tsc(PIT2_RELOAD - count)) % period;
 	if (low > period / 2)

@@ -28,10 +28,10 @@
 #include "probe_exact.h"
 #include "probe_mix.h"
 
-#define VEC_TIMER		0x40
-#define MSR_TSC_DEADLINE	0x6e0
-#define LVTT_ONE_SHOT		0
-#define PIT_RELOAD		54881u	/* 46 ms */
+#define VEC_TIMER 0x40
+#define MSR_TSC_DEADLINE 0x6e0
+#define LVTT_ONE_SHOT 0
+#define PIT_RELOAD 54881u /* 46 ms */
 
 static bool wanted, pit_once;
 
@@ -162,15 +162,19 @@ static void lapic_start(struct probe *p)
 
 	if (mode == LVTT_DEADLINE && !(cpuid(1, 0).ecx >> 24 & 1))
 		mode = LVTT_ONE_SHOT;
-	lapic_write(LAPIC_TDCR, 0x3);	/* divide by 16 */
+	lapic_write(LAPIC_TDCR, 0x3); /* divide by 16 */
 	lapic_write(LAPIC_LVTT, VEC_TIMER | mode);
-	x->lapic_shot.w = (struct window){ .early = "oneshot-early", .late = "oneshot-late",
-					   .again = "oneshot-again", .lost = "oneshot-lost" };
+	x->lapic_shot.w = (struct window){ .early = "oneshot-early",
+					   .late = "oneshot-late",
+					   .again = "oneshot-again",
+					   .lost = "oneshot-lost" };
 	if (mode == LVTT_DEADLINE)
-		x->lapic_shot.w = (struct window){
-			.early = "deadline-early", .late = "deadline-late",
-			.again = "deadline-again", .lost = "deadline-lost" };
-	x->lapic.w = (struct window){ .early = "periodic-early", .late = "periodic-late",
+		x->lapic_shot.w = (struct window){ .early = "deadline-early",
+						   .late = "deadline-late",
+						   .again = "deadline-again",
+						   .lost = "deadline-lost" };
+	x->lapic.w = (struct window){ .early = "periodic-early",
+				      .late = "periodic-late",
 				      .lost = "periodic-lost" };
 	x->lapic_shot.deadline = mode == LVTT_DEADLINE;
 	x->lapic_shot.length = us_to_tsc(us);
@@ -187,8 +191,10 @@ static void lapic_start(struct probe *p)
 static void pit_start(struct exact *x)
 {
 	x->pit.w = (struct window){ .early = "pit-early", .late = "pit-late", .lost = "pit-lost" };
-	x->pit_shot.w = (struct window){ .early = "pit-once-early", .late = "pit-once-late",
-					 .again = "pit-once-again", .lost = "pit-once-lost" };
+	x->pit_shot.w = (struct window){ .early = "pit-once-early",
+					 .late = "pit-once-late",
+					 .again = "pit-once-again",
+					 .lost = "pit-once-lost" };
 	x->pit_shot.value = PIT_RELOAD;
 	x->pit_shot.length = pit_to_tsc(PIT_RELOAD);
 	outb(0x43, pit_once ? 0x30 : 0x34);
@@ -205,11 +211,13 @@ void exact_arm(struct probe *p)
 	struct exact *x = &p->exact;
 
 	if (p->cpu == 0) {
-		outb(0xa1, 0xde);	/* the RTC's line as well */
+		outb(0xa1, 0xde); /* the RTC's line as well */
 		pit_start(x);
 		pit2_start(&x->pit2);
-		x->rtc.w = (struct window){ .early = "rtc-early", .late = "rtc-late",
-					    .again = "rtc-again", .lost = "rtc-lost" };
+		x->rtc.w = (struct window){ .early = "rtc-early",
+					    .late = "rtc-late",
+					    .again = "rtc-again",
+					    .lost = "rtc-lost" };
 		rtc_start(&x->rtc);
 	}
 	lapic_start(p);

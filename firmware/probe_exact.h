@@ -5,17 +5,17 @@
 
 #include "probe.h"
 
-#define WINDOW		8	/* interrupts that tell the phase together */
-#define AGREE		4	/* windows that must agree that it is another */
-#define LEARN		4	/* windows that find it at first */
-#define ONLY_EARLIER	2
-#define SLEW_PPM	50	/* how far the TSC and the timers' clock may be apart */
-#define PIT_HZ		1193182u
+#define WINDOW 8 /* interrupts that tell the phase together */
+#define AGREE 4  /* windows that must agree that it is another */
+#define LEARN 4  /* windows that find it at first */
+#define ONLY_EARLIER 2
+#define SLEW_PPM 50 /* how far the TSC and the timers' clock may be apart */
+#define PIT_HZ 1193182u
 
 /* ---- probe_window.c */
 
 struct tolerances {
-	uint64_t early, late, lost;	/* TSC ticks */
+	uint64_t early, late, lost; /* TSC ticks */
 };
 extern struct tolerances tolerances;
 

@@ -3,18 +3,18 @@
 #ifndef PROBE_HOLD_H
 #define PROBE_HOLD_H
 
-#define HOLD_GPR_IN		0	/* rax rbx rcx rdx rsi rdi rbp rsp r8 .. r15 */
-#define HOLD_GPR_OUT		128
-#define HOLD_FLAGS_IN		256
-#define HOLD_SAVED_RSP		264	/* the caller's */
-#define HOLD_XCR0		272	/* 0: FXRSTOR and FXSAVE */
-#define HOLD_VECTOR_IN		280	/* pointers to areas in XSAVE format */
-#define HOLD_VECTOR_OUT		288
-#define HOLD_VECTOR_ENTRY	296
-#define HOLD_FLAGS_OUT		304
-#define HOLD_RSP		312	/* where the stack pointer stands meanwhile */
+#define HOLD_GPR_IN 0 /* rax rbx rcx rdx rsi rdi rbp rsp r8 .. r15 */
+#define HOLD_GPR_OUT 128
+#define HOLD_FLAGS_IN 256
+#define HOLD_SAVED_RSP 264 /* the caller's */
+#define HOLD_XCR0 272      /* 0: FXRSTOR and FXSAVE */
+#define HOLD_VECTOR_IN 280 /* pointers to areas in XSAVE format */
+#define HOLD_VECTOR_OUT 288
+#define HOLD_VECTOR_ENTRY 296
+#define HOLD_FLAGS_OUT 304
+#define HOLD_RSP 312 /* where the stack pointer stands meanwhile */
 
-#define HOLD_PAUSES		4096
+#define HOLD_PAUSES 4096
 
 #ifndef __ASSEMBLER__
 #include <stddef.h>

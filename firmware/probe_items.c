@@ -12,24 +12,32 @@
 #include "probe.h"
 #include "probe_mix.h"
 
-#define MSR_SYSENTER_ESP	0x175
-#define MSR_SYSENTER_EIP	0x176
+#define MSR_SYSENTER_ESP 0x175
+#define MSR_SYSENTER_EIP 0x176
 
 enum kind {
-	MSR, CR, DR, LAPIC,					/* each CPU's */
-	IOAPIC, PORT, CMOS, PIT_MODE, SERIAL_DIVISOR		/* the machine's */
+	MSR,
+	CR,
+	DR,
+	LAPIC, /* each CPU's */
+	IOAPIC,
+	PORT,
+	CMOS,
+	PIT_MODE,
+	SERIAL_DIVISOR /* the machine's */
 };
 
 struct item {
 	const char *name;
 	enum kind kind;
-	bool set;		/* else only watched */
+	bool set; /* else only watched */
 	uint32_t index;
 	uint64_t pattern;
-	uint64_t vary;		/* bits of it that are different on every CPU but the first */
-	uint64_t ignore;	/* bits that move by themselves */
+	uint64_t vary;   /* bits of it that are different on every CPU but the first */
+	uint64_t ignore; /* bits that move by themselves */
 };
 
+/* clang-format off */
 #define WATCH(name, kind, index)		{ name, kind, false, index, 0, 0, 0 }
 #define WATCH_BUT(name, kind, index, ignore)	{ name, kind, false, index, 0, 0, ignore }
 #define SET(name, kind, index, pattern)		{ name, kind, true, index, pattern, 0, 0 }
@@ -126,6 +134,7 @@ static const struct item items[] = {
 	SET("acpi-pm1-enable", PORT, 0x603, 0x01),	/* PWRBTN_EN, in the high byte */
 	WATCH("reset-cf9", PORT, 0xcf9),
 };
+/* clang-format on */
 
 _Static_assert(ARRAY_SIZE(items) <= ITEMS_MAX, "probe.h");
 
@@ -133,7 +142,7 @@ _Static_assert(ARRAY_SIZE(items) <= ITEMS_MAX, "probe.h");
 
 static uint64_t pit_mode(void)
 {
-	outb(0x43, 0xe2);	/* read back: status of channel 0 */
+	outb(0x43, 0xe2); /* read back: status of channel 0 */
 	return inb(0x40) & 0x3f;
 }
 
@@ -186,14 +195,14 @@ static bool item_read(const struct item *item, uint64_t *value)
 }
 
 /*
- * AMD's SYSENTER registers have 32 bits: what a guest can write into the others (on an emulated CPU)
- * KVM does not load.
+ * AMD's SYSENTER registers have 32 bits: what a guest can write into the others (on an emulated
+ * CPU) KVM does not load.
  */
 static void msr_write(uint32_t index, uint64_t value)
 {
 	bool sysenter = index == MSR_SYSENTER_ESP || index == MSR_SYSENTER_EIP;
 
-	if (sysenter && cpuid(0, 0).ebx != 0x756e6547)	/* "Genu" of GenuineIntel */
+	if (sysenter && cpuid(0, 0).ebx != 0x756e6547) /* "Genu" of GenuineIntel */
 		value = (uint32_t)value;
 	wrmsr(index, value);
 }

@@ -9,14 +9,14 @@
 #include "probe.h"
 #include "probe_mix.h"
 
-#define SLICE	(256 * 1024ull)
-#define STEP	0x9e3779b97f4a7c15u
+#define SLICE (256 * 1024ull)
+#define STEP 0x9e3779b97f4a7c15u
 
 uint64_t ram_rounds;
 
 static struct mem_region taken[32];
 static unsigned int taken_count;
-static unsigned int region;	/* where the walk is */
+static unsigned int region; /* where the walk is */
 static uint64_t cursor;
 
 static uint64_t first_word(uint64_t at, uint64_t round)

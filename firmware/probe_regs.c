@@ -3,28 +3,28 @@
 #include "probe.h"
 #include "probe_mix.h"
 
-#define FLAGS_TESTED	0x240cd5	/* CF PF AF ZF SF DF OF AC ID */
+#define FLAGS_TESTED 0x240cd5 /* CF PF AF ZF SF DF OF AC ID */
 
-#define XSAVE_BV	512
-#define XCR0_WANTED	0x2e7		/* x87 SSE AVX AVX-512 PKRU */
-#define XCR0_AVX512	0xe0
-#define XCR0_AVX	0x4
-#define PKRU		9		/* the number of its part */
-#define PKRU_KEY_0	0x3		/* access disable, write disable */
+#define XSAVE_BV 512
+#define XCR0_WANTED 0x2e7 /* x87 SSE AVX AVX-512 PKRU */
+#define XCR0_AVX512 0xe0
+#define XCR0_AVX 0x4
+#define PKRU 9         /* the number of its part */
+#define PKRU_KEY_0 0x3 /* access disable, write disable */
 
 struct span {
 	const char *name;
 	uint32_t offset, size;
 };
 
-static uint64_t xcr0;		/* 0: FXSAVE state only */
-static uint32_t pkru_offset;	/* 0: no such part */
+static uint64_t xcr0;        /* 0: FXSAVE state only */
+static uint32_t pkru_offset; /* 0: no such part */
 static struct span spans[48];
 static unsigned int span_count;
 
 static const char *const gpr_names[16] = {
 	"rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp",
-	"r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
+	"r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15",
 };
 
 static void add_span(const char *name, uint32_t offset, uint32_t size)
@@ -36,12 +36,10 @@ static void add_span(const char *name, uint32_t offset, uint32_t size)
 /* The parts of the 512-byte area that come back as they went in (the x87 pointers may not). */
 static void add_legacy_spans(void)
 {
-	static const char *const st[8] = {
-		"st0", "st1", "st2", "st3", "st4", "st5", "st6", "st7"
-	};
+	static const char *const st[8] = { "st0", "st1", "st2", "st3", "st4", "st5", "st6", "st7" };
 	static const char *const xmm[16] = {
-		"xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",
-		"xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15",
+		"xmm0", "xmm1", "xmm2",  "xmm3",  "xmm4",  "xmm5",  "xmm6",  "xmm7",
+		"xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15",
 	};
 
 	add_span("fcw", 0, 2);
@@ -57,7 +55,8 @@ static void add_legacy_spans(void)
 static void add_extended_spans(void)
 {
 	static const char *const names[10] = {
-		[2] = "ymm-high", [5] = "opmask", [6] = "zmm-high", [7] = "zmm16-31", [PKRU] = "pkru",
+		[2] = "ymm-high", [5] = "opmask",  [6] = "zmm-high",
+		[7] = "zmm16-31", [PKRU] = "pkru",
 	};
 
 	for (uint32_t i = 2; i < ARRAY_SIZE(names); i++) {
@@ -126,8 +125,8 @@ static uint64_t get(const struct area *area, uint32_t offset, uint32_t size)
 }
 
 /*
- * Every page here has protection key 0. With CR4.PKE off the CPU asks no key, but a KVM without hardware
- * virtualisation runs ring 3 with its own CR4: shut out there, the guest faults for ever.
+ * Every page here has protection key 0. With CR4.PKE off the CPU asks no key, but a KVM without
+ * hardware virtualisation runs ring 3 with its own CR4: shut out there, the guest faults for ever.
  */
 static void open_key_0(struct area *area)
 {
@@ -147,8 +146,8 @@ static void choose_values(struct regs *r, uint64_t seed)
 
 	for (unsigned int i = 0; i < span_count; i++)
 		for (uint32_t at = 0; at < spans[i].size; at += 2)
-			put(&r->in, spans[i].offset + at,
-			    spans[i].size - at < 2 ? 1 : 2, mix(seed + 32 + 4096 * i + at));
+			put(&r->in, spans[i].offset + at, spans[i].size - at < 2 ? 1 : 2,
+			    mix(seed + 32 + 4096 * i + at));
 	/* No exceptions pending or unmasked, no reserved bits; else anything. */
 	put(&r->in, 0, 2, (mix(seed + 17) & 0xc00) | 0x37f);
 	put(&r->in, 2, 2, mix(seed + 18) & 0x7f00);

@@ -12,19 +12,19 @@
  */
 #include "probe.h"
 
-#define VEC_TIMER		0x40
-#define MSR_TSC_DEADLINE	0x6e0
-#define MSR_KVM_SYSTEM_TIME	0x4b564d01
-#define MSR_KVM_STEAL_TIME	0x4b564d03
-#define KVM_CLOCKSOURCE2	(1u << 3)
-#define KVM_STEAL_TIME		(1u << 5)
+#define VEC_TIMER 0x40
+#define MSR_TSC_DEADLINE 0x6e0
+#define MSR_KVM_SYSTEM_TIME 0x4b564d01
+#define MSR_KVM_STEAL_TIME 0x4b564d03
+#define KVM_CLOCKSOURCE2 (1u << 3)
+#define KVM_STEAL_TIME (1u << 5)
 
-#define PIT_RELOAD		11932u	/* 100 Hz */
+#define PIT_RELOAD 11932u /* 100 Hz */
 
-#define PVCLOCK_TSC_STABLE	1u
+#define PVCLOCK_TSC_STABLE 1u
 
-#define LAPIC_CATCH_UP		16	/* late interrupts that may still come, if they were due */
-#define TSC_BURST		16	/* reads a turn: the more, the smaller a step shows */
+#define LAPIC_CATCH_UP 16 /* late interrupts that may still come, if they were due */
+#define TSC_BURST 16      /* reads a turn: the more, the smaller a step shows */
 
 static uint64_t lost_after, pause_length, clock_tolerance;
 
@@ -70,7 +70,7 @@ static void timer_check(struct probe *p, struct timer *t, uint64_t gap)
 	count = *t->count;
 	now = rdtsc();
 	timer_check_early(p, t, count, now);
-	if (time_was_paused(gap))	/* that is not the timer's fault */
+	if (time_was_paused(gap)) /* that is not the timer's fault */
 		t->seen_at += gap;
 	if (count != t->seen) {
 		t->seen = count;
@@ -95,7 +95,7 @@ static void deadline_check(struct probe *p)
 
 	if (*c->lapic.count == c->armed_at)
 		return;
-	fired = this_cpu()->irq_tsc[VEC_TIMER];	/* after the count: it may come in between */
+	fired = this_cpu()->irq_tsc[VEC_TIMER]; /* after the count: it may come in between */
 	if (fired < c->deadline)
 		changed(p, "deadline-early", c->deadline, fired);
 	deadline_arm(c);
@@ -108,7 +108,7 @@ static void lapic_timer_start(struct clocks *c, uint64_t period_us)
 	c->lapic.early = "timer-early";
 	c->lapic.lost = "timer-lost";
 	c->lapic.catch_up = LAPIC_CATCH_UP;
-	lapic_write(LAPIC_TDCR, 0x3);	/* divide by 16 */
+	lapic_write(LAPIC_TDCR, 0x3); /* divide by 16 */
 	if (offered && option_is("timer", "deadline")) {
 		lapic_write(LAPIC_LVTT, VEC_TIMER | LVTT_DEADLINE);
 		timer_start(&c->lapic, VEC_TIMER, period_us);
@@ -124,8 +124,8 @@ static void pit_start(struct timer *t)
 {
 	t->early = "pit-early";
 	t->lost = "pit-lost";
-	t->catch_up = UINT64_MAX;	/* KVM keeps all that could not be delivered */
-	outb(0x43, 0x34);	/* channel 0, rate generator */
+	t->catch_up = UINT64_MAX; /* KVM keeps all that could not be delivered */
+	outb(0x43, 0x34);         /* channel 0, rate generator */
 	outb(0x40, PIT_RELOAD & 0xff);
 	outb(0x40, PIT_RELOAD >> 8);
 	timer_start(t, VEC_PIC, 10000);
@@ -176,7 +176,7 @@ static void compare_newest(struct probe *p, const char *what, uint64_t *newest, 
 {
 	if ((int64_t)(before - now) > (int64_t)*slack) {
 		changed(p, what, before, now);
-		*slack = 2 * (before - now);	/* one line a step, not one a turn */
+		*slack = 2 * (before - now); /* one line a step, not one a turn */
 	}
 	while ((int64_t)(now - before) > 0 &&
 	       !__atomic_compare_exchange_n(newest, &before, now, false, __ATOMIC_ACQ_REL,

@@ -22,14 +22,14 @@
  */
 #include "lib/guest.h"
 
-#define VEC_TIMER	0x40
+#define VEC_TIMER 0x40
 
 struct ticker {
-	uint64_t period;	/* all in TSC ticks */
+	uint64_t period; /* all in TSC ticks */
 	uint64_t due;
-	uint64_t last;		/* the newest TSC read */
-	uint64_t gap;		/* since the last line */
-	uint64_t printing;	/* what the last line took */
+	uint64_t last;     /* the newest TSC read */
+	uint64_t gap;      /* since the last line */
+	uint64_t printing; /* what the last line took */
 	uint64_t worst_gap, worst_printing;
 	bool spin;
 };
@@ -85,8 +85,7 @@ static void print_tick(struct ticker *t, uint64_t n)
 	uint64_t char_gap = print_gap, now;
 
 	print_gap = 0;
-	print("tick %lu %s=%lu print_us=%lu print_gap_us=%lu\n", n,
-	      t->spin ? "gap_us" : "late_us",
+	print("tick %lu %s=%lu print_us=%lu print_gap_us=%lu\n", n, t->spin ? "gap_us" : "late_us",
 	      tsc_to_us(t->gap), tsc_to_us(t->printing), tsc_to_us(char_gap));
 	now = rdtsc();
 	t->printing = now - t->last;
@@ -98,7 +97,7 @@ static void print_tick(struct ticker *t, uint64_t n)
 static void timer_init(void)
 {
 	lapic_enable();
-	lapic_write(LAPIC_TDCR, 0x3);	/* divide by 16 */
+	lapic_write(LAPIC_TDCR, 0x3); /* divide by 16 */
 	lapic_write(LAPIC_LVTT, VEC_TIMER);
 }
 
@@ -122,9 +121,9 @@ void guest_main(void)
 	while (!stop) {
 		wait_for_tick(&t);
 		n++;
-		stop = power_button() || n == ticks;	/* counts as printing */
+		stop = power_button() || n == ticks; /* counts as printing */
 		print_tick(&t, n);
 	}
-	print("ticker: done ticks=%lu max_gap_us=%lu max_print_us=%lu\n", n,
-	      tsc_to_us(t.worst_gap), tsc_to_us(t.worst_printing));
+	print("ticker: done ticks=%lu max_gap_us=%lu max_print_us=%lu\n", n, tsc_to_us(t.worst_gap),
+	      tsc_to_us(t.worst_printing));
 }

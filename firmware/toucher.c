@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * toucher: goes over all pages of its RAM and says how long that took. It shows what an update leaves
- * behind: the first pass after one is slower, for each page has to be mapped again.
+ * toucher: goes over all pages of its RAM and says how long that took. It shows what an update
+ * leaves behind: the first pass after one is slower, for each page has to be mapped again.
  *
  * A pass begins when a byte comes in on COM1, or every period_ms. It reads one word in each page,
  * which holds what the pass before wrote there, and writes the next:
@@ -13,27 +13,27 @@
  *	S	the longest that one piece of 64 pages of it took
  *	C	pages, since the beginning, whose word was not what it should be
  *
- * Pages are taken in an order that is neither up nor down, as a guest's own work would: the neighbours
- * that a host maps on the way are not simply the next ones. (The stride between two pages has no
- * divisor in common with their number, so each has its turn.)
+ * Pages are taken in an order that is neither up nor down, as a guest's own work would: the
+ * neighbours that a host maps on the way are not simply the next ones. (The stride between two
+ * pages has no divisor in common with their number, so each has its turn.)
  * With order=up they are taken one after another.
  *
- * Options: touch_mib=N (all RAM if not set), period_ms=0 (0: by COM1 alone), order=up, passes=0 (then
- * power off; 0: never). A power button press ends it, and so does a q on COM1.
+ * Options: touch_mib=N (all RAM if not set), period_ms=0 (0: by COM1 alone), order=up, passes=0
+ * (then power off; 0: never). A power button press ends it, and so does a q on COM1.
  */
 #include "lib/guest.h"
 
-#define PAGE		4096ull
-#define PIECE		64
-#define STRIDE		7919	/* pages, about 31 MiB: a prime */
-#define COM1		0x3f8
-#define LSR_DATA	0x01
+#define PAGE 4096ull
+#define PIECE 64
+#define STRIDE 7919 /* pages, about 31 MiB: a prime */
+#define COM1 0x3f8
+#define LSR_DATA 0x01
 
 struct toucher {
 	uint64_t pages, stride;
-	uint64_t period;	/* TSC ticks, 0 for none */
+	uint64_t period; /* TSC ticks, 0 for none */
 	uint64_t due;
-	uint64_t slowest;	/* of the last pass, TSC ticks */
+	uint64_t slowest; /* of the last pass, TSC ticks */
 	uint64_t changes;
 	bool ended;
 };
@@ -129,8 +129,8 @@ void guest_main(void)
 		if (t.ended)
 			break;
 		took = touch_all(&t, pass);
-		print("toucher: pass %lu us=%lu slowest_us=%lu changes=%lu\n", pass, tsc_to_us(took),
-		      tsc_to_us(t.slowest), t.changes);
+		print("toucher: pass %lu us=%lu slowest_us=%lu changes=%lu\n", pass,
+		      tsc_to_us(took), tsc_to_us(t.slowest), t.changes);
 	}
 	print("toucher: done changes=%lu\n", t.changes);
 }

@@ -17,11 +17,8 @@ static const struct subcommand {
 	const struct cli_command *command;
 	int (*run)(int argc, char **argv);
 } subcommands[] = {
-	{ &run_command, cmd_run },
-	{ &update_command, cmd_update },
-	{ &ctl_command, cmd_ctl },
-	{ &state_command, cmd_state },
-	{ &version_command, cmd_version },
+	{ &run_command, cmd_run },     { &update_command, cmd_update },   { &ctl_command, cmd_ctl },
+	{ &state_command, cmd_state }, { &version_command, cmd_version },
 };
 
 static void print_usage(FILE *out)
@@ -152,9 +149,10 @@ static void reserve_standard_fds(void)
 }
 
 /*
- * An update's successor allocates while the guest is paused, and each page that is touched costs it.
- * So large objects, of which little is used, come fresh from mmap (the heap's top being smaller, or
- * calloc() would take them from there and clear them), and what is freed is kept: it has its pages.
+ * An update's successor allocates while the guest is paused, and each page that is touched costs
+ * it. So large objects, of which little is used, come fresh from mmap (the heap's top being
+ * smaller, or calloc() would take them from there and clear them), and what is freed is kept: it
+ * has its pages.
  */
 static void tune_malloc(void)
 {

@@ -93,9 +93,9 @@ def members(table):
 def command_entries(text):
     """{command: [argument]} of the command tables in the sources."""
     args = {name: members(table) for name, table in re.findall(
-        r"const struct command_member (\w+)\[\] = \{(.*?)\n\};", text, re.S)}
+        r"const struct command_member (\w+)\[\] = \{(.*?)\};", text, re.S)}
     entries = {}
-    for table in re.findall(r"const struct command \w+\[\] = \{(.*?)\n\};", text, re.S):
+    for table in re.findall(r"const struct command \w+\[\] = \{(.*?)\};", text, re.S):
         for entry in re.split(r"(?=\.name = )", table)[1:]:
             name = re.match(r'\.name = "([^"]+)"', entry)[1]
             takes = re.search(r"\.args = (\w+)", entry)
@@ -125,7 +125,7 @@ def check_events(root):
     sent, listed = set(), set()
     for text in sources(root).values():
         sent |= set(re.findall(r'(?:control_event|control_frequent_event|ops\.event)\([^;"]*?"([A-Z_]+)"', text))
-        for table in re.findall(r"const struct command_event \w+\[\] = \{(.*?)\n\};", text, re.S):
+        for table in re.findall(r"const struct command_event \w+\[\] = \{(.*?)\};", text, re.S):
             listed |= set(members(table))
     doc = (root / "docs/control.md").read_text()
     section = doc.partition("\n## Events\n")[2].partition("\n## ")[0]

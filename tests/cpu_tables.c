@@ -56,7 +56,8 @@ static void print_kinds(void)
 	for (enum vcpu_kind_id id = 0; id < VCPU_KINDS; id++) {
 		const struct vcpu_kind *k = &vcpu_kinds[id];
 
-		printf("| %s | %s%s | ", k->name, k->cap ? k->cap : "", k->optional ? ", if there" : "");
+		printf("| %s | %s%s | ", k->name, k->cap ? k->cap : "",
+		       k->optional ? ", if there" : "");
 		print_calls(k->get);
 		print_calls(k->set);
 		print_place(k->save_at);

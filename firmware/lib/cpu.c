@@ -7,8 +7,8 @@
  */
 #include "guest.h"
 
-#define IOAPIC_BASE	0xfec00000
-#define CPUID_TIMING	0x40000010
+#define IOAPIC_BASE 0xfec00000
+#define CPUID_TIMING 0x40000010
 
 #define CALL(function, a, b, c) \
 	ring0((uintptr_t)(function), (uint64_t)(a), (uint64_t)(b), (uint64_t)(c))
@@ -181,8 +181,8 @@ void halt_unless(const volatile uint64_t *count, uint64_t seen)
 
 /* ------------------------------------------------------------------ time */
 
-#define PIT_HZ		1193182u
-#define PIT_TICKS	59659u	/* 50 ms */
+#define PIT_HZ 1193182u
+#define PIT_TICKS 59659u /* 50 ms */
 
 /* Channel 2 in mode 0 counts down once; port 0x61 bit 5 says when it is done. */
 static uint64_t pit_calibrate(void)
@@ -206,7 +206,7 @@ void time_init(void)
 	if (cpuid(0x40000000, 0).eax >= CPUID_TIMING)
 		timing = cpuid(CPUID_TIMING, 0);
 	tsc_khz = timing.eax ? timing.eax : pit_calibrate();
-	lapic_khz = timing.ebx ? timing.ebx : 1000000;	/* KVM's own */
+	lapic_khz = timing.ebx ? timing.ebx : 1000000; /* KVM's own */
 }
 
 uint64_t tsc_to_us(uint64_t ticks)

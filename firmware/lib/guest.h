@@ -9,7 +9,7 @@
 
 #include "arch.h"
 
-#define ARRAY_SIZE(a)	(sizeof(a) / sizeof((a)[0]))
+#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 
 /* A guest is this function, called in ring 3 with interrupts off. Returning powers off. */
 void guest_main(void);
@@ -71,10 +71,10 @@ struct cpu {
 	void (*main)(void);
 	unsigned int index;
 	volatile bool online;
-	volatile bool trapped;			/* `trap` tells why it stopped */
-	volatile uint64_t irq_count[256];	/* interrupts taken, by vector */
-	volatile uint64_t irq_tsc[256];		/* the TSC at the last one */
-	uint8_t tss[TSS_SIZE];			/* the boot CPU's is elsewhere */
+	volatile bool trapped;            /* `trap` tells why it stopped */
+	volatile uint64_t irq_count[256]; /* interrupts taken, by vector */
+	volatile uint64_t irq_tsc[256];   /* the TSC at the last one */
+	uint8_t tss[TSS_SIZE];            /* the boot CPU's is elsewhere */
 };
 
 _Static_assert(offsetof(struct cpu, trap_fixup) == CPU_FIXUP, "start.S");
@@ -109,24 +109,24 @@ void time_init(void);
 uint64_t tsc_to_us(uint64_t ticks);
 uint64_t us_to_tsc(uint64_t us);
 
-#define LAPIC_ID	0x020
-#define LAPIC_TPR	0x080
-#define LAPIC_SVR	0x0f0
-#define LAPIC_ICR	0x300
-#define LAPIC_ICR_HIGH	0x310
-#define LAPIC_LVTT	0x320
-#define LAPIC_LVT_THERM	0x330
-#define LAPIC_LVT_PERF	0x340
-#define LAPIC_LVT0	0x350
-#define LAPIC_LVT1	0x360
-#define LAPIC_LVT_ERR	0x370
-#define LAPIC_TMICT	0x380
-#define LAPIC_TMCCT	0x390
-#define LAPIC_TDCR	0x3e0
+#define LAPIC_ID 0x020
+#define LAPIC_TPR 0x080
+#define LAPIC_SVR 0x0f0
+#define LAPIC_ICR 0x300
+#define LAPIC_ICR_HIGH 0x310
+#define LAPIC_LVTT 0x320
+#define LAPIC_LVT_THERM 0x330
+#define LAPIC_LVT_PERF 0x340
+#define LAPIC_LVT0 0x350
+#define LAPIC_LVT1 0x360
+#define LAPIC_LVT_ERR 0x370
+#define LAPIC_TMICT 0x380
+#define LAPIC_TMCCT 0x390
+#define LAPIC_TDCR 0x3e0
 
-#define LVT_MASKED	0x10000
-#define LVTT_PERIODIC	0x20000
-#define LVTT_DEADLINE	0x40000
+#define LVT_MASKED 0x10000
+#define LVTT_PERIODIC 0x20000
+#define LVTT_DEADLINE 0x40000
 
 uint32_t lapic_read(uint32_t reg);
 void lapic_write(uint32_t reg, uint32_t value);

@@ -4,9 +4,9 @@
 
 #include "guest.h"
 
-#define COM1		0x3f8
-#define LSR_THRE	0x20
-#define FIFO_SIZE	16
+#define COM1 0x3f8
+#define LSR_THRE 0x20
+#define FIFO_SIZE 16
 
 uint64_t print_gap;
 
@@ -89,8 +89,8 @@ static void put_format(struct output *out, const char *f, va_list args)
 		}
 		case 'u':
 		case 'x': {
-			uint64_t value = longs ? va_arg(args, uint64_t) :
-						 va_arg(args, unsigned int);
+			uint64_t value = longs ? va_arg(args, uint64_t)
+					       : va_arg(args, unsigned int);
 
 			put_number(out, value, *f == 'x' ? 16 : 10, width, pad);
 			break;

@@ -2,14 +2,14 @@
 /* The first C code of a guest, in ring 3: reads what the loader left, sets up what all share. */
 #include "guest.h"
 
-#define START_INFO_MAGIC	0x336ec578
-#define MEMMAP_RAM		1
-#define MAX_REGIONS		32
+#define START_INFO_MAGIC 0x336ec578
+#define MEMMAP_RAM 1
+#define MAX_REGIONS 32
 
-#define PM1_STATUS		0x600
-#define PM1_CONTROL		0x604
-#define PM1_PWRBTN		0x100
-#define PM1_S5			(5u << 10 | 1u << 13)
+#define PM1_STATUS 0x600
+#define PM1_CONTROL 0x604
+#define PM1_PWRBTN 0x100
+#define PM1_S5 (5u << 10 | 1u << 13)
 
 struct start_info {
 	uint32_t magic, version, flags, nr_modules;
@@ -236,8 +236,9 @@ void triple_fault(void)
 void trap_print(const struct cpu *cpu)
 {
 	print("guest: EXCEPTION vec=%lu rip=%016lx err=%lx cs=%lx rflags=%lx rsp=%016lx cr2=%016lx "
-	      "cpu=%u\n", cpu->trap.vector, cpu->trap.rip, cpu->trap.error, cpu->trap.cs,
-	      cpu->trap.rflags, cpu->trap.rsp, cpu->trap.cr2, cpu->index);
+	      "cpu=%u\n",
+	      cpu->trap.vector, cpu->trap.rip, cpu->trap.error, cpu->trap.cs, cpu->trap.rflags,
+	      cpu->trap.rsp, cpu->trap.cr2, cpu->index);
 	power_off();
 }
 
@@ -256,7 +257,7 @@ void trap_report(void)
 void runtime_main(void)
 {
 	fill_idt();
-	outb(0x3f8 + 2, 1);	/* FIFOs on: print() fills them sixteen at a time */
+	outb(0x3f8 + 2, 1); /* FIFOs on: print() fills them sixteen at a time */
 	map_range(0xfec00000, 0xff000000, PTE_UNCACHED);
 	read_start_info();
 	pic_init();

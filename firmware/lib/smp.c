@@ -8,11 +8,11 @@
  */
 #include "guest.h"
 
-#define ICR_INIT	0x4500
-#define ICR_STARTUP	0x4600
-#define ICR_PENDING	0x1000
+#define ICR_INIT 0x4500
+#define ICR_STARTUP 0x4600
+#define ICR_PENDING 0x1000
 
-#define TSS_AVAILABLE	0x89ull		/* present, DPL 0, 64-bit */
+#define TSS_AVAILABLE 0x89ull /* present, DPL 0, 64-bit */
 
 extern char ap_trampoline[], ap_trampoline_end[];
 extern uint64_t gdt[], start_cpu;

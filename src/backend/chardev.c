@@ -38,8 +38,8 @@
 
 #include "chardev_impl.h"
 
-#define INPUT_PIECE 512u         /* bytes of one read */
-#define INPUT_TURNS 8            /* reads of a file before the loop gets its turn */
+#define INPUT_PIECE 512u /* bytes of one read */
+#define INPUT_TURNS 8    /* reads of a file before the loop gets its turn */
 
 /* ---- input ---- */
 
@@ -161,7 +161,8 @@ void chardev_woken(void *opaque)
 
 /*
  * In the loop with these events, or out of it. While the backend is quiesced it stays in the loop,
- * waiting for nothing: to enter it again may fail for want of memory, and then there is no way back.
+ * waiting for nothing: to enter it again may fail for want of memory, and then there is no way
+ * back.
  */
 static int watch(struct chardev *cd, struct loop_source *src, int fd, bool want, uint32_t events,
 		 loop_fn *fn)

@@ -29,7 +29,7 @@
 #define CHARDEV_CHUNK 4096u /* PIPE_BUF: what a pipe takes whole where poll() says it takes any */
 #define CHARDEV_TAG_MAX 31
 #define CHARDEV_KIND_MAX 16
-#define CHARDEV_DESCRIBE_MAX 4128 /* PATH_MAX and a word before it */
+#define CHARDEV_DESCRIBE_MAX 4128          /* PATH_MAX and a word before it */
 #define CHARDEV_DROP_LOG_NS 60000000000ull /* at most one line a minute about dropped output */
 #define CHARDEV_STALL_NS 1000000000ull /* the end waits so long for a reader that takes nothing */
 #define CHARDEV_END_NS 5000000000ull   /* and so long for one that does */
@@ -78,29 +78,29 @@ struct chardev {
 	struct loop *loop;
 	struct chardev_ops ops;
 
-	int in_fd;   /* -1: no input */
-	int out_fd;  /* -1: nobody there; may be the same as in_fd */
-	int aux_fd;  /* pty: our hold on the slave; socket: the listener; tty: a timer */
+	int in_fd;  /* -1: no input */
+	int out_fd; /* -1: nobody there; may be the same as in_fd */
+	int aux_fd; /* pty: our hold on the slave; socket: the listener; tty: a timer */
 	struct unix_socket_id aux_id; /* socket: the listener's file */
 	struct loop_source in_src;
 	struct loop_source out_src; /* only where out_fd is another than in_fd */
 	struct loop_source aux_src;
 	struct loop_wake wake;
 
-	bool running;     /* not quiesced */
-	bool owner;       /* cold start, or resumed after an incoming one: close may undo */
-	bool shared;      /* others hold the open file description, too: poll first */
-	bool in_socket;   /* in_fd and out_fd are sockets: recv and send */
+	bool running;   /* not quiesced */
+	bool owner;     /* cold start, or resumed after an incoming one: close may undo */
+	bool shared;    /* others hold the open file description, too: poll first */
+	bool in_socket; /* in_fd and out_fd are sockets: recv and send */
 	bool out_socket;
 	size_t out_chunk; /* most that one write may carry, up to CHARDEV_CHUNK */
 
-	bool in_eof;      /* the other end will send no more */
-	bool in_parked;   /* hung up with input left that the device has no room for */
-	bool in_unpolled; /* a file: always readable, epoll refuses it */
-	bool in_held;     /* not ours to read now: the terminal is another's */
+	bool in_eof;            /* the other end will send no more */
+	bool in_parked;         /* hung up with input left that the device has no room for */
+	bool in_unpolled;       /* a file: always readable, epoll refuses it */
+	bool in_held;           /* not ours to read now: the terminal is another's */
 	atomic_bool in_stopped; /* the device had no room: chardev_input_ready() wakes main */
-	bool out_blocked; /* wait for EPOLLOUT */
-	bool out_deaf;    /* socket: this peer takes no more; the queue is kept for the next */
+	bool out_blocked;       /* wait for EPOLLOUT */
+	bool out_deaf; /* socket: this peer takes no more; the queue is kept for the next */
 	atomic_bool out_failing; /* the failure was logged */
 
 	/* A file, which a thread writes: it takes from the queue, and tells main of the outcome. */
@@ -110,9 +110,9 @@ struct chardev {
 	atomic_bool out_wrote;  /* and this, where a write had failed before */
 
 	/* tty */
-	bool raw;         /* input is a terminal, to be raw while it is ours */
-	bool raw_set;     /* and it is, by us; original is what it was */
-	bool escape;      /* Ctrl-A was the last character */
+	bool raw;     /* input is a terminal, to be raw while it is ours */
+	bool raw_set; /* and it is, by us; original is what it was */
+	bool escape;  /* Ctrl-A was the last character */
 	struct termios original;
 
 	struct chardev_state *saved; /* room for chardev_save_state(), which must not allocate */
@@ -125,7 +125,7 @@ struct chardev {
 	uint64_t dropped_logged;
 	uint64_t drop_log_ns;
 	uint8_t ring[CHARDEV_RING_BYTES];
-	uint32_t piece_len;  /* taken out to be written, of which piece_done is */
+	uint32_t piece_len; /* taken out to be written, of which piece_done is */
 	uint32_t piece_done;
 	uint8_t piece[CHARDEV_CHUNK];
 };

@@ -54,8 +54,10 @@ static int parse_spec(const char *spec, const struct chardev_kind **kind, const 
 	*kind = kind_find(spec, len);
 	*path = equals ? equals + 1 : NULL;
 	if (!*kind || (*kind)->takes_path != (equals != NULL) || (equals && !equals[1]))
-		return err_set(err, EINVAL, "no character backend \"%s\"; there are null, tty, "
-			       "pty, file=PATH and socket=PATH", spec);
+		return err_set(err, EINVAL,
+			       "no character backend \"%s\"; there are null, tty, "
+			       "pty, file=PATH and socket=PATH",
+			       spec);
 	return 0;
 }
 

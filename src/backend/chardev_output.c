@@ -202,8 +202,10 @@ int chardev_output_hold(struct chardev *cd, struct error *err)
 	if (writer_hold(&cd->writer, HOLD_MS))
 		return 0;
 	writer_release(&cd->writer);
-	return err_set(err, EBUSY, "%s does not take what is being written to it: its file "
-		       "system hangs", cd->describe);
+	return err_set(err, EBUSY,
+		       "%s does not take what is being written to it: its file "
+		       "system hangs",
+		       cd->describe);
 }
 
 void chardev_output_release(struct chardev *cd)
@@ -280,7 +282,8 @@ static void log_loss(struct chardev *cd)
 
 	if (left && cd->out_fd >= 0)
 		log_warn("%s: the last %u bytes of the guest's output are lost: %s did not take "
-			 "them", cd->tag, left, cd->describe);
+			 "them",
+			 cd->tag, left, cd->describe);
 	else if (left)
 		log_info("%s: the last %u bytes of the guest's output are lost: nobody came to %s",
 			 cd->tag, left, cd->describe);

@@ -90,8 +90,8 @@ static void pty_close(struct chardev *cd, bool undo)
 
 static void pty_input_error(struct chardev *cd, int error)
 {
-	log_error("%s: cannot read from %s: %s; there will be no more input", cd->tag,
-		  cd->describe, strerror(error));
+	log_error("%s: cannot read from %s: %s; there will be no more input", cd->tag, cd->describe,
+		  strerror(error));
 	chardev_end_input(cd);
 }
 

@@ -57,8 +57,8 @@ static void on_listen(void *opaque, uint32_t events)
 	(void)events;
 	if (fd < 0) {
 		if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
-			log_error("%s: cannot accept a connection on %s: %s", cd->tag,
-				  cd->describe, strerror(errno));
+			log_error("%s: cannot accept a connection on %s: %s", cd->tag, cd->describe,
+				  strerror(errno));
 		return;
 	}
 	if (cd->in_fd >= 0)

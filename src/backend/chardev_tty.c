@@ -202,7 +202,8 @@ static int tty_open(struct chardev *cd, const char *path, struct error *err)
 	(void)path;
 	for (int fd = STDIN_FILENO; fd <= STDOUT_FILENO; fd++)
 		if (fcntl(fd, F_GETFD) < 0)
-			return err_sys(err, errno, "standard %s is closed; redirect it, or use "
+			return err_sys(err, errno,
+				       "standard %s is closed; redirect it, or use "
 				       "another backend than tty",
 				       fd == STDIN_FILENO ? "input" : "output");
 	snprintf(cd->describe, sizeof(cd->describe), "standard input and output");

@@ -49,8 +49,8 @@ int fd_set_nonblock(int fd, bool on)
 }
 
 /*
- * poll() tells which numbers are open at all, in one call and without /proc. Beyond those that anybody uses, of
- * which there may be a billion, they are kept from whatever is executed later.
+ * poll() tells which numbers are open at all, in one call and without /proc. Beyond those that
+ * anybody uses, of which there may be a billion, they are kept from whatever is executed later.
  */
 void fd_close_inherited(void)
 {
@@ -111,8 +111,8 @@ int fd_read_file(int fd, const char *name, size_t max, void **buf, size_t *len, 
 		return err_set(err, S_ISDIR(st.st_mode) ? EISDIR : EINVAL, "%s: not a regular file",
 			       name);
 	if ((uint64_t)st.st_size > max)
-		return err_set(err, EFBIG, "%s: %lld bytes, more than the %zu that it may have", name,
-			       (long long)st.st_size, max);
+		return err_set(err, EFBIG, "%s: %lld bytes, more than the %zu that it may have",
+			       name, (long long)st.st_size, max);
 	want = (size_t)st.st_size;
 	data = malloc(want + 1);
 	if (!data)

@@ -47,7 +47,10 @@ static const struct writer_ops writer_ops = {
 	.written = piece_written,
 };
 
-/* The only mutable globals of molt: a log that had to be handed to every function would not be used. */
+/*
+ * The only mutable globals of molt: a log that had to be handed to every function would not be
+ * used.
+ */
 static _Atomic int log_level = LOG_LEVEL_INFO;
 static _Atomic int log_fd = STDERR_FILENO;
 static _Atomic bool held; /* lines go through the queue */
@@ -60,7 +63,7 @@ static struct {
 	size_t piece_len;
 	size_t piece_done;
 	uint64_t piece_tells; /* it is about so many lost lines; else 0 */
-	bool failed; /* the last write: what is lost is told when one succeeds */
+	bool failed;          /* the last write: what is lost is told when one succeeds */
 } state = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 int log_level_parse(const char *name)
@@ -92,8 +95,8 @@ int log_get_fd(void)
 }
 
 /*
- * gmtime_r() reads the time zone's file at its first call, which a thread without access to files must
- * not. A year is counted from March, so that the leap day is its last.
+ * gmtime_r() reads the time zone's file at its first call, which a thread without access to files
+ * must not. A year is counted from March, so that the leap day is its last.
  */
 static int print_time(char *line, size_t size, time_t seconds)
 {
@@ -119,8 +122,8 @@ static size_t begin_line(char *line, enum log_level level)
 
 	clock_gettime(CLOCK_REALTIME, &ts);
 	len = (size_t)print_time(line, LOG_LINE_MAX, ts.tv_sec);
-	return len + (size_t)snprintf(line + len, LOG_LINE_MAX - len, ".%06ldZ molt[%d] %s: ",
-				      ts.tv_nsec / 1000, (int)getpid(),
+	return len + (size_t)snprintf(line + len, LOG_LINE_MAX - len,
+				      ".%06ldZ molt[%d] %s: ", ts.tv_nsec / 1000, (int)getpid(),
 				      level_names[level < 0 ? LOG_LEVEL_INFO : level]);
 }
 
@@ -344,7 +347,8 @@ int log_before_exec(struct error *err)
 		return 0;
 	}
 	writer_release(&writer);
-	return err_set(err, EBUSY, "the log does not take what is being written to it: its file "
+	return err_set(err, EBUSY,
+		       "the log does not take what is being written to it: its file "
 		       "system hangs");
 }
 

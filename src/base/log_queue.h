@@ -13,7 +13,7 @@
 
 /* What a call site may still write: a token bucket. */
 struct log_site {
-	const char *fmt; /* its format string, whose address tells sites apart; NULL: free */
+	const char *fmt;    /* its format string, whose address tells sites apart; NULL: free */
 	uint64_t refill_ns; /* when tokens were last added */
 	uint32_t tokens;
 	uint32_t level;

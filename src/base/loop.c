@@ -50,8 +50,8 @@ int loop_add(struct loop *loop, struct loop_source *src, int fd, uint32_t events
 
 	*src = (struct loop_source){ .fd = fd, .events = events, .fn = fn, .opaque = opaque };
 	/*
-	 * It is there already where main died in loop_del() and the guardian lives on in its memory:
-	 * epoll sets are the kernel's, and shared.
+	 * It is there already where main died in loop_del() and the guardian lives on in its
+	 * memory: epoll sets are the kernel's, and shared.
 	 */
 	if (epoll_ctl(loop->epfd, EPOLL_CTL_ADD, fd, &ev) < 0 &&
 	    (errno != EEXIST || epoll_ctl(loop->epfd, EPOLL_CTL_MOD, fd, &ev) < 0))
@@ -100,7 +100,10 @@ void loop_timer_set(struct loop *loop, struct loop_timer *timer, uint64_t at_ns,
 		    void (*fn)(void *opaque), void *opaque)
 {
 	loop_timer_cancel(timer);
-	*timer = (struct loop_timer){ .loop = loop, .next = loop->timers, .at_ns = at_ns, .fn = fn,
+	*timer = (struct loop_timer){ .loop = loop,
+				      .next = loop->timers,
+				      .at_ns = at_ns,
+				      .fn = fn,
 				      .opaque = opaque };
 	loop->timers = timer;
 }
@@ -176,7 +179,9 @@ static void wake_ready(void *opaque, uint32_t events)
 	uint64_t count;
 
 	(void)events;
-	/* Cleared before fn looks at what was asked: a signal that comes meanwhile runs fn again. */
+	/*
+	 * Cleared before fn looks at what was asked: a signal that comes meanwhile runs fn again.
+	 */
 	if (read(wake->source.fd, &count, sizeof(count)) == (ssize_t)sizeof(count))
 		wake->fn(wake->opaque);
 }

@@ -59,7 +59,8 @@ int unix_socket_check_path(const char *what, const char *path, struct error *err
 	if (len == 0)
 		return err_set(err, EINVAL, "the %s's path is empty", what);
 	if (len > max)
-		return err_set(err, ENAMETOOLONG, "%s '%s': the path has %zu bytes, a Unix "
+		return err_set(err, ENAMETOOLONG,
+			       "%s '%s': the path has %zu bytes, a Unix "
 			       "socket's may have %zu; take a shorter directory or a relative path",
 			       what, path, len, max);
 	return 0;
@@ -127,8 +128,10 @@ static int say_why_not(int code, const char *what, const char *path, struct erro
 	if (code == EADDRINUSE)
 		return err_set(err, code, "%s '%s': another process listens there", what, path);
 	if (code == EEXIST)
-		return err_set(err, code, "%s '%s': another kind of file is there, it is not "
-			       "touched", what, path);
+		return err_set(err, code,
+			       "%s '%s': another kind of file is there, it is not "
+			       "touched",
+			       what, path);
 	return err_sys(err, code, "%s '%s'", what, path);
 }
 
@@ -148,8 +151,10 @@ static int bind_in_place_of_stale(int fd, const char *what, const struct sockadd
 		return say_why_not(-r, what, path, err);
 	lock = lock_directory(path);
 	if (lock < 0)
-		return err_sys(err, -lock, "%s '%s' is a stale one; to replace it takes a lock on "
-			       "its directory, so remove it yourself", what, path);
+		return err_sys(err, -lock,
+			       "%s '%s' is a stale one; to replace it takes a lock on "
+			       "its directory, so remove it yourself",
+			       what, path);
 	r = remove_stale(sun);
 	if (r < 0 && r != -EADDRINUSE && r != -EEXIST)
 		return err_sys(err, -r, "%s '%s': cannot remove the stale one", what, path);

@@ -307,7 +307,9 @@ static void fill_rsdp(struct rsdp *rsdp, uint32_t xsdt)
 
 static struct gas io_register(uint16_t port, uint8_t bits, uint8_t access)
 {
-	return (struct gas){ .space = GAS_IO, .bit_width = bits, .access_size = access,
+	return (struct gas){ .space = GAS_IO,
+			     .bit_width = bits,
+			     .access_size = access,
 			     .address = port };
 }
 
@@ -354,13 +356,18 @@ static void fill_facs(struct facs *facs)
 static void fill_madt_tail(struct madt_tail *tail)
 {
 	*tail = (struct madt_tail){
-		.ioapic = { .type = MADT_IOAPIC, .length = sizeof(tail->ioapic),
+		.ioapic = { .type = MADT_IOAPIC,
+			    .length = sizeof(tail->ioapic),
 			    .address = ACPI_IOAPIC_GPA },
-		.sci = { .type = MADT_SOURCE_OVERRIDE, .length = sizeof(tail->sci),
-			 .source = ACPI_SCI_IRQ, .gsi = ACPI_SCI_IRQ,
+		.sci = { .type = MADT_SOURCE_OVERRIDE,
+			 .length = sizeof(tail->sci),
+			 .source = ACPI_SCI_IRQ,
+			 .gsi = ACPI_SCI_IRQ,
 			 .flags = MPS_ACTIVE_HIGH | MPS_LEVEL },
-		.nmi = { .type = MADT_LOCAL_APIC_NMI, .length = sizeof(tail->nmi),
-			 .uid = UID_ALL, .lint = 1 },
+		.nmi = { .type = MADT_LOCAL_APIC_NMI,
+			 .length = sizeof(tail->nmi),
+			 .uid = UID_ALL,
+			 .lint = 1 },
 	};
 }
 
@@ -378,7 +385,8 @@ static void fill_madt(struct madt *madt, uint32_t cpus, uint32_t version)
 	for (uint32_t i = 0; i < cpus; i++)
 		lapic[i] = (struct madt_local_apic){ .type = MADT_LOCAL_APIC,
 						     .length = sizeof(*lapic),
-						     .uid = (uint8_t)i, .apic_id = (uint8_t)i,
+						     .uid = (uint8_t)i,
+						     .apic_id = (uint8_t)i,
 						     .flags = LAPIC_ENABLED };
 	fill_madt_tail((void *)(lapic + cpus));
 	finish(&madt->header, "APIC", madt_size(cpus), MADT_REVISION, version);
@@ -403,17 +411,23 @@ static int check_arguments(const void *dsdt, size_t len, uint32_t cpus, uint32_t
 	struct table_header h = { .length = 0 };
 
 	if (cpus == 0 || cpus > ACPI_MAX_CPUS)
-		return err_set(err, EINVAL, "the ACPI tables can describe 1 to %u CPUs, not "
-			       "%" PRIu32, ACPI_MAX_CPUS, cpus);
+		return err_set(err, EINVAL,
+			       "the ACPI tables can describe 1 to %u CPUs, not "
+			       "%" PRIu32,
+			       ACPI_MAX_CPUS, cpus);
 	if (version == 0 || version > MAX_VERSION)
-		return err_set(err, EINVAL, "the ACPI tables can name machine version 1 to %u, not "
-			       "%" PRIu32, MAX_VERSION, version);
+		return err_set(err, EINVAL,
+			       "the ACPI tables can name machine version 1 to %u, not "
+			       "%" PRIu32,
+			       MAX_VERSION, version);
 	if (len >= sizeof(h))
 		memcpy(&h, dsdt, sizeof(h));
 	if (memcmp(h.signature, "DSDT", sizeof(h.signature)) != 0 || h.length != len ||
 	    byte_sum(dsdt, len) != 0)
-		return err_set(err, EINVAL, "the DSDT of %zu bytes is damaged: signature, length "
-			       "(%" PRIu32 ") or checksum is wrong", len, h.length);
+		return err_set(err, EINVAL,
+			       "the DSDT of %zu bytes is damaged: signature, length "
+			       "(%" PRIu32 ") or checksum is wrong",
+			       len, h.length);
 	return 0;
 }
 
@@ -439,9 +453,10 @@ int acpi_write_tables(struct memory *mem, const void *dsdt, size_t dsdt_len, uin
 	mcfg = take(&area, sizeof(struct mcfg), TABLE_ALIGN, &mcfg_gpa);
 	dsdt_copy = take(&area, dsdt_len, TABLE_ALIGN, &dsdt_gpa);
 	if (!rsdp || !xsdt || !fadt || !facs || !madt || !mcfg || !dsdt_copy)
-		return err_set(err, ENOSPC, "the ACPI tables, with a DSDT of %zu bytes and %" PRIu32
-			       " CPUs, do not fit into %llu bytes at 0x%llx", dsdt_len, cpus,
-			       TABLES_SIZE, ACPI_TABLES_GPA);
+		return err_set(err, ENOSPC,
+			       "the ACPI tables, with a DSDT of %zu bytes and %" PRIu32
+			       " CPUs, do not fit into %llu bytes at 0x%llx",
+			       dsdt_len, cpus, TABLES_SIZE, ACPI_TABLES_GPA);
 	memcpy(dsdt_copy, dsdt, dsdt_len);
 	fill_mcfg(mcfg, version);
 	fill_madt(madt, cpus, version);

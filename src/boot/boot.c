@@ -45,8 +45,10 @@ static int open_images(const struct boot_source *src, struct boot_job *job, stru
 	} else {
 		if (!src->builtin || src->builtin_len == 0)
 			return err_set(err, ENOEXEC, "there is no kernel to boot");
-		job->kernel = (struct boot_image){ .name = "the built-in guest", .fd = -1,
-						   .data = src->builtin, .size = src->builtin_len };
+		job->kernel = (struct boot_image){ .name = "the built-in guest",
+						   .fd = -1,
+						   .data = src->builtin,
+						   .size = src->builtin_len };
 	}
 	if (src->initramfs_fd < 0)
 		return 0;
@@ -73,9 +75,10 @@ static int load_kernel(const struct boot_job *job, struct boot_entry *entry, str
 		if (memcmp(magic, BZIMAGE_MAGIC, MAGIC_LEN) == 0)
 			return bzimage_load(job, entry, err);
 	}
-	return err_set(err, ENOEXEC, "%s: is no kernel that can be booted: neither an ELF file nor "
-		       "a Linux bzImage (\"%s\" at offset 0x%x)", kernel->name, BZIMAGE_MAGIC,
-		       BZIMAGE_MAGIC_OFFSET);
+	return err_set(err, ENOEXEC,
+		       "%s: is no kernel that can be booted: neither an ELF file nor "
+		       "a Linux bzImage (\"%s\" at offset 0x%x)",
+		       kernel->name, BZIMAGE_MAGIC, BZIMAGE_MAGIC_OFFSET);
 }
 
 int boot_load(const struct boot_source *src, struct memory *mem, struct boot_entry *entry,
@@ -94,8 +97,8 @@ int boot_load(const struct boot_source *src, struct memory *mem, struct boot_ent
 	ret = load_kernel(&job, entry, err);
 	if (ret < 0)
 		return ret;
-	return acpi_write_tables(mem, src->dsdt, src->dsdt_len, src->cpus,
-				 src->machine_version, err);
+	return acpi_write_tables(mem, src->dsdt, src->dsdt_len, src->cpus, src->machine_version,
+				 err);
 }
 
 /* Flat: base 0, limit 4 GiB, present, ring 0. */
@@ -120,8 +123,10 @@ static void set_sregs(const struct boot_entry *entry, struct kvm_sregs *sregs)
 
 	sregs->cs = flat_segment(BOOT_SEL_CS, SEG_CODE_READ_ACCESSED, long_mode);
 	sregs->ds = sregs->es = sregs->fs = sregs->gs = sregs->ss = data;
-	sregs->tr = (struct kvm_segment){ .limit = TSS_LIMIT, .selector = BOOT_SEL_TSS,
-					  .type = SEG_TSS_BUSY, .present = 1 };
+	sregs->tr = (struct kvm_segment){ .limit = TSS_LIMIT,
+					  .selector = BOOT_SEL_TSS,
+					  .type = SEG_TSS_BUSY,
+					  .present = 1 };
 	sregs->ldt = (struct kvm_segment){ .unusable = 1 };
 	sregs->gdt = (struct kvm_dtable){ .base = 0 };
 	sregs->idt = (struct kvm_dtable){ .base = 0 };

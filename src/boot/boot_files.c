@@ -10,19 +10,23 @@
 static const struct vmstate_field boot_fields[] = {
 	VMSTATE_STRING(struct boot_files, kernel_name),
 	VMSTATE_STRING(struct boot_files, initramfs_name),
-	VMSTATE_STRING(struct boot_files, cmdline),
-	VMSTATE_END
+	VMSTATE_STRING(struct boot_files, cmdline), VMSTATE_END
 };
 
 static const struct vmstate boot_vmstate = {
-	.name = "boot", .version = 1, .min_version = 1, .size = sizeof(struct boot_files),
+	.name = "boot",
+	.version = 1,
+	.min_version = 1,
+	.size = sizeof(struct boot_files),
 	.fields = boot_fields,
 };
 
 static const char *const boot_fds[] = { "boot-kernel", "boot-initramfs", NULL };
 
 const struct takeover_kind boot_files_kind = {
-	.vms = &boot_vmstate, .required = true, .fds = boot_fds,
+	.vms = &boot_vmstate,
+	.required = true,
+	.fds = boot_fds,
 };
 
 static int open_file(const char *path, const char *what, char name[BOOT_PATH_MAX],
@@ -43,7 +47,8 @@ int boot_files_open(struct boot_files *f, const char *kernel, const char *initra
 	memset(f, 0, sizeof(*f));
 	f->kernel_fd = f->initramfs_fd = -1;
 	if (cmdline && strlen(cmdline) >= BOOT_CMDLINE_MAX)
-		return err_set(err, E2BIG, "the command line has %zu bytes, at most %d are possible",
+		return err_set(err, E2BIG,
+			       "the command line has %zu bytes, at most %d are possible",
 			       strlen(cmdline), BOOT_CMDLINE_MAX - 1);
 	strcpy(f->cmdline, cmdline ? cmdline : "");
 	if (kernel) {

@@ -28,10 +28,10 @@
 
 #define SECTOR 512u
 #define HEADER_START 0x1f1u
-#define HEADER_LEN_BYTE 0x201u /* the header ends at 0x202 plus this byte */
-#define HEADER_MAX_END 0x290u  /* room for it in struct boot_params */
+#define HEADER_LEN_BYTE 0x201u  /* the header ends at 0x202 plus this byte */
+#define HEADER_MAX_END 0x290u   /* room for it in struct boot_params */
 #define HEAD_BYTES (2 * SECTOR) /* as much as the smallest setup part has */
-#define DEFAULT_SETUP_SECTS 4u /* what 0 means */
+#define DEFAULT_SETUP_SECTS 4u  /* what 0 means */
 #define BOOT_FLAG 0xaa55
 #define VERSION(major, minor) ((major) << 8 | (minor))
 #define ENTRY64_OFFSET 0x200u
@@ -56,8 +56,8 @@ struct bzimage {
 	struct setup_header hdr; /* copy, zero behind header_end */
 	uint64_t payload_off;
 	uint64_t payload_len;
-	uint64_t load;           /* gpa */
-	uint64_t end;            /* first gpa that the kernel does not need to start */
+	uint64_t load; /* gpa */
+	uint64_t end;  /* first gpa that the kernel does not need to start */
 };
 
 /* Reads the header and refuses a kernel without the fields and the entry that we use. */
@@ -78,22 +78,31 @@ static int read_header(const struct boot_image *img, struct bzimage *bz, struct 
 	memcpy(&bz->hdr, bz->head + HEADER_START, len);
 
 	if (bz->hdr.boot_flag != BOOT_FLAG)
-		return err_set(err, ENOEXEC, "%s: damaged bzImage: boot flag 0x%04x instead of "
-			       "0x%04x", img->name, bz->hdr.boot_flag, BOOT_FLAG);
+		return err_set(err, ENOEXEC,
+			       "%s: damaged bzImage: boot flag 0x%04x instead of "
+			       "0x%04x",
+			       img->name, bz->hdr.boot_flag, BOOT_FLAG);
 	if (bz->hdr.version < VERSION(2, 12))
-		return err_set(err, ENOEXEC, "%s: boot protocol %u.%02u is too old: 2.12 "
-			       "(Linux 3.8) or later is needed", img->name, bz->hdr.version >> 8,
-			       bz->hdr.version & 0xff);
+		return err_set(err, ENOEXEC,
+			       "%s: boot protocol %u.%02u is too old: 2.12 "
+			       "(Linux 3.8) or later is needed",
+			       img->name, bz->hdr.version >> 8, bz->hdr.version & 0xff);
 	if (bz->header_end < HEADER_START + offsetof(struct setup_header, handover_offset))
-		return err_set(err, ENOEXEC, "%s: damaged bzImage: its setup header ends at offset "
-			       "0x%x, too early for boot protocol %u.%02u", img->name,
-			       bz->header_end, bz->hdr.version >> 8, bz->hdr.version & 0xff);
+		return err_set(err, ENOEXEC,
+			       "%s: damaged bzImage: its setup header ends at offset "
+			       "0x%x, too early for boot protocol %u.%02u",
+			       img->name, bz->header_end, bz->hdr.version >> 8,
+			       bz->hdr.version & 0xff);
 	if (!(bz->hdr.xloadflags & XLF_KERNEL_64))
-		return err_set(err, ENOEXEC, "%s: has no 64-bit entry (xloadflags 0x%04x): it is a "
-			       "32-bit kernel", img->name, bz->hdr.xloadflags);
+		return err_set(err, ENOEXEC,
+			       "%s: has no 64-bit entry (xloadflags 0x%04x): it is a "
+			       "32-bit kernel",
+			       img->name, bz->hdr.xloadflags);
 	if (!(bz->hdr.loadflags & LOADED_HIGH))
-		return err_set(err, ENOEXEC, "%s: is a zImage (loadflags 0x%02x), which only runs "
-			       "below 1 MiB: use the bzImage", img->name, bz->hdr.loadflags);
+		return err_set(err, ENOEXEC,
+			       "%s: is a zImage (loadflags 0x%02x), which only runs "
+			       "below 1 MiB: use the bzImage",
+			       img->name, bz->hdr.loadflags);
 	return 0;
 }
 
@@ -107,7 +116,8 @@ static int find_payload(const struct boot_image *img, struct bzimage *bz, struct
 	if (wanted <= ENTRY64_OFFSET)
 		wanted = ENTRY64_OFFSET + 1;
 	if (img->size < bz->payload_off || img->size - bz->payload_off < wanted)
-		return err_set(err, ENOEXEC, "%s: truncated: %u setup sectors and %" PRIu64
+		return err_set(err, ENOEXEC,
+			       "%s: truncated: %u setup sectors and %" PRIu64
 			       " bytes of kernel make %" PRIu64 " bytes, but the file has %" PRIu64,
 			       img->name, sects, wanted, bz->payload_off + wanted, img->size);
 	bz->payload_len = img->size - bz->payload_off;
@@ -124,25 +134,30 @@ static int choose_load_address(const struct boot_job *job, struct bzimage *bz, s
 
 	if (bz->hdr.relocatable_kernel) {
 		if (align == 0 || (align & (align - 1)) != 0)
-			return err_set(err, ENOEXEC, "%s: damaged bzImage: kernel_alignment "
-				       "0x%" PRIx64 " is not a power of two", name, align);
+			return err_set(err, ENOEXEC,
+				       "%s: damaged bzImage: kernel_alignment "
+				       "0x%" PRIx64 " is not a power of two",
+				       name, align);
 		if (load < BOOT_KERNEL_MIN_GPA)
 			load = BOOT_KERNEL_MIN_GPA;
 		if (load < MEMORY_LOW_MAX)
 			load = (load + align - 1) & ~(align - 1);
 	}
 	if (load < BOOT_KERNEL_MIN_GPA)
-		return err_set(err, ENOEXEC, "%s: wants to be loaded at 0x%" PRIx64 " and nowhere "
-			       "else; kernels are loaded from 0x%llx up", name, load,
-			       BOOT_KERNEL_MIN_GPA);
+		return err_set(err, ENOEXEC,
+			       "%s: wants to be loaded at 0x%" PRIx64 " and nowhere "
+			       "else; kernels are loaded from 0x%llx up",
+			       name, load, BOOT_KERNEL_MIN_GPA);
 	if (load >= MEMORY_LOW_MAX || need > MEMORY_LOW_MAX - load)
-		return err_set(err, ENOMEM, "%s: needs %" PRIu64 " bytes of RAM at 0x%" PRIx64
-			       ", but RAM below 4 GiB never goes beyond 0x%llx", name, need, load,
-			       MEMORY_LOW_MAX);
+		return err_set(err, ENOMEM,
+			       "%s: needs %" PRIu64 " bytes of RAM at 0x%" PRIx64
+			       ", but RAM below 4 GiB never goes beyond 0x%llx",
+			       name, need, load, MEMORY_LOW_MAX);
 	if (load + need > job->low_end)
-		return err_set(err, ENOMEM, "%s: needs %" PRIu64 " bytes of RAM at 0x%" PRIx64
-			       " to start: the guest must have %" PRIu64 " MiB, not %" PRIu64, name,
-			       need, load, boot_mib(load + need), job->mem->size >> 20);
+		return err_set(err, ENOMEM,
+			       "%s: needs %" PRIu64 " bytes of RAM at 0x%" PRIx64
+			       " to start: the guest must have %" PRIu64 " MiB, not %" PRIu64,
+			       name, need, load, boot_mib(load + need), job->mem->size >> 20);
 	bz->load = load;
 	bz->end = load + need;
 	return 0;
@@ -181,8 +196,8 @@ static int put_gdt(struct memory *mem, struct error *err)
 	return boot_put(mem, BOOT_GDT_GPA, gdt, sizeof(gdt), "GDT", err);
 }
 
-static int put_boot_params(const struct boot_job *job, const struct bzimage *bz,
-			   uint64_t initramfs, struct error *err)
+static int put_boot_params(const struct boot_job *job, const struct bzimage *bz, uint64_t initramfs,
+			   struct error *err)
 {
 	struct boot_range map[BOOT_MAP_MAX];
 	unsigned int n = boot_memory_map(job->mem->size, map);
@@ -242,7 +257,8 @@ int bzimage_load(const struct boot_job *job, struct boot_entry *entry, struct er
 		ret = put_boot_params(job, &bz, initramfs, err);
 	if (ret < 0)
 		return ret;
-	*entry = (struct boot_entry){ .mode = BOOT_LINUX64, .rip = bz.load + ENTRY64_OFFSET,
+	*entry = (struct boot_entry){ .mode = BOOT_LINUX64,
+				      .rip = bz.load + ENTRY64_OFFSET,
 				      .params = BOOT_PARAMS_GPA };
 	return 0;
 }

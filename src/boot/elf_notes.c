@@ -80,15 +80,18 @@ static int walk(const struct notes *n, uint64_t align, uint64_t *entry, struct e
 		memcpy(&nh, n->buf + pos, sizeof(nh));
 		desc = pos + align_up(sizeof(nh) + nh.n_namesz, align);
 		if (desc > n->len || nh.n_descsz > n->len - desc)
-			return err_set(err, ENOEXEC, "%s: damaged ELF file: a note with a name of "
+			return err_set(err, ENOEXEC,
+				       "%s: damaged ELF file: a note with a name of "
 				       "%u bytes and contents of %u goes beyond the %" PRIu64
-				       " bytes of its segment", n->img->name, nh.n_namesz,
-				       nh.n_descsz, n->len);
+				       " bytes of its segment",
+				       n->img->name, nh.n_namesz, nh.n_descsz, n->len);
 		if (is_entry_note(n, pos, &nh)) {
 			if (take_entry(n->buf + desc, nh.n_descsz, entry))
 				return 1;
-			ret = err_set(err, ENOEXEC, "%s: damaged ELF file: the PVH entry note has "
-				      "%u bytes instead of 4 or 8", n->img->name, nh.n_descsz);
+			ret = err_set(err, ENOEXEC,
+				      "%s: damaged ELF file: the PVH entry note has "
+				      "%u bytes instead of 4 or 8",
+				      n->img->name, nh.n_descsz);
 		}
 		/* The last one's padding may be missing. */
 		pos = desc + align_up(nh.n_descsz, align);
@@ -136,8 +139,10 @@ static int search_segment(const struct boot_image *img, const Elf64_Phdr *ph, ui
 	int ret;
 
 	if (ph->p_filesz > NOTE_MAX_BYTES)
-		return err_set(err, ENOEXEC, "%s: has %" PRIu64 " bytes of ELF notes; up to %u are "
-			       "read", img->name, ph->p_filesz, NOTE_MAX_BYTES);
+		return err_set(err, ENOEXEC,
+			       "%s: has %" PRIu64 " bytes of ELF notes; up to %u are "
+			       "read",
+			       img->name, ph->p_filesz, NOTE_MAX_BYTES);
 	if (ph->p_filesz == 0)
 		return 0;
 	buf = malloc(ph->p_filesz);
@@ -150,15 +155,15 @@ static int search_segment(const struct boot_image *img, const Elf64_Phdr *ph, ui
 		      entry, err);
 }
 
-int elf_notes_find_entry(const struct boot_image *img, const Elf64_Phdr *phdrs,
-			 unsigned int nphdrs, uint64_t *entry, struct error *err)
+int elf_notes_find_entry(const struct boot_image *img, const Elf64_Phdr *phdrs, unsigned int nphdrs,
+			 uint64_t *entry, struct error *err)
 {
 	struct error damage = ERROR_INIT;
 
 	for (unsigned int i = 0; i < nphdrs; i++) {
 		struct error why = ERROR_INIT;
-		int ret = phdrs[i].p_type == PT_NOTE ?
-			  search_segment(img, &phdrs[i], entry, &why) : 0;
+		int ret = phdrs[i].p_type == PT_NOTE ? search_segment(img, &phdrs[i], entry, &why)
+						     : 0;
 
 		if (ret == 1)
 			return 0;
@@ -168,9 +173,12 @@ int elf_notes_find_entry(const struct boot_image *img, const Elf64_Phdr *phdrs,
 			damage = why;
 	}
 	if (damage.code)
-		return err_set(err, ENOEXEC, "%s; no PVH entry note (Xen, type %d) was found "
-			       "elsewhere", damage.text, XEN_ELFNOTE_PHYS32_ENTRY);
-	return err_set(err, ENOEXEC, "%s: is an ELF file without a PVH entry note (Xen, type %d): "
-		       "build Linux with CONFIG_PVH, or use its bzImage", img->name,
-		       XEN_ELFNOTE_PHYS32_ENTRY);
+		return err_set(err, ENOEXEC,
+			       "%s; no PVH entry note (Xen, type %d) was found "
+			       "elsewhere",
+			       damage.text, XEN_ELFNOTE_PHYS32_ENTRY);
+	return err_set(err, ENOEXEC,
+		       "%s: is an ELF file without a PVH entry note (Xen, type %d): "
+		       "build Linux with CONFIG_PVH, or use its bzImage",
+		       img->name, XEN_ELFNOTE_PHYS32_ENTRY);
 }

@@ -16,7 +16,7 @@
  * where it is not, with a sentence that says what was damaged, if anything was. Other errors are of
  * reading.
  */
-int elf_notes_find_entry(const struct boot_image *img, const Elf64_Phdr *phdrs,
-			 unsigned int nphdrs, uint64_t *entry, struct error *err);
+int elf_notes_find_entry(const struct boot_image *img, const Elf64_Phdr *phdrs, unsigned int nphdrs,
+			 uint64_t *entry, struct error *err);
 
 #endif

@@ -41,8 +41,10 @@ static int read_file(const struct boot_image *img, uint64_t off, uint8_t *buf, u
 			return err_sys(err, errno, "%s: cannot read the %s at offset %" PRIu64,
 				       img->name, what, off);
 		if (n == 0)
-			return err_set(err, ENOEXEC, "%s: became shorter while it was read: the %s "
-				       "goes on at offset %" PRIu64, img->name, what, off);
+			return err_set(err, ENOEXEC,
+				       "%s: became shorter while it was read: the %s "
+				       "goes on at offset %" PRIu64,
+				       img->name, what, off);
 		buf += n;
 		off += (uint64_t)n;
 		len -= (uint64_t)n;
@@ -54,9 +56,10 @@ int boot_image_read(const struct boot_image *img, uint64_t off, void *buf, uint6
 		    const char *what, struct error *err)
 {
 	if (off > img->size || len > img->size - off)
-		return err_set(err, ENOEXEC, "%s: truncated: the %s is %" PRIu64 " bytes at offset "
-			       "%" PRIu64 ", but the file has %" PRIu64 " bytes", img->name, what,
-			       len, off, img->size);
+		return err_set(err, ENOEXEC,
+			       "%s: truncated: the %s is %" PRIu64 " bytes at offset "
+			       "%" PRIu64 ", but the file has %" PRIu64 " bytes",
+			       img->name, what, len, off, img->size);
 	if (img->fd >= 0)
 		return read_file(img, off, buf, len, what, err);
 	memcpy(buf, img->data + off, len);
@@ -69,9 +72,10 @@ int boot_image_load(const struct boot_image *img, uint64_t off, uint64_t len, st
 	void *p = memory_ptr(mem, gpa, len);
 
 	if (!p)
-		return err_set(err, ENOMEM, "%s: the %s (%" PRIu64 " bytes at 0x%" PRIx64
-			       ") is not inside the guest's %" PRIu64 " MiB of RAM", img->name,
-			       what, len, gpa, mem->size >> 20);
+		return err_set(err, ENOMEM,
+			       "%s: the %s (%" PRIu64 " bytes at 0x%" PRIx64
+			       ") is not inside the guest's %" PRIu64 " MiB of RAM",
+			       img->name, what, len, gpa, mem->size >> 20);
 	return boot_image_read(img, off, p, len, what, err);
 }
 
@@ -91,8 +95,10 @@ int boot_put_cmdline(const struct boot_job *job, uint64_t limit, struct error *e
 	if (limit > BOOT_CMDLINE_SIZE - 1)
 		limit = BOOT_CMDLINE_SIZE - 1;
 	if (len > limit)
-		return err_set(err, E2BIG, "the kernel command line has %zu bytes, but %s takes at "
-			       "most %" PRIu64, len, job->kernel.name, limit);
+		return err_set(err, E2BIG,
+			       "the kernel command line has %zu bytes, but %s takes at "
+			       "most %" PRIu64,
+			       len, job->kernel.name, limit);
 	return boot_put(job->mem, BOOT_CMDLINE_GPA, job->cmdline, len + 1, "command line", err);
 }
 
@@ -108,11 +114,12 @@ int boot_put_initramfs(const struct boot_job *job, uint64_t floor, uint64_t ceil
 		return 0;
 	start = img->size <= room ? (ceiling - img->size) & ~(BOOT_PAGE_SIZE - 1) : 0;
 	if (start < floor)
-		return err_set(err, ENOMEM, "%s: the initramfs has %" PRIu64 " bytes, but between "
+		return err_set(err, ENOMEM,
+			       "%s: the initramfs has %" PRIu64 " bytes, but between "
 			       "the kernel's end (0x%" PRIx64 ") and the highest address for it "
 			       "(0x%" PRIx64 ") are %" PRIu64 "; the guest has %" PRIu64
-			       " MiB of RAM", img->name, img->size, floor, ceiling, room,
-			       job->mem->size >> 20);
+			       " MiB of RAM",
+			       img->name, img->size, floor, ceiling, room, job->mem->size >> 20);
 	*gpa = start;
 	return boot_image_load(img, 0, img->size, job->mem, start, "initramfs", err);
 }

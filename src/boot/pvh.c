@@ -93,15 +93,18 @@ static int read_headers(struct elf_kernel *k, struct error *err)
 		return ret;
 	if (eh->e_ident[EI_CLASS] != ELFCLASS64 || eh->e_ident[EI_DATA] != ELFDATA2LSB ||
 	    eh->e_machine != EM_X86_64)
-		return err_set(err, ENOEXEC, "%s: is an ELF file, but not for x86-64 (class %u, "
-			       "data %u, machine %u)", name, eh->e_ident[EI_CLASS],
-			       eh->e_ident[EI_DATA], eh->e_machine);
+		return err_set(err, ENOEXEC,
+			       "%s: is an ELF file, but not for x86-64 (class %u, "
+			       "data %u, machine %u)",
+			       name, eh->e_ident[EI_CLASS], eh->e_ident[EI_DATA], eh->e_machine);
 	if (eh->e_type != ET_EXEC && eh->e_type != ET_DYN)
 		return err_set(err, ENOEXEC, "%s: ELF type %u is not an executable", name,
 			       eh->e_type);
 	if (eh->e_phentsize != sizeof(Elf64_Phdr))
-		return err_set(err, ENOEXEC, "%s: damaged ELF file: program headers of %u bytes "
-			       "instead of %zu", name, eh->e_phentsize, sizeof(Elf64_Phdr));
+		return err_set(err, ENOEXEC,
+			       "%s: damaged ELF file: program headers of %u bytes "
+			       "instead of %zu",
+			       name, eh->e_phentsize, sizeof(Elf64_Phdr));
 	if (eh->e_phnum == 0 || eh->e_phnum > MAX_PHDRS)
 		return err_set(err, ENOEXEC, "%s: has %u program headers; 1 to %u can be loaded",
 			       name, eh->e_phnum, MAX_PHDRS);
@@ -123,27 +126,31 @@ static int check_segment(const struct elf_kernel *k, unsigned int i, struct memo
 	const Elf64_Phdr *ph = &k->phdrs[i];
 
 	if (ph->p_filesz > ph->p_memsz)
-		return err_set(err, ENOEXEC, "%s: damaged ELF file: segment %u has %" PRIu64
-			       " bytes in the file but %" PRIu64 " in memory", name, i,
-			       ph->p_filesz, ph->p_memsz);
+		return err_set(err, ENOEXEC,
+			       "%s: damaged ELF file: segment %u has %" PRIu64
+			       " bytes in the file but %" PRIu64 " in memory",
+			       name, i, ph->p_filesz, ph->p_memsz);
 	if (ph->p_filesz > 0 &&
 	    (ph->p_offset > k->img->size || ph->p_filesz > k->img->size - ph->p_offset))
-		return err_set(err, ENOEXEC, "%s: truncated: segment %u is %" PRIu64 " bytes at "
-			       "offset %" PRIu64 ", but the file has %" PRIu64 " bytes", name, i,
-			       ph->p_filesz, ph->p_offset, k->img->size);
+		return err_set(err, ENOEXEC,
+			       "%s: truncated: segment %u is %" PRIu64 " bytes at "
+			       "offset %" PRIu64 ", but the file has %" PRIu64 " bytes",
+			       name, i, ph->p_filesz, ph->p_offset, k->img->size);
 	if (ph->p_memsz > UINT64_MAX - ph->p_paddr)
-		return err_set(err, ENOEXEC, "%s: damaged ELF file: segment %u of %" PRIu64
-			       " bytes at 0x%" PRIx64 " goes beyond the end of the address space",
+		return err_set(err, ENOEXEC,
+			       "%s: damaged ELF file: segment %u of %" PRIu64 " bytes at 0x%" PRIx64
+			       " goes beyond the end of the address space",
 			       name, i, ph->p_memsz, ph->p_paddr);
 	if (ph->p_paddr < BOOT_KERNEL_MIN_GPA)
-		return err_set(err, ENOEXEC, "%s: segment %u is at 0x%" PRIx64 "; the addresses "
-			       "below 0x%llx are taken by boot data and ACPI tables", name, i,
-			       ph->p_paddr, BOOT_KERNEL_MIN_GPA);
+		return err_set(err, ENOEXEC,
+			       "%s: segment %u is at 0x%" PRIx64 "; the addresses "
+			       "below 0x%llx are taken by boot data and ACPI tables",
+			       name, i, ph->p_paddr, BOOT_KERNEL_MIN_GPA);
 	if (!memory_ptr(mem, ph->p_paddr, ph->p_memsz))
-		return err_set(err, ENOMEM, "%s: segment %u needs RAM from 0x%" PRIx64
-			       " to 0x%" PRIx64 ", which the guest with %" PRIu64
-			       " MiB does not have", name, i, ph->p_paddr,
-			       ph->p_paddr + ph->p_memsz, mem->size >> 20);
+		return err_set(err, ENOMEM,
+			       "%s: segment %u needs RAM from 0x%" PRIx64 " to 0x%" PRIx64
+			       ", which the guest with %" PRIu64 " MiB does not have",
+			       name, i, ph->p_paddr, ph->p_paddr + ph->p_memsz, mem->size >> 20);
 	return 0;
 }
 
@@ -156,9 +163,10 @@ static int check_overlap(const struct elf_kernel *k, unsigned int i, unsigned in
 
 	if (a->p_paddr >= b->p_paddr + b->p_memsz || b->p_paddr >= a->p_paddr + a->p_memsz)
 		return 0;
-	return err_set(err, ENOEXEC, "%s: damaged ELF file: segment %u (0x%" PRIx64 " to 0x%" PRIx64
-		       ") overlaps segment %u (0x%" PRIx64 " to 0x%" PRIx64 ")", k->img->name, i,
-		       a->p_paddr, a->p_paddr + a->p_memsz, j, b->p_paddr,
+	return err_set(err, ENOEXEC,
+		       "%s: damaged ELF file: segment %u (0x%" PRIx64 " to 0x%" PRIx64
+		       ") overlaps segment %u (0x%" PRIx64 " to 0x%" PRIx64 ")",
+		       k->img->name, i, a->p_paddr, a->p_paddr + a->p_memsz, j, b->p_paddr,
 		       b->p_paddr + b->p_memsz);
 }
 
@@ -196,8 +204,10 @@ static int find_entry(struct elf_kernel *k, struct error *err)
 		    k->entry - ph->p_paddr < ph->p_filesz && k->entry <= UINT32_MAX)
 			return 0;
 	}
-	return err_set(err, ENOEXEC, "%s: the PVH entry 0x%" PRIx64 " is in no loaded segment "
-		       "below 4 GiB", k->img->name, k->entry);
+	return err_set(err, ENOEXEC,
+		       "%s: the PVH entry 0x%" PRIx64 " is in no loaded segment "
+		       "below 4 GiB",
+		       k->img->name, k->entry);
 }
 
 static int load_segments(const struct elf_kernel *k, struct memory *mem, struct error *err)
@@ -237,7 +247,8 @@ static int put_start_info(const struct boot_job *job, uint64_t initramfs, struct
 		block.module.size = job->initramfs.size;
 	}
 	for (unsigned int i = 0; i < n; i++)
-		block.map[i] = (struct hvm_memmap_entry){ .addr = map[i].gpa, .size = map[i].size,
+		block.map[i] = (struct hvm_memmap_entry){ .addr = map[i].gpa,
+							  .size = map[i].size,
 							  .type = map[i].type };
 	return boot_put(job->mem, BOOT_START_INFO_GPA, &block, sizeof(block), "PVH start info",
 			err);
@@ -264,7 +275,8 @@ int pvh_load(const struct boot_job *job, struct boot_entry *entry, struct error 
 		ret = put_start_info(job, initramfs, err);
 	if (ret < 0)
 		return ret;
-	*entry = (struct boot_entry){ .mode = BOOT_PVH32, .rip = k.entry,
+	*entry = (struct boot_entry){ .mode = BOOT_PVH32,
+				      .rip = k.entry,
 				      .params = BOOT_START_INFO_GPA };
 	return 0;
 }

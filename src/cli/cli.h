@@ -21,7 +21,9 @@ int cli_check_run_values(const struct cli_args *args, struct error *err);
 /* The level that --log-level names, or -EINVAL. */
 int cli_parse_log_level(const struct cli_args *args, struct error *err);
 
-/* `molt run` when a predecessor only asks (update_is_check()): the same arguments, the exit status. */
+/*
+ * `molt run` when a predecessor only asks (update_is_check()): the same arguments, the exit status.
+ */
 int cli_answer_check(int argc, char **argv);
 
 int cmd_update(int argc, char **argv);

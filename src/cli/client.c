@@ -196,8 +196,10 @@ static int send_with_fd(struct client *c, const char *text, int fd, struct error
 	} rights = { .buf = { 0 } };
 	struct iovec iov = { .iov_base = (char *)text, .iov_len = 1 };
 	struct msghdr msg = {
-		.msg_iov = &iov, .msg_iovlen = 1,
-		.msg_control = rights.buf, .msg_controllen = sizeof(rights.buf),
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = rights.buf,
+		.msg_controllen = sizeof(rights.buf),
 	};
 	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
 	int r;
@@ -221,7 +223,8 @@ static int send_with_fd(struct client *c, const char *text, int fd, struct error
 
 int client_give_fd(struct client *c, const char *name, int fd, struct error *err)
 {
-	json_t *request = json_pack("{s:s,s:{s:s}}", "execute", "getfd", "arguments", "fdname", name);
+	json_t *request = json_pack("{s:s,s:{s:s}}", "execute", "getfd", "arguments", "fdname",
+				    name);
 	_cleanup_free_ char *text = request ? json_dumps(request, JSON_COMPACT) : NULL;
 	json_t *result = NULL;
 	int r;
@@ -260,17 +263,25 @@ static int connect_error(const char *path, int code, struct error *err)
 {
 	switch (code) {
 	case ENOENT:
-		return err_set(err, code, "control socket '%s': there is none; was molt started "
-			       "with --control %s?", path, path);
+		return err_set(err, code,
+			       "control socket '%s': there is none; was molt started "
+			       "with --control %s?",
+			       path, path);
 	case ECONNREFUSED:
-		return err_set(err, code, "control socket '%s': nobody listens there (any more), "
-			       "or it is no Unix socket", path);
+		return err_set(err, code,
+			       "control socket '%s': nobody listens there (any more), "
+			       "or it is no Unix socket",
+			       path);
 	case ETIMEDOUT:
-		return err_set(err, code, "control socket '%s': not connected in time; whoever "
-			       "listens there takes no connection", path);
+		return err_set(err, code,
+			       "control socket '%s': not connected in time; whoever "
+			       "listens there takes no connection",
+			       path);
 	case EACCES:
-		return err_set(err, code, "control socket '%s': permission denied; only molt's own "
-			       "user and root may connect", path);
+		return err_set(err, code,
+			       "control socket '%s': permission denied; only molt's own "
+			       "user and root may connect",
+			       path);
 	default:
 		return err_sys(err, code, "control socket '%s'", path);
 	}

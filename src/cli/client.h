@@ -45,8 +45,8 @@ void client_close(struct client *c);
 int client_call(struct client *c, json_t *request, json_t **result, struct error *err);
 
 /*
- * Sends a descriptor, which stays the caller's, and has the server call it name (`getfd`). Errors as
- * above: -EREMOTEIO where the server takes none.
+ * Sends a descriptor, which stays the caller's, and has the server call it name (`getfd`). Errors
+ * as above: -EREMOTEIO where the server takes none.
  */
 int client_give_fd(struct client *c, const char *name, int fd, struct error *err);
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What of a command line concerns the sandbox. Main may change files beneath the directories of those
- * that it was told to make: control socket, log, serial backend; so the socket's path can be removed in
- * the end and a log put aside. What else a wrapper or a state file needs is in write=.
+ * What of a command line concerns the sandbox. Main may change files beneath the directories of
+ * those that it was told to make: control socket, log, serial backend; so the socket's path can be
+ * removed in the end and a log put aside. What else a wrapper or a state file needs is in write=.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -55,10 +55,11 @@ static int add_list(struct confinement *c, const char *dirs, struct error *err)
 		size_t len = strcspn(dirs, ":");
 
 		if (len == 0)
-			return err_set(err, EINVAL, "--sandbox: write= has an empty directory in it");
+			return err_set(err, EINVAL,
+				       "--sandbox: write= has an empty directory in it");
 		if (dirs[0] != '/')
-			return err_set(err, EINVAL, "--sandbox: write=%s: the path must be absolute",
-				       dirs);
+			return err_set(err, EINVAL,
+				       "--sandbox: write=%s: the path must be absolute", dirs);
 		r = add_dir(c, dirs, len, err);
 		dirs += len + (dirs[len] == ':');
 	}
@@ -146,7 +147,8 @@ void confine_successor(const struct confinement *c)
 		log_error("sandbox: not in force as it should be: %s", err.text);
 	else if (!c->on && level)
 		log_warn("--sandbox off: level %u is in force since before, and cannot be lifted; only "
-			 "the vCPU threads run without", level);
+			 "the vCPU threads run without",
+			 level);
 }
 
 int (*confine_thread(const struct confinement *c))(struct error *err)

@@ -11,10 +11,10 @@
 
 struct confinement {
 	bool on;
-	bool other_user;                       /* after confine_find_user() */
+	bool other_user; /* after confine_find_user() */
 	struct sandbox_user user;
-	struct cli_list options;               /* owns what comes from --sandbox */
-	char *write[CONFINE_DIRS_MAX + 1];     /* directories beneath which main may change files */
+	struct cli_list options;           /* owns what comes from --sandbox */
+	char *write[CONFINE_DIRS_MAX + 1]; /* directories beneath which main may change files */
 };
 
 /* Takes --sandbox apart. Nothing is looked up and nothing changes yet. */
@@ -28,8 +28,8 @@ int confine_find_user(struct confinement *c, const struct cli_args *args, struct
 int confine_cold(const struct confinement *c, const struct cli_args *args, struct error *err);
 
 /*
- * For a successor that runs the guest already: adds what is newer than what it came with. Failure is for
- * the log alone: the guest is not to be lost for it.
+ * For a successor that runs the guest already: adds what is newer than what it came with. Failure
+ * is for the log alone: the guest is not to be lost for it.
  */
 void confine_successor(const struct confinement *c);
 

@@ -16,7 +16,9 @@ static const struct cli_option ctl_options[] = {
 	{ .name = "compact", .help = "print the answer on one line" },
 	{ .name = "events",
 	  .help = "print events, one a line, until interrupted or the guest ends" },
-	{ .name = "timeout", .arg = "SECONDS", .help = "wait so long for the answer; 0: for ever",
+	{ .name = "timeout",
+	  .arg = "SECONDS",
+	  .help = "wait so long for the answer; 0: for ever",
 	  .def = "60" },
 	{ .name = NULL }
 };
@@ -157,8 +159,7 @@ static int check_and_run(const struct cli_args *args)
 	if (cli_parse_seconds("--timeout", cli_value(args, "timeout"), 0, TIMEOUT_MAX_MS, &timeout,
 			      &err) < 0)
 		return cli_usage_error(cmd, "%s", err.text);
-	if (args->nwords > 1 &&
-	    make_request(args->words + 1, args->nwords - 1, &request, &err) < 0)
+	if (args->nwords > 1 && make_request(args->words + 1, args->nwords - 1, &request, &err) < 0)
 		return cli_usage_error(cmd, "%s", err.text);
 	return run_ctl(args, request, timeout);
 }

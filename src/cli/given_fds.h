@@ -8,9 +8,9 @@
 #include "client.h"
 
 /*
- * Sends what `update` with these arguments will need and can be sent, and adds to the arguments what
- * was. *state_made: the state file was not there before, and is the caller's to remove if nothing
- * comes of it. An error only where the connection fails.
+ * Sends what `update` with these arguments will need and can be sent, and adds to the arguments
+ * what was. *state_made: the state file was not there before, and is the caller's to remove if
+ * nothing comes of it. An error only where the connection fails.
  */
 int given_fds_give(struct client *c, json_t *arguments, bool *state_made, struct error *err);
 

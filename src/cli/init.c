@@ -2,19 +2,20 @@
 /*
  * molt as process 1 of a pid name space: a container's only program. Theory of operation.
  *
- * When process 1 ends the kernel ends all others of its name space, and from within it cannot be killed. So it
- * cannot be the VMM: a successor that died would take the guardian and the guest along, and one that hangs
- * could not be ended. The VMM is a child of a small init, which does what process 1 has to do (it takes the
- * end of every orphan), passes signals on, and ends as the VMM ends.
+ * When process 1 ends the kernel ends all others of its name space, and from within it cannot be
+ * killed. So it cannot be the VMM: a successor that died would take the guardian and the guest
+ * along, and one that hangs could not be ended. The VMM is a child of a small init, which does what
+ * process 1 has to do (it takes the end of every orphan), passes signals on, and ends as the VMM
+ * ends.
  *
- * Which process that is changes where a guardian takes the guest back. molt tells a service manager of such
- * changes anyway (base/notify.h); here it tells init, over a socket pair in the place of the manager's socket,
- * in that protocol's words. It does so before the old process can end, so whatever init reads when it sees a
- * process end was said before. A manager outside of the name space knows the container by its process 1, and
- * is told by init that the guest runs.
+ * Which process that is changes where a guardian takes the guest back. molt tells a service manager
+ * of such changes anyway (base/notify.h); here it tells init, over a socket pair in the place of
+ * the manager's socket, in that protocol's words. It does so before the old process can end, so
+ * whatever init reads when it sees a process end was said before. A manager outside of the name
+ * space knows the container by its process 1, and is told by init that the guest runs.
  *
- * A signal from the kernel, such as a Ctrl-C at the terminal, went to the whole foreground group, and so to
- * the VMM, too: those are not passed on.
+ * A signal from the kernel, such as a Ctrl-C at the terminal, went to the whole foreground group,
+ * and so to the VMM, too: those are not passed on.
  */
 #include <errno.h>
 #include <poll.h>
@@ -37,9 +38,9 @@
 #include "init.h"
 
 struct init {
-	pid_t main;    /* the process that runs the guest */
-	int main_fd;   /* its pidfd, or -1 */
-	int told_fd;   /* what it says */
+	pid_t main;  /* the process that runs the guest */
+	int main_fd; /* its pidfd, or -1 */
+	int told_fd; /* what it says */
 	int signal_fd;
 	int notify_fd; /* service manager, -1: none */
 };
@@ -69,7 +70,10 @@ static void listen_to_main(struct init *in)
 	}
 }
 
-/* Takes the end of all that have ended; the exit status where the guest's process is among them, else -1. */
+/*
+ * Takes the end of all that have ended; the exit status where the guest's process is among them,
+ * else -1.
+ */
 static int reap(struct init *in)
 {
 	for (;;) {
@@ -150,8 +154,9 @@ int init_stay_behind(int *tell, struct error *err)
 	if (getpid() != 1)
 		return 0;
 	if (update_is_successor()) {
-		log_warn("molt is process 1 of a pid name space, and was not started so by this version: a "
-			 "successor that dies takes the guest with it");
+		log_warn(
+			"molt is process 1 of a pid name space, and was not started so by this version: a "
+			"successor that dies takes the guest with it");
 		return 0;
 	}
 	sigfillset(&all);

@@ -6,9 +6,9 @@
 #include <molt/base/error.h>
 
 /*
- * In process 1: makes a child and returns 0 in that alone, with *tell, a socket on which it tells which
- * process runs the guest (notify_main_pid()). Process 1 stays behind as the name space's init, and ends with
- * the exit status of that process. -errno where no child could be made.
+ * In process 1: makes a child and returns 0 in that alone, with *tell, a socket on which it tells
+ * which process runs the guest (notify_main_pid()). Process 1 stays behind as the name space's
+ * init, and ends with the exit status of that process. -errno where no child could be made.
  *
  * In any other process, and in a successor, which has to stay the process that it is: does nothing.
  */

@@ -12,15 +12,17 @@
 #include "log_file.h"
 
 static const struct vmstate_field log_fields[] = {
-	VMSTATE_STRING(struct log_file, path),
-	VMSTATE_U64(struct log_file, lost),
-	VMSTATE_UNSAVED(struct log_file, fd, "in the fd table"),
-	VMSTATE_END
+	VMSTATE_STRING(struct log_file, path), VMSTATE_U64(struct log_file, lost),
+	VMSTATE_UNSAVED(struct log_file, fd, "in the fd table"), VMSTATE_END
 };
 
 static const struct vmstate log_vmstate = {
-	.name = "log", .version = 1, .min_version = 1, .size = sizeof(struct log_file),
-	.ignorable = true, .fields = log_fields,
+	.name = "log",
+	.version = 1,
+	.min_version = 1,
+	.size = sizeof(struct log_file),
+	.ignorable = true,
+	.fields = log_fields,
 };
 
 static const char *const log_fds[] = { "log", NULL };
@@ -102,10 +104,12 @@ static int run_log_reopen(void *opaque, const struct command_origin *origin, jso
 	(void)args;
 	(void)result;
 	if (f->fd < 0)
-		return err_set(err, ENOENT, "the log goes to standard error; with --log-file it "
+		return err_set(err, ENOENT,
+			       "the log goes to standard error; with --log-file it "
 			       "could be reopened");
 	if (!f->path[0])
-		return err_set(err, ENOENT, "the log's path is not known: a predecessor that did "
+		return err_set(err, ENOENT,
+			       "the log's path is not known: a predecessor that did "
 			       "not tell it had opened the file; start the successor with "
 			       "--log-file");
 	log_drain(LOG_DRAIN_MS);
@@ -119,7 +123,8 @@ static int run_log_reopen(void *opaque, const struct command_origin *origin, jso
 }
 
 const struct command log_file_commands[] = {
-	{ .name = "log-reopen", .help = "open the log's file anew by its path, after a rotation",
+	{ .name = "log-reopen",
+	  .help = "open the log's file anew by its path, after a rotation",
 	  .run = run_log_reopen },
 };
 const size_t log_file_commands_count = ARRAY_SIZE(log_file_commands);

@@ -12,9 +12,9 @@
 #include "options.h"
 
 struct log_file {
-	int fd; /* -1: standard error */
+	int fd;              /* -1: standard error */
 	char path[PATH_MAX]; /* empty: standard error, or a predecessor did not say */
-	uint64_t lost; /* lines that the predecessor could not write */
+	uint64_t lost;       /* lines that the predecessor could not write */
 };
 
 /*

@@ -53,19 +53,17 @@ void cli_warn_of_differences(const struct cli_args *args, const struct machine *
 		return;
 	}
 	if (cli_given(args, "cpus") && asked.cpus != m->guest.cpus)
-		log_warn("--cpus %u: the guest keeps its %u vCPUs", asked.cpus,
-			 m->guest.cpus);
+		log_warn("--cpus %u: the guest keeps its %u vCPUs", asked.cpus, m->guest.cpus);
 	if (cli_given(args, "cpu") && strcmp(asked.cpu_model, m->guest.cpu_model) != 0)
 		log_warn("--cpu %s: the guest keeps %s", asked.cpu_model, m->guest.cpu_model);
 	if (cli_given(args, "memory") && asked.ram_size != m->guest.ram_size)
 		log_warn("--memory %llu: the guest keeps its %llu bytes of RAM",
-			 (unsigned long long)asked.ram_size,
-			 (unsigned long long)m->guest.ram_size);
+			 (unsigned long long)asked.ram_size, (unsigned long long)m->guest.ram_size);
 	if (cli_given(args, "machine") && asked.machine_version != m->machine_version)
 		log_warn("--machine %u: the guest keeps machine version %u", asked.machine_version,
 			 m->machine_version);
-	if (memory.hugepages_given &&
-	    !memory_pages_are(&m->memory, memory.options.hugepages))
+	if (memory.hugepages_given && !memory_pages_are(&m->memory, memory.options.hugepages))
 		log_warn("--memory hugepages=...: guest RAM keeps its pages of %llu KiB until molt is "
-			 "started anew", (unsigned long long)(m->memory.page >> 10));
+			 "started anew",
+			 (unsigned long long)(m->memory.page >> 10));
 }

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* What a command line says about the machine, on a cold start and against a machine that is there. */
+/*
+ * What a command line says about the machine, on a cold start and against a machine that is there.
+ */
 #ifndef MOLT_CLI_MACHINE_ARGS_H
 #define MOLT_CLI_MACHINE_ARGS_H
 
@@ -10,8 +12,8 @@
 #include "options.h"
 
 /*
- * What the guest sees (RAM's size, vCPUs, machine version) into cfg, and what its RAM is made of into
- * memory and cfg. -EINVAL or -ERANGE with a sentence that names option and value.
+ * What the guest sees (RAM's size, vCPUs, machine version) into cfg, and what its RAM is made of
+ * into memory and cfg. -EINVAL or -ERANGE with a sentence that names option and value.
  */
 int cli_parse_machine(const struct cli_args *args, struct machine_config *cfg,
 		      struct memory_arg *memory, struct error *err);

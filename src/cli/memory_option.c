@@ -58,14 +58,17 @@ static int parse_choices(const struct cli_list *list, struct memory_arg *arg, st
 	arg->options.prefault = prefault;
 	arg->refault = refault;
 	if (arg->options.hugepages && arg->options.thp == MEMORY_THP_ON)
-		return err_set(err, EINVAL, "--memory: thp=on and hugepages exclude each other: "
+		return err_set(err, EINVAL,
+			       "--memory: thp=on and hugepages exclude each other: "
 			       "reserved huge pages are huge anyway");
 	return 0;
 }
 
 int cli_parse_memory(const char *text, struct memory_arg *arg, struct error *err)
 {
-	static const char *const keys[] = { "size", "hugepages", "thp", "prefault", "refault", NULL };
+	static const char *const keys[] = {
+		"size", "hugepages", "thp", "prefault", "refault", NULL
+	};
 	struct cli_list list = { 0 };
 	int r = cli_list_parse(&list, "--memory", text, keys, err);
 

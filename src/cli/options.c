@@ -125,8 +125,7 @@ static bool typed_in_full(const char *arg, const char *name)
 
 /* The option that getopt_long() found in arg, a result and optopt being given; NULL for none. */
 static const struct cli_option *found_option(const struct cli_command *cmd,
-					     const struct option *list, int result,
-					     const char *arg)
+					     const struct option *list, int result, const char *arg)
 {
 	int code = result == '?' || result == ':' ? optopt : result;
 	const char *name;
@@ -163,8 +162,7 @@ static int take_option(struct cli_args *args, const struct option *list, int res
 	if (!opt)
 		return unknown_option(args->command, arg, err);
 	if (result == ':')
-		return err_set(err, EINVAL, "option '%s' needs a value: %s %s", arg, arg,
-			       opt->arg);
+		return err_set(err, EINVAL, "option '%s' needs a value: %s %s", arg, arg, opt->arg);
 	if (result == '?')
 		return err_set(err, EINVAL, "option '--%s' takes no value", opt->name);
 	if (opt == &help_option)

@@ -21,8 +21,8 @@
 #define EXIT_USAGE 2
 
 struct cli_option {
-	const char *name;     /* without the dashes; NULL ends the table */
-	const char *arg;      /* placeholder of the value, NULL for a flag */
+	const char *name; /* without the dashes; NULL ends the table */
+	const char *arg;  /* placeholder of the value, NULL for a flag */
 	const char *help;
 	const char *def;      /* value when it is not given, or NULL */
 	const char *values;   /* for completion: what it may be, between blanks; NULL: see arg */
@@ -43,7 +43,7 @@ struct cli_args {
 	struct {
 		const struct cli_option *option; /* never an alias */
 		const char *value;               /* NULL for a flag */
-	} *given; /* in order */
+	} * given;                               /* in order */
 	size_t ngiven;
 	const char **words; /* the arguments that are not options */
 	size_t nwords;

@@ -85,8 +85,7 @@ static void machine_event(struct machine *m, void *opaque, enum machine_event ev
 	control_machine_event(v->control, ev, detail);
 }
 
-static int save_rest(void *opaque, struct stream_writer *w, struct fdtable *fds,
-		     struct error *err)
+static int save_rest(void *opaque, struct stream_writer *w, struct fdtable *fds, struct error *err)
 {
 	const struct vmm *v = opaque;
 	int r = boot_files_save(&v->boot, w, fds, err);
@@ -172,9 +171,15 @@ static struct machine_config base_config(struct vmm *v)
 static int open_services(struct vmm *v, struct incoming *in, struct error *err)
 {
 	const struct update_ops ops = {
-		.save = save_rest, .flush = flush_control, .reply = reply, .event = send_event,
+		.save = save_rest,
+		.flush = flush_control,
+		.reply = reply,
+		.event = send_event,
 		.take_fd = take_fd,
-		.main_pid = main_pid, .reborn = reborn, .run_on = run_on, .opaque = v,
+		.main_pid = main_pid,
+		.reborn = reborn,
+		.run_on = run_on,
+		.opaque = v,
 	};
 	int r = control_create(&v->control, cli_value(v->args, "control"), v->loop,
 			       in ? in->fds : NULL, in ? &in->stream : NULL, err);

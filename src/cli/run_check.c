@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* `molt run` in check mode: whether this molt, with this command line, could take a machine over. */
+/*
+ * `molt run` in check mode: whether this molt, with this command line, could take a machine over.
+ */
 #include <errno.h>
 #include <string.h>
 

@@ -24,8 +24,10 @@ int cli_parse_log_level(const struct cli_args *args, struct error *err)
 	int level = log_level_parse(name);
 
 	if (level < 0)
-		return err_set(err, EINVAL, "--log-level '%s': it must be error, warn, info or "
-			       "debug", name);
+		return err_set(err, EINVAL,
+			       "--log-level '%s': it must be error, warn, info or "
+			       "debug",
+			       name);
 	return level;
 }
 
@@ -41,8 +43,10 @@ static int check_machine(const struct cli_args *args, struct error *err)
 	/* Whether the host has such pages, and what its default is, only the host can tell. */
 	if (r == 0 && cfg.memory.hugepages > MEMORY_HUGE_DEFAULT &&
 	    cfg.ram_size % cfg.memory.hugepages)
-		r = err_set(err, EINVAL, "guest RAM of %llu KiB is no multiple of the huge pages' "
-			    "size, %llu MiB", (unsigned long long)(cfg.ram_size >> 10),
+		r = err_set(err, EINVAL,
+			    "guest RAM of %llu KiB is no multiple of the huge pages' "
+			    "size, %llu MiB",
+			    (unsigned long long)(cfg.ram_size >> 10),
 			    (unsigned long long)(cfg.memory.hugepages >> 20));
 	err_prefix(err, "--memory");
 	return r;

@@ -52,8 +52,9 @@ static json_t *hex_string(const uint8_t *data, size_t len)
 static json_t *uuid_string(const uint8_t *u)
 {
 	return json_sprintf("%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-"
-			    "%02x%02x%02x%02x%02x%02x", u[0], u[1], u[2], u[3], u[4], u[5], u[6],
-			    u[7], u[8], u[9], u[10], u[11], u[12], u[13], u[14], u[15]);
+			    "%02x%02x%02x%02x%02x%02x",
+			    u[0], u[1], u[2], u[3], u[4], u[5], u[6], u[7], u[8], u[9], u[10],
+			    u[11], u[12], u[13], u[14], u[15]);
 }
 
 static json_t *element(unsigned int type, const uint8_t *data)
@@ -94,8 +95,8 @@ static json_t *field_value(const struct stream_field *f)
 		return hex_string(f->data, f->count);
 	list = json_array();
 	for (uint32_t i = 0; i < f->count; i++)
-		json_array_append_new(list, element(f->type,
-						    f->data + i * field_type_size(f->type)));
+		json_array_append_new(list,
+				      element(f->type, f->data + i * field_type_size(f->type)));
 	return list;
 }
 
@@ -120,9 +121,9 @@ static json_t *fields_json(const struct stream_section *sec)
 static json_t *section_json(const struct stream_section *sec)
 {
 	return json_pack("{s:o,s:I,s:I,s:I,s:I,s:o}", "name", json_any_string(sec->name),
-			 "instance", (json_int_t)sec->instance, "version",
-			 (json_int_t)sec->version, "flags", (json_int_t)sec->flags, "bytes",
-			 (json_int_t)sec->payload_len, "fields", fields_json(sec));
+			 "instance", (json_int_t)sec->instance, "version", (json_int_t)sec->version,
+			 "flags", (json_int_t)sec->flags, "bytes", (json_int_t)sec->payload_len,
+			 "fields", fields_json(sec));
 }
 
 static json_t *header_json(const struct stream_header *h)

@@ -22,14 +22,16 @@
 #define AFTERWARDS_MS 2000
 
 static const struct cli_option update_options[] = {
-	{ .name = "state", .arg = "FILE",
+	{ .name = "state",
+	  .arg = "FILE",
 	  .help = "keep the state stream in this file; without it no file is needed" },
 	{ .name = "json", .help = "print the whole report as JSON" },
 	{ .name = "check",
 	  .help = "ask the successor whether it could take the guest over, and leave it at that" },
 	{ .name = "no-check",
 	  .help = "do not ask it first: for a successor that cannot answer, such as a wrapper" },
-	{ .name = "timeout", .arg = "SECONDS",
+	{ .name = "timeout",
+	  .arg = "SECONDS",
 	  .help = "how long the successor may take to get ready; then the guest runs on without it",
 	  .def = "5" },
 	{ .name = NULL }
@@ -62,8 +64,10 @@ static json_t *command_list(const char *const *words, size_t n, struct error *er
 	json_t *list;
 
 	if (!found && !strchr(words[0], '/')) {
-		err_set(err, ENOENT, "successor '%s' is not in PATH; a file that is elsewhere is "
-			"named by its path", words[0]);
+		err_set(err, ENOENT,
+			"successor '%s' is not in PATH; a file that is elsewhere is "
+			"named by its path",
+			words[0]);
 		return NULL;
 	}
 	list = json_array();
@@ -72,8 +76,10 @@ static json_t *command_list(const char *const *words, size_t n, struct error *er
 
 		if (json_array_append_new(list, word) < 0) {
 			json_decref(list);
-			err_set(err, EINVAL, "successor's command: '%s' is not UTF-8, or the "
-				"working directory has no path", words[i]);
+			err_set(err, EINVAL,
+				"successor's command: '%s' is not UTF-8, or the "
+				"working directory has no path",
+				words[i]);
 			return NULL;
 		}
 	}
@@ -87,15 +93,18 @@ static int set_command(json_t *args, const char *const *words, size_t n, struct 
 	if (!list)
 		return -err->code;
 	return json_object_set_new(args, "command", list) == 0
-		       ? 0 : err_set(err, ENOMEM, "no memory for a request");
+		       ? 0
+		       : err_set(err, ENOMEM, "no memory for a request");
 }
 
 static int set_argument(json_t *args, const char *name, json_t *value, struct error *err)
 {
 	if (json_object_set_new(args, name, value) == 0)
 		return 0;
-	return err_set(err, EINVAL, "argument '%s' cannot be sent: it is not UTF-8, or the working "
-		       "directory has no path", name);
+	return err_set(err, EINVAL,
+		       "argument '%s' cannot be sent: it is not UTF-8, or the working "
+		       "directory has no path",
+		       name);
 }
 
 static int make_arguments(const struct cli_args *args, uint64_t timeout_ms, json_t **out,
@@ -145,7 +154,7 @@ static void print_report(json_t *report)
 		       text_of(report, "check"));
 		return;
 	}
-	json_array_foreach(json_object_get(report, "stages"), i, stage)
+	json_array_foreach (json_object_get(report, "stages"), i, stage)
 		printf("%-14s %8lld us\n", text_of(stage, "name"), number_of(stage, "us"));
 	if (json_object_get(report, "blackout-us"))
 		printf("%-14s %8lld us\n", "blackout", number_of(report, "blackout-us"));
@@ -167,9 +176,11 @@ static void warn_of_another_process(json_t *report)
 	long long before = number_of(report, "previous-pid"), now = number_of(report, "pid");
 
 	if (before && before != now)
-		fprintf(stderr, "molt update: warning: the guest runs in process %lld now, no "
+		fprintf(stderr,
+			"molt update: warning: the guest runs in process %lld now, no "
 			"longer in %lld, which may end at any time; a wrapper has to 'exec' the "
-			"new molt\n", now, before);
+			"new molt\n",
+			now, before);
 }
 
 static void note_event(void *opaque, json_t *msg)
@@ -270,8 +281,10 @@ static int check_and_run(const struct cli_args *args)
 	if (args->nwords == 0 || args->dashes == 0)
 		return cli_usage_error(cmd, "which control socket?");
 	if (args->dashes > 1)
-		return cli_usage_error(cmd, "'%s' is one argument too many; the successor's "
-				       "command comes after '--'", args->words[1]);
+		return cli_usage_error(cmd,
+				       "'%s' is one argument too many; the successor's "
+				       "command comes after '--'",
+				       args->words[1]);
 	if (cli_given(args, "check") && cli_given(args, "no-check"))
 		return cli_usage_error(cmd, "--check and --no-check: one or the other");
 	if (cli_parse_seconds("--timeout", cli_value(args, "timeout"), 1, TIMEOUT_MAX_MS,

@@ -49,8 +49,10 @@ int cli_parse_size(const char *what, const char *text, uint64_t *bytes, struct e
 	int shift = suffix_shift(suffix);
 
 	if (r == -EINVAL || shift < 0)
-		return err_set(err, EINVAL, "%s '%s' is not a size: a whole number with K, M, G or "
-			       "T (powers of 1024), such as 512M or 4GiB", what, text);
+		return err_set(err, EINVAL,
+			       "%s '%s' is not a size: a whole number with K, M, G or "
+			       "T (powers of 1024), such as 512M or 4GiB",
+			       what, text);
 	if (r == -ERANGE || n > UINT64_MAX >> shift)
 		return err_set(err, ERANGE, "%s '%s' does not fit in 64 bits", what, text);
 	*bytes = n << shift;
@@ -96,8 +98,10 @@ int cli_parse_seconds(const char *what, const char *text, uint64_t min_ms, uint6
 		fraction = thousandths(&end);
 	}
 	if (r == -EINVAL || *end)
-		return err_set(err, EINVAL, "%s '%s' is not a number of seconds, such as 5 or 0.25 "
-			       "(at most three decimals)", what, text);
+		return err_set(err, EINVAL,
+			       "%s '%s' is not a number of seconds, such as 5 or 0.25 "
+			       "(at most three decimals)",
+			       what, text);
 	if (r == -ERANGE || seconds > max_ms / 1000 || seconds * 1000 + fraction < min_ms ||
 	    seconds * 1000 + fraction > max_ms)
 		return err_set(err, ERANGE, "%s %s is out of range: %g to %g seconds", what, text,

@@ -31,7 +31,8 @@ static void print_json(void)
 	snprintf(qmp, sizeof(qmp), "%d.%d.%d", CONTROL_QMP_MAJOR, CONTROL_QMP_MINOR,
 		 CONTROL_QMP_MICRO);
 	json = json_pack("{s:s,s:i,s:i,s:s}", "version", MOLT_VERSION, "machine-version",
-			 (json_int_t)machine_model.newest, "state-format", STREAM_FORMAT, "qmp", qmp);
+			 (json_int_t)machine_model.newest, "state-format", STREAM_FORMAT, "qmp",
+			 qmp);
 	json_dumpf(json, stdout, JSON_INDENT(2));
 	putchar('\n');
 	json_decref(json);

@@ -31,8 +31,7 @@ static int check_builtin(const char *json, json_t *value, const char *path, stru
 	return 0;
 }
 
-static int check_enum(const char *const *values, json_t *value, const char *path,
-		      struct error *err)
+static int check_enum(const char *const *values, json_t *value, const char *path, struct error *err)
 {
 	const char *text = json_string_value(value);
 
@@ -52,7 +51,7 @@ static int check_array(const struct command_type *elements, json_t *value, const
 
 	if (!json_is_array(value))
 		return wrong_type(path, "array", err);
-	json_array_foreach(value, i, element) {
+	json_array_foreach (value, i, element) {
 		char at[PATH_MAX_BYTES];
 		int r;
 
@@ -83,13 +82,13 @@ static int check_object(const struct command_member *members, json_t *value, con
 
 	if (!json_is_object(value))
 		return wrong_type(path, "object", err);
-	json_object_foreach(value, key, member) {
+	json_object_foreach (value, key, member) {
 		int r;
 
 		snprintf(at, sizeof(at), "%s%s%s", path, dot, key);
 		m = find_member(members, key);
-		r = m ? check_value(m->type, member, at, err) :
-		    err_set(err, EINVAL, "Parameter '%s' is unexpected", at);
+		r = m ? check_value(m->type, member, at, err)
+		      : err_set(err, EINVAL, "Parameter '%s' is unexpected", at);
 		if (r < 0)
 			return r;
 	}

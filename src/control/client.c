@@ -202,7 +202,9 @@ void control_client_send_event(struct control_client *cl, const char *name, json
 	text = free_part(cl, &room);
 	len = cl->dead ? 0 : dump(msg, text, room);
 
-	/* Nobody waits for it: a client that has an answer in its queue is not to lose that, too. */
+	/*
+	 * Nobody waits for it: a client that has an answer in its queue is not to lose that, too.
+	 */
 	if (len)
 		queue_message(cl, len);
 	else if (!cl->dead)
@@ -216,7 +218,9 @@ static size_t plain_error(const char *class, const char *desc, char *text, size_
 	size_t n = 0;
 
 	for (; desc[n] && n + 1 < sizeof(plain); n++)
-		plain[n] = desc[n] >= ' ' && desc[n] <= '~' && !strchr("\"\\", desc[n]) ? desc[n] : '?';
+		plain[n] = desc[n] >= ' ' && desc[n] <= '~' && !strchr("\"\\", desc[n])
+				   ? desc[n]
+				   : '?';
 	plain[n] = '\0';
 	return (size_t)snprintf(text, room, "{\"error\": {\"class\": \"%s\", \"desc\": \"%s\"}}",
 				class, plain);
@@ -296,8 +300,8 @@ static void take_descriptors(struct control_client *cl, struct msghdr *msg)
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
 		size_t n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
 
-		for (size_t i = 0; i < n && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS;
-		     i++) {
+		for (size_t i = 0;
+		     i < n && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS; i++) {
 			int fd;
 
 			memcpy(&fd, CMSG_DATA(c) + i * sizeof(fd), sizeof(fd));
@@ -318,8 +322,10 @@ static void read_input(struct control_client *cl)
 	struct iovec iov = { .iov_base = cl->in + cl->in_len,
 			     .iov_len = sizeof(cl->in) - cl->in_len };
 	struct msghdr msg = {
-		.msg_iov = &iov, .msg_iovlen = 1,
-		.msg_control = rights.buf, .msg_controllen = sizeof(rights.buf),
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = rights.buf,
+		.msg_controllen = sizeof(rights.buf),
 	};
 	ssize_t n;
 

@@ -2,8 +2,8 @@
 /*
  * Descriptors that clients send. They come with bytes of the stream (SCM_RIGHTS) and wait in their
  * order until `getfd` gives the oldest a name, by which other commands of the same client then mean
- * it: QEMU's commands, in QEMU's words. Both kinds count against one limit, survive an update, and are
- * closed when the client goes.
+ * it: QEMU's commands, in QEMU's words. Both kinds count against one limit, survive an update, and
+ * are closed when the client goes.
  */
 #include <ctype.h>
 #include <errno.h>
@@ -34,20 +34,24 @@ static int fds_post_load(void *data, uint32_t version, struct error *err)
 
 static const struct vmstate_field fds_fields[] = {
 	VMSTATE_U32_DEF(struct control_client, nfds, 0),
-	VMSTATE_RAW(struct control_client, fd_names),
-	VMSTATE_END
+	VMSTATE_RAW(struct control_client, fd_names), VMSTATE_END
 };
 
 const struct vmstate control_fds_state = {
-	.name = "fds", .version = 1, .min_version = 1, .size = sizeof(struct control_client),
-	.fields = fds_fields, .needed = fds_needed, .post_load = fds_post_load,
+	.name = "fds",
+	.version = 1,
+	.min_version = 1,
+	.size = sizeof(struct control_client),
+	.fields = fds_fields,
+	.needed = fds_needed,
+	.post_load = fds_post_load,
 };
 
 void control_fds_add(struct control_client *cl, int fd)
 {
 	if (cl->nfds == CONTROL_MAX_FDS) {
-		log_warn("control: client %u sends more than %d descriptors, closed one", cl->number,
-			 CONTROL_MAX_FDS);
+		log_warn("control: client %u sends more than %d descriptors, closed one",
+			 cl->number, CONTROL_MAX_FDS);
 		fd_close(&fd);
 		return;
 	}
@@ -158,16 +162,18 @@ static int run_closefd(void *opaque, const struct command_origin *origin, json_t
 	return 0;
 }
 
-static const struct command_member fdname_args[] = {
-	{ .name = "fdname", .type = &command_string },
-	{ 0 }
-};
+static const struct command_member fdname_args[] = { { .name = "fdname", .type = &command_string },
+						     { 0 } };
 
 static const struct command fd_commands[] = {
-	{ .name = "getfd", .help = "give a descriptor that was sent along a name",
-	  .args = fdname_args, .run = run_getfd },
-	{ .name = "closefd", .help = "close a descriptor named by getfd",
-	  .args = fdname_args, .run = run_closefd },
+	{ .name = "getfd",
+	  .help = "give a descriptor that was sent along a name",
+	  .args = fdname_args,
+	  .run = run_getfd },
+	{ .name = "closefd",
+	  .help = "close a descriptor named by getfd",
+	  .args = fdname_args,
+	  .run = run_closefd },
 };
 
 void control_add_fd_commands(struct control *c)

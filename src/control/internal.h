@@ -13,12 +13,12 @@
 
 #define CONTROL_MAX_CLIENTS 32
 #define CONTROL_MAX_TABLES 16
-#define CONTROL_IN_MAX (64u << 10)  /* longest message */
-#define CONTROL_OUT_MAX (1u << 20)  /* a client that lets more pile up is disconnected */
-#define CONTROL_OUT_HIGH (64u << 10) /* with so much unsent no further command is taken */
+#define CONTROL_IN_MAX (64u << 10)    /* longest message */
+#define CONTROL_OUT_MAX (1u << 20)    /* a client that lets more pile up is disconnected */
+#define CONTROL_OUT_HIGH (64u << 10)  /* with so much unsent no further command is taken */
 #define CONTROL_EVENT_NS 250000000ull /* between two events of a kind that a guest causes */
 #define CONTROL_HELD_MAX 512
-#define CONTROL_MAX_FDS 8         /* descriptors kept for a client, named or not yet */
+#define CONTROL_MAX_FDS 8 /* descriptors kept for a client, named or not yet */
 #define CONTROL_FDNAME_MAX 63
 #define CONTROL_PATH_MAX (sizeof(((struct sockaddr_un *)0)->sun_path))
 
@@ -28,8 +28,8 @@ struct control_client {
 	struct control *control;
 	struct json_framer framer; /* its state follows from `in` alone */
 	int fd;
-	bool dead;     /* disconnected, memory to be freed by control_reap() */
-	bool waiting;  /* `in` may hold a whole message that was not taken yet */
+	bool dead;    /* disconnected, memory to be freed by control_reap() */
+	bool waiting; /* `in` may hold a whole message that was not taken yet */
 
 	/* what migrates */
 	uint32_t number;
@@ -102,7 +102,9 @@ int control_load(struct control *c, struct fdtable *fds, struct stream *stream, 
  * client.c: adds a connection, whose descriptor becomes the client's; NULL if there is no memory.
  */
 struct control_client *control_client_add(struct control *c, int fd, uint32_t number);
-/* Has the event loop know it, waiting for nothing: what can fail comes before anything is served. */
+/*
+ * Has the event loop know it, waiting for nothing: what can fail comes before anything is served.
+ */
 int control_client_watch(struct control_client *cl, struct error *err);
 /* Begins to serve it. */
 void control_client_start(struct control_client *cl);

@@ -176,8 +176,9 @@ static struct span find_id(char *text, size_t len)
 			struct span value = colon ? trim(colon + 1, p) : (struct span){ 0 };
 
 			if (colon && is_id(trim(member, colon)))
-				return json_text_is_value(value.text, value.len) ? value :
-				       (struct span){ 0 };
+				return json_text_is_value(value.text, value.len)
+					       ? value
+					       : (struct span){ 0 };
 			member = p + 1;
 			colon = NULL;
 		}

@@ -4,9 +4,8 @@
 
 #include "machine_schema.h"
 
-static const char *const run_states[] = {
-	"prelaunch", "running", "paused", "shutdown", "internal-error", NULL
-};
+static const char *const run_states[] = { "prelaunch", "running",        "paused",
+					  "shutdown",  "internal-error", NULL };
 static const struct command_type run_state = { .name = "RunState", .values = run_states };
 static const struct command_member status_members[] = {
 	{ .name = "status", .type = &run_state },
@@ -14,14 +13,13 @@ static const struct command_member status_members[] = {
 	{ 0 }
 };
 const struct command_type machine_status_type = {
-	.name = "StatusInfo", .members = status_members,
+	.name = "StatusInfo",
+	.members = status_members,
 };
 
-static const struct command_member kvm_members[] = {
-	{ .name = "enabled", .type = &command_bool },
-	{ .name = "present", .type = &command_bool },
-	{ 0 }
-};
+static const struct command_member kvm_members[] = { { .name = "enabled", .type = &command_bool },
+						     { .name = "present", .type = &command_bool },
+						     { 0 } };
 const struct command_type machine_kvm_type = { .name = "KvmInfo", .members = kvm_members };
 
 static const struct command_member name_members[] = {
@@ -30,20 +28,16 @@ static const struct command_member name_members[] = {
 };
 const struct command_type machine_name_type = { .name = "NameInfo", .members = name_members };
 
-static const struct command_member uuid_members[] = {
-	{ .name = "UUID", .type = &command_string },
-	{ 0 }
-};
+static const struct command_member uuid_members[] = { { .name = "UUID", .type = &command_string },
+						      { 0 } };
 const struct command_type machine_uuid_type = { .name = "UuidInfo", .members = uuid_members };
 
 static const char *const targets[] = { "x86_64", NULL };
 static const struct command_type target = { .name = "SysEmuTarget", .values = targets };
-static const struct command_member target_members[] = {
-	{ .name = "arch", .type = &target },
-	{ 0 }
-};
+static const struct command_member target_members[] = { { .name = "arch", .type = &target }, { 0 } };
 const struct command_type machine_target_type = {
-	.name = "TargetInfo", .members = target_members,
+	.name = "TargetInfo",
+	.members = target_members,
 };
 
 static const struct command_member cpu_members[] = {
@@ -64,7 +58,8 @@ static const struct command_member chardev_members[] = {
 };
 static const struct command_type chardev = { .name = "ChardevInfo", .members = chardev_members };
 const struct command_type machine_chardevs_type = {
-	.name = "[ChardevInfo]", .elements = &chardev,
+	.name = "[ChardevInfo]",
+	.elements = &chardev,
 };
 
 static const struct command_member machine_members[] = {
@@ -81,22 +76,18 @@ static const struct command_type machine = { .name = "MachineInfo", .members = m
 const struct command_type machine_list_type = { .name = "[MachineInfo]", .elements = &machine };
 
 static const char *const causes[] = {
-	"guest-reset", "guest-shutdown", "guest-panic", "host-qmp-quit", "host-qmp-system-reset",
-	"host-signal", "host-ui", NULL
+	"guest-reset",           "guest-shutdown", "guest-panic", "host-qmp-quit",
+	"host-qmp-system-reset", "host-signal",    "host-ui",     NULL
 };
 static const struct command_type cause = { .name = "ShutdownCause", .values = causes };
-static const struct command_member cause_members[] = {
-	{ .name = "guest", .type = &command_bool },
-	{ .name = "reason", .type = &cause },
-	{ 0 }
-};
+static const struct command_member cause_members[] = { { .name = "guest", .type = &command_bool },
+						       { .name = "reason", .type = &cause },
+						       { 0 } };
 
 static const char *const actions[] = { "run", "poweroff", NULL };
 static const struct command_type action = { .name = "GuestPanicAction", .values = actions };
-static const struct command_member panic_members[] = {
-	{ .name = "action", .type = &action },
-	{ 0 }
-};
+static const struct command_member panic_members[] = { { .name = "action", .type = &action },
+						       { 0 } };
 
 const struct command_event machine_events[] = {
 	{ .name = "STOP" },

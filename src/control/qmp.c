@@ -47,7 +47,7 @@ void control_reply(struct control *c, uint32_t client, const char *id, json_t *r
 
 struct request {
 	const char *execute;
-	json_t *args; /* borrowed; NULL if there are none */
+	json_t *args;   /* borrowed; NULL if there are none */
 	const char *id; /* JSON text, borrowed; NULL if there is none */
 };
 
@@ -75,7 +75,7 @@ static int check_request(json_t *msg, struct request *req, struct error *err)
 
 	if (!json_is_object(msg))
 		return err_set(err, EINVAL, "QMP input must be a JSON object");
-	json_object_foreach(msg, key, value) {
+	json_object_foreach (msg, key, value) {
 		int r = check_member(key, value, req, err);
 
 		if (r < 0)
@@ -95,8 +95,7 @@ static const char *check_mode(const struct control_client *cl, const struct comm
 	bool negotiates = cmd && strcmp(cmd->name, "qmp_capabilities") == 0;
 
 	if (!cl->negotiated && !negotiates)
-		err_set(err, ENOENT,
-			"Expecting capabilities negotiation with 'qmp_capabilities'");
+		err_set(err, ENOENT, "Expecting capabilities negotiation with 'qmp_capabilities'");
 	else if (!cmd)
 		err_set(err, ENOENT, "The command %s has not been found", name);
 	else if (cl->negotiated && negotiates)

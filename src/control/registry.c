@@ -21,7 +21,9 @@ void control_add_commands(struct control *c, const struct command *commands, siz
 			  void *opaque)
 {
 	const struct control_table table = {
-		.commands = commands, .count = count, .opaque = opaque,
+		.commands = commands,
+		.count = count,
+		.opaque = opaque,
 	};
 
 	add_table(c, &table, commands[0].name);
@@ -34,8 +36,7 @@ void control_add_events(struct control *c, const struct command_event *events, s
 	add_table(c, &table, events[0].name);
 }
 
-const struct command *control_find_command(const struct control *c, const char *name,
-					   void **opaque)
+const struct command *control_find_command(const struct control *c, const char *name, void **opaque)
 {
 	for (unsigned int t = 0; t < c->ntables; t++) {
 		for (size_t i = 0; c->tables[t].commands && i < c->tables[t].count; i++) {

@@ -79,8 +79,7 @@ void control_takeover_kinds(struct takeover_kinds *kinds)
 	takeover_kinds_add(kinds, &(struct takeover_kind){ .vms = &client_state });
 }
 
-int control_save(struct control *c, struct stream_writer *w, struct fdtable *fds,
-		 struct error *err)
+int control_save(struct control *c, struct stream_writer *w, struct fdtable *fds, struct error *err)
 {
 	struct control_listener listener;
 	uint32_t id = 0;
@@ -131,8 +130,8 @@ static int load_fds(struct control_client *cl, struct fdtable *fds, uint32_t *ne
 	return 0;
 }
 
-static int load_client(struct control *c, uint32_t number, struct fdtable *fds,
-		       uint32_t *next_id, struct stream *stream, struct error *err)
+static int load_client(struct control *c, uint32_t number, struct fdtable *fds, uint32_t *next_id,
+		       struct stream *stream, struct error *err)
 {
 	_cleanup_close_ int fd = fdtable_take(fds, CLIENT, number, FD_KIND_STREAM, err);
 	struct control_client *cl;

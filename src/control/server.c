@@ -38,8 +38,10 @@
 static void refuse(int fd, const char *why)
 {
 	char text[256];
-	int len = snprintf(text, sizeof(text), "{\"error\": {\"class\": \"GenericError\", "
-			   "\"desc\": \"%s\"}}\r\n", why);
+	int len = snprintf(text, sizeof(text),
+			   "{\"error\": {\"class\": \"GenericError\", "
+			   "\"desc\": \"%s\"}}\r\n",
+			   why);
 
 	(void)!send(fd, text, (size_t)len, MSG_NOSIGNAL | MSG_DONTWAIT);
 }

@@ -44,7 +44,7 @@ static int run_query_commands(void *opaque, const struct command_origin *origin,
 	for (unsigned int t = 0; t < c->ntables; t++)
 		for (size_t i = 0; c->tables[t].commands && i < c->tables[t].count; i++)
 			json_array_append_new(*result, json_pack("{s:s}", "name",
-						       c->tables[t].commands[i].name));
+								 c->tables[t].commands[i].name));
 	return 0;
 }
 
@@ -75,7 +75,8 @@ static const struct command_member version_members[] = {
 	{ 0 }
 };
 static const struct command_type version_info = {
-	.name = "VersionInfo", .members = version_members,
+	.name = "VersionInfo",
+	.members = version_members,
 };
 
 static const struct command_member command_members[] = {
@@ -83,16 +84,17 @@ static const struct command_member command_members[] = {
 	{ 0 }
 };
 static const struct command_type command_info = {
-	.name = "CommandInfo", .members = command_members,
+	.name = "CommandInfo",
+	.members = command_members,
 };
 static const struct command_type command_list = {
-	.name = "[CommandInfo]", .elements = &command_info,
+	.name = "[CommandInfo]",
+	.elements = &command_info,
 };
 
 /* Which members there are depends on meta-type; QEMU has a type for each of its values. */
-static const char *const meta_types[] = {
-	"builtin", "enum", "array", "object", "command", "event", NULL
-};
+static const char *const meta_types[] = { "builtin", "enum",  "array", "object",
+					  "command", "event", NULL };
 static const struct command_type meta_type = { .name = "SchemaMetaType", .values = meta_types };
 static const struct command_type any_list = { .name = "[any]", .elements = &command_any };
 static const struct command_member schema_members[] = {
@@ -108,18 +110,27 @@ static const struct command_member schema_members[] = {
 };
 static const struct command_type schema_info = { .name = "SchemaInfo", .members = schema_members };
 static const struct command_type schema_list = {
-	.name = "[SchemaInfo]", .elements = &schema_info,
+	.name = "[SchemaInfo]",
+	.elements = &schema_info,
 };
 
 static const struct command server_commands[] = {
-	{ .name = "qmp_capabilities", .help = "leave capabilities negotiation mode",
-	  .args = capabilities_args, .run = run_capabilities },
-	{ .name = "query-version", .help = "the QMP level and molt's version",
-	  .returns = &version_info, .run = run_query_version },
-	{ .name = "query-commands", .help = "the names of all commands",
-	  .returns = &command_list, .run = run_query_commands },
-	{ .name = "query-qmp-schema", .help = "commands, events and their types",
-	  .returns = &schema_list, .run = run_query_schema },
+	{ .name = "qmp_capabilities",
+	  .help = "leave capabilities negotiation mode",
+	  .args = capabilities_args,
+	  .run = run_capabilities },
+	{ .name = "query-version",
+	  .help = "the QMP level and molt's version",
+	  .returns = &version_info,
+	  .run = run_query_version },
+	{ .name = "query-commands",
+	  .help = "the names of all commands",
+	  .returns = &command_list,
+	  .run = run_query_commands },
+	{ .name = "query-qmp-schema",
+	  .help = "commands, events and their types",
+	  .returns = &schema_list,
+	  .run = run_query_schema },
 };
 
 void control_add_server_commands(struct control *c)

@@ -10,10 +10,10 @@
  * both sides take the tightest of a few brackets, and what a first KVM_SET_CLOCK missed is measured
  * and set right by a second.
  *
- * What travels is the difference of the two clocks. A measurement that is off the one that came with
- * the last update by less than it can be wrong is not taken as news: else the errors of a thousand
- * updates would add up. A larger difference is real (KVM counts by a TSC frequency rounded to kHz) and
- * stays, for setting it right could step the guest's clock back.
+ * What travels is the difference of the two clocks. A measurement that is off the one that came
+ * with the last update by less than it can be wrong is not taken as news: else the errors of a
+ * thousand updates would add up. A larger difference is real (KVM counts by a TSC frequency rounded
+ * to kHz) and stays, for setting it right could step the guest's clock back.
  *
  * The wall clock MSR is restored only after the commit: KVM writes the time to guest RAM when it is
  * set. A guest read that long ago and may use the memory otherwise, so the bytes are put back.
@@ -46,13 +46,15 @@ struct clock {
 };
 
 static const struct vmstate_field clock_fields[] = {
-	VMSTATE_U64(struct clock_guest, offset),
-	VMSTATE_U64(struct clock_guest, wall_clock),
+	VMSTATE_U64(struct clock_guest, offset), VMSTATE_U64(struct clock_guest, wall_clock),
 	VMSTATE_END
 };
 
 static const struct vmstate clock_vmstate = {
-	.name = "clock", .version = 1, .min_version = 1, .size = sizeof(struct clock_guest),
+	.name = "clock",
+	.version = 1,
+	.min_version = 1,
+	.size = sizeof(struct clock_guest),
 	.fields = clock_fields,
 };
 

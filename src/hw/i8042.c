@@ -56,10 +56,8 @@ struct i8042 {
 };
 
 static const struct vmstate_field i8042_fields[] = {
-	VMSTATE_U8(struct i8042_guest, ctr),
-	VMSTATE_U8(struct i8042_guest, output),
-	VMSTATE_U8(struct i8042_guest, pending),
-	VMSTATE_BOOL(struct i8042_guest, output_full),
+	VMSTATE_U8(struct i8042_guest, ctr), VMSTATE_U8(struct i8042_guest, output),
+	VMSTATE_U8(struct i8042_guest, pending), VMSTATE_BOOL(struct i8042_guest, output_full),
 	VMSTATE_END
 };
 
@@ -186,7 +184,10 @@ static int i8042_post_load(struct device *dev, struct error *err)
 
 static const struct bus_region i8042_regions[] = {
 	{ .kind = BUS_PIO, .base = PORT_DATA, .len = 1, .read = data_read, .write = data_write },
-	{ .kind = BUS_PIO, .base = PORT_COMMAND, .len = 1, .read = status_read,
+	{ .kind = BUS_PIO,
+	  .base = PORT_COMMAND,
+	  .len = 1,
+	  .read = status_read,
 	  .write = command_write },
 };
 

@@ -35,7 +35,10 @@ static const struct vmstate_field irqchip_fields[] = {
 };
 
 static const struct vmstate irqchip_vmstate = {
-	.name = "irqchip", .version = 1, .min_version = 1, .size = sizeof(struct irqchip_guest),
+	.name = "irqchip",
+	.version = 1,
+	.min_version = 1,
+	.size = sizeof(struct irqchip_guest),
 	.fields = irqchip_fields,
 };
 

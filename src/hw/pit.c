@@ -76,19 +76,19 @@ struct pit {
 
 #define CHANNEL_(n) \
 	VMSTATE_U32(struct pit_guest, channels[n].count), \
-	VMSTATE_U16(struct pit_guest, channels[n].latched_count), \
-	VMSTATE_U8(struct pit_guest, channels[n].count_latched), \
-	VMSTATE_U8(struct pit_guest, channels[n].status_latched), \
-	VMSTATE_U8(struct pit_guest, channels[n].status), \
-	VMSTATE_U8(struct pit_guest, channels[n].read_state), \
-	VMSTATE_U8(struct pit_guest, channels[n].write_state), \
-	VMSTATE_U8(struct pit_guest, channels[n].write_latch), \
-	VMSTATE_U8(struct pit_guest, channels[n].rw_mode), \
-	VMSTATE_U8(struct pit_guest, channels[n].mode), \
-	VMSTATE_U8(struct pit_guest, channels[n].bcd), \
-	VMSTATE_U8(struct pit_guest, channels[n].gate), \
-	VMSTATE_SCALAR_(struct pit_guest, channels[n].count_load_time, signed long long, \
-			FIELD_U64, 0, 0)
+		VMSTATE_U16(struct pit_guest, channels[n].latched_count), \
+		VMSTATE_U8(struct pit_guest, channels[n].count_latched), \
+		VMSTATE_U8(struct pit_guest, channels[n].status_latched), \
+		VMSTATE_U8(struct pit_guest, channels[n].status), \
+		VMSTATE_U8(struct pit_guest, channels[n].read_state), \
+		VMSTATE_U8(struct pit_guest, channels[n].write_state), \
+		VMSTATE_U8(struct pit_guest, channels[n].write_latch), \
+		VMSTATE_U8(struct pit_guest, channels[n].rw_mode), \
+		VMSTATE_U8(struct pit_guest, channels[n].mode), \
+		VMSTATE_U8(struct pit_guest, channels[n].bcd), \
+		VMSTATE_U8(struct pit_guest, channels[n].gate), \
+		VMSTATE_SCALAR_(struct pit_guest, channels[n].count_load_time, signed long long, \
+				FIELD_U64, 0, 0)
 
 static const struct vmstate_field pit_fields[] = {
 	CHANNEL_(0),
@@ -102,7 +102,10 @@ static const struct vmstate_field pit_fields[] = {
 };
 
 static const struct vmstate pit_vmstate = {
-	.name = "pit", .version = 1, .min_version = 1, .size = sizeof(struct pit_guest),
+	.name = "pit",
+	.version = 1,
+	.min_version = 1,
+	.size = sizeof(struct pit_guest),
 	.fields = pit_fields,
 };
 

@@ -60,12 +60,9 @@ struct power {
 };
 
 static const struct vmstate_field power_fields[] = {
-	VMSTATE_U16(struct power_guest, status),
-	VMSTATE_U16(struct power_guest, enable),
-	VMSTATE_U16(struct power_guest, control),
-	VMSTATE_U8(struct power_guest, reset),
-	VMSTATE_BOOL(struct power_guest, sci_level),
-	VMSTATE_END
+	VMSTATE_U16(struct power_guest, status),     VMSTATE_U16(struct power_guest, enable),
+	VMSTATE_U16(struct power_guest, control),    VMSTATE_U8(struct power_guest, reset),
+	VMSTATE_BOOL(struct power_guest, sci_level), VMSTATE_END
 };
 
 static const struct vmstate power_vmstate = {
@@ -200,16 +197,23 @@ static int power_post_load(struct device *dev, struct error *err)
 	    (g->reset & ~RESET_KEPT))
 		return err_set(err, EINVAL,
 			       "power: impossible register: PM1_STS %#x, PM1_EN %#x, PM1_CNT %#x, "
-			       "reset %#x", g->status, g->enable, g->control, g->reset);
+			       "reset %#x",
+			       g->status, g->enable, g->control, g->reset);
 	irq_line_restore(&p->host.sci, g->sci_level);
 	update_sci(p);
 	return 0;
 }
 
 static const struct bus_region power_regions[] = {
-	{ .kind = BUS_PIO, .base = PM1_EVT_BASE, .len = PM1_EVT_LEN, .read = event_read,
+	{ .kind = BUS_PIO,
+	  .base = PM1_EVT_BASE,
+	  .len = PM1_EVT_LEN,
+	  .read = event_read,
 	  .write = event_write },
-	{ .kind = BUS_PIO, .base = PM1_CNT_BASE, .len = PM1_CNT_LEN, .read = control_read,
+	{ .kind = BUS_PIO,
+	  .base = PM1_CNT_BASE,
+	  .len = PM1_CNT_LEN,
+	  .read = control_read,
 	  .write = control_write },
 	{ .kind = BUS_PIO, .base = RESET_PORT, .len = 1, .read = reset_read, .write = reset_write },
 };

@@ -41,11 +41,16 @@ static const struct bus_region pvpanic_regions[] = {
 	},
 };
 
-/* Nothing to remember; but a successor without the device is to miss it, not to take its port away. */
+/*
+ * Nothing to remember; but a successor without the device is to miss it, not to take its port away.
+ */
 static const struct vmstate_field pvpanic_fields[] = { VMSTATE_END };
 
 static const struct vmstate pvpanic_vmstate = {
-	.name = "pvpanic", .version = 1, .min_version = 1, .fields = pvpanic_fields,
+	.name = "pvpanic",
+	.version = 1,
+	.min_version = 1,
+	.fields = pvpanic_fields,
 };
 
 const struct device_class pvpanic_class = {

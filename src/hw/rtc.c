@@ -50,18 +50,12 @@ struct rtc {
 };
 
 static const struct vmstate_field rtc_fields[] = {
-	VMSTATE_U64(struct rtc_guest, offset),
-	VMSTATE_U64(struct rtc_guest, last),
-	VMSTATE_U8_ARRAY(struct rtc_guest, cmos),
-	VMSTATE_U8(struct rtc_guest, index),
-	VMSTATE_U8(struct rtc_guest, reg_a),
-	VMSTATE_U8(struct rtc_guest, reg_b),
-	VMSTATE_U8(struct rtc_guest, reg_c),
-	VMSTATE_U8(struct rtc_guest, weekday_shift),
-	VMSTATE_BOOL(struct rtc_guest, frozen),
-	VMSTATE_BOOL(struct rtc_guest, time_set),
-	VMSTATE_BOOL(struct rtc_guest, irq_level),
-	VMSTATE_END
+	VMSTATE_U64(struct rtc_guest, offset),     VMSTATE_U64(struct rtc_guest, last),
+	VMSTATE_U8_ARRAY(struct rtc_guest, cmos),  VMSTATE_U8(struct rtc_guest, index),
+	VMSTATE_U8(struct rtc_guest, reg_a),       VMSTATE_U8(struct rtc_guest, reg_b),
+	VMSTATE_U8(struct rtc_guest, reg_c),       VMSTATE_U8(struct rtc_guest, weekday_shift),
+	VMSTATE_BOOL(struct rtc_guest, frozen),    VMSTATE_BOOL(struct rtc_guest, time_set),
+	VMSTATE_BOOL(struct rtc_guest, irq_level), VMSTATE_END
 };
 
 static const struct vmstate rtc_vmstate = {
@@ -181,8 +175,7 @@ static void write_data(struct rtc *r, uint8_t value)
 		break;
 	case REG_B:
 		/* The datasheet: SET going high clears UIE. */
-		rtc_set_control(g, now, g->reg_a,
-			      value & B_SET ? value & (uint8_t)~B_UIE : value);
+		rtc_set_control(g, now, g->reg_a, value & B_SET ? value & (uint8_t)~B_UIE : value);
 		break;
 	case REG_C:
 	case REG_D:
@@ -301,9 +294,10 @@ static int rtc_post_load(struct device *dev, struct error *err)
 
 	if (g->index >= CMOS_BYTES || (g->reg_a & A_UIP) || (g->reg_c & ~C_FLAGS) ||
 	    g->weekday_shift > 6 || g->frozen != rtc_is_frozen(g->reg_a, g->reg_b))
-		return err_set(err, EINVAL, "rtc: impossible registers: index %#x, A %#x, B %#x, "
-			       "C %#x, weekday %u", g->index, g->reg_a, g->reg_b, g->reg_c,
-			       g->weekday_shift);
+		return err_set(err, EINVAL,
+			       "rtc: impossible registers: index %#x, A %#x, B %#x, "
+			       "C %#x, weekday %u",
+			       g->index, g->reg_a, g->reg_b, g->reg_c, g->weekday_shift);
 	account_from_now(g);
 	irq_line_restore(&r->host.irq, g->irq_level);
 	update_irq(r);

@@ -56,8 +56,8 @@ enum {
 #define RTC_NEVER UINT64_MAX
 
 struct rtc_guest {
-	uint64_t offset;       /* guest time minus host time, ticks, modulo 2^64 */
-	uint64_t last;         /* guest time that the flags are up to, ticks */
+	uint64_t offset;          /* guest time minus host time, ticks, modulo 2^64 */
+	uint64_t last;            /* guest time that the flags are up to, ticks */
 	uint8_t cmos[CMOS_BYTES]; /* 0x0a to 0x0d are not used; time only while frozen */
 	uint8_t index;
 	uint8_t reg_a;
@@ -65,7 +65,7 @@ struct rtc_guest {
 	uint8_t reg_c;         /* without IRQF */
 	uint8_t weekday_shift; /* the chip counts weekdays on their own: days off the calendar */
 	bool frozen;
-	bool time_set;         /* while frozen: the guest wrote the time */
+	bool time_set; /* while frozen: the guest wrote the time */
 	bool irq_level;
 };
 

@@ -13,8 +13,8 @@
 
 struct rtc_time {
 	unsigned int year;
-	unsigned int month;   /* 1 to 12 */
-	unsigned int day;     /* 1 to 31 */
+	unsigned int month; /* 1 to 12 */
+	unsigned int day;   /* 1 to 31 */
 	unsigned int hour;
 	unsigned int minute;
 	unsigned int second;

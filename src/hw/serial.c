@@ -556,7 +556,10 @@ static const struct bus_region serial_regions[] = {
 static const char *const serial_fds[] = { CHARDEV_FD_NAMES("serial"), NULL };
 
 static const struct takeover_kind serial_host = {
-	.section = "serial-chardev", .vms = &chardev_vmstate, .required = true, .fds = serial_fds,
+	.section = "serial-chardev",
+	.vms = &chardev_vmstate,
+	.required = true,
+	.fds = serial_fds,
 };
 
 const struct device_class serial_class = {

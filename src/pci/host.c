@@ -2,8 +2,8 @@
 /*
  * The PCI Express root: bus 0, whose configuration space is memory-mapped (ECAM, PCI Express Base
  * Specification 5.0, section 7.2.2) at 0xe0000000: 4 KiB a function, 32 devices of 8 functions. The
- * MCFG table and the DSDT announce it. There is one function yet, the host bridge 00:00.0; all others
- * read as all ones, which is how a guest learns that nobody is there.
+ * MCFG table and the DSDT announce it. There is one function yet, the host bridge 00:00.0; all
+ * others read as all ones, which is how a guest learns that nobody is there.
  */
 #include <errno.h>
 #include <string.h>
@@ -30,21 +30,22 @@
 #define PCI_CLASS 0x0b
 #define PCI_CACHE_LINE 0x0c
 #define PCI_INTERRUPT_LINE 0x3c
-#define COMMAND_LOW 0x47   /* I/O, memory, bus master, parity error response */
-#define COMMAND_HIGH 0x05  /* SERR, INTx disable */
+#define COMMAND_LOW 0x47  /* I/O, memory, bus master, parity error response */
+#define COMMAND_HIGH 0x05 /* SERR, INTx disable */
 
 struct pci_host {
 	struct device dev;
 	struct pci_config guest;
 };
 
-static const struct vmstate_field host_fields[] = {
-	VMSTATE_U8_ARRAY(struct pci_config, bytes),
-	VMSTATE_END
-};
+static const struct vmstate_field host_fields[] = { VMSTATE_U8_ARRAY(struct pci_config, bytes),
+						    VMSTATE_END };
 
 static const struct vmstate host_vmstate = {
-	.name = "pci-host", .version = 1, .min_version = 1, .size = sizeof(struct pci_config),
+	.name = "pci-host",
+	.version = 1,
+	.min_version = 1,
+	.size = sizeof(struct pci_config),
 	.fields = host_fields,
 };
 
@@ -104,13 +105,16 @@ static int host_post_load(struct device *dev, struct error *err)
 
 	for (unsigned int i = 0; i < PCI_CONFIG_BYTES; i++)
 		if ((c->bytes[i] ^ host_power_on.bytes[i]) & ~host_writable.bytes[i] & 0xff)
-			return err_set(err, EINVAL, "pci-host: read-only register 0x%02x is 0x%02x", i,
-				       c->bytes[i]);
+			return err_set(err, EINVAL, "pci-host: read-only register 0x%02x is 0x%02x",
+				       i, c->bytes[i]);
 	return 0;
 }
 
 static const struct bus_region host_regions[] = {
-	{ .kind = BUS_MMIO, .base = ECAM_BASE, .len = ECAM_BYTES, .read = ecam_read,
+	{ .kind = BUS_MMIO,
+	  .base = ECAM_BASE,
+	  .len = ECAM_BYTES,
+	  .read = ecam_read,
 	  .write = ecam_write },
 };
 

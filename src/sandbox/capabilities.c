@@ -12,7 +12,8 @@ void capabilities_drop_bounding(void)
 {
 	/*
 	 * Or a program that root executes would have them all again. Without CAP_SETPCAP it is not
-	 * possible; then there is hardly anything to drop, and who is not root gets nothing by exec.
+	 * possible; then there is hardly anything to drop, and who is not root gets nothing by
+	 * exec.
 	 */
 	for (cap_value_t cap = 0; CAP_IS_SUPPORTED(cap); cap++)
 		cap_drop_bound(cap);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Landlock: what a thread may do to files, by rules that the kernel keeps for it and its children.
- * There is no library for it; three system calls do. The constants are here because the headers of a
- * build host are often older than the kernel that runs the program.
+ * There is no library for it; three system calls do. The constants are here because the headers of
+ * a build host are often older than the kernel that runs the program.
  *
  * Each ABI version adds rights that can be taken away. What the kernel does not know is left out.
  */
@@ -25,12 +25,13 @@
 #define SCOPE_ABSTRACT 1ull       /* ABI 6: abstract Unix sockets of others */
 #define SCOPE_SIGNAL 2ull         /* ABI 6: signals to others */
 #define GET_ERRATA 2u
-#define ERRATUM_SIGNAL_THREADS 2  /* bit 1: threads of one process may signal each other */
+#define ERRATUM_SIGNAL_THREADS 2 /* bit 1: threads of one process may signal each other */
 
-#define FS_FILE (LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_WRITE_FILE | \
-		 LANDLOCK_ACCESS_FS_READ_FILE | FS_TRUNCATE | FS_IOCTL_DEV)
-#define FS_READ (LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE | \
-		 LANDLOCK_ACCESS_FS_READ_DIR)
+#define FS_FILE \
+	(LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_WRITE_FILE | \
+	 LANDLOCK_ACCESS_FS_READ_FILE | FS_TRUNCATE | FS_IOCTL_DEV)
+#define FS_READ \
+	(LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR)
 #define FS_ALL_1 ((1ull << 13) - 1) /* ABI 1 */
 
 struct ruleset {
@@ -47,8 +48,8 @@ int landlock_abi(void)
 }
 
 /*
- * Before that erratum was mended main could not kick a vCPU thread that is in another domain, and the
- * guardian could not end a successor. Where it is not mended signals stay free.
+ * Before that erratum was mended main could not kick a vCPU thread that is in another domain, and
+ * the guardian could not end a successor. Where it is not mended signals stay free.
  */
 static bool signals_are_sane(void)
 {
@@ -108,14 +109,16 @@ static int allow(int ruleset, const char *path, uint64_t rights, struct error *e
 int landlock_confine_main(const char *const *write, struct error *err)
 {
 	/* What a wrapper script writes to without a second thought. */
-	static const char *const harmless[] = {
-		"/dev/null", "/dev/zero", "/dev/full", "/dev/tty", NULL
-	};
+	static const char *const harmless[] = { "/dev/null", "/dev/zero", "/dev/full", "/dev/tty",
+						NULL };
 	struct ruleset all = everything();
 	_cleanup_close_ int fd = -1;
 	int r = 0;
 
-	/* Reading and executing stay free: who may say what tomorrow's binary and its wrappers need? */
+	/*
+	 * Reading and executing stay free: who may say what tomorrow's binary and its wrappers
+	 * need?
+	 */
 	all.fs &= ~FS_READ;
 	fd = create(&all, err);
 	if (fd < 0)

@@ -34,7 +34,10 @@
 
 #define SYSCALLS_MAX 600
 
-#define REQUEST(name) { #name, name }
+#define REQUEST(name) \
+	{ \
+#name, name \
+	}
 
 static const struct {
 	const char *name;
@@ -87,8 +90,9 @@ static void allow_ioctl(scmp_filter_ctx ctx, const char *file, const char *reque
 		if (strcmp(requests[i].name, request) != 0)
 			continue;
 		/* The kernel looks at the lower half alone. */
-		must(file, request, seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-			SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffff, requests[i].value)));
+		must(file, request,
+		     seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
+				      SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffff, requests[i].value)));
 		return;
 	}
 	die(file, "add to the table in mkfilter.c the request", request);
@@ -147,8 +151,9 @@ static void refuse(scmp_filter_ctx ctx, const char *file, char *word, FILE *in)
 	if (nr < 0) /* this architecture never had it */
 		return;
 	if (unless)
-		must(file, word, seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), nr, 1,
-			SCMP_A0(SCMP_CMP_NE, strtoul(unless + 2, NULL, 0), 0)));
+		must(file, word,
+		     seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), nr, 1,
+				      SCMP_A0(SCMP_CMP_NE, strtoul(unless + 2, NULL, 0), 0)));
 	else
 		must(file, word, seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), nr, 0));
 }
@@ -213,7 +218,8 @@ static void write_thread_list(FILE *out, const char *list, char **files, int n)
 	char name[64];
 	int found = 0;
 
-	must(list, "bad architecture", seccomp_attr_set(ctx, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_TRAP));
+	must(list, "bad architecture",
+	     seccomp_attr_set(ctx, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_TRAP));
 	must(list, "priority", seccomp_syscall_priority(ctx, SCMP_SYS(ioctl), 255));
 	for (int i = 0; i < n; i++)
 		found += collect(ctx, files[i], list, "#syscalls", allow);
@@ -229,12 +235,12 @@ static void write_main_list(FILE *out, char **files, int n)
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ALLOW);
 	int found = 0;
 
-	must("main", "bad architecture", seccomp_attr_set(ctx, SCMP_FLTATR_ACT_BADARCH,
-							  SCMP_ACT_ERRNO(ENOSYS)));
+	must("main", "bad architecture",
+	     seccomp_attr_set(ctx, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_ERRNO(ENOSYS)));
 	must("main", "optimization", seccomp_attr_set(ctx, SCMP_FLTATR_CTL_OPTIMIZE, 2));
-	must("main", "probe", seccomp_rule_add(ctx, SCMP_ACT_ERRNO(SANDBOX_ERRNO + SANDBOX_LEVEL),
-					       SCMP_SYS(prctl), 1,
-					       SCMP_A0(SCMP_CMP_EQ, SANDBOX_PROBE, 0)));
+	must("main", "probe",
+	     seccomp_rule_add(ctx, SCMP_ACT_ERRNO(SANDBOX_ERRNO + SANDBOX_LEVEL), SCMP_SYS(prctl),
+			      1, SCMP_A0(SCMP_CMP_EQ, SANDBOX_PROBE, 0)));
 	for (int i = 0; i < n; i++)
 		found += collect(ctx, files[i], "main", "#refused", refuse);
 	if (!found)

@@ -3,20 +3,21 @@
  * The sandbox. Theory of operation.
  *
  * There are two kinds of threads. A thread that handles a guest's data (vCPU) needs no more than a
- * handful of calls, which are declared beside the code that makes them; whatever else it tries ends the
- * process. It lives as long as its image, so its list belongs to that image alone.
+ * handful of calls, which are declared beside the code that makes them; whatever else it tries ends
+ * the process. It lives as long as its image, so its list belongs to that image alone.
  *
  * Main takes commands, and execs. What it gives up survives the exec and binds images that are not
  * written yet, as well as wrappers of which nobody knows what they do. So it has a list of what is
- * refused, of calls that no VMM needs, with EPERM; it may read and execute all files and change those
- * that are its business. lists.h tells how a successor finds out what is in force.
+ * refused, of calls that no VMM needs, with EPERM; it may read and execute all files and change
+ * those that are its business. lists.h tells how a successor finds out what is in force.
  *
- * When a vCPU thread enters: when KVM_RUN first brings an exit to serve and before it looks at what the guest
- * wants. No code of ours runs in between, and the time is not the blackout's.
+ * When a vCPU thread enters: when KVM_RUN first brings an exit to serve and before it looks at what
+ * the guest wants. No code of ours runs in between, and the time is not the blackout's.
  *
- * The order in main: the bounding set while the capability for it is there, another user (user.c), then
- * all capabilities; no_new_privs, without which an unprivileged process may add neither Landlock rules nor
- * filters; then these, the filter last, since it is what says that all of it is in force.
+ * The order in main: the bounding set while the capability for it is there, another user (user.c),
+ * then all capabilities; no_new_privs, without which an unprivileged process may add neither
+ * Landlock rules nor filters; then these, the filter last, since it is what says that all of it is
+ * in force.
  */
 #include <errno.h>
 #include <linux/filter.h>
@@ -40,12 +41,13 @@
  *
  * the kernel's own code and start
  * #refused main: init_module finit_module delete_module create_module query_module get_kernel_syms
- * #refused main: kexec_load kexec_file_load reboot bpf perf_event_open iopl ioperm syslog lookup_dcookie
- * the host's clock, name, disks and accounting
+ * #refused main: kexec_load kexec_file_load reboot bpf perf_event_open iopl ioperm syslog
+ * lookup_dcookie the host's clock, name, disks and accounting
  * #refused main: settimeofday clock_settime clock_adjtime adjtimex sethostname setdomainname
  * #refused main: swapon swapoff acct quotactl quotactl_fd vhangup nfsservctl uselib sysfs ustat
  * the tree of mounts, name spaces; a chroot stays possible
- * #refused main: mount umount2 pivot_root mount_setattr move_mount open_tree fsopen fsconfig fsmount
+ * #refused main: mount umount2 pivot_root mount_setattr move_mount open_tree fsopen fsconfig
+ * fsmount
  * #refused main: fspick unshare setns open_by_handle_at
  * other processes' memory and keys
  * #refused main: process_vm_readv process_vm_writev kcmp migrate_pages move_pages
@@ -61,11 +63,13 @@
 static int install(const struct sock_filter *filter, size_t len, struct error *err)
 {
 	const struct sock_fprog prog = {
-		.len = (unsigned short)len, .filter = (struct sock_filter *)(uintptr_t)filter,
+		.len = (unsigned short)len,
+		.filter = (struct sock_filter *)(uintptr_t)filter,
 	};
 
 	/* No foreign code runs in molt for which speculation would have to be held back. */
-	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, &prog) < 0)
+	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, &prog) <
+	    0)
 		return err_sys(err, errno, "seccomp filter");
 	return 0;
 }
@@ -113,16 +117,19 @@ int sandbox_enter(const char *const *write, struct error *err)
 }
 
 /*
- * Then kill(), which is forbidden as well, and this time without a handler: the process ends by SIGSYS.
+ * Then kill(), which is forbidden as well, and this time without a handler: the process ends by
+ * SIGSYS.
  */
 static void on_forbidden_call(int sig, siginfo_t *info, void *context)
 {
 	int nr = info->si_syscall;
-	const char *name = nr >= 0 && (size_t)nr < ARRAY_SIZE(syscall_names) ? syscall_names[nr] : NULL;
+	const char *name = nr >= 0 && (size_t)nr < ARRAY_SIZE(syscall_names) ? syscall_names[nr]
+									     : NULL;
 
 	(void)context;
 	log_error("sandbox: a vCPU thread tried system call %d (%s), which ends molt: it is an attack "
-		  "from the guest or a bug in molt", nr, name ? name : "unknown");
+		  "from the guest or a bug in molt",
+		  nr, name ? name : "unknown");
 	log_drain(LOG_END_MS);
 	syscall(SYS_kill, getpid(), sig);
 }
@@ -130,7 +137,8 @@ static void on_forbidden_call(int sig, siginfo_t *info, void *context)
 int sandbox_catch_forbidden_calls(struct error *err)
 {
 	const struct sigaction sa = {
-		.sa_sigaction = on_forbidden_call, .sa_flags = SA_SIGINFO | (int)SA_RESETHAND,
+		.sa_sigaction = on_forbidden_call,
+		.sa_flags = SA_SIGINFO | (int)SA_RESETHAND,
 	};
 
 	if (sigaction(SIGSYS, &sa, NULL) < 0)
@@ -150,7 +158,10 @@ int sandbox_enter_thread(struct error *err)
 		r = no_new_privileges(err);
 	if (r < 0)
 		return r;
-	/* The second wall; where it fails (too many layers around us, say) the first one still stands. */
+	/*
+	 * The second wall; where it fails (too many layers around us, say) the first one still
+	 * stands.
+	 */
 	if (landlock_abi() && landlock_confine_thread(&why) < 0)
 		log_warn("sandbox: a vCPU thread goes without Landlock: %s", why.text);
 	return install(filter_vcpu, ARRAY_SIZE(filter_vcpu), err);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * --user. Names are looked up in the files alone: other name services need libraries that are loaded at
- * run time, which a static program had better not do.
+ * --user. Names are looked up in the files alone: other name services need libraries that are
+ * loaded at run time, which a static program had better not do.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -74,18 +74,24 @@ int sandbox_find_user(const char *text, struct sandbox_user *user, struct error 
 	if (group)
 		*group++ = '\0';
 	if (!name[0] || (group && !group[0]))
-		return err_set(err, EINVAL, "--user '%s': it is NAME or UID, and :GROUP or :GID may "
-			       "follow", text);
+		return err_set(err, EINVAL,
+			       "--user '%s': it is NAME or UID, and :GROUP or :GID may "
+			       "follow",
+			       text);
 	if (parse_id(name, &user->uid)) {
 		user->gid = (gid_t)user->uid;
 		find_in_passwd(NULL, user);
 	} else if (!find_in_passwd(name, user)) {
-		return err_set(err, ENOENT, "--user '%s': there is no user '%s' in /etc/passwd; give "
-			       "the number", text, name);
+		return err_set(err, ENOENT,
+			       "--user '%s': there is no user '%s' in /etc/passwd; give "
+			       "the number",
+			       text, name);
 	}
 	if (group && !parse_id(group, &user->gid) && !find_group(group, &user->gid))
-		return err_set(err, ENOENT, "--user '%s': there is no group '%s' in /etc/group; give "
-			       "the number", text, group);
+		return err_set(err, ENOENT,
+			       "--user '%s': there is no group '%s' in /etc/group; give "
+			       "the number",
+			       text, group);
 	return 0;
 }
 
@@ -103,8 +109,10 @@ int sandbox_may_become(const struct sandbox_user *user, struct error *err)
 {
 	if (is_already(user) || geteuid() == 0)
 		return 0;
-	return err_set(err, EPERM, "--user: only root can become another user, and this is user %u; "
-		       "start molt as that user instead", (unsigned int)geteuid());
+	return err_set(err, EPERM,
+		       "--user: only root can become another user, and this is user %u; "
+		       "start molt as that user instead",
+		       (unsigned int)geteuid());
 }
 
 int sandbox_become(const struct sandbox_user *user, const char *const *paths, struct error *err)

@@ -27,28 +27,29 @@ struct entry_wire {
 };
 
 static const struct vmstate_field entry_fields[] = {
-	VMSTATE_STRING(struct entry_wire, name),
-	VMSTATE_U32(struct entry_wire, id),
-	VMSTATE_U32(struct entry_wire, kind),
-	VMSTATE_U32(struct entry_wire, fd),
-	VMSTATE_END
+	VMSTATE_STRING(struct entry_wire, name), VMSTATE_U32(struct entry_wire, id),
+	VMSTATE_U32(struct entry_wire, kind), VMSTATE_U32(struct entry_wire, fd), VMSTATE_END
 };
 
 static const struct vmstate entry_vmstate = {
-	.name = "fd", .version = 1, .min_version = 1,
-	.size = sizeof(struct entry_wire), .fields = entry_fields,
+	.name = "fd",
+	.version = 1,
+	.min_version = 1,
+	.size = sizeof(struct entry_wire),
+	.fields = entry_fields,
 };
 
 static const struct vmstate_field mark_fields[] = {
-	VMSTATE_STRING(struct update_mark, name),
-	VMSTATE_U64(struct update_mark, start_ns),
-	VMSTATE_U64(struct update_mark, end_ns),
-	VMSTATE_END
+	VMSTATE_STRING(struct update_mark, name), VMSTATE_U64(struct update_mark, start_ns),
+	VMSTATE_U64(struct update_mark, end_ns), VMSTATE_END
 };
 
 static const struct vmstate mark_vmstate = {
-	.name = "mark", .version = 1, .min_version = 1,
-	.size = sizeof(struct update_mark), .fields = mark_fields,
+	.name = "mark",
+	.version = 1,
+	.min_version = 1,
+	.size = sizeof(struct update_mark),
+	.fields = mark_fields,
 };
 
 static const struct vmstate_field table_fields[] = {
@@ -63,8 +64,11 @@ static const struct vmstate_field table_fields[] = {
 };
 
 static const struct vmstate table_vmstate = {
-	.name = "fdtable", .version = 1, .min_version = 1,
-	.size = sizeof(struct fdtable), .fields = table_fields,
+	.name = "fdtable",
+	.version = 1,
+	.min_version = 1,
+	.size = sizeof(struct fdtable),
+	.fields = table_fields,
 };
 
 const char *fd_kind_name(enum fd_kind kind)
@@ -156,8 +160,7 @@ int fdtable_add(struct fdtable *t, const char *name, uint32_t id, int fd, struct
 	return 0;
 }
 
-int fdtable_write_by(const struct fdtable *t, struct stream_writer *w, int memfd,
-		     struct error *err)
+int fdtable_write_by(const struct fdtable *t, struct stream_writer *w, int memfd, struct error *err)
 {
 	struct stream_header header = { .producer = "fdtable" };
 	int r;
@@ -210,8 +213,8 @@ int fdtable_set_cloexec(const struct fdtable *t, bool on, struct error *err)
 		r = fd_set_cloexec(e->fd, on);
 		if (r == 0)
 			continue;
-		failed = err_sys(err, -r, "close-on-exec of descriptor %d ('%s' %u)", e->fd, e->name,
-				 e->id);
+		failed = err_sys(err, -r, "close-on-exec of descriptor %d ('%s' %u)", e->fd,
+				 e->name, e->id);
 		/* Where it is set again one failure is no reason to leave the others open. */
 		if (!on)
 			break;
@@ -250,7 +253,8 @@ static int read_entries(struct fdtable *t, struct stream *s, uint32_t count, boo
 		if (r == 0 && open)
 			r = check_entry(&in, err);
 		if (r == 0 && find(t, in.name, in.id))
-			r = err_set(err, EEXIST, "fd table: '%s' %u is there twice", in.name, in.id);
+			r = err_set(err, EEXIST, "fd table: '%s' %u is there twice", in.name,
+				    in.id);
 		if (r < 0)
 			return r;
 		t->entries[t->count] = (struct fdtable_entry){ .id = in.id, .kind = in.kind };

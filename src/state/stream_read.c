@@ -108,8 +108,8 @@ static int check_fields(const struct stream_section *sec, struct error *err)
 }
 
 /* One section from just behind its tag's position; c stands at the tag. */
-static int read_section(struct stream_section *sec, struct cursor *c, size_t number,
-			uint32_t *crcs, struct error *err)
+static int read_section(struct stream_section *sec, struct cursor *c, size_t number, uint32_t *crcs,
+			struct error *err)
 {
 	size_t start = c->pos;
 	struct wire_section w;
@@ -160,8 +160,8 @@ static int read_end(const struct stream *s, struct cursor *c, uint32_t crcs, str
 static int add_section(struct stream *s, struct error *err)
 {
 	if (s->nsections == STREAM_MAX_SECTIONS)
-		return err_set(err, EBADMSG, "section %zu: a stream has at most %u", s->nsections + 1,
-			       STREAM_MAX_SECTIONS);
+		return err_set(err, EBADMSG, "section %zu: a stream has at most %u",
+			       s->nsections + 1, STREAM_MAX_SECTIONS);
 	if (s->nsections == s->room) {
 		int r = stream_reserve(s, s->room ? s->room * 2 : 64, err);
 

@@ -100,7 +100,10 @@ void stream_section_begin(struct stream_writer *w, const char *name, uint32_t in
 			  uint32_t version, uint32_t flags)
 {
 	struct wire_section s = {
-		.tag = WIRE_SECTION, .instance = instance, .version = version, .flags = flags,
+		.tag = WIRE_SECTION,
+		.instance = instance,
+		.version = version,
+		.flags = flags,
 	};
 
 	if (w->section_start || strlen(name) > STREAM_NAME_MAX)
@@ -152,7 +155,9 @@ void stream_section_end(struct stream_writer *w)
 int stream_end(struct stream_writer *w, struct error *err)
 {
 	struct wire_end e = {
-		.tag = WIRE_END, .sections = w->sections, .crc_of_crcs = w->crc_of_crcs,
+		.tag = WIRE_END,
+		.sections = w->sections,
+		.crc_of_crcs = w->crc_of_crcs,
 	};
 
 	if (w->section_start)

@@ -54,8 +54,9 @@ void vmstate_save(struct stream_writer *w, const struct vmstate *vms, uint32_t i
 }
 
 /*
- * Looks from field *index on, round the table: a stream of our own kind has the fields in the table's
- * order, and a table of 150 would else be gone through for each of them, within the guest's pause.
+ * Looks from field *index on, round the table: a stream of our own kind has the fields in the
+ * table's order, and a table of 150 would else be gone through for each of them, within the guest's
+ * pause.
  */
 static const struct vmstate_field *find_field(const struct vmstate *vms, const char *name,
 					      size_t *index)
@@ -169,8 +170,8 @@ static int load_fields(const struct stream_section *sec, const struct vmstate *v
 }
 
 /* try: nothing is to come alive, so post_load is left out. */
-static int load_section(struct stream_section *sec, const struct vmstate *vms, void *data,
-			bool try, struct error *err)
+static int load_section(struct stream_section *sec, const struct vmstate *vms, void *data, bool try,
+			struct error *err)
 {
 	int r;
 

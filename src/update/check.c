@@ -3,11 +3,11 @@
  * The check before the pause. Theory of operation.
  *
  * The predecessor writes a description of the machine while the guest runs: a stream with every
- * section, version and field that the update will send (the values in it are whatever was in memory,
- * nobody uses them), and the fd table's names and kinds. It runs the successor's command on it, with
- * the same arguments, as a child that has MOLT_CHECK in its environment. That one holds the
- * description against what it could take over, writes every reason against it, not only the first,
- * and ends. No pause has happened, and nothing was handed over.
+ * section, version and field that the update will send (the values in it are whatever was in
+ * memory, nobody uses them), and the fd table's names and kinds. It runs the successor's command on
+ * it, with the same arguments, as a child that has MOLT_CHECK in its environment. That one holds
+ * the description against what it could take over, writes every reason against it, not only the
+ * first, and ends. No pause has happened, and nothing was handed over.
  *
  * A program that knows no check mode gives no answer, and its exit status is no substitute for one:
  * then the update is refused, with the way out (no-check) in the sentence. One that hangs is ended
@@ -95,7 +95,7 @@ static void add_reasons(json_t *reasons, struct error *err)
 
 	err_set(err, EPROTO, "the successor cannot take over: ");
 	len = strlen(err->text);
-	json_array_foreach(reasons, i, reason)
+	json_array_foreach (reasons, i, reason)
 		if (len < sizeof(err->text))
 			len += (size_t)snprintf(err->text + len, sizeof(err->text) - len, "%s%s",
 						i ? "; " : "", json_string_value(reason));
@@ -106,7 +106,7 @@ static bool are_strings(json_t *list)
 	size_t i;
 	json_t *value;
 
-	json_array_foreach(list, i, value)
+	json_array_foreach (list, i, value)
 		if (!json_is_string(value))
 			return false;
 	return json_is_array(list);
@@ -127,20 +127,27 @@ static int read_answer(struct update *u, struct error *err)
 	reasons = json_object_get(answer, "reasons");
 	pid = json_object_get(answer, "pid");
 	if (!are_strings(reasons))
-		r = err_set(err, ENOTSUP, "'%s' gave no answer in check mode: it is no molt, or an old "
+		r = err_set(err, ENOTSUP,
+			    "'%s' gave no answer in check mode: it is no molt, or an old "
 			    "one, or a wrapper that does not pass environment and arguments on; "
-			    "no-check updates without asking it", u->argv[0]);
+			    "no-check updates without asking it",
+			    u->argv[0]);
 	else if (json_array_size(reasons))
 		add_reasons(reasons, err), r = -EPROTO;
 	else if (json_is_integer(pid) && json_integer_value(pid) != u->check.child.pid)
-		r = err_set(err, ECHILD, "'%s' starts molt as a child instead of becoming it: the guest "
-			    "would run in another process; a wrapper has to end in 'exec molt run \"$@\"'",
-			    u->argv[0]);
+		r = err_set(
+			err, ECHILD,
+			"'%s' starts molt as a child instead of becoming it: the guest "
+			"would run in another process; a wrapper has to end in 'exec molt run \"$@\"'",
+			u->argv[0]);
 	json_decref(answer);
 	return r;
 }
 
-/* With all that it has started. One that cannot be killed (a file system that hangs) is left to itself. */
+/*
+ * With all that it has started. One that cannot be killed (a file system that hangs) is left to
+ * itself.
+ */
 static void end_child(struct update *u)
 {
 	struct child *child = &u->check.child;
@@ -202,11 +209,10 @@ static int watch_child(struct update *u, struct error *err)
 	int r;
 
 	u->check.timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-	if (!held || u->check.timer_fd < 0 ||
-	    timerfd_settime(u->check.timer_fd, 0, &its, NULL) < 0)
+	if (!held || u->check.timer_fd < 0 || timerfd_settime(u->check.timer_fd, 0, &its, NULL) < 0)
 		return err_sys(err, errno, "waiting for the check");
-	r = loop_add(u->machine->loop, &u->check.exited, u->check.child.fd, EPOLLIN,
-		     child_exited, u);
+	r = loop_add(u->machine->loop, &u->check.exited, u->check.child.fd, EPOLLIN, child_exited,
+		     u);
 	if (r == 0)
 		r = loop_add(u->machine->loop, &u->check.expired, u->check.timer_fd, EPOLLIN,
 			     child_expired, u);
@@ -218,7 +224,11 @@ int check_start(struct update *u, struct error *err)
 	int r = 0;
 
 	u->check = (struct update_check){
-		.stream_fd = -1, .table_fd = -1, .answer_fd = -1, .timer_fd = -1, .child = CHILD_NONE,
+		.stream_fd = -1,
+		.table_fd = -1,
+		.answer_fd = -1,
+		.timer_fd = -1,
+		.child = CHILD_NONE,
 		.start_ns = now_ns(),
 	};
 	u->check.fds = calloc(1, sizeof(*u->check.fds));

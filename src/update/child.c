@@ -22,7 +22,9 @@ static void forget(struct child *c)
 	*c = CHILD_NONE;
 }
 
-/* 1 if it has ended, 0 if not, -errno; -ECHILD is no child of ours. take: its end is taken note of. */
+/*
+ * 1 if it has ended, 0 if not, -errno; -ECHILD is no child of ours. take: its end is taken note of.
+ */
 static int has_ended(const struct child *c, bool take)
 {
 	siginfo_t info = { .si_pid = 0 };
@@ -73,8 +75,12 @@ void child_kill(const struct child *c, bool group)
 {
 	if (c->fd < 0)
 		return;
-	/* Nobody has waited for the leader, so on an older kernel the group's number is still its own. */
-	if (group && syscall(SYS_pidfd_send_signal, c->fd, SIGKILL, NULL, SIGNAL_PROCESS_GROUP) < 0 &&
+	/*
+	 * Nobody has waited for the leader, so on an older kernel the group's number is still its
+	 * own.
+	 */
+	if (group &&
+	    syscall(SYS_pidfd_send_signal, c->fd, SIGKILL, NULL, SIGNAL_PROCESS_GROUP) < 0 &&
 	    errno == EINVAL)
 		kill(-c->pid, SIGKILL);
 	syscall(SYS_pidfd_send_signal, c->fd, SIGKILL, NULL, 0);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Processes that molt has started. Each is held by a pidfd: a process number may be somebody else's as
- * soon as its process was waited for, a pidfd never is. Nothing in molt waits for "any" child, so one that
- * was not waited for here keeps its number.
+ * Processes that molt has started. Each is held by a pidfd: a process number may be somebody else's
+ * as soon as its process was waited for, a pidfd never is. Nothing in molt waits for "any" child,
+ * so one that was not waited for here keeps its number.
  */
 #ifndef MOLT_UPDATE_CHILD_H
 #define MOLT_UPDATE_CHILD_H
@@ -18,14 +18,14 @@ struct child {
 #define CHILD_NONE ((struct child){ .fd = -1 })
 
 /*
- * Gets the pidfd of c->pid, a child of ours that nobody has waited for, unless it is there. False where it
- * cannot be had now (try again), or it is no child of ours, which then is forgotten.
+ * Gets the pidfd of c->pid, a child of ours that nobody has waited for, unless it is there. False
+ * where it cannot be had now (try again), or it is no child of ours, which then is forgotten.
  */
 bool child_hold(struct child *c);
 
 /*
- * Waits until it has ended, for timeout_ms at most (0: not at all), and takes its end. True where there is no
- * such child any more; c is CHILD_NONE then.
+ * Waits until it has ended, for timeout_ms at most (0: not at all), and takes its end. True where
+ * there is no such child any more; c is CHILD_NONE then.
  */
 bool child_wait(struct child *c, int timeout_ms);
 

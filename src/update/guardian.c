@@ -2,13 +2,14 @@
 /*
  * The guardian. Theory of operation.
  *
- * Before the pause the predecessor makes a second process with clone(CLONE_VM), without CLONE_THREAD
- * and CLONE_FILES: it shares the predecessor's address space and has its own copies of all
- * descriptors. When the predecessor execs, the kernel gives the new image a new address space and
- * leaves the old one, with KVM's VM and vCPUs, which are bound to it, to the guardian. That has two
- * uses. If the successor dies, hangs, or says that it cannot, the guardian has everything that is
- * needed to run the guest on as it was. And exec need not take the old address space apart, which
- * takes 15 ms per GiB of guest RAM that was touched: the guardian does when it ends, off the pause.
+ * Before the pause the predecessor makes a second process with clone(CLONE_VM), without
+ * CLONE_THREAD and CLONE_FILES: it shares the predecessor's address space and has its own copies of
+ * all descriptors. When the predecessor execs, the kernel gives the new image a new address space
+ * and leaves the old one, with KVM's VM and vCPUs, which are bound to it, to the guardian. That has
+ * two uses. If the successor dies, hangs, or says that it cannot, the guardian has everything that
+ * is needed to run the guest on as it was. And exec need not take the old address space apart,
+ * which takes 15 ms per GiB of guest RAM that was touched: the guardian does when it ends, off the
+ * pause.
  *
  * Who owns the guest is decided by one compare-and-swap on a word in a page that guardian and
  * successor share. The successor does it just before its first KVM_RUN; the guardian, when the
@@ -16,12 +17,12 @@
  * successor that was given up wakes up again.
  *
  * While the predecessor lives the guardian shares its memory, and its *thread-local* memory too:
- * the thread pointer is the parent's main thread's. So until it takes over it must not call anything
- * that writes there, errno included. It makes system calls directly and touches only its own stack
- * and the shared page. Once the predecessor has gone into its exec nobody else uses that memory, and
- * the guardian is for glibc the main thread: malloc, mutexes and pthread_create work. Only the
- * cached thread id is that of the dead process, so nothing may rest on it (recursive or robust
- * mutexes, raise()).
+ * the thread pointer is the parent's main thread's. So until it takes over it must not call
+ * anything that writes there, errno included. It makes system calls directly and touches only its
+ * own stack and the shared page. Once the predecessor has gone into its exec nobody else uses that
+ * memory, and the guardian is for glibc the main thread: malloc, mutexes and pthread_create work.
+ * Only the cached thread id is that of the dead process, so nothing may rest on it (recursive or
+ * robust mutexes, raise()).
  */
 #include <errno.h>
 #include <poll.h>
@@ -53,8 +54,9 @@
 #if defined(__clang__)
 #define ALONGSIDE __attribute__((disable_sanitizer_instrumentation, no_stack_protector))
 #else
-#define ALONGSIDE __attribute__((no_sanitize("address", "thread", "undefined"), \
-				 optimize("no-stack-protector")))
+#define ALONGSIDE \
+	__attribute__((no_sanitize("address", "thread", "undefined"), \
+		       optimize("no-stack-protector")))
 #endif
 
 /* A system call that leaves errno, which is the parent's, alone. */
@@ -127,17 +129,16 @@ ALONGSIDE static enum verdict watch(const struct guardian *g)
 ALONGSIDE static const char *reason(const struct guard_page *page, enum verdict verdict)
 {
 	if (!atomic_load(&page->saved))
-		return verdict == VERDICT_DIED ?
-		       "molt ended before it had handed the guest over" :
-		       "molt did not hand the guest over in time";
-	return verdict == VERDICT_DIED ? "the successor ended before it took the guest over" :
-					 "the successor did not take the guest over in time";
+		return verdict == VERDICT_DIED ? "molt ended before it had handed the guest over"
+					       : "molt did not hand the guest over in time";
+	return verdict == VERDICT_DIED ? "the successor ended before it took the guest over"
+				       : "the successor did not take the guest over in time";
 }
 
 /*
- * Nothing of the successor should run when the guest runs on: it could still be mapping its RAM. But what
- * cannot be killed (in an uninterruptible sleep, or in a container's process 1) does not keep the guest:
- * it has lost the guest already, and all that it can still do is to find that out.
+ * Nothing of the successor should run when the guest runs on: it could still be mapping its RAM.
+ * But what cannot be killed (in an uninterruptible sleep, or in a container's process 1) does not
+ * keep the guest: it has lost the guest already, and all that it can still do is to find that out.
  */
 ALONGSIDE static void end_successor(const struct guardian *g)
 {
@@ -158,14 +159,18 @@ ALONGSIDE static int guardian_main(void *opaque)
 
 	raw(SYS_prctl, PR_SET_NAME, (long)name, 0, 0, 0);
 	verdict = watch(g);
-	/* An unarmed predecessor that died was killed with its vCPUs running: nothing to go on from. */
+	/*
+	 * An unarmed predecessor that died was killed with its vCPUs running: nothing to go on
+	 * from.
+	 */
 	if (verdict == VERDICT_DECIDED || !atomic_load(&g->page->armed) ||
 	    !decide(g->page, GUARD_GUARDIAN)) {
 		/*
-		 * What follows is the teardown of a VM and of an address space, which may take long:
-		 * at a low priority, and with no copy of a socket that somebody waits to see closed. KVM's VM
-		 * stays until the address space goes, in which its vCPUs are mapped. Taken apart before, it could
-		 * mark a vCPU as preempted (see vm/steal_time.c) in guest RAM, which is the successor's by now.
+		 * What follows is the teardown of a VM and of an address space, which may take
+		 * long: at a low priority, and with no copy of a socket that somebody waits to see
+		 * closed. KVM's VM stays until the address space goes, in which its vCPUs are
+		 * mapped. Taken apart before, it could mark a vCPU as preempted (see
+		 * vm/steal_time.c) in guest RAM, which is the successor's by now.
 		 */
 		raw(SYS_setpriority, PRIO_PROCESS, 0, TEARDOWN_NICE, 0, 0);
 		raw(SYS_close_range, 0, (long)UINT32_MAX, 0, 0, 0);
@@ -182,8 +187,8 @@ ALONGSIDE static int guardian_main(void *opaque)
 }
 
 /*
- * clone() by the name that ThreadSanitizer does not intercept: its wrapper hands the child a pointer
- * into the frame it was called with, which the parent, sharing the memory, has long left.
+ * clone() by the name that ThreadSanitizer does not intercept: its wrapper hands the child a
+ * pointer into the frame it was called with, which the parent, sharing the memory, has long left.
  */
 int __clone(int (*fn)(void *), void *stack, int flags, void *arg, ...);
 
@@ -225,8 +230,8 @@ int guardian_start(struct guardian *g, struct error *err)
 		return err_sys(err, errno, "stack for the guardian");
 	}
 	/* No exit signal: a wrapper script must not find a child that it never started. */
-	g->child.pid = __clone(guardian_main, (char *)g->stack + STACK_BYTES, CLONE_VM | CLONE_PIDFD,
-			       g, &g->child.fd);
+	g->child.pid = __clone(guardian_main, (char *)g->stack + STACK_BYTES,
+			       CLONE_VM | CLONE_PIDFD, g, &g->child.fd);
 	if (g->child.pid < 0) {
 		g->child = CHILD_NONE;
 		return err_sys(err, errno, "clone for the guardian");
@@ -245,8 +250,9 @@ void guardian_disarm(struct guardian *g)
 	if (!g->child.pid || g->is_self || decide(g->page, GUARD_DISMISSED))
 		return;
 	/*
-	 * It kills us now. If it was itself killed just there, or is stopped, the guest is nobody's but ours: with
-	 * a SIGKILL on its way a process executes nothing any more, however long its end takes.
+	 * It kills us now. If it was itself killed just there, or is stopped, the guest is nobody's
+	 * but ours: with a SIGKILL on its way a process executes nothing any more, however long its
+	 * end takes.
 	 */
 	if (child_wait(&g->child, DISARM_WAIT_MS))
 		return;
@@ -330,9 +336,9 @@ int guard_link_commit(struct guard_link *link, struct error *err)
 }
 
 /*
- * Before it wakes. The scheduler favours who has slept, whatever its priority: it would take the CPU
- * from the vCPU that has just been entered for up to a tick, which is longer than the blackout. The
- * best is done that can be; what fails is only a matter of speed.
+ * Before it wakes. The scheduler favours who has slept, whatever its priority: it would take the
+ * CPU from the vCPU that has just been entered for up to a tick, which is longer than the blackout.
+ * The best is done that can be; what fails is only a matter of speed.
  */
 static void keep_from_vcpus(const struct child *guardian, const cpu_set_t *spare)
 {

@@ -26,23 +26,26 @@ enum guard_owner {
 
 /* Shared by guardian and successor, a memfd of one page. Who sets `owner` first has the guest. */
 struct guard_page {
-	_Atomic uint32_t owner;  /* enum guard_owner */
-	_Atomic uint64_t armed;  /* CLOCK_MONOTONIC, when the deadline began; 0: not to act yet */
-	_Atomic bool saved;      /* all is saved, exec was next */
+	_Atomic uint32_t owner; /* enum guard_owner */
+	_Atomic uint64_t armed; /* CLOCK_MONOTONIC, when the deadline began; 0: not to act yet */
+	_Atomic bool saved;     /* all is saved, exec was next */
 	char reason[GUARD_REASON_MAX]; /* why the successor gave up, where it could say */
-	/* The predecessor's process, which the successor goes on in; 0 from a predecessor that does not say. */
+	/*
+	 * The predecessor's process, which the successor goes on in; 0 from a predecessor that does
+	 * not say.
+	 */
 	_Atomic int32_t predecessor;
 };
 
 struct guardian {
 	struct guard_page *page;
 	int page_fd;
-	int wake_fd;     /* eventfd: the owner is decided */
-	int process_fd;  /* pidfd of the process that becomes the successor */
+	int wake_fd;    /* eventfd: the owner is decided */
+	int process_fd; /* pidfd of the process that becomes the successor */
 	struct child child;
 	void *stack;
 	uint32_t deadline_ms;
-	bool is_self;    /* we are the guardian, and have taken the guest back */
+	bool is_self;                    /* we are the guardian, and have taken the guest back */
 	void (*take_back)(void *opaque); /* runs on in the guardian; does not return */
 	void *opaque;
 };
@@ -51,14 +54,15 @@ struct guardian {
 int guardian_start(struct guardian *g, struct error *err);
 
 /*
- * From here on the guardian acts if the process ends or the deadline is over. First when all vCPUs are
- * parked; then again, with a deadline that begins anew, when all is saved and exec is next.
+ * From here on the guardian acts if the process ends or the deadline is over. First when all vCPUs
+ * are parked; then again, with a deadline that begins anew, when all is saved and exec is next.
  */
 void guardian_arm(struct guardian *g, bool saved);
 
 /*
- * Before anything is undone: from here on the guardian acts no more. Where it has begun to, it is about
- * to kill this process, and this does not return, unless somebody has killed the guardian first.
+ * Before anything is undone: from here on the guardian acts no more. Where it has begun to, it is
+ * about to kill this process, and this does not return, unless somebody has killed the guardian
+ * first.
  */
 void guardian_disarm(struct guardian *g);
 
@@ -82,12 +86,15 @@ int guard_link_open(struct guard_link *link, struct fdtable *fds, struct error *
 int guard_link_commit(struct guard_link *link, struct error *err);
 
 /*
- * Lets the guardian go; not urgent, so after the guest runs. It tears down on the CPUs in `spare`, where
- * no vCPU runs; NULL where there are none.
+ * Lets the guardian go; not urgent, so after the guest runs. It tears down on the CPUs in `spare`,
+ * where no vCPU runs; NULL where there are none.
  */
 void guard_link_release(struct guard_link *link, const cpu_set_t *spare);
 
-/* The predecessor's process where we are in another one, or 0: a wrapper did not execute us, but start us. */
+/*
+ * The predecessor's process where we are in another one, or 0: a wrapper did not execute us, but
+ * start us.
+ */
 pid_t guard_link_left_process(const struct guard_link *link);
 
 /* Leaves word of why we end without having committed. */

@@ -2,8 +2,9 @@
 /*
  * Who the successor is, and the step into it. program.c tells how it is executed.
  *
- * The successor's command is the one asked for or, by default, the wrapper by which this molt was executed, or
- * what it was started with. Its path is found and checked before the pause. "--incoming URI" is appended unless it is there.
+ * The successor's command is the one asked for or, by default, the wrapper by which this molt was
+ * executed, or what it was started with. Its path is found and checked before the pause.
+ * "--incoming URI" is appended unless it is there.
  *
  * The state goes to a memfd unless a path was asked for: no disk can be full or slow then. The URI
  * is "file:PATH" in both cases (a memfd is "file:/proc/self/fd/N"), so that a wrapper script or a
@@ -96,12 +97,15 @@ static int build_argv(struct update *u, struct error *err)
 	if (!u->argv)
 		return err_set(err, ENOMEM, "no memory for the successor's arguments");
 	if (u->command_fd >= 0 && program[0] != '/') {
-		r = err_set(err, EINVAL, "successor '%s': with command-fd the command's first word must "
-			    "be an absolute path", program);
+		r = err_set(err, EINVAL,
+			    "successor '%s': with command-fd the command's first word must "
+			    "be an absolute path",
+			    program);
 	} else if (u->command_fd >= 0) {
 		/* What it is called, and where the update after this one looks for it. */
 		u->argv[0] = strdup(program);
-		r = u->argv[0] ? 0 : err_set(err, ENOMEM, "no memory for the successor's arguments");
+		r = u->argv[0] ? 0
+			       : err_set(err, ENOMEM, "no memory for the successor's arguments");
 	} else {
 		r = resolve(program, &u->argv[0], err);
 	}
@@ -150,9 +154,9 @@ char **handover_environ(char *variable, struct error *err)
 }
 
 /*
- * Reserves the space now: a full disk is found out while the guest still runs. The file keeps its size and
- * what an earlier update left in it until there is a state to write. A file system that can reserve nothing
- * (NFS) says so only when it is written.
+ * Reserves the space now: a full disk is found out while the guest still runs. The file keeps its
+ * size and what an earlier update left in it until there is a state to write. A file system that
+ * can reserve nothing (NFS) says so only when it is written.
  */
 static int reserve_state(const struct update *u, const char *name, struct error *err)
 {
@@ -163,8 +167,8 @@ static int reserve_state(const struct update *u, const char *name, struct error 
 	if (fstat(u->state_fd, &st) < 0 || !S_ISREG(st.st_mode))
 		return err_set(err, EINVAL, "state file %s: not a regular file", name);
 	if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < (rlim_t)size)
-		return err_sys(err, EFBIG, "state file %s: %zu bytes, and RLIMIT_FSIZE is %llu", name,
-			       (size_t)size, (unsigned long long)limit.rlim_cur);
+		return err_sys(err, EFBIG, "state file %s: %zu bytes, and RLIMIT_FSIZE is %llu",
+			       name, (size_t)size, (unsigned long long)limit.rlim_cur);
 	if (fallocate(u->state_fd, FALLOC_FL_KEEP_SIZE, 0, size) < 0 && errno != EOPNOTSUPP)
 		return err_sys(err, errno, "state file %s: no room for %zu bytes", name,
 			       (size_t)size);
@@ -180,9 +184,11 @@ static int open_state_file(struct update *u, struct error *err)
 	if (u->state_fd < 0 && errno == EEXIST)
 		u->state_fd = open(u->state_path, flags, 0600);
 	if (u->state_fd < 0 && (errno == EACCES || errno == EPERM))
-		return err_set(err, errno, "state file %s: %s; it may be the sandbox: pass the file "
+		return err_set(err, errno,
+			       "state file %s: %s; it may be the sandbox: pass the file "
 			       "as a descriptor (as 'molt update --state' does), or start molt with "
-			       "--sandbox write=DIR", u->state_path, strerror(errno));
+			       "--sandbox write=DIR",
+			       u->state_path, strerror(errno));
 	if (u->state_fd < 0)
 		return err_sys(err, errno, "state file %s", u->state_path);
 	return reserve_state(u, u->state_path, err);
@@ -195,7 +201,8 @@ static int take_state_file(struct update *u, struct error *err)
 	u->state_fd = u->given_state_fd;
 	u->given_state_fd = -1;
 	if (flags < 0 || (flags & O_PATH) || (flags & O_ACCMODE) != O_RDWR)
-		return err_set(err, EBADF, "state file: the descriptor is not open for reading and "
+		return err_set(err, EBADF,
+			       "state file: the descriptor is not open for reading and "
 			       "writing");
 	return reserve_state(u, u->state_path ? u->state_path : "as a descriptor", err);
 }
@@ -284,7 +291,9 @@ void handover_fini(struct update *u)
 	u->envp = NULL;
 	stream_writer_fini(&u->w);
 	stream_fini(&u->verified);
-	/* Half a state is of no use to anybody; a file that was there before is not ours to remove. */
+	/*
+	 * Half a state is of no use to anybody; a file that was there before is not ours to remove.
+	 */
 	if (u->state_made)
 		unlink(u->state_path);
 	u->state_made = false;

@@ -40,14 +40,16 @@ static int read_table(struct incoming *in, struct error *err)
 	int r;
 
 	if (!text)
-		return err_set(err, ENOENT,
-			       "--incoming is for the successor of a running molt, and no fd table was "
-			       "handed over (%s is not set); to replace a running molt use 'molt update'",
-			       FDTABLE_ENV);
+		return err_set(
+			err, ENOENT,
+			"--incoming is for the successor of a running molt, and no fd table was "
+			"handed over (%s is not set); to replace a running molt use 'molt update'",
+			FDTABLE_ENV);
 	errno = 0;
 	fd = strtol(text, &end, 10);
 	if (errno || end == text || *end || fd < 0 || fd > INT32_MAX)
-		return err_set(err, EINVAL, "%s='%s' is not a descriptor number", FDTABLE_ENV, text);
+		return err_set(err, EINVAL, "%s='%s' is not a descriptor number", FDTABLE_ENV,
+			       text);
 	in->fds = calloc(1, sizeof(*in->fds));
 	if (!in->fds)
 		return err_set(err, ENOMEM, "no memory for the fd table");
@@ -77,8 +79,8 @@ static int open_state(struct incoming *in, const char *uri, struct error *err)
 }
 
 /*
- * A memfd that nobody can change any more is looked at where it is. Other files are copied: what was
- * checked must be what is loaded.
+ * A memfd that nobody can change any more is looked at where it is. Other files are copied: what
+ * was checked must be what is loaded.
  */
 static int map_or_read(struct incoming *in, int fd, const char *name, struct error *err)
 {
@@ -201,7 +203,9 @@ static json_t *report(const struct update *u, const struct incoming *in,
 	return r;
 }
 
-/* The guest runs in this process again, on the binary it had: for everybody else the update failed. */
+/*
+ * The guest runs in this process again, on the binary it had: for everybody else the update failed.
+ */
 static void answer_failure(struct update *u, const struct incoming *in,
 			   const struct update_wire *wire)
 {
@@ -252,7 +256,8 @@ static void tell_end(struct update *u, const struct incoming *in, const struct u
 
 	if (left)
 		log_warn("the guest runs in process %d, not in %d any more: the wrapper started molt as a "
-			 "child and did not execute it", (int)getpid(), (int)left);
+			 "child and did not execute it",
+			 (int)getpid(), (int)left);
 	if (in->failure) {
 		answer_failure(u, in, wire);
 		return;
@@ -263,8 +268,8 @@ static void tell_end(struct update *u, const struct incoming *in, const struct u
 	answer(u, wire);
 	if (entered_ns)
 		log_info("update %llu from %s: blackout %lld us", (unsigned long long)u->updates,
-			 wire->version, (long long)json_integer_value(
-				 json_object_get(u->last, "blackout-us")));
+			 wire->version,
+			 (long long)json_integer_value(json_object_get(u->last, "blackout-us")));
 	else
 		log_info("update %llu from %s, the guest being paused",
 			 (unsigned long long)u->updates, wire->version);

@@ -30,17 +30,17 @@ enum update_status {
 
 /* What travels to the successor: section "update". */
 struct update_wire {
-	char id[UPDATE_ID_MAX];            /* the request's "id" as JSON text, empty for none */
-	char version[UPDATE_VERSION_MAX];  /* of the predecessor */
-	uint64_t updates;                  /* completed so far */
+	char id[UPDATE_ID_MAX];           /* the request's "id" as JSON text, empty for none */
+	char version[UPDATE_VERSION_MAX]; /* of the predecessor */
+	uint64_t updates;                 /* completed so far */
 	uint32_t client;
-	uint32_t kind;                     /* enum update_kind */
+	uint32_t kind; /* enum update_kind */
 	uint32_t argv_len;
-	uint8_t argv[UPDATE_ARGV_MAX];     /* path and arguments of the predecessor, each with its NUL */
+	uint8_t argv[UPDATE_ARGV_MAX]; /* path and arguments of the predecessor, each with its NUL */
 	uint32_t command_len;
-	uint8_t command[UPDATE_ARGV_MAX];  /* what is executed, as argv, without --incoming */
+	uint8_t command[UPDATE_ARGV_MAX]; /* what is executed, as argv, without --incoming */
 	uint32_t wrapper_len;
-	uint8_t wrapper[UPDATE_ARGV_MAX];  /* by which the predecessor was executed, in the same way */
+	uint8_t wrapper[UPDATE_ARGV_MAX]; /* by which the predecessor was executed, in the same way */
 	uint32_t nguardians;
 	uint32_t guardians[UPDATE_GUARDIANS_MAX]; /* of earlier updates that have not ended yet: pids */
 };
@@ -58,7 +58,10 @@ struct update_check {
 	struct loop_source expired;
 };
 
-/* A guardian of an earlier update that takes its memory apart: a child of this process until it has ended. */
+/*
+ * A guardian of an earlier update that takes its memory apart: a child of this process until it has
+ * ended.
+ */
 struct old_guardian {
 	struct child child;
 	struct loop_source ended;
@@ -73,40 +76,40 @@ struct update {
 	uint64_t updates;
 	enum update_status status;
 	enum update_status status_before; /* the request in flight */
-	json_t *last; /* report of the last completed update, or NULL */
+	json_t *last;                     /* report of the last completed update, or NULL */
 	struct error last_error;
 	struct {
-		bool cpr_exec;     /* migrate-set-parameters mode */
-		json_t *command;   /* cpr-exec-command, an array, or NULL */
+		bool cpr_exec;   /* migrate-set-parameters mode */
+		json_t *command; /* cpr-exec-command, an array, or NULL */
 	} migrate;
 
 	/* The request in flight. */
 	uint32_t client;
-	char *id;         /* JSON text, or NULL; only of `update` */
+	char *id; /* JSON text, or NULL; only of `update` */
 	enum update_kind kind;
-	bool told_stop;   /* STOP was sent: if it fails, RESUME belongs to it */
-	char *state_path; /* NULL: a memfd */
+	bool told_stop;      /* STOP was sent: if it fails, RESUME belongs to it */
+	char *state_path;    /* NULL: a memfd */
 	bool no_check;       /* do not ask the successor first */
 	bool check_only;     /* ask it and leave it at that */
 	uint32_t timeout_ms; /* from exec to commit */
-	char **command;   /* as asked for; NULL: the default successor */
+	char **command;      /* as asked for; NULL: the default successor */
 	int command_fd;      /* the successor's executable as the client sent it, or -1 */
 	int given_state_fd;  /* the state file as the client opened it, or -1 */
 
 	/* Made by the stages. */
-	char **argv;      /* of the successor, argv[0] is its absolute path */
+	char **argv; /* of the successor, argv[0] is its absolute path */
 	struct update_wire *wire;
-	char **envp;      /* and its environment */
+	char **envp; /* and its environment */
 	char table_env[32];
 	struct stream_writer w;
 	struct stream verified;
 	struct fdtable *fds;
 	int state_fd;
 	bool state_in_memory; /* a memfd of our own */
-	bool state_made;  /* the state file was not there before */
+	bool state_made;      /* the state file was not there before */
 	int table_fd;
-	int exe_fd;       /* our own binary, for the way back */
-	int program_fd;   /* successor's executable, sealed where possible; -1: execute argv[0] */
+	int exe_fd;         /* our own binary, for the way back */
+	int program_fd;     /* successor's executable, sealed where possible; -1: execute argv[0] */
 	bool leave_program; /* let the successor have that, it finds itself no other way */
 	bool parked;
 	struct guardian guardian;
@@ -119,26 +122,27 @@ struct update {
 void update_take_back(void *opaque);
 
 /*
- * The predecessor's stages. update_prepare() is what comes before the check; update_run_stages() the
- * rest, which returns only when the update failed and the guest runs on; update_unprepare() undoes the
- * first alone.
+ * The predecessor's stages. update_prepare() is what comes before the check; update_run_stages()
+ * the rest, which returns only when the update failed and the guest runs on; update_unprepare()
+ * undoes the first alone.
  */
 int update_prepare(struct update *u, struct error *err);
 void update_unprepare(struct update *u);
 int update_run_stages(struct update *u, struct error *err);
 
 /*
- * check.c: asks the successor whether it could take over; update_checked() is called with the answer
- * later, unless this fails at once. check_end() gives up waiting for it.
+ * check.c: asks the successor whether it could take over; update_checked() is called with the
+ * answer later, unless this fails at once. check_end() gives up waiting for it.
  */
 int check_start(struct update *u, struct error *err);
 void check_end(struct update *u);
 void update_checked(struct update *u, const struct error *err);
 
 /*
- * The guardians of earlier updates. They may take longer to end than the next update comes, so the list of
- * those that are still there goes on to the successor. update_keep_guardian() takes one over; more than there
- * is room for do not end in time, and no further update is accepted then (update_reap_guardians(): -EBUSY).
+ * The guardians of earlier updates. They may take longer to end than the next update comes, so the
+ * list of those that are still there goes on to the successor. update_keep_guardian() takes one
+ * over; more than there is room for do not end in time, and no further update is accepted then
+ * (update_reap_guardians(): -EBUSY).
  */
 void update_keep_guardian(struct update *u, struct child *child);
 int update_reap_guardians(struct update *u, struct error *err);
@@ -152,8 +156,8 @@ int update_request(struct update *u, const struct command_origin *origin, enum u
 		   const char *state_path, json_t *command, struct error *err);
 
 /*
- * handover.c: who the successor is, and the step into it. The command is the one asked for, or the wrapper
- * that we came by; NULL: ourselves.
+ * handover.c: who the successor is, and the step into it. The command is the one asked for, or the
+ * wrapper that we came by; NULL: ourselves.
  */
 char *const *handover_command(const struct update *u);
 int handover_prepare(struct update *u, struct error *err);
@@ -163,9 +167,9 @@ void handover_undo(struct update *u);
 void handover_fini(struct update *u);
 
 /*
- * program.c: copies the executable in fd to a sealed memfd, or where the host has none that can be executed
- * takes fd as it is, and returns the descriptor; name is for the sentence. Refuses what is no ELF file, or may
- * not be executed where it is.
+ * program.c: copies the executable in fd to a sealed memfd, or where the host has none that can be
+ * executed takes fd as it is, and returns the descriptor; name is for the sentence. Refuses what is
+ * no ELF file, or may not be executed where it is.
  */
 int program_copy(int fd, const char *name, struct error *err);
 
@@ -201,7 +205,9 @@ extern const struct command_type migrate_parameters_type, migrate_capabilities_t
 int way_back_keep(struct incoming *in, struct error *err);
 void way_back_forget(struct incoming *in);
 
-/* self.c: how we were started, as bytes; and the command that is to be executed, NULL: ourselves. */
+/*
+ * self.c: how we were started, as bytes; and the command that is to be executed, NULL: ourselves.
+ */
 int update_self_pack(const struct update_self *self, struct update_wire *wire, struct error *err);
 int update_pack_command(const char *program, char *const *argv, struct update_wire *wire,
 			struct error *err);

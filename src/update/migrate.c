@@ -60,7 +60,7 @@ static int run_set_capabilities(void *opaque, const struct command_origin *origi
 	(void)opaque;
 	(void)origin;
 	(void)result;
-	json_array_foreach(list, i, cap) {
+	json_array_foreach (list, i, cap) {
 		const char *name = json_string_value(json_object_get(cap, "capability"));
 
 		if (json_is_true(json_object_get(cap, "state")) && strcmp(name, "events") != 0)
@@ -80,8 +80,10 @@ static const char *channel_path(json_t *channels, struct error *err)
 	if (json_array_size(channels) != 1 || !transport)
 		err_set(err, EINVAL, "Parameter 'channels' must hold one channel with an 'addr'");
 	else if (strcmp(transport, "file") != 0)
-		err_set(err, ENOTSUP, "migrate over '%s' cannot take the whole state before the "
-			"exec; use a file", transport);
+		err_set(err, ENOTSUP,
+			"migrate over '%s' cannot take the whole state before the "
+			"exec; use a file",
+			transport);
 	else if (offset != 0)
 		err_set(err, ENOTSUP, "migrate to a file at an offset is not possible");
 	else if (!path)
@@ -118,7 +120,8 @@ static int run_migrate(void *opaque, const struct command_origin *origin, json_t
 	if (!path)
 		return -(err ? err->code : EINVAL);
 	if (!u->migrate.cpr_exec)
-		return err_set(err, ENOTSUP, "molt migrates in mode 'cpr-exec' only: set it with "
+		return err_set(err, ENOTSUP,
+			       "molt migrates in mode 'cpr-exec' only: set it with "
 			       "migrate-set-parameters");
 	if (!u->migrate.command)
 		return err_set(err, EINVAL, "cpr-exec mode requires setting cpr-exec-command");
@@ -162,17 +165,29 @@ static int run_query_capabilities(void *opaque, const struct command_origin *ori
 }
 
 const struct command migrate_commands[] = {
-	{ .name = "migrate-set-parameters", .help = "QEMU: mode and successor of migrate",
-	  .args = migrate_parameter_args, .run = run_set_parameters },
-	{ .name = "query-migrate-parameters", .help = "QEMU: what was set",
-	  .returns = &migrate_parameters_type, .run = run_query_parameters },
-	{ .name = "migrate-set-capabilities", .help = "QEMU: 'events' is accepted",
-	  .args = migrate_capability_args, .run = run_set_capabilities },
-	{ .name = "query-migrate-capabilities", .help = "QEMU: 'events', which is on",
-	  .returns = &migrate_capabilities_type, .run = run_query_capabilities },
-	{ .name = "migrate", .help = "QEMU: update in mode cpr-exec to a file: URI",
-	  .args = migrate_args, .run = run_migrate },
-	{ .name = "query-migrate", .help = "QEMU: how the last migrate went",
-	  .returns = &migrate_info_type, .run = run_query_migrate },
+	{ .name = "migrate-set-parameters",
+	  .help = "QEMU: mode and successor of migrate",
+	  .args = migrate_parameter_args,
+	  .run = run_set_parameters },
+	{ .name = "query-migrate-parameters",
+	  .help = "QEMU: what was set",
+	  .returns = &migrate_parameters_type,
+	  .run = run_query_parameters },
+	{ .name = "migrate-set-capabilities",
+	  .help = "QEMU: 'events' is accepted",
+	  .args = migrate_capability_args,
+	  .run = run_set_capabilities },
+	{ .name = "query-migrate-capabilities",
+	  .help = "QEMU: 'events', which is on",
+	  .returns = &migrate_capabilities_type,
+	  .run = run_query_capabilities },
+	{ .name = "migrate",
+	  .help = "QEMU: update in mode cpr-exec to a file: URI",
+	  .args = migrate_args,
+	  .run = run_migrate },
+	{ .name = "query-migrate",
+	  .help = "QEMU: how the last migrate went",
+	  .returns = &migrate_info_type,
+	  .run = run_query_migrate },
 };
 const size_t migrate_commands_count = ARRAY_SIZE(migrate_commands);

@@ -58,8 +58,10 @@ int update_reap_guardians(struct update *u, struct error *err)
 	u->wire->nguardians = n;
 	if (n < UPDATE_GUARDIANS_MAX)
 		return 0;
-	return err_set(err, EBUSY, "the helper processes of the last %u updates have not ended yet, "
-		       "process %u for one; try again later", n, u->wire->guardians[0]);
+	return err_set(err, EBUSY,
+		       "the helper processes of the last %u updates have not ended yet, "
+		       "process %u for one; try again later",
+		       n, u->wire->guardians[0]);
 }
 
 void update_forget_guardians(struct update *u)

@@ -2,18 +2,20 @@
 /*
  * The successor's program and how it is executed. Theory of operation.
  *
- * It is named by a path or is a descriptor that the client sent. A descriptor's file is copied into a
- * sealed memfd before the pause: what was checked is what is executed, whatever happens to the file
- * meanwhile (a deployment may replace it, or be half way through that), and neither a chroot nor a
- * sandbox nor a missing /proc is in the way, for nothing is looked up: execveat() takes the memfd
- * itself. The kernel wants a close-on-exec descriptor only of programs that it opens itself, so ELF;
- * a script's interpreter would have to open /dev/fd/N, and so scripts are named by path.
+ * It is named by a path or is a descriptor that the client sent. A descriptor's file is copied into
+ * a sealed memfd before the pause: what was checked is what is executed, whatever happens to the
+ * file meanwhile (a deployment may replace it, or be half way through that), and neither a chroot
+ * nor a sandbox nor a missing /proc is in the way, for nothing is looked up: execveat() takes the
+ * memfd itself. The kernel wants a close-on-exec descriptor only of programs that it opens itself,
+ * so ELF; a script's interpreter would have to open /dev/fd/N, and so scripts are named by path.
  *
- * Where the host makes no executable memfds (vm.memfd_noexec=2) the client's descriptor itself is executed: the
- * next best, for what it names cannot be another file, though somebody may still write to it.
+ * Where the host makes no executable memfds (vm.memfd_noexec=2) the client's descriptor itself is
+ * executed: the next best, for what it names cannot be another file, though somebody may still
+ * write to it.
  *
- * The copy does not ask whether our own user may execute the file: who may send an update may execute
- * anything as our user. But a file that nobody may execute, or a mount that forbids it, is a mistake.
+ * The copy does not ask whether our own user may execute the file: who may send an update may
+ * execute anything as our user. But a file that nobody may execute, or a mount that forbids it, is
+ * a mistake.
  */
 #include <elf.h>
 #include <errno.h>
@@ -52,14 +54,19 @@ static int check_file(int fd, const char *name, struct stat *st, struct error *e
 		return err_set(err, EBADF, "successor '%s': the descriptor is not open for reading",
 			       name);
 	if (!(st->st_mode & (S_IXUSR | S_IXGRP | S_IXOTH)))
-		return err_set(err, EACCES, "successor '%s': nobody may execute it (its mode is %04o)",
-			       name, st->st_mode & 07777u);
+		return err_set(err, EACCES,
+			       "successor '%s': nobody may execute it (its mode is %04o)", name,
+			       st->st_mode & 07777u);
 	if (fstatvfs(fd, &vfs) == 0 && (vfs.f_flag & ST_NOEXEC))
-		return err_set(err, EACCES, "successor '%s': permission denied, its file system is "
-			       "mounted noexec", name);
+		return err_set(err, EACCES,
+			       "successor '%s': permission denied, its file system is "
+			       "mounted noexec",
+			       name);
 	if ((uint64_t)st->st_size > PROGRAM_MAX_BYTES)
-		return err_set(err, EFBIG, "successor '%s': %lld bytes, more than the %u that it may "
-			       "have", name, (long long)st->st_size, PROGRAM_MAX_BYTES);
+		return err_set(err, EFBIG,
+			       "successor '%s': %lld bytes, more than the %u that it may "
+			       "have",
+			       name, (long long)st->st_size, PROGRAM_MAX_BYTES);
 	return 0;
 }
 
@@ -70,8 +77,10 @@ static int check_magic(int fd, const char *name, struct error *err)
 	if (pread(fd, magic, sizeof(magic), 0) < 0)
 		return err_sys(err, errno, "successor '%s'", name);
 	if (memcmp(magic, ELFMAG, SELFMAG) != 0)
-		return err_set(err, ENOEXEC, "successor '%s': exec format error: as a descriptor it "
-			       "must be an ELF program; name a script by its path", name);
+		return err_set(err, ENOEXEC,
+			       "successor '%s': exec format error: as a descriptor it "
+			       "must be an ELF program; name a script by its path",
+			       name);
 	return 0;
 }
 
@@ -130,8 +139,8 @@ int program_copy(int fd, const char *name, struct error *err)
 	if (fstat(fd, &after) < 0 || after.st_size != before.st_size ||
 	    after.st_mtim.tv_sec != before.st_mtim.tv_sec ||
 	    after.st_mtim.tv_nsec != before.st_mtim.tv_nsec)
-		return err_set(err, ETXTBSY, "successor '%s': text file busy, it is being written to",
-			       name);
+		return err_set(err, ETXTBSY,
+			       "successor '%s': text file busy, it is being written to", name);
 	if (fcntl(out, F_ADD_SEALS, seals) < 0)
 		return err_sys(err, errno, "sealing the copy of successor '%s'", name);
 	r = out;
@@ -149,8 +158,9 @@ int program_exec(int fd, char *const *argv, char *const *envp)
 }
 
 /*
- * What molt blocks and ignores for itself a program that it starts is not to inherit: a script's timeout(1)
- * could not end anything. What was ignored before molt was started (SIGHUP under nohup) stays so.
+ * What molt blocks and ignores for itself a program that it starts is not to inherit: a script's
+ * timeout(1) could not end anything. What was ignored before molt was started (SIGHUP under nohup)
+ * stays so.
  */
 static void default_signals(void)
 {

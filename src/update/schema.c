@@ -15,23 +15,23 @@ const struct command_member update_args[] = {
 	{ 0 }
 };
 
-static const struct command_member stage_members[] = {
-	{ .name = "name", .type = &command_string },
-	{ .name = "us", .type = &command_int },
-	{ 0 }
-};
+static const struct command_member stage_members[] = { { .name = "name", .type = &command_string },
+						       { .name = "us", .type = &command_int },
+						       { 0 } };
 static const struct command_type stage = { .name = "UpdateStage", .members = stage_members };
 static const struct command_type stages = { .name = "[UpdateStage]", .elements = &stage };
 #define REPORT_MEMBERS(absent) \
 	{ .name = "pid", .type = &command_int, .optional = (absent) }, \
-	{ .name = "previous-pid", .type = &command_int, .optional = true }, \
-	{ .name = "version", .type = &command_string, .optional = (absent) }, \
-	{ .name = "previous-version", .type = &command_string, .optional = (absent) }, \
-	{ .name = "updates", .type = &command_int, .optional = (absent) }, \
-	{ .name = "total-us", .type = &command_int, .optional = (absent) }, \
-	{ .name = "blackout-us", .type = &command_int, .optional = true }, \
-	{ .name = "state-bytes", .type = &command_int, .optional = (absent) }, \
-	{ .name = "stages", .type = &stages, .optional = (absent) }
+		{ .name = "previous-pid", .type = &command_int, .optional = true }, \
+		{ .name = "version", .type = &command_string, .optional = (absent) }, \
+		{ .name = "previous-version", .type = &command_string, .optional = (absent) }, \
+		{ .name = "updates", .type = &command_int, .optional = (absent) }, \
+		{ .name = "total-us", .type = &command_int, .optional = (absent) }, \
+		{ .name = "blackout-us", .type = &command_int, .optional = true }, \
+		{ .name = "state-bytes", .type = &command_int, .optional = (absent) }, \
+	{ \
+		.name = "stages", .type = &stages, .optional = (absent) \
+	}
 static const struct command_member report_members[] = { REPORT_MEMBERS(false), { 0 } };
 static const struct command_type report = { .name = "UpdateReport", .members = report_members };
 
@@ -44,7 +44,8 @@ static const struct command_member result_members[] = {
 	{ 0 }
 };
 const struct command_type update_result_type = {
-	.name = "UpdateResult", .members = result_members,
+	.name = "UpdateResult",
+	.members = result_members,
 };
 
 static const char *const statuses[] = { "none", "running", "completed", "failed", NULL };
@@ -61,10 +62,8 @@ const struct command_type update_info_type = { .name = "UpdateInfo", .members = 
 
 static const char *const migrations[] = { "setup", "active", "completed", "failed", NULL };
 static const struct command_type migration = { .name = "MigrationStatus", .values = migrations };
-static const struct command_member migration_members[] = {
-	{ .name = "status", .type = &migration },
-	{ 0 }
-};
+static const struct command_member migration_members[] = { { .name = "status", .type = &migration },
+							   { 0 } };
 
 static const struct command_member failure_members[] = {
 	{ .name = "error", .type = &command_string },
@@ -89,7 +88,8 @@ const struct command_member migrate_parameter_args[] = {
 	{ 0 }
 };
 const struct command_type migrate_parameters_type = {
-	.name = "MigrationParameters", .members = migrate_parameter_args,
+	.name = "MigrationParameters",
+	.members = migrate_parameter_args,
 };
 
 static const struct command_member capability_members[] = {
@@ -98,10 +98,12 @@ static const struct command_member capability_members[] = {
 	{ 0 }
 };
 static const struct command_type capability = {
-	.name = "MigrationCapabilityStatus", .members = capability_members,
+	.name = "MigrationCapabilityStatus",
+	.members = capability_members,
 };
 const struct command_type migrate_capabilities_type = {
-	.name = "[MigrationCapabilityStatus]", .elements = &capability,
+	.name = "[MigrationCapabilityStatus]",
+	.elements = &capability,
 };
 const struct command_member migrate_capability_args[] = {
 	{ .name = "capabilities", .type = &migrate_capabilities_type },
@@ -111,7 +113,8 @@ const struct command_member migrate_capability_args[] = {
 /* An addr has other members for each transport: those of a file are what run() looks at. */
 static const char *const channel_types[] = { "main", NULL };
 static const struct command_type channel_type = {
-	.name = "MigrationChannelType", .values = channel_types,
+	.name = "MigrationChannelType",
+	.values = channel_types,
 };
 static const struct command_member channel_members[] = {
 	{ .name = "channel-type", .type = &channel_type, .optional = true },
@@ -119,7 +122,8 @@ static const struct command_member channel_members[] = {
 	{ 0 }
 };
 static const struct command_type channel = {
-	.name = "MigrationChannel", .members = channel_members,
+	.name = "MigrationChannel",
+	.members = channel_members,
 };
 static const struct command_type channels = { .name = "[MigrationChannel]", .elements = &channel };
 /* QEMU ignores detach, which controllers send all the same. */
@@ -137,5 +141,6 @@ static const struct command_member migrate_members[] = {
 	{ 0 }
 };
 const struct command_type migrate_info_type = {
-	.name = "MigrationInfo", .members = migrate_members,
+	.name = "MigrationInfo",
+	.members = migrate_members,
 };

@@ -44,10 +44,10 @@ static char *own_path(void)
 }
 
 /*
- * Where there is no /proc an image cannot open its own binary for the next update's way back. A cold
- * start opens its path; a successor finds what it was executed from under the number in its name, if the
- * predecessor left it open (which it does only then). On a way back that number is in the fd table, and
- * keep_own_binary() copies it.
+ * Where there is no /proc an image cannot open its own binary for the next update's way back. A
+ * cold start opens its path; a successor finds what it was executed from under the number in its
+ * name, if the predecessor left it open (which it does only then). On a way back that number is in
+ * the fd table, and keep_own_binary() copies it.
  */
 static int own_binary(const char *path)
 {
@@ -193,7 +193,10 @@ static int unpack(struct update_self *self, const struct update_wire *wire, stru
 	return unpack_words(wire->wrapper, wire->wrapper_len, 1, &self->wrapper, err);
 }
 
-/* On a way back it is a descriptor that the failed successor had got, and another way to it may be missing. */
+/*
+ * On a way back it is a descriptor that the failed successor had got, and another way to it may be
+ * missing.
+ */
 static int keep_own_binary(struct update_self *self, struct incoming *in, struct error *err)
 {
 	int fd;
@@ -209,8 +212,7 @@ static int keep_own_binary(struct update_self *self, struct incoming *in, struct
 }
 
 /* What was executed is not our own path: it has executed us, and is a wrapper. */
-static int find_wrapper(struct update_self *self, const struct update_wire *wire,
-			struct error *err)
+static int find_wrapper(struct update_self *self, const struct update_wire *wire, struct error *err)
 {
 	int r = unpack_words(wire->command, wire->command_len, 1, &self->wrapper, err);
 

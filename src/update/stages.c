@@ -2,10 +2,10 @@
 /*
  * The predecessor's half of an update, as a table of stages. Theory of operation.
  *
- * Each stage has a `do` and an `undo`. If a stage fails, its own undo and those of all stages before
- * it run, last first, and the guest runs on as if nothing had been asked. So every undo must cope
- * with a `do` that stopped anywhere. The last stage execs and so never returns in success; from
- * there the successor has the word (incoming.c).
+ * Each stage has a `do` and an `undo`. If a stage fails, its own undo and those of all stages
+ * before it run, last first, and the guest runs on as if nothing had been asked. So every undo must
+ * cope with a `do` that stopped anywhere. The last stage execs and so never returns in success;
+ * from there the successor has the word (incoming.c).
  *
  * Everything that can be known or made before the pause is made before it: the successor is looked
  * up, the state file opened and its disk space reserved, memory for the stream and the fd table
@@ -100,10 +100,10 @@ static void undo_guard(struct update *u)
 }
 
 /*
- * With all vCPUs parked the guest is in KVM and in memory, and in nobody's registers: if this process
- * dies or hangs from here on, the guardian can take it back. So nothing from here to the exec may leave
- * shared memory in a state that the guardian cannot live with: no allocation (malloc's lock would die
- * with us), and no lock but those that machine_revive() makes anew.
+ * With all vCPUs parked the guest is in KVM and in memory, and in nobody's registers: if this
+ * process dies or hangs from here on, the guardian can take it back. So nothing from here to the
+ * exec may leave shared memory in a state that the guardian cannot live with: no allocation
+ * (malloc's lock would die with us), and no lock but those that machine_revive() makes anew.
  */
 static int do_pause(struct update *u, struct error *err)
 {
@@ -207,7 +207,9 @@ static void undo_from(struct update *u, size_t failed)
 			stages[i].undo(u);
 }
 
-/* Without it no SIGTERM would ever end this guest: worth a few tries, and the guest runs meanwhile. */
+/*
+ * Without it no SIGTERM would ever end this guest: worth a few tries, and the guest runs meanwhile.
+ */
 static bool catch_signals(struct update *u, struct error *err)
 {
 	for (int try = 0; try < REBORN_TRIES; try++) {
@@ -218,7 +220,9 @@ static bool catch_signals(struct update *u, struct error *err)
 	return false;
 }
 
-/* Rather than lose it, the guest waits for threads as long as it takes, and its client knows why. */
+/*
+ * Rather than lose it, the guest waits for threads as long as it takes, and its client knows why.
+ */
 static void wait_for_vcpus(struct update *u, bool ran)
 {
 	struct error err = ERROR_INIT;

@@ -25,7 +25,10 @@ static const struct vmstate_field update_fields[] = {
 };
 
 const struct vmstate update_vmstate = {
-	.name = "update", .version = 1, .min_version = 1, .size = sizeof(struct update_wire),
+	.name = "update",
+	.version = 1,
+	.min_version = 1,
+	.size = sizeof(struct update_wire),
 	.fields = update_fields,
 };
 
@@ -166,8 +169,10 @@ static int take_id(struct update *u, const char *id, enum update_kind kind, stru
 	if (!id || kind != UPDATE_KIND_UPDATE)
 		return 0;
 	if (strlen(id) >= UPDATE_ID_MAX)
-		return err_set(err, E2BIG, "an 'id' of %zu bytes is too long for update: it can "
-			       "have up to %d", strlen(id), UPDATE_ID_MAX - 1);
+		return err_set(err, E2BIG,
+			       "an 'id' of %zu bytes is too long for update: it can "
+			       "have up to %d",
+			       strlen(id), UPDATE_ID_MAX - 1);
 	u->id = strdup(id);
 	return u->id ? 0 : err_set(err, ENOMEM, "no memory for the command's id");
 }
@@ -297,17 +302,24 @@ static int run_query_update(void *opaque, const struct command_origin *origin, j
 
 void update_takeover_kinds(struct takeover_kinds *kinds)
 {
-	static const char *const fds[] = { "state", "predecessor", "guard-page", "guard-wake", NULL };
+	static const char *const fds[] = { "state", "predecessor", "guard-page", "guard-wake",
+					   NULL };
 
-	takeover_kinds_add(kinds, &(struct takeover_kind){
-		.vms = &update_vmstate, .required = true, .fds = fds });
+	takeover_kinds_add(kinds, &(struct takeover_kind){ .vms = &update_vmstate,
+							   .required = true,
+							   .fds = fds });
 }
 
 const struct command update_commands[] = {
-	{ .name = "update", .help = "replace the running molt, the guest runs on",
-	  .args = update_args, .returns = &update_result_type, .run = run_update },
-	{ .name = "query-update", .help = "how the last update went",
-	  .returns = &update_info_type, .run = run_query_update },
+	{ .name = "update",
+	  .help = "replace the running molt, the guest runs on",
+	  .args = update_args,
+	  .returns = &update_result_type,
+	  .run = run_update },
+	{ .name = "query-update",
+	  .help = "how the last update went",
+	  .returns = &update_info_type,
+	  .run = run_query_update },
 };
 const size_t update_commands_count = ARRAY_SIZE(update_commands);
 

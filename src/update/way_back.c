@@ -2,14 +2,15 @@
 /*
  * The way back of a successor that notices that it cannot take over. Theory of operation.
  *
- * Nothing has happened yet that could not be taken back: guest RAM is untouched, the stream is as it
- * was written. So the successor execs the predecessor's binary, which it got as a descriptor, on the
- * same stream and fd table. The process id stays. That image is a successor like any other, only
- * that it tells everybody that the update failed, and why (MOLT_UPDATE_ERROR).
+ * Nothing has happened yet that could not be taken back: guest RAM is untouched, the stream is as
+ * it was written. So the successor execs the predecessor's binary, which it got as a descriptor, on
+ * the same stream and fd table. The process id stays. That image is a successor like any other,
+ * only that it tells everybody that the update failed, and why (MOLT_UPDATE_ERROR).
  *
- * By the time something fails, descriptors may have been closed by the very code that failed. So all
- * of them are copied when the table is read, and it is the copies that the way back hands on; after
- * the commit they are closed. If this way fails, too, the process ends, and the guardian has the guest.
+ * By the time something fails, descriptors may have been closed by the very code that failed. So
+ * all of them are copied when the table is read, and it is the copies that the way back hands on;
+ * after the commit they are closed. If this way fails, too, the process ends, and the guardian has
+ * the guest.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -53,8 +54,8 @@ void way_back_forget(struct incoming *in)
 /* Returns only where it failed. */
 static void exec_predecessor(struct incoming *in, const char *reason, struct error *err)
 {
-	char *argv[] = { (char *)"molt", (char *)"run", (char *)"--incoming",
-			 in->spare->state_uri, NULL };
+	char *argv[] = { (char *)"molt", (char *)"run", (char *)"--incoming", in->spare->state_uri,
+			 NULL };
 	char number[16];
 	int exe = fdtable_take(in->spare, "predecessor", 0, 0, err);
 
@@ -78,8 +79,8 @@ void update_give_up(struct incoming *in, const struct error *err)
 	if (in->guard)
 		guard_link_give_up(in->guard, err->text);
 	/*
-	 * Once is enough: if the predecessor's own binary cannot load this, there is the guardian. And
-	 * where that has the guest already there is nothing to give back.
+	 * Once is enough: if the predecessor's own binary cannot load this, there is the guardian.
+	 * And where that has the guest already there is nothing to give back.
 	 */
 	if (in->failure || !in->spare || err->code == ECANCELED)
 		return;

@@ -5,8 +5,7 @@
 #include <molt/vm/bus.h>
 #include <molt/vm/device.h>
 
-int bus_add(struct bus *bus, const struct bus_region *region, struct device *dev,
-	    struct error *err)
+int bus_add(struct bus *bus, const struct bus_region *region, struct device *dev, struct error *err)
 {
 	unsigned int kind = region->kind, n = bus->count[kind], at = 0;
 

@@ -26,7 +26,7 @@
 #define XSAVE_LEGACY_BYTES 576u /* the area's legacy part and header */
 #define XSAVE_ALIGNED (1u << 1) /* subleaf's ECX: begins at 64 bytes in the compacted form */
 #define XSAVE_COMPACTS (1u << 1 | 1u << 3) /* subleaf 1's EAX: XSAVEC, XSAVES */
-#define APIC_BUS_KHZ 1000000u /* KVM's LAPIC timer counts nanoseconds */
+#define APIC_BUS_KHZ 1000000u              /* KVM's LAPIC timer counts nanoseconds */
 
 #define TOPOLOGY_LEVELS 3u /* subleaves of 0xb that molt fills: thread, core, end */
 #define ENTRIES_MAX (VCPU_CPUID_MAX - 2 * TOPOLOGY_LEVELS - 1) /* besides those that are added */
@@ -56,7 +56,9 @@ static void fix_leaf1(struct kvm_cpuid_entry2 *e, const struct topology *t)
 		e->edx |= LEAF1_EDX_HTT;
 }
 
-/* Intel leaf 4 and AMD leaf 0x8000001d: caches below level 3 are a core's own, level 3 is shared. */
+/*
+ * Intel leaf 4 and AMD leaf 0x8000001d: caches below level 3 are a core's own, level 3 is shared.
+ */
 static void fix_caches(struct kvm_cpuid_entry2 *e, const struct topology *t, bool intel)
 {
 	uint32_t level = (e->eax >> 5) & 7, sharing = level >= 3 ? (1u << t->shift) - 1 : 0;
@@ -123,8 +125,11 @@ static uint32_t add_topology_leaf(struct kvm_cpuid_entry2 *out, uint32_t functio
 		struct kvm_cpuid_entry2 *e = &out[i];
 
 		*e = (struct kvm_cpuid_entry2){
-			.function = function, .index = i,
-			.flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX, .ecx = i, .edx = t->id,
+			.function = function,
+			.index = i,
+			.flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+			.ecx = i,
+			.edx = t->id,
 		};
 		if (i == 0) { /* threads of a core */
 			e->ebx = 1;
@@ -179,7 +184,8 @@ static int get_allowed(struct kvm *kvm, struct kvm_cpuid_entry2 *out, uint32_t *
 	for (uint32_t i = 0; i < host->nent; i++) {
 		if (*n == ENTRIES_MAX)
 			return err_set(err, E2BIG,
-				       "KVM_GET_SUPPORTED_CPUID: %u leaves are too many", host->nent);
+				       "KVM_GET_SUPPORTED_CPUID: %u leaves are too many",
+				       host->nent);
 		out[*n] = host->entries[i];
 		*n += cpuid_filter(kvm, &out[*n]);
 	}
@@ -225,8 +231,11 @@ int cpuid_make(struct vcpu_state *st, struct kvm *kvm, const struct cpuid_config
 	       struct error *err)
 {
 	const struct topology t = {
-		.id = cfg->id, .cpus = cfg->cpus, .shift = core_shift(cfg->cpus),
-		.tsc_khz = cfg->tsc_khz, .tsc_deadline = kvm->has_tsc_deadline,
+		.id = cfg->id,
+		.cpus = cfg->cpus,
+		.shift = core_shift(cfg->cpus),
+		.tsc_khz = cfg->tsc_khz,
+		.tsc_deadline = kvm->has_tsc_deadline,
 	};
 	struct kvm_cpuid_entry2 *out = (struct kvm_cpuid_entry2 *)(void *)st->cpuid;
 	uint32_t n, max_leaf = 0;
@@ -247,7 +256,9 @@ int cpuid_make(struct vcpu_state *st, struct kvm *kvm, const struct cpuid_config
 	if (max_leaf >= 0x1f)
 		n += add_topology_leaf(&out[n], 0x1f, &t);
 	out[n++] = (struct kvm_cpuid_entry2){
-		.function = LEAF_TIMING, .eax = t.tsc_khz, .ebx = APIC_BUS_KHZ,
+		.function = LEAF_TIMING,
+		.eax = t.tsc_khz,
+		.ebx = APIC_BUS_KHZ,
 	};
 	st->ncpuid = n * (uint32_t)(sizeof(*out) / sizeof(uint32_t));
 	return 0;

@@ -19,6 +19,7 @@
 #include <molt/base/fd.h>
 #include <molt/vm/cpuid.h>
 
+/* clang-format off */
 #define BITS(...) (const struct cpuid_bits[]){ __VA_ARGS__, { .name = NULL } }
 #define FIELD(first, count, name, kind) { name, first, count, VCPU_##kind }
 #define B(bit, name, kind) FIELD(bit, 1, name, kind)
@@ -285,6 +286,7 @@ const struct cpuid_rule cpuid_rules[] = {
 		B(10, "phe", NONE), B(11, "phe_en", NONE), B(12, "pmm", NONE),
 		B(13, "pmm_en", NONE)) },
 };
+/* clang-format on */
 
 const size_t cpuid_rules_count = ARRAY_SIZE(cpuid_rules);
 
@@ -302,13 +304,12 @@ static uint32_t mask_of(const struct cpuid_bits *bits)
 	return (bits->count == 32 ? ~0u : (1u << bits->count) - 1) << bits->first;
 }
 
-uint32_t cpuid_allowed(const struct kvm *kvm, uint32_t function, uint32_t index,
-		       enum cpuid_reg reg)
+uint32_t cpuid_allowed(const struct kvm *kvm, uint32_t function, uint32_t index, enum cpuid_reg reg)
 {
 	uint32_t mask = 0;
 
-	for (const struct cpuid_rule *rule = cpuid_rules;
-	     rule < cpuid_rules + cpuid_rules_count; rule++) {
+	for (const struct cpuid_rule *rule = cpuid_rules; rule < cpuid_rules + cpuid_rules_count;
+	     rule++) {
 		if (!covers(rule, function, index) || (rule->reg != reg && rule->reg != CPUID_REGS))
 			continue;
 		for (const struct cpuid_bits *b = rule->bits; b->name; b++)
@@ -340,8 +341,8 @@ bool cpuid_filter(const struct kvm *kvm, struct kvm_cpuid_entry2 *e)
 
 const struct cpuid_rule *cpuid_find_bit(const char *name, uint32_t *mask)
 {
-	for (const struct cpuid_rule *rule = cpuid_rules;
-	     rule < cpuid_rules + cpuid_rules_count; rule++)
+	for (const struct cpuid_rule *rule = cpuid_rules; rule < cpuid_rules + cpuid_rules_count;
+	     rule++)
 		for (const struct cpuid_bits *b = rule->bits; b->name; b++)
 			if (strcmp(b->name, name) == 0) {
 				*mask = mask_of(b);

@@ -34,6 +34,7 @@
 #define CLFLUSH_64 0x800u
 #define XCR0_LEGACY 3u /* x87, SSE */
 
+/* clang-format off */
 static const char *const features_v1[] = {
 	"fpu", "de", "pse", "tsc", "msr", "pae", "mce", "cx8", "apic", "sep", "mtrr", "pge",
 	"mca", "cmov", "pat", "pse36", "clflush", "mmx", "fxsr", "sse", "sse2", "x2apic", "arat",
@@ -90,6 +91,7 @@ static const struct kvm_cpuid_entry2 fixed[] = {
 	  .edx = 32u << 18 | 8u << 12 | 1u << 8 | 64 },
 	{ .function = 0x80000008, .eax = LINEAR_BITS << 8 | PHYS_BITS, .ecx = 1 /* made */ },
 };
+/* clang-format on */
 
 struct model {
 	const struct level *level;
@@ -117,8 +119,10 @@ int cpu_model_check(const char *name, struct error *err)
 {
 	if (find_level(name) || strcmp(name, CPU_MODEL_HOST) == 0)
 		return 0;
-	return err_set(err, EINVAL, "CPU model '%s' does not exist: it must be host, x86-64-v1, "
-		       "x86-64-v2, x86-64-v3 or x86-64-v4", name);
+	return err_set(err, EINVAL,
+		       "CPU model '%s' does not exist: it must be host, x86-64-v1, "
+		       "x86-64-v2, x86-64-v3 or x86-64-v4",
+		       name);
 }
 
 static struct kvm_cpuid_entry2 *find(const struct kvm_cpuid_entry2 *e, uint32_t n,
@@ -161,10 +165,14 @@ static void add_xsave(struct model *m)
 		return;
 	}
 	m->out[m->n++] = (struct kvm_cpuid_entry2){
-		.function = 0xd, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX, .eax = xcr0,
+		.function = 0xd,
+		.flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+		.eax = xcr0,
 	};
 	m->out[m->n++] = (struct kvm_cpuid_entry2){
-		.function = 0xd, .index = 1, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+		.function = 0xd,
+		.index = 1,
+		.flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
 	};
 	for (uint32_t i = 2; i < 32; i++) {
 		const struct kvm_cpuid_entry2 *area = find(m->host, m->nhost, 0xd, i);

@@ -37,7 +37,8 @@ int hostpages_memfd(const char *name, uint64_t hugepages, struct error *err)
 	if (hugepages <= MEMORY_HUGE_DEFAULT)
 		return err_sys(err, -fd, "memfd_create for guest RAM%s",
 			       hugepages ? " of huge pages" : "");
-	return err_sys(err, -fd, "guest RAM of huge pages of %llu MiB (" HUGEPAGES_DIR " has the "
+	return err_sys(err, -fd,
+		       "guest RAM of huge pages of %llu MiB (" HUGEPAGES_DIR " has the "
 		       "sizes that this host offers)",
 		       (unsigned long long)(hugepages >> MIB_SHIFT));
 }
@@ -81,16 +82,17 @@ int hostpages_shortage(const char *dir, uint64_t page, uint64_t size, struct err
 	reserved = read_count(pool, "resv_hugepages"); /* free, but promised to others */
 	available -= reserved < available ? reserved : available;
 	if (available >= need) /* just given back by somebody, or a control group's limit */
-		return err_set(err, ENOMEM, "guest RAM needs %llu huge pages of %llu MiB and did not "
-			       "get them, although %llu are free now", (unsigned long long)need,
-			       (unsigned long long)(page >> MIB_SHIFT),
+		return err_set(err, ENOMEM,
+			       "guest RAM needs %llu huge pages of %llu MiB and did not "
+			       "get them, although %llu are free now",
+			       (unsigned long long)need, (unsigned long long)(page >> MIB_SHIFT),
 			       (unsigned long long)available);
 	return err_set(err, ENOMEM,
 		       "guest RAM needs %llu huge pages of %llu MiB, of which the host has %llu free; "
-		       "more, as root: echo %llu >%s/nr_hugepages%s", (unsigned long long)need,
-		       (unsigned long long)(page >> MIB_SHIFT), (unsigned long long)available,
-		       (unsigned long long)(all + need - available), pool,
-		       page > 2 << MIB_SHIFT ? " (best soon after the host has booted)" : "");
+		       "more, as root: echo %llu >%s/nr_hugepages%s",
+		       (unsigned long long)need, (unsigned long long)(page >> MIB_SHIFT),
+		       (unsigned long long)available, (unsigned long long)(all + need - available),
+		       pool, page > 2 << MIB_SHIFT ? " (best soon after the host has booted)" : "");
 }
 
 /* The word in brackets of a setting such as "always [never]"; "" if the file is not there. */
@@ -127,8 +129,10 @@ bool hostpages_thp_possible(const char *dir, struct error *why)
 	}
 	if (strcmp(word, "never") != 0 && strcmp(word, "deny") != 0)
 		return true;
-	err_set(why, ENOTSUP, "thp=on has no effect on this host: %s is '%s'; as root: echo advise >%s, "
-		"or use hugepages=2M", path, word, path);
+	err_set(why, ENOTSUP,
+		"thp=on has no effect on this host: %s is '%s'; as root: echo advise >%s, "
+		"or use hugepages=2M",
+		path, word, path);
 	return false;
 }
 
@@ -163,11 +167,14 @@ int hostpages_populate(int fd, void *hva, uint64_t size, uint64_t *done, uint64_
 	for (uint64_t at = 0, len; at < size; at += len, *done += len) {
 		len = size - at < PIECE ? size - at : PIECE;
 		if (told_to_end())
-			return err_set(err, EINTR, "ended by a signal while guest RAM was populated");
+			return err_set(err, EINTR,
+				       "ended by a signal while guest RAM was populated");
 		r = populate(fd, hva, at, len);
 		if (r < 0)
-			return err_sys(err, -r, "populating guest RAM (prefault=on), after %llu of %llu "
-				       "MiB", (unsigned long long)(*done >> MIB_SHIFT),
+			return err_sys(err, -r,
+				       "populating guest RAM (prefault=on), after %llu of %llu "
+				       "MiB",
+				       (unsigned long long)(*done >> MIB_SHIFT),
 				       (unsigned long long)(total >> MIB_SHIFT));
 		if (now_ns() - told < TELL_NS)
 			continue;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What guest RAM is made of on the host: memory files of 4 KiB or huge pages, whether the host has
- * such pages, and how RAM is filled before the guest needs it. For memory.c; the functions that read
- * what the host says of itself get the directory, for tests.
+ * such pages, and how RAM is filled before the guest needs it. For memory.c; the functions that
+ * read what the host says of itself get the directory, for tests.
  */
 #ifndef MOLT_VM_HOSTPAGES_H
 #define MOLT_VM_HOSTPAGES_H

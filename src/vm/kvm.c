@@ -20,8 +20,8 @@ static int real_ioctl(struct kvm *kvm, int fd, unsigned long request, uintptr_t 
 }
 
 /*
- * What KVM_CHECK_EXTENSION says. One that cannot be asked is not one that is missing: the guest would
- * lose it for good. So the first error stays in *failed.
+ * What KVM_CHECK_EXTENSION says. One that cannot be asked is not one that is missing: the guest
+ * would lose it for good. So the first error stays in *failed.
  */
 static int ask(struct kvm *kvm, unsigned long cap, int *failed)
 {

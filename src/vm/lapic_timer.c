@@ -43,8 +43,8 @@
 #define PERIODIC 1u
 
 #define READ_TRIES 3
-#define TIGHT_NS 40000   /* longer than that, and the thread was interrupted */
-#define NEAR_NS 200000   /* how far from its expiry a timer can be found for lack of exactness */
+#define TIGHT_NS 40000 /* longer than that, and the thread was interrupted */
+#define NEAR_NS 200000 /* how far from its expiry a timer can be found for lack of exactness */
 
 static uint32_t get(const struct kvm_lapic_state *lapic, uint32_t reg)
 {

@@ -5,11 +5,13 @@
  * The order in which KVM objects are made is the same in all cases and chosen for the incoming
  * one: VM, memslots (5 ms and more each if they came after the irqchip: KVM then waits for an SRCU
  * grace period), the interrupt chips, then vCPUs and, beside them, the other in-kernel devices. A
- * vCPU's state is loaded as soon as it is there; that of the devices follows when all have theirs, so that an
- * interrupt that the IOAPIC hands out while its own state is set finds a LAPIC that is loaded already.
+ * vCPU's state is loaded as soon as it is there; that of the devices follows when all have theirs,
+ * so that an interrupt that the IOAPIC hands out while its own state is set finds a LAPIC that is
+ * loaded already.
  *
- * A guest reset replaces the KVM VM by a fresh one. KVM has no call that puts a VM back to power-on,
- * and a list of everything to be cleared would be wrong one day; a new VM is right by construction.
+ * A guest reset replaces the KVM VM by a fresh one. KVM has no call that puts a VM back to
+ * power-on, and a list of everything to be cleared would be wrong one day; a new VM is right by
+ * construction.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -34,8 +36,12 @@ static int create_devices(struct machine *m, const struct machine_config *cfg, b
 			  struct error *err)
 {
 	const struct device_env env = {
-		.machine = m, .loop = m->loop, .option = cfg->option,
-		.opaque = cfg->option_opaque, .fds = cfg->fds, .stream = cfg->stream,
+		.machine = m,
+		.loop = m->loop,
+		.option = cfg->option,
+		.opaque = cfg->option_opaque,
+		.fds = cfg->fds,
+		.stream = cfg->stream,
 	};
 
 	for (size_t i = 0; m->model->classes[i]; i++) {
@@ -130,8 +136,8 @@ static int start_threads(struct machine *m, struct error *err)
 }
 
 /*
- * The KVM VM with all that is in it, vCPUs and devices. vCPUs have their state where there is a stream;
- * devices that do not exist yet are created from cfg (NULL: all do), still without state.
+ * The KVM VM with all that is in it, vCPUs and devices. vCPUs have their state where there is a
+ * stream; devices that do not exist yet are created from cfg (NULL: all do), still without state.
  */
 static int build_vm(struct machine *m, const struct machine_config *cfg, struct error *err)
 {
@@ -188,7 +194,9 @@ static int cold_start(struct machine *m, struct error *err)
 		return err_sys(err, khz ? -khz : ENOTSUP, "KVM_GET_TSC_KHZ");
 	for (uint32_t i = 0; i < m->guest.cpus && r == 0; i++) {
 		const struct cpuid_config cpuid = {
-			.id = i, .cpus = m->guest.cpus, .tsc_khz = (uint32_t)khz,
+			.id = i,
+			.cpus = m->guest.cpus,
+			.tsc_khz = (uint32_t)khz,
 			.model = m->guest.cpu_model,
 		};
 
@@ -331,9 +339,9 @@ static int restart_vcpu(struct vcpu *v, struct error *err)
 int machine_revive(struct machine *m, struct error *err)
 {
 	/*
-	 * The threads died while they waited on the condition, and glibc would wait for them for ever
-	 * in the next broadcast. Main may have died with any lock held. With nobody there the objects
-	 * can simply be made again.
+	 * The threads died while they waited on the condition, and glibc would wait for them for
+	 * ever in the next broadcast. Main may have died with any lock held. With nobody there the
+	 * objects can simply be made again.
 	 */
 	init_locks(m);
 	atomic_store(&m->job.count, 0);

@@ -12,12 +12,9 @@
 #include "vcpu_run.h"
 
 static const struct vmstate_field machine_fields[] = {
-	VMSTATE_STRING(struct machine_guest, name),
-	VMSTATE_U64(struct machine_guest, ram_size),
-	VMSTATE_U32(struct machine_guest, cpus),
-	VMSTATE_U32(struct machine_guest, run_state),
-	VMSTATE_U32(struct machine_guest, requests),
-	VMSTATE_BOOL(struct machine_guest, no_reboot),
+	VMSTATE_STRING(struct machine_guest, name), VMSTATE_U64(struct machine_guest, ram_size),
+	VMSTATE_U32(struct machine_guest, cpus), VMSTATE_U32(struct machine_guest, run_state),
+	VMSTATE_U32(struct machine_guest, requests), VMSTATE_BOOL(struct machine_guest, no_reboot),
 	VMSTATE_UNSAVED(struct machine_guest, reserved, "padding"),
 	/* For molt state to show. Who does not find it reads it in the guest's CPUID. */
 	VMSTATE_ARRAY_(struct machine_guest, cpu_model, char, FIELD_STRING,
@@ -31,7 +28,10 @@ static const struct vmstate_field machine_fields[] = {
 };
 
 static const struct vmstate machine_vmstate = {
-	.name = "machine", .version = 1, .min_version = 1, .size = sizeof(struct machine_guest),
+	.name = "machine",
+	.version = 1,
+	.min_version = 1,
+	.size = sizeof(struct machine_guest),
 	.fields = machine_fields,
 };
 
@@ -133,8 +133,7 @@ static int get_vcpu(struct vcpu *v, struct error *err)
 	return 0;
 }
 
-static int save_vcpus(struct machine *m, struct stream_writer *w, bool describe,
-		      struct error *err)
+static int save_vcpus(struct machine *m, struct stream_writer *w, bool describe, struct error *err)
 {
 	int r = describe ? 0 : vcpu_job_read(m, get_vcpu, err);
 
@@ -186,8 +185,7 @@ static int save(struct machine *m, struct stream_writer *w, struct fdtable *fds,
 	return r;
 }
 
-int machine_save(struct machine *m, struct stream_writer *w, struct fdtable *fds,
-		 struct error *err)
+int machine_save(struct machine *m, struct stream_writer *w, struct fdtable *fds, struct error *err)
 {
 	return save(m, w, fds, false, err);
 }
@@ -207,15 +205,18 @@ void machine_takeover_kinds(const struct machine_model *model, struct takeover_k
 {
 	static const char *const machine_fds[] = { "kvm", "ram", NULL };
 
-	takeover_kinds_add(kinds, &(struct takeover_kind){
-		.vms = &machine_vmstate, .required = true, .fds = machine_fds });
-	takeover_kinds_add(kinds, &(struct takeover_kind){ .vms = &vcpu_vmstate, .required = true });
+	takeover_kinds_add(kinds, &(struct takeover_kind){ .vms = &machine_vmstate,
+							   .required = true,
+							   .fds = machine_fds });
+	takeover_kinds_add(kinds,
+			   &(struct takeover_kind){ .vms = &vcpu_vmstate, .required = true });
 	for (size_t i = 0; model->classes[i]; i++) {
 		const struct device_class *cls = model->classes[i];
 
 		if (cls->state)
-			takeover_kinds_add(kinds, &(struct takeover_kind){
-				.vms = cls->state, .required = true, .since = cls->since });
+			takeover_kinds_add(kinds, &(struct takeover_kind){ .vms = cls->state,
+									   .required = true,
+									   .since = cls->since });
 		if (cls->host) {
 			struct takeover_kind host = *cls->host;
 

@@ -29,12 +29,12 @@ static int make_memfd(const struct memory *mem, unsigned int index, struct error
 		return fd;
 	page = hostpages_size(fd);
 	if (page > 0 && r->size % (uint64_t)page)
-		err_set(err, EINVAL, "guest RAM of %llu KiB is no multiple of the huge pages' size, %llu "
-			"MiB", (unsigned long long)(mem->size >> 10),
-			(unsigned long long)page >> 20);
+		err_set(err, EINVAL,
+			"guest RAM of %llu KiB is no multiple of the huge pages' size, %llu "
+			"MiB",
+			(unsigned long long)(mem->size >> 10), (unsigned long long)page >> 20);
 	else if (ftruncate(fd, (off_t)r->size) < 0 || fcntl(fd, F_ADD_SEALS, RAM_SEALS) < 0)
-		err_sys(err, errno, "guest RAM of %llu MiB",
-			(unsigned long long)(r->size >> 20));
+		err_sys(err, errno, "guest RAM of %llu MiB", (unsigned long long)(r->size >> 20));
 	else
 		return fd;
 	close(fd);
@@ -51,8 +51,8 @@ static int take_memfd(const struct memory_region *r, unsigned int index, struct 
 	if (fd < 0)
 		return fd;
 	if (fstat(fd, &st) < 0 || (uint64_t)st.st_size != r->size)
-		ret = err_set(err, EINVAL, "guest RAM %u: the memfd has %lld bytes, not %llu", index,
-			      (long long)st.st_size, (unsigned long long)r->size);
+		ret = err_set(err, EINVAL, "guest RAM %u: the memfd has %lld bytes, not %llu",
+			      index, (long long)st.st_size, (unsigned long long)r->size);
 	else if ((fcntl(fd, F_GET_SEALS) & RAM_SEALS) != RAM_SEALS)
 		ret = err_set(err, EINVAL, "guest RAM %u: the memfd is not sealed", index);
 	else
@@ -63,8 +63,8 @@ static int take_memfd(const struct memory_region *r, unsigned int index, struct 
 
 /*
  * MAP_NORESERVE for the guest may be given more RAM than the host has; but for huge pages, of which
- * a missing one would be a SIGBUS: their mapping reserves them, for the file, so that later mappings
- * of the same file, in a successor above all, find it done.
+ * a missing one would be a SIGBUS: their mapping reserves them, for the file, so that later
+ * mappings of the same file, in a successor above all, find it done.
  */
 static int map_flags(uint64_t page)
 {
@@ -147,10 +147,10 @@ static int prefault(struct memory *mem, struct error *err)
 int memory_check_size(uint64_t size, struct error *err)
 {
 	if (size < MEMORY_MIN_BYTES || size > MEMORY_MAX_BYTES || size % HOSTPAGE_SMALL)
-		return err_set(err, EINVAL,
-			       "guest RAM of %llu bytes: it must be %llu MiB to %llu GiB in steps of 4 KiB",
-			       (unsigned long long)size, MEMORY_MIN_BYTES >> 20,
-			       MEMORY_MAX_BYTES >> 30);
+		return err_set(
+			err, EINVAL,
+			"guest RAM of %llu bytes: it must be %llu MiB to %llu GiB in steps of 4 KiB",
+			(unsigned long long)size, MEMORY_MIN_BYTES >> 20, MEMORY_MAX_BYTES >> 30);
 	return 0;
 }
 
@@ -178,15 +178,17 @@ int memory_create(struct memory *mem, uint64_t size, const struct memory_options
 	if (r < 0)
 		return r;
 	mem->regions[0] = (struct memory_region){ .gpa = 0, .size = low, .fd = -1 };
-	mem->regions[1] = (struct memory_region){
-		.gpa = MEMORY_HIGH_BASE, .size = size - low, .fd = -1
-	};
+	mem->regions[1] = (struct memory_region){ .gpa = MEMORY_HIGH_BASE,
+						  .size = size - low,
+						  .fd = -1 };
 	r = map_regions(mem, from, err);
 	if (r == 0 && mem->options.prefault && !from)
 		r = prefault(mem, err);
 	if (r < 0)
 		memory_destroy(mem);
-	/* Told last: what was reserved for the first region is free again, and all of it is needed. */
+	/*
+	 * Told last: what was reserved for the first region is free again, and all of it is needed.
+	 */
 	if (r == -ENOMEM && mem->page > HOSTPAGE_SMALL)
 		r = hostpages_shortage(HUGEPAGES_DIR, mem->page, size, err);
 	return r;

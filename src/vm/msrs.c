@@ -160,7 +160,8 @@ int msr_lists_complete(struct msr_lists *lists, struct kvm *kvm, const struct vc
 	int r = list_hosts_msrs(&host, kvm, err);
 
 	for (uint32_t i = 0; r == 0 && i < host.count; i++)
-		if (!has_msr(&lists->saved, host.index[i]) && !has_msr(&lists->refused, host.index[i]))
+		if (!has_msr(&lists->saved, host.index[i]) &&
+		    !has_msr(&lists->refused, host.index[i]))
 			add_msr(&missing, host.index[i]);
 	return r < 0 || !missing.count ? r : sort_out_apart(&missing, lists, kvm, like, err);
 }
@@ -199,7 +200,8 @@ int msrs_load(const struct vcpu_state *st, struct kvm *kvm, int fd, struct error
 		if (st->msr_index[i] == MSR_TSC_DEADLINE || msr_is_special(st->msr_index[i]))
 			continue;
 		m.entries[n++] = (struct kvm_msr_entry){
-			.index = st->msr_index[i], .data = st->msr_value[i],
+			.index = st->msr_index[i],
+			.data = st->msr_value[i],
 		};
 	}
 	m.head = (struct kvm_msrs){ .nmsrs = n };
@@ -212,8 +214,7 @@ int msrs_load(const struct vcpu_state *st, struct kvm *kvm, int fd, struct error
 	return 0;
 }
 
-int msrs_load_tsc_deadline(const struct vcpu_state *st, struct kvm *kvm, int fd,
-			   struct error *err)
+int msrs_load_tsc_deadline(const struct vcpu_state *st, struct kvm *kvm, int fd, struct error *err)
 {
 	for (uint32_t i = 0; i < st->nmsrs; i++) {
 		uint64_t value = st->msr_value[i];

@@ -14,8 +14,7 @@ int msr_call(struct kvm *kvm, int fd, unsigned long request, uint32_t index, uin
 int msrs_save(struct vcpu_state *st, struct kvm *kvm, int fd, const struct msr_list *msrs,
 	      struct error *err);
 int msrs_load(const struct vcpu_state *st, struct kvm *kvm, int fd, struct error *err);
-int msrs_load_tsc_deadline(const struct vcpu_state *st, struct kvm *kvm, int fd,
-			   struct error *err);
+int msrs_load_tsc_deadline(const struct vcpu_state *st, struct kvm *kvm, int fd, struct error *err);
 
 /* Segments and control registers, by the best call that this KVM has. */
 int sregs_get(struct kvm_sregs2 *sregs, struct kvm *kvm, int fd, struct error *err);

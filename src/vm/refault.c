@@ -2,10 +2,10 @@
 /*
  * Mapping guest RAM after an update. Theory of operation.
  *
- * A successor's address space is new: RAM is there, in the memfds, but no page of it is mapped. Each
- * one faults twice when the guest touches it first: in KVM's second-level tables, and, which takes
- * longer, in the page tables of this process, from which KVM learns where the page is. The second
- * fault can be had ahead of the guest: that is what is done here.
+ * A successor's address space is new: RAM is there, in the memfds, but no page of it is mapped.
+ * Each one faults twice when the guest touches it first: in KVM's second-level tables, and, which
+ * takes longer, in the page tables of this process, from which KVM learns where the page is. The
+ * second fault can be had ahead of the guest: that is what is done here.
  *
  * In pieces, from the event loop, rather than by a thread: then there is nothing to be parked, and
  * no lock held, when the next update comes. It is a command like any other that the loop serves
@@ -13,15 +13,15 @@
  *
  * Only what is in the memfd already is mapped (mincore() tells without asking the disk for what was
  * swapped out): to touch the rest would allocate what the guest never used. MADV_POPULATE_READ, not
- * WRITE: a read fault in a shared memfd maps its neighbours too, and writable. That takes a fifth of
- * the time (2 GiB: 0.4 s against 1.9 s).
+ * WRITE: a read fault in a shared memfd maps its neighbours too, and writable. That takes a fifth
+ * of the time (2 GiB: 0.4 s against 1.9 s).
  *
  * Pages of hugetlbfs are left to the guest: mincore() does not know them, and there are 512 times
  * fewer faults to be saved.
  *
  * The other half, KVM's tables, is not done. KVM_PRE_FAULT_MEMORY is a call on a vCPU that waits
- * until it leaves KVM_RUN: it would have to be part of the pause, or hold up the guest that it is to
- * help.
+ * until it leaves KVM_RUN: it would have to be part of the pause, or hold up the guest that it is
+ * to help.
  */
 #include <errno.h>
 #include <string.h>
@@ -89,8 +89,7 @@ static void next_piece(void *opaque)
 	refault_stop(r);
 }
 
-int refault_start(struct refault *r, const struct memory *mem, struct loop *loop,
-		  struct error *err)
+int refault_start(struct refault *r, const struct memory *mem, struct loop *loop, struct error *err)
 {
 	int ret;
 

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Whether the machine runs, and what makes it stop: commands from the host, requests from the guest. */
+/*
+ * Whether the machine runs, and what makes it stop: commands from the host, requests from the
+ * guest.
+ */
 #include <errno.h>
 
 #include <molt/base/log.h>
@@ -116,7 +119,9 @@ void machine_handle_requests(void *opaque)
 
 	if (machine_is_stopping(m))
 		machine_park_vcpus(m);
-	/* Only after parking: a vCPU that sees the bits gone while its goal is to run would run on. */
+	/*
+	 * Only after parking: a vCPU that sees the bits gone while its goal is to run would run on.
+	 */
 	reqs = atomic_exchange(&m->requests, 0);
 	if (reqs & MACHINE_REQ_PANICKED) {
 		log_warn("the guest reports a panic");

@@ -28,7 +28,7 @@
 #include "msrs.h"
 #include "vcpu_run.h"
 
-#define TRIES 3 /* of each step: nobody is left to try it after us */
+#define TRIES 3           /* of each step: nobody is left to try it after us */
 #define CR3_PWT (1u << 3) /* no part of an address in any paging mode */
 
 static uint64_t preempted_gpa(uint64_t msr)

@@ -3,10 +3,10 @@
  * vCPU threads. Theory of operation.
  *
  * Each thread loops: wait in the park until its goal is to run, then KVM_RUN until it is not. Main
- * sets the goal, and kicks with a signal whose handler sets run->immediate_exit: if the signal comes
- * before KVM_RUN is entered, KVM_RUN returns at once; if it comes inside, KVM leaves with EINTR; if
- * it comes before the loop clears immediate_exit, the goal that is read after the clearing tells.
- * So no kick is ever lost.
+ * sets the goal, and kicks with a signal whose handler sets run->immediate_exit: if the signal
+ * comes before KVM_RUN is entered, KVM_RUN returns at once; if it comes inside, KVM leaves with
+ * EINTR; if it comes before the loop clears immediate_exit, the goal that is read after the
+ * clearing tells. So no kick is ever lost.
  *
  * A vCPU may only be saved at an instruction boundary: after a PIO or MMIO exit KVM completes the
  * instruction at the *next* KVM_RUN. Parking therefore enters KVM_RUN with immediate_exit set until
@@ -17,9 +17,9 @@
  * it leave: with a signal pending. Each thread has one for good, blocked at any time but in this
  * KVM_RUN. immediate_exit would not do: with it KVM_RUN turns round before it looks at timers.
  *
- * The thread gives up what it does not need (machine_ops.confine) when the guest wants something for the
- * first time, and before it looks at what: until then nothing of the guest's has been touched, and so it
- * costs an update nothing before the guest runs. What it still may do, itself:
+ * The thread gives up what it does not need (machine_ops.confine) when the guest wants something
+ * for the first time, and before it looks at what: until then nothing of the guest's has been
+ * touched, and so it costs an update nothing before the guest runs. What it still may do, itself:
  * #syscalls vcpu: ioctl(KVM_RUN) ioctl(KVM_SET_SIGNAL_MASK) ioctl(KVM_GET_REGS)
  * #syscalls vcpu: ioctl(KVM_GET_SREGS)
  * where it runs (mostly no system call), waiting, being kicked, and its end (glibc's)
@@ -71,7 +71,8 @@ static void log_registers(struct vcpu *v)
 	struct kvm_regs r;
 	struct kvm *kvm = &v->machine->kvm;
 
-	if (kvm_call(kvm, v->fd, KVM_GET_REGS, &r) < 0 || kvm_call(kvm, v->fd, KVM_GET_SREGS, &s) < 0)
+	if (kvm_call(kvm, v->fd, KVM_GET_REGS, &r) < 0 ||
+	    kvm_call(kvm, v->fd, KVM_GET_SREGS, &s) < 0)
 		return;
 	log_error("vCPU %u: rip=%016llx rflags=%016llx rsp=%016llx rbp=%016llx", v->id, r.rip,
 		  r.rflags, r.rsp, r.rbp);
@@ -169,7 +170,9 @@ static bool run_once(struct vcpu *v)
 
 	if (r != -EAGAIN)
 		v->retry.last_ns = 0;
-	/* Nothing of the guest's is in that, and it may be the kick that begins an update's pause. */
+	/*
+	 * Nothing of the guest's is in that, and it may be the kick that begins an update's pause.
+	 */
 	if (r == -EINTR || (r == -EAGAIN && vcpu_retry(v)))
 		return false;
 	if (!v->confined)
@@ -252,8 +255,8 @@ static void settle(struct vcpu *v)
 }
 
 /*
- * Where a CPU can be spared. Called and left with the lock held; true where it was dropped meanwhile,
- * so that the caller looks again at what it waits for.
+ * Where a CPU can be spared. Called and left with the lock held; true where it was dropped
+ * meanwhile, so that the caller looks again at what it waits for.
  */
 static bool stay_awake(struct vcpu *v, bool *awake, uint64_t until)
 {
@@ -342,8 +345,8 @@ int vcpu_start(struct vcpu *v, struct error *err)
 	int r;
 
 	/*
-	 * Signals for the process go to main; only the kick reaches a vCPU thread, and what it gets for
-	 * a forbidden system call.
+	 * Signals for the process go to main; only the kick reaches a vCPU thread, and what it gets
+	 * for a forbidden system call.
 	 */
 	sigfillset(&all);
 	sigdelset(&all, VCPU_KICK_SIGNAL);
@@ -378,7 +381,10 @@ void vcpu_stop(struct vcpu *v)
 
 void vcpu_forget_thread(struct vcpu *v)
 {
-	/* The kernel clears a dying thread's id, so this frees its stack; if not, that is all we lose. */
+	/*
+	 * The kernel clears a dying thread's id, so this frees its stack; if not, that is all we
+	 * lose.
+	 */
 	if (v->started)
 		pthread_tryjoin_np(v->thread, NULL);
 	v->started = false;
@@ -396,7 +402,9 @@ void vcpus_wait_parked(struct machine *m)
 {
 	const uint64_t give_up = now_ns() + PARK_SPIN_NS;
 
-	/* Most are there at once, sooner than this thread would have gone to sleep and come back. */
+	/*
+	 * Most are there at once, sooner than this thread would have gone to sleep and come back.
+	 */
 	while (m->host_cpus > 1 && !all_parked(m) && vcpu_wait_awake(give_up))
 		;
 	pthread_mutex_lock(&m->vcpu_lock);

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Work that every vCPU needs while none of them runs: saving its state, making and loading it. A call
- * takes the kernel 5 to 100 us, a vCPU needs a dozen, and all of it lies within the pause. So the
- * parked vCPU threads, which have nothing else to do, share the work with main: whoever is free
+ * Work that every vCPU needs while none of them runs: saving its state, making and loading it. A
+ * call takes the kernel 5 to 100 us, a vCPU needs a dozen, and all of it lies within the pause. So
+ * the parked vCPU threads, which have nothing else to do, share the work with main: whoever is free
  * takes the next vCPU, be it its own or not. A job's function allocates nothing and takes no lock
  * that could be left behind: once main has finished the job every helper is back in the park.
  *
- * A thread that has given up what it does not need (machine_ops.confine) helps with what only reads a
- * vCPU. At a guest's reset, when vCPUs are made anew, main is alone.
+ * A thread that has given up what it does not need (machine_ops.confine) helps with what only reads
+ * a vCPU. At a guest's reset, when vCPUs are made anew, main is alone.
  */
 #include <sched.h>
 
@@ -98,7 +98,9 @@ void vcpu_job_offer(struct machine *m, uint32_t count)
 		pthread_cond_signal(&m->vcpu_unpark);
 }
 
-/* A helper has at most the rest of one vCPU to do, which is over sooner than main would be asleep. */
+/*
+ * A helper has at most the rest of one vCPU to do, which is over sooner than main would be asleep.
+ */
 static void wait_for_helpers(struct machine *m)
 {
 	const uint64_t give_up = now_ns() + JOB_SPIN_NS;

@@ -53,7 +53,8 @@ static void tell(struct vcpu *v)
 	v->retry.told = true;
 	log_error("vCPU %u: KVM cannot run it for want of a kernel thread: too many processes by "
 		  "RLIMIT_NPROC (ulimit -u) or the control group's pids.max (systemd: TasksMax); "
-		  "trying for %u s", v->id, (unsigned int)(v->machine->retry_ns / 1000000000));
+		  "trying for %u s",
+		  v->id, (unsigned int)(v->machine->retry_ns / 1000000000));
 }
 
 bool vcpu_retry(struct vcpu *v)

@@ -12,7 +12,9 @@
 
 #define VCPU_KICK_SIGNAL (SIGRTMIN + 1)
 #define VCPU_RETRY_NS 60000000000ull /* machine->retry_ns */
-/* Pending in every vCPU thread for good. Not a real-time one: RLIMIT_SIGPENDING can refuse these. */
+/*
+ * Pending in every vCPU thread for good. Not a real-time one: RLIMIT_SIGPENDING can refuse these.
+ */
 #define VCPU_SETTLE_SIGNAL SIGUSR1
 
 /* Once a process, before the first thread. */
@@ -35,7 +37,9 @@ bool vcpu_retry(struct vcpu *v);
 /* The thread has gone with the process it was in. */
 void vcpu_forget_thread(struct vcpu *v);
 
-/* Before another thread than the one so far runs this vCPU, in the same KVM VM; see steal_time.c. */
+/*
+ * Before another thread than the one so far runs this vCPU, in the same KVM VM; see steal_time.c.
+ */
 void vcpu_leave_steal_time(struct vcpu *v);
 
 /* Waits until every thread is in the park, without a kick: they were started, or told, before. */
@@ -45,8 +49,8 @@ void vcpus_wait_parked(struct machine *m);
 typedef int vcpu_job_fn(struct vcpu *v, struct error *err);
 
 /*
- * The next count vCPUs are ready for the job that was started. Until it finishes, main is free to do
- * something else; the first failure is the job's.
+ * The next count vCPUs are ready for the job that was started. Until it finishes, main is free to
+ * do something else; the first failure is the job's.
  */
 void vcpu_job_start(struct machine *m, vcpu_job_fn *fn);
 void vcpu_job_offer(struct machine *m, uint32_t count);
@@ -58,7 +62,10 @@ int vcpu_job_read(struct machine *m, vcpu_job_fn *fn, struct error *err);
 bool vcpu_job_help(struct machine *m, bool confined);
 bool vcpu_job_is_open(struct machine *m);
 
-/* Waits for an instant without going to sleep. False: do so now, it is past until or the CPU is wanted. */
+/*
+ * Waits for an instant without going to sleep. False: do so now, it is past until or the CPU is
+ * wanted.
+ */
 bool vcpu_wait_awake(uint64_t until);
 
 /* CPUs that this process may use. */

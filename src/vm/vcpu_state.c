@@ -31,7 +31,6 @@
 
 #include "msrs.h"
 
-
 static int tsc_offset_attr(struct kvm *kvm, int fd, unsigned long request, uint64_t *offset,
 			   struct error *err)
 {
@@ -123,8 +122,9 @@ static int get_tsc(struct vcpu_state *st, struct kvm *kvm, int fd, const struct 
 		st->tsc_khz = (uint64_t)khz;
 	}
 	if (!kvm->has_tsc_offset)
-		return err_set(err, ENOTSUP,
-			       "this host's KVM lacks KVM_VCPU_TSC_OFFSET: the guest's TSC would step");
+		return err_set(
+			err, ENOTSUP,
+			"this host's KVM lacks KVM_VCPU_TSC_OFFSET: the guest's TSC would step");
 	return tsc_offset_attr(kvm, fd, KVM_GET_DEVICE_ATTR, &st->tsc_offset, err);
 }
 
@@ -150,7 +150,10 @@ static int get_lapic(struct vcpu_state *st, struct kvm *kvm, int fd, const struc
 	return lapic_timer_get(st, kvm, fd, err);
 }
 
-#define CALL_(request) { #request, request }
+#define CALL_(request) \
+	{ \
+#request, request \
+	}
 #define CAP_(cap_) .cap = #cap_, .cap_nr = cap_
 #define ST_(member) .offset = offsetof(struct vcpu_state, member)
 
@@ -248,8 +251,8 @@ static enum vcpu_kind_id kind_saved_at(unsigned int place)
 	return id;
 }
 
-int vcpu_state_get(struct vcpu_state *st, struct kvm *kvm, int vcpu_fd,
-		   const struct msr_list *msrs, struct error *err)
+int vcpu_state_get(struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, const struct msr_list *msrs,
+		   struct error *err)
 {
 	enum vcpu_kind_id id;
 	int r = 0;
@@ -270,7 +273,9 @@ int vcpu_state_get(struct vcpu_state *st, struct kvm *kvm, int vcpu_fd,
 
 void vcpu_state_tell_paused(struct kvm *kvm, int vcpu_fd)
 {
-	/* Refused where the guest does not use kvmclock: then it has no watchdog that looks there. */
+	/*
+	 * Refused where the guest does not use kvmclock: then it has no watchdog that looks there.
+	 */
 	if (kvm->has_kvmclock_ctrl)
 		kvm_call_num(kvm, vcpu_fd, KVM_KVMCLOCK_CTRL, 0);
 }

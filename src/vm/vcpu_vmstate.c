@@ -4,6 +4,7 @@
 
 #include <molt/vm/vcpu_state.h>
 
+/* clang-format off */
 #define SEG_(m) \
 	VMSTATE_KU64(struct vcpu_state, m.base), VMSTATE_U32(struct vcpu_state, m.limit), \
 	VMSTATE_U16(struct vcpu_state, m.selector), VMSTATE_U8(struct vcpu_state, m.type), \
@@ -57,6 +58,7 @@ static const struct vmstate_field vcpu_fields[] = {
 	VMSTATE_UNSAVED(struct vcpu_state, debugregs.reserved, "reserved in the KVM ABI"),
 	VMSTATE_END
 };
+/* clang-format on */
 
 static int vcpu_post_load(void *data, uint32_t version, struct error *err)
 {
@@ -75,6 +77,10 @@ static int vcpu_post_load(void *data, uint32_t version, struct error *err)
 }
 
 const struct vmstate vcpu_vmstate = {
-	.name = "vcpu", .version = 1, .min_version = 1, .size = sizeof(struct vcpu_state),
-	.fields = vcpu_fields, .post_load = vcpu_post_load,
+	.name = "vcpu",
+	.version = 1,
+	.min_version = 1,
+	.size = sizeof(struct vcpu_state),
+	.fields = vcpu_fields,
+	.post_load = vcpu_post_load,
 };

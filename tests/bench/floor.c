@@ -3,11 +3,12 @@
  * The floor under an update's blackout: the same exec with no state at all.
  *
  * Theory of operation. A program runs the bench guest (firmware/bench.c) in a KVM VM. On request it
- * execs itself beside a CLONE_VM child that holds the old address space, and the new image makes VM,
- * memslots and vCPUs and enters the guest again. There is no irqchip, no CPUID, no thread, and of a
- * vCPU only what it takes to get into the guest's loop: segments, instruction pointer and a TSC that
- * does not start anew. So no VMM that replaces itself by exec can go below; molt adds the state. The
- * guest measures the gap between two readings of the TSC as it does under molt, in the same code.
+ * execs itself beside a CLONE_VM child that holds the old address space, and the new image makes
+ * VM, memslots and vCPUs and enters the guest again. There is no irqchip, no CPUID, no thread, and
+ * of a vCPU only what it takes to get into the guest's loop: segments, instruction pointer and a
+ * TSC that does not start anew. So no VMM that replaces itself by exec can go below; molt adds the
+ * state. The guest measures the gap between two readings of the TSC as it does under molt, in the
+ * same code.
  *
  * Signals tell it what to do, since its only thread is the vCPU's:
  *
@@ -82,7 +83,9 @@ static void on_signal(int signum)
 static void set_slot(int vm, unsigned int slot, uint64_t gpa, uint64_t bytes, void *hva)
 {
 	struct kvm_userspace_memory_region region = {
-		.slot = slot, .guest_phys_addr = gpa, .memory_size = bytes,
+		.slot = slot,
+		.guest_phys_addr = gpa,
+		.memory_size = bytes,
 		.userspace_addr = (uintptr_t)hva,
 	};
 
@@ -119,7 +122,9 @@ static void set_tsc(int vcpu)
 {
 	uint64_t offset = 0;
 	struct kvm_device_attr attr = {
-		.group = KVM_VCPU_TSC_CTRL, .attr = KVM_VCPU_TSC_OFFSET, .addr = (uintptr_t)&offset,
+		.group = KVM_VCPU_TSC_CTRL,
+		.attr = KVM_VCPU_TSC_OFFSET,
+		.addr = (uintptr_t)&offset,
 	};
 
 	kvm_call(vcpu, KVM_SET_DEVICE_ATTR, (uintptr_t)&attr, "KVM_VCPU_TSC_OFFSET");
@@ -128,8 +133,15 @@ static void set_tsc(int vcpu)
 static struct kvm_segment flat(uint16_t selector, uint8_t type, bool code)
 {
 	return (struct kvm_segment){
-		.limit = 0xffffffff, .selector = selector, .type = type, .present = 1, .dpl = 3,
-		.s = 1, .g = 1, .l = code, .db = !code,
+		.limit = 0xffffffff,
+		.selector = selector,
+		.type = type,
+		.present = 1,
+		.dpl = 3,
+		.s = 1,
+		.g = 1,
+		.l = code,
+		.db = !code,
 	};
 }
 
@@ -175,8 +187,8 @@ static void make_child(struct floor *f)
 static void become(const struct floor *f)
 {
 	char text[7][24];
-	char *argv[] = { "floor", "--next", text[0], text[1], text[2], text[3], text[4], text[5],
-			 text[6], NULL };
+	char *argv[] = { "floor", "--next", text[0], text[1], text[2],
+			 text[3], text[4],  text[5], text[6], NULL };
 
 	snprintf(text[0], sizeof(text[0]), "%d", f->kvm);
 	snprintf(text[1], sizeof(text[1]), "%d", f->ram_fd);
@@ -220,9 +232,13 @@ static void catch_signals(void)
 static void next(char **argv)
 {
 	struct floor f = {
-		.kvm = atoi(argv[2]), .ram_fd = atoi(argv[3]), .vcpus = atoi(argv[4]),
-		.bytes = strtoull(argv[5], NULL, 10), .mailbox = strtoull(argv[6], NULL, 10),
-		.run_bytes = strtoull(argv[7], NULL, 10), .child = atoi(argv[8]),
+		.kvm = atoi(argv[2]),
+		.ram_fd = atoi(argv[3]),
+		.vcpus = atoi(argv[4]),
+		.bytes = strtoull(argv[5], NULL, 10),
+		.mailbox = strtoull(argv[6], NULL, 10),
+		.run_bytes = strtoull(argv[7], NULL, 10),
+		.child = atoi(argv[8]),
 	};
 
 	map_ram(&f);
@@ -270,7 +286,8 @@ static void load_guest(struct floor *f, const char *path)
 static void start(char **argv, bool huge)
 {
 	struct floor f = {
-		.bytes = strtoull(argv[2], NULL, 10) << 20, .vcpus = atoi(argv[3]),
+		.bytes = strtoull(argv[2], NULL, 10) << 20,
+		.vcpus = atoi(argv[3]),
 		.kvm = open("/dev/kvm", O_RDWR),
 		.ram_fd = memfd_create("floor-ram", huge ? MFD_HUGETLB | MFD_HUGE_2MB : 0),
 	};

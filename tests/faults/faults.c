@@ -3,21 +3,22 @@
  * Fault injection. Theory of operation.
  *
  * `molt-faults` is molt, from the same objects, linked with the linker's --wrap for every library
- * function and system call that they call and that can fail (wraps.py finds out which) and for those
- * functions of its own at which a stage of the update begins or ends (stages.c). So no source of molt
- * knows of it, the molt that is installed is free of it, and a call that somebody adds to the update
- * path tomorrow is a failure point without anybody's doing.
+ * function and system call that they call and that can fail (wraps.py finds out which) and for
+ * those functions of its own at which a stage of the update begins or ends (stages.c). So no source
+ * of molt knows of it, the molt that is installed is free of it, and a call that somebody adds to
+ * the update path tomorrow is a failure point without anybody's doing.
  *
  * Each call between "update accepted" and "committed, and the client answered" is a point with a
  * name:
  *
  *	successor:build:KVM_CREATE_VCPU#1
  *
- * the side of the update, the stage, the function (of an ioctl its request) and which call of it that
- * is on this side in this stage, in whatever thread: parked vCPU threads take a share of main's work.
- * The start of each stage is a point, too: "begin".
+ * the side of the update, the stage, the function (of an ioctl its request) and which call of it
+ * that is on this side in this stage, in whatever thread: parked vCPU threads take a share of
+ * main's work. The start of each stage is a point, too: "begin".
  *
- * The directory in MOLT_FAULTS_DIR, which the environment carries from image to image, says what happens:
+ * The directory in MOLT_FAULTS_DIR, which the environment carries from image to image, says what
+ * happens:
  *
  *	record	if it exists, the names of all points are appended to `points`, with the errno of a
  *		failure there (0: not a call, or one that cannot fail) and where in the program the
@@ -26,8 +27,8 @@
  *		`fired` first: it happens once, not again on the way back
  *
  * Actions: error (the call fails), exhaust (and so does every later call that would need the same
- * resource, until the update ends in this process), abort, segv, hang, kill. And orphan: the call is
- * let through, but the guardian is killed.
+ * resource, until the update ends in this process), abort, segv, hang, kill. And orphan: the call
+ * is let through, but the guardian is killed.
  *
  * Nothing here allocates, locks (but for a moment, with no call out of it) or calls what may be
  * wrapped: system calls are made by hand.
@@ -71,7 +72,8 @@ static long raw(long number, long a, long b, long c, long d)
 	register long fourth __asm__("r10") = d;
 	register long fifth __asm__("r8") = 0;
 
-	__asm__ volatile("syscall" : "+a"(number)
+	__asm__ volatile("syscall"
+			 : "+a"(number)
 			 : "D"(a), "S"(b), "d"(c), "r"(fourth), "r"(fifth)
 			 : "rcx", "r11", "memory");
 	return number;

@@ -23,8 +23,8 @@ const char *faults_now(void);
 const char *faults_now_side(void);
 
 /*
- * A failure point: the function `name` is called from `site`. True, with errno set to code, where it
- * is to fail instead. code 0: it cannot fail, but the process can end here.
+ * A failure point: the function `name` is called from `site`. True, with errno set to code, where
+ * it is to fail instead. code 0: it cannot fail, but the process can end here.
  */
 bool fault(const char *name, int code, uintptr_t site);
 

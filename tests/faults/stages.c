@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Where an update stands, told by molt's own functions: each is wrapped like a library call, notes the
- * stage, and goes on. Only calls from another source file than the function's own come by here.
+ * Where an update stands, told by molt's own functions: each is wrapped like a library call, notes
+ * the stage, and goes on. Only calls from another source file than the function's own come by here.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -58,10 +58,11 @@ static void predecessor(const char *stage)
 }
 
 /*
- * A vCPU thread's sandbox would not let it tell of points, nor look for one that is armed. Main's is what an
- * update has to cope with, and in force; MOLT_FAULTS_DIR must be one that it may write to.
+ * A vCPU thread's sandbox would not let it tell of points, nor look for one that is armed. Main's
+ * is what an update has to cope with, and in force; MOLT_FAULTS_DIR must be one that it may write
+ * to.
  */
-REPLACED(int, sandbox_enter_thread, (struct error *err), (void)err, 0)
+REPLACED(int, sandbox_enter_thread, (struct error * err), (void)err, 0)
 
 /* Who this image is. A molt that starts cold is nobody in an update until it is asked for one. */
 __attribute__((constructor)) static void start(void)
@@ -76,29 +77,32 @@ __attribute__((constructor)) static void start(void)
 
 /* ---- the predecessor ---- */
 
-STAGE(int, update_prepare, (struct update *u, struct error *err), (u, err),
+STAGE(int, update_prepare, (struct update * u, struct error *err), (u, err),
       faults_begin("predecessor", "prepare"), (void)0)
-STAGE(int, check_start, (struct update *u, struct error *err), (u, err), predecessor("check"),
+STAGE(int, check_start, (struct update * u, struct error *err), (u, err), predecessor("check"),
       if (r == 0) faults_pause())
 
 /* Not the event loop's: the child has ended. */
-STAGE(int, fd_read_file, (int fd, const char *name, size_t max, void **buf, size_t *len,
-			  struct error *err), (fd, name, max, buf, len, err),
-      if (strcmp(name, "the successor's answer") == 0) faults_side("predecessor", "answer"), (void)0)
-
-STAGE(int, guardian_start, (struct guardian *g, struct error *err), (g, err), predecessor("guard"),
-      if (r == 0) faults_note_guardian(g->child.pid))
-STAGE(uint64_t, machine_park_vcpus, (struct machine *m), (m), predecessor("pause"), (void)0)
-STAGE(int, machine_quiesce, (struct machine *m, struct error *err), (m, err),
-      predecessor("quiesce"), (void)0)
-STAGE(int, machine_save, (struct machine *m, struct stream_writer *w, struct fdtable *fds,
-			  struct error *err), (m, w, fds, err), predecessor("save"), (void)0)
-STAGE(int, handover_write, (struct update *u, struct error *err), (u, err),
-      predecessor("handover"), (void)0)
-STAGE(int, handover_exec, (struct update *u, struct error *err), (u, err), predecessor("exec"),
+STAGE(int, fd_read_file,
+      (int fd, const char *name, size_t max, void **buf, size_t *len, struct error *err),
+      (fd, name, max, buf, len, err),
+      if (strcmp(name, "the successor's answer") == 0) faults_side("predecessor", "answer"),
       (void)0)
-VOID_STAGE(handover_undo, (struct update *u), (u), predecessor("undo"), (void)0)
-VOID_STAGE(guardian_dismiss, (struct guardian *g), (g), predecessor("dismiss"), (void)0)
+
+STAGE(int, guardian_start, (struct guardian * g, struct error *err), (g, err), predecessor("guard"),
+      if (r == 0) faults_note_guardian(g->child.pid))
+STAGE(uint64_t, machine_park_vcpus, (struct machine * m), (m), predecessor("pause"), (void)0)
+STAGE(int, machine_quiesce, (struct machine * m, struct error *err), (m, err),
+      predecessor("quiesce"), (void)0)
+STAGE(int, machine_save,
+      (struct machine * m, struct stream_writer *w, struct fdtable *fds, struct error *err),
+      (m, w, fds, err), predecessor("save"), (void)0)
+STAGE(int, handover_write, (struct update * u, struct error *err), (u, err),
+      predecessor("handover"), (void)0)
+STAGE(int, handover_exec, (struct update * u, struct error *err), (u, err), predecessor("exec"),
+      (void)0)
+VOID_STAGE(handover_undo, (struct update * u), (u), predecessor("undo"), (void)0)
+VOID_STAGE(guardian_dismiss, (struct guardian * g), (g), predecessor("dismiss"), (void)0)
 
 static void answering(void)
 {
@@ -106,28 +110,29 @@ static void answering(void)
 		faults_side(faults_now_side(), "tell");
 }
 
-VOID_STAGE(control_reply, (struct control *c, uint32_t client, const char *id, json_t *result,
-			   const struct error *err), (c, client, id, result, err),
-	   answering(), (void)0)
-VOID_STAGE(control_event, (struct control *c, const char *name, json_t *data), (c, name, data),
+VOID_STAGE(control_reply,
+	   (struct control * c, uint32_t client, const char *id, json_t *result,
+	    const struct error *err),
+	   (c, client, id, result, err), answering(), (void)0)
+VOID_STAGE(control_event, (struct control * c, const char *name, json_t *data), (c, name, data),
 	   (void)0, if (strcmp(name, "UPDATE_FAILED") == 0 && !on("way-back")) faults_pause())
 
 /* ---- the guardian, from the moment it takes the guest back ---- */
 
-STAGE(int, machine_revive, (struct machine *m, struct error *err), (m, err),
+STAGE(int, machine_revive, (struct machine * m, struct error *err), (m, err),
       faults_begin("guardian", "revive"), (void)0)
 
 /* ---- the successor ---- */
 
-STAGE(int, update_adopt, (struct incoming *in, const char *uri, uint64_t ns, struct error *err),
+STAGE(int, update_adopt, (struct incoming * in, const char *uri, uint64_t ns, struct error *err),
       (in, uri, ns, err), faults_stage("adopt"), if (r == 0) faults_stage("build"))
-STAGE(int, update_commit, (struct update *u, struct incoming *in, struct error *err), (u, in, err),
+STAGE(int, update_commit, (struct update * u, struct incoming *in, struct error *err), (u, in, err),
       faults_stage("commit"), (void)0)
-STAGE(int, guard_link_commit, (struct guard_link *link, struct error *err), (link, err), (void)0,
+STAGE(int, guard_link_commit, (struct guard_link * link, struct error *err), (link, err), (void)0,
       if (r == 0) faults_stage("resume"))
-STAGE(uint64_t, machine_wait_entered, (struct machine *m), (m), (void)0, faults_stage("tell"))
-VOID_STAGE(guard_link_release, (struct guard_link *link, const cpu_set_t *spare), (link, spare),
+STAGE(uint64_t, machine_wait_entered, (struct machine * m), (m), (void)0, faults_stage("tell"))
+VOID_STAGE(guard_link_release, (struct guard_link * link, const cpu_set_t *spare), (link, spare),
 	   faults_stage("release"), faults_stage("reap"))
-VOID_STAGE(update_give_up, (struct incoming *in, const struct error *err), (in, err),
+VOID_STAGE(update_give_up, (struct incoming * in, const struct error *err), (in, err),
 	   faults_stage("give-up"), (void)0)
-VOID_STAGE(update_incoming_fini, (struct incoming *in), (in), faults_stage("end"), faults_pause())
+VOID_STAGE(update_incoming_fini, (struct incoming * in), (in), faults_stage("end"), faults_pause())

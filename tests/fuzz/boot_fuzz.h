@@ -64,9 +64,14 @@ static inline void boot_fuzz_load(struct boot_fuzz *b, struct fuzz_input *in, co
 	size_t cmdline = fuzz_u8(in);
 	uint32_t initramfs = fuzz_u8(in) * 1024u, hole = fuzz_u8(in) % 64u * 65536u;
 	struct boot_source src = {
-		.kernel_fd = b->kernel_fd, .kernel_name = "kernel",
-		.initramfs_fd = initramfs ? b->initramfs_fd : -1, .initramfs_name = "initramfs",
-		.cmdline = b->cmdline, .dsdt = b->dsdt, .dsdt_len = sizeof(b->dsdt), .cpus = 2,
+		.kernel_fd = b->kernel_fd,
+		.kernel_name = "kernel",
+		.initramfs_fd = initramfs ? b->initramfs_fd : -1,
+		.initramfs_name = "initramfs",
+		.cmdline = b->cmdline,
+		.dsdt = b->dsdt,
+		.dsdt_len = sizeof(b->dsdt),
+		.cpus = 2,
 		.machine_version = 1,
 	};
 	struct boot_entry entry, again;

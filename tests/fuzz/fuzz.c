@@ -100,8 +100,7 @@ void fuzz_repair_crcs(uint8_t *data, size_t len)
 		offsetof(struct wire_end, crc), &ignored);
 }
 
-int fuzz_parse(struct stream *s, const uint8_t *data, size_t len, uint8_t **copy,
-	       struct error *err)
+int fuzz_parse(struct stream *s, const uint8_t *data, size_t len, uint8_t **copy, struct error *err)
 {
 	int r = stream_parse(s, data, len, err);
 

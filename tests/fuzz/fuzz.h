@@ -22,8 +22,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 /*
- * Chooses the i-th variant of a target that has some, each with a corpus of its own, TARGET_VARIANT:
- * its name, or NULL when there are no more. A target without need not define it.
+ * Chooses the i-th variant of a target that has some, each with a corpus of its own,
+ * TARGET_VARIANT: its name, or NULL when there are no more. A target without need not define it.
  */
 const char *fuzz_variant(size_t i);
 
@@ -59,12 +59,14 @@ uint64_t fuzz_u64(struct fuzz_input *in);
 size_t fuzz_bytes(struct fuzz_input *in, void *buf, size_t len);
 
 /*
- * Makes every CRC in a state stream right, as far as its framing goes, so that what lies behind them
- * is reached. Lengths and contents stay as they are.
+ * Makes every CRC in a state stream right, as far as its framing goes, so that what lies behind
+ * them is reached. Lengths and contents stay as they are.
  */
 void fuzz_repair_crcs(uint8_t *data, size_t len);
 
-/* The stream as it is or, if that is refused, a copy with its CRCs repaired (*copy, to be freed). */
+/*
+ * The stream as it is or, if that is refused, a copy with its CRCs repaired (*copy, to be freed).
+ */
 int fuzz_parse(struct stream *s, const uint8_t *data, size_t len, uint8_t **copy,
 	       struct error *err);
 
@@ -74,7 +76,9 @@ void fuzz_takeover_kinds(struct takeover_kinds *kinds);
 /* Replaces the contents of a memfd. */
 void fuzz_fill(int memfd, const void *data, size_t len);
 
-/* As exec would: the same open files under other numbers. And what nobody took of them is closed. */
+/*
+ * As exec would: the same open files under other numbers. And what nobody took of them is closed.
+ */
 void fuzz_duplicate_fds(struct fdtable *fds);
 void fuzz_close_untaken(struct fdtable *fds);
 

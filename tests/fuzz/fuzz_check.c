@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Both readers of the check before an update: the successor's of the machine's description and the
- * predecessor's of the answer. Input: a length and so many bytes of stream, the rest is the fd table;
- * with the length 0xffff the rest is an answer. What the successor answers is read as well.
+ * predecessor's of the answer. Input: a length and so many bytes of stream, the rest is the fd
+ * table; with the length 0xffff the rest is an answer. What the successor answers is read as well.
  */
 #include <sys/mman.h>
 

@@ -34,7 +34,10 @@ static void check_args(const struct cli_args *args, int argc, char **argv)
 		values += args->given[i].value != NULL;
 	}
 	fuzz_must(args->dashes <= args->nwords);
-	/* Nothing is lost and nothing invented: `--` and a value's own argument are all that may go. */
+	/*
+	 * Nothing is lost and nothing invented: `--` and a value's own argument are all that may
+	 * go.
+	 */
 	fuzz_must(args->ngiven + args->nwords < (size_t)argc);
 	fuzz_must(args->ngiven + args->nwords + values + 2 >= (size_t)argc);
 	for (size_t i = 0; i < args->nwords; i++) {

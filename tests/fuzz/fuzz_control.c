@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The control server with its real commands, over a machine and an update that do nothing. The input
- * is what a client sends; five control characters, which no JSON can hold, steer the server:
+ * The control server with its real commands, over a machine and an update that do nothing. The
+ * input is what a client sends; five control characters, which no JSON can hold, steer the server:
  *
  *	01		the server takes what was sent so far
  *	02		an update: the server is saved and goes on as another one
@@ -94,8 +94,9 @@ void machine_exit(struct machine *m, int code, const char *reason)
 
 int update_prepare(struct update *u, struct error *err)
 {
-	return u->command && u->command[0][0] == 'f' ? err_set(err, ENOENT, "'%s' is not there",
-							       u->command[0]) : 0;
+	return u->command && u->command[0][0] == 'f'
+		       ? err_set(err, ENOENT, "'%s' is not there", u->command[0])
+		       : 0;
 }
 
 void update_unprepare(struct update *u)
@@ -190,7 +191,9 @@ static void add_commands(void)
 static void set_up(void)
 {
 	static const struct update_self self = {
-		.version = "fuzz", .path = (char *)"/fuzz", .exe_fd = -1,
+		.version = "fuzz",
+		.path = (char *)"/fuzz",
+		.exe_fd = -1,
 	};
 	const struct update_ops ops = { .reply = reply, .event = event, .take_fd = take_fd };
 	struct error err = ERROR_INIT;
@@ -350,8 +353,10 @@ static ssize_t send_with_fd(const uint8_t *byte)
 	} rights = { .buf = { 0 } };
 	struct iovec iov = { .iov_base = (void *)(uintptr_t)byte, .iov_len = 1 };
 	struct msghdr msg = {
-		.msg_iov = &iov, .msg_iovlen = 1,
-		.msg_control = rights.buf, .msg_controllen = sizeof(rights.buf),
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = rights.buf,
+		.msg_controllen = sizeof(rights.buf),
 	};
 	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
 

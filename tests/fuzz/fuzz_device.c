@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One device class, by its name in the corpus's (device_CLASS): what a guest, its backend, the clock and updates can do to it, in
- * any order. Any state that a guest can bring about must be saved, loaded and saved again as the
- * same bytes; of a state that was spoilt on its way the load may refuse it, but what it accepts is
- * held to the same.
+ * One device class, by its name in the corpus's (device_CLASS): what a guest, its backend, the
+ * clock and updates can do to it, in any order. Any state that a guest can bring about must be
+ * saved, loaded and saved again as the same bytes; of a state that was spoilt on its way the load
+ * may refuse it, but what it accepts is held to the same.
  *
  * KVM is a few bytes that keep what is put into them. Time is the harness's own: the clock stands
  * still but for OP_TIME, and a timer goes off when that passes it. (Linked with --wrap.)
@@ -34,9 +34,9 @@
 enum op {
 	OP_READ,
 	OP_WRITE,
-	OP_READ_AGAIN,  /* more of these: devices are mostly registers */
+	OP_READ_AGAIN, /* more of these: devices are mostly registers */
 	OP_WRITE_AGAIN,
-	OP_WRITE_NEAR,  /* a write where the last access was */
+	OP_WRITE_NEAR, /* a write where the last access was */
 	OP_INPUT,
 	OP_LOOP,
 	OP_RESET,
@@ -64,7 +64,7 @@ static struct {
 	struct vcpu vcpu;
 	struct memory memory;
 	struct kvm_part kvm;
-	uint64_t time_ns;   /* of every clock */
+	uint64_t time_ns;    /* of every clock */
 	uint64_t expires_ns; /* the timer; 0: none */
 	int timer_fd;
 	int peer;
@@ -72,7 +72,7 @@ static struct {
 	char dir[32];
 	char option[80]; /* of the command line, for serial */
 	char path[64];
-	char link[64];   /* a second name, which outlives the device that made the socket */
+	char link[64]; /* a second name, which outlives the device that made the socket */
 } f;
 
 /* ---- time ---- */
@@ -86,8 +86,7 @@ int __wrap_clock_gettime(clockid_t id, struct timespec *ts)
 	return 0;
 }
 
-int __real_timerfd_settime(int fd, int flags, const struct itimerspec *its,
-			   struct itimerspec *old);
+int __real_timerfd_settime(int fd, int flags, const struct itimerspec *its, struct itimerspec *old);
 
 static void run_timer(void)
 {
@@ -99,10 +98,8 @@ static void run_timer(void)
 	__real_timerfd_settime(f.timer_fd, 0, &its, NULL);
 }
 
-int __wrap_timerfd_settime(int fd, int flags, const struct itimerspec *its,
-			   struct itimerspec *old);
-int __wrap_timerfd_settime(int fd, int flags, const struct itimerspec *its,
-			   struct itimerspec *old)
+int __wrap_timerfd_settime(int fd, int flags, const struct itimerspec *its, struct itimerspec *old);
+int __wrap_timerfd_settime(int fd, int flags, const struct itimerspec *its, struct itimerspec *old)
 {
 	const struct timespec *ts = &its->it_value;
 	bool far = (uint64_t)ts->tv_sec > UINT64_MAX / NS_PER_SECOND - 1;
@@ -112,8 +109,8 @@ int __wrap_timerfd_settime(int fd, int flags, const struct itimerspec *its,
 	/* What the kernel would refuse, a device must not ask for. */
 	fuzz_must(ts->tv_sec >= 0 && ts->tv_nsec >= 0 && ts->tv_nsec < (long)NS_PER_SECOND);
 	f.timer_fd = fd;
-	f.expires_ns = far ? UINT64_MAX :
-		       (uint64_t)ts->tv_sec * NS_PER_SECOND + (uint64_t)ts->tv_nsec;
+	f.expires_ns = far ? UINT64_MAX
+			   : (uint64_t)ts->tv_sec * NS_PER_SECOND + (uint64_t)ts->tv_nsec;
 	run_timer();
 	return 0;
 }
@@ -477,7 +474,9 @@ const char *fuzz_variant(size_t i)
 	return f.cls ? f.cls->name : NULL;
 }
 
-/* The variant of which the file or directory is that the last argument names: .../device_CLASS... */
+/*
+ * The variant of which the file or directory is that the last argument names: .../device_CLASS...
+ */
 static void choose_variant(const char *path)
 {
 	const char *name = strrchr(path, '/');

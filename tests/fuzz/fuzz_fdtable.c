@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The fd table, as it is and with its CRCs repaired. Descriptors 100 to 107 are one of each kind, so
- * that a table can name real ones.
+ * The fd table, as it is and with its CRCs repaired. Descriptors 100 to 107 are one of each kind,
+ * so that a table can name real ones.
  */
 #include <fcntl.h>
 #include <stdlib.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The state stream's loader: the bytes as they are and with their CRCs repaired. A stream that is
- * parsed goes to every section's own loader; what loads must come out of a save, a load and a second
- * save as the same bytes.
+ * parsed goes to every section's own loader; what loads must come out of a save, a load and a
+ * second save as the same bytes.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Loading one section, built by the writer from the class's own table, so that the framing is right
- * from the start. Input: the kind, the version, then for each field a byte that says what becomes of
- * it and its contents. Of a section whose fields are all as they should be the load may fail only in
- * its post_load; of any other it may not succeed in silence with fields that were not asked for.
+ * from the start. Input: the kind, the version, then for each field a byte that says what becomes
+ * of it and its contents. Of a section whose fields are all as they should be the load may fail
+ * only in its post_load; of any other it may not succeed in silence with fields that were not asked
+ * for.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -61,8 +62,7 @@ static void fill(const struct vmstate_field *f, enum fate fate, uint32_t count,
 }
 
 /* Whether the field is one that must load. */
-static bool put_field(struct stream_writer *w, const struct vmstate_field *f,
-		      struct fuzz_input *in)
+static bool put_field(struct stream_writer *w, const struct vmstate_field *f, struct fuzz_input *in)
 {
 	enum fate fate = (enum fate)(fuzz_u8(in) % FATES);
 	uint32_t count = good_count(f, in);

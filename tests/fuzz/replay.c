@@ -2,8 +2,8 @@
 /*
  * Stands in for libFuzzer: feeds the target every file of the directories given, once as it is and
  * cut short at a few places. A directory that is missing or empty is an error, for then the test
- * would prove nothing. Of a target with variants the argument is DIR/TARGET, and the directories are
- * DIR/TARGET_VARIANT.
+ * would prove nothing. Of a target with variants the argument is DIR/TARGET, and the directories
+ * are DIR/TARGET_VARIANT.
  */
 #include <dirent.h>
 #include <fcntl.h>

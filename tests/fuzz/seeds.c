@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Writes the part of the first corpus that molt itself writes; mkcorpus.py runs it. A machine over
- * the fake KVM is saved: the whole stream, each of its sections as a stream of its own, the fd table,
- * and both as the check before an update sees them.
+ * the fake KVM is saved: the whole stream, each of its sections as a stream of its own, the fd
+ * table, and both as the check before an update sees them.
  */
 #include <fcntl.h>
 #include <stdio.h>
@@ -112,9 +112,8 @@ static void put_kinds(struct stream *s)
 static void make_table(struct fdtable *fds, uint8_t **data, size_t *len)
 {
 	static const int number[] = {
-		[FD_KIND_FILE] = 5,   [FD_KIND_MEMFD] = 0, [FD_KIND_LISTEN] = 1,
-		[FD_KIND_STREAM] = 2, [FD_KIND_TTY] = 6,   [FD_KIND_CHAR] = 3,
-		[FD_KIND_PIPE] = 4,   [FD_KIND_OTHER] = 7,
+		[FD_KIND_FILE] = 5, [FD_KIND_MEMFD] = 0, [FD_KIND_LISTEN] = 1, [FD_KIND_STREAM] = 2,
+		[FD_KIND_TTY] = 6,  [FD_KIND_CHAR] = 3,  [FD_KIND_PIPE] = 4,   [FD_KIND_OTHER] = 7,
 	};
 	int memfd = memfd_create("table", MFD_CLOEXEC);
 	struct error err = ERROR_INIT;

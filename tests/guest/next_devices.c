@@ -19,13 +19,14 @@ struct scratch {
 	struct scratch_guest guest;
 };
 
-static const struct vmstate_field scratch_fields[] = {
-	VMSTATE_U8(struct scratch_guest, value),
-	VMSTATE_END
-};
+static const struct vmstate_field scratch_fields[] = { VMSTATE_U8(struct scratch_guest, value),
+						       VMSTATE_END };
 
 static const struct vmstate scratch_vmstate = {
-	.name = "scratch", .version = 1, .min_version = 1, .size = sizeof(struct scratch_guest),
+	.name = "scratch",
+	.version = 1,
+	.min_version = 1,
+	.size = sizeof(struct scratch_guest),
 	.fields = scratch_fields,
 };
 

@@ -97,9 +97,13 @@ static inline void test_begin(struct boot_test *t, uint64_t ram, int kernel_fd)
 	assert_int_equal(memory_create(&t->mem, ram, NULL, NULL, &t->err), 0);
 	make_dsdt(t->dsdt, sizeof(t->dsdt));
 	t->src = (struct boot_source){
-		.kernel_fd = kernel_fd, .kernel_name = "test-kernel",
-		.initramfs_fd = -1, .initramfs_name = "test-initramfs",
-		.cmdline = "console=ttyS0", .dsdt = t->dsdt, .dsdt_len = sizeof(t->dsdt),
+		.kernel_fd = kernel_fd,
+		.kernel_name = "test-kernel",
+		.initramfs_fd = -1,
+		.initramfs_name = "test-initramfs",
+		.cmdline = "console=ttyS0",
+		.dsdt = t->dsdt,
+		.dsdt_len = sizeof(t->dsdt),
 		.cpus = TEST_CPUS,
 		.machine_version = 1,
 	};
@@ -126,8 +130,7 @@ static inline void assert_loads(struct boot_test *t)
 }
 
 /* The load fails with -code, and the sentence has both texts in it. */
-static inline void assert_refused(struct boot_test *t, int code, const char *name,
-				  const char *text)
+static inline void assert_refused(struct boot_test *t, int code, const char *name, const char *text)
 {
 	int ret = test_load(t);
 
@@ -189,7 +192,7 @@ static inline void bz_make(struct bz_file *bz)
 		.setup_sects = BZ_SETUP_SECTS,
 		.syssize = BZ_PAYLOAD_LEN / 16,
 		.boot_flag = 0xaa55,
-		.jump = 0x6aeb, /* header ends at 0x202 + 0x6a */
+		.jump = 0x6aeb,       /* header ends at 0x202 + 0x6a */
 		.header = 0x53726448, /* "HdrS" */
 		.version = 0x020f,
 		.loadflags = LOADED_HIGH,
@@ -254,17 +257,26 @@ static inline void elf_make(struct elf_file *elf)
 	elf->eh.e_ehsize = sizeof(Elf64_Ehdr);
 	elf->eh.e_phentsize = sizeof(Elf64_Phdr);
 	elf->eh.e_phnum = ELF_PHDRS;
-	elf->ph[0] = (Elf64_Phdr){ .p_type = PT_LOAD, .p_offset = ELF_TEXT_OFF,
-				   .p_paddr = ELF_TEXT_GPA, .p_vaddr = ELF_TEXT_GPA,
-				   .p_filesz = ELF_TEXT_LEN, .p_memsz = ELF_TEXT_LEN };
-	elf->ph[1] = (Elf64_Phdr){ .p_type = PT_LOAD, .p_offset = ELF_DATA_OFF,
-				   .p_paddr = ELF_DATA_GPA, .p_vaddr = ELF_DATA_GPA,
-				   .p_filesz = ELF_DATA_LEN, .p_memsz = ELF_DATA_MEM };
-	elf->ph[2] = (Elf64_Phdr){ .p_type = PT_NOTE, .p_offset = ELF_NOTE_OFF,
-				   .p_filesz = sizeof(struct elf_note), .p_align = 4 };
+	elf->ph[0] = (Elf64_Phdr){ .p_type = PT_LOAD,
+				   .p_offset = ELF_TEXT_OFF,
+				   .p_paddr = ELF_TEXT_GPA,
+				   .p_vaddr = ELF_TEXT_GPA,
+				   .p_filesz = ELF_TEXT_LEN,
+				   .p_memsz = ELF_TEXT_LEN };
+	elf->ph[1] = (Elf64_Phdr){ .p_type = PT_LOAD,
+				   .p_offset = ELF_DATA_OFF,
+				   .p_paddr = ELF_DATA_GPA,
+				   .p_vaddr = ELF_DATA_GPA,
+				   .p_filesz = ELF_DATA_LEN,
+				   .p_memsz = ELF_DATA_MEM };
+	elf->ph[2] = (Elf64_Phdr){ .p_type = PT_NOTE,
+				   .p_offset = ELF_NOTE_OFF,
+				   .p_filesz = sizeof(struct elf_note),
+				   .p_align = 4 };
 	elf->note = (struct elf_note){
 		.head = { .n_namesz = 4, .n_descsz = 8, .n_type = ELF_NOTE_PHYS32_ENTRY },
-		.name = "Xen", .entry = ELF_ENTRY,
+		.name = "Xen",
+		.entry = ELF_ENTRY,
 	};
 }
 

@@ -247,7 +247,8 @@ int dial(const char *path)
 
 void save_state(struct sink *s)
 {
-	struct stream_header header = { .format = STREAM_FORMAT, .machine_version = 1,
+	struct stream_header header = { .format = STREAM_FORMAT,
+					.machine_version = 1,
 					.producer = "test" };
 	struct error err = ERROR_INIT;
 	struct stream_writer w;

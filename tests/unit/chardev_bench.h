@@ -19,7 +19,7 @@
 /* The device: takes what comes as long as it has room. */
 struct sink {
 	struct loop *loop;
-	struct loop *next_loop;     /* the successor's: another process has an epoll set of its own */
+	struct loop *next_loop; /* the successor's: another process has an epoll set of its own */
 	struct loop *old_loops[4];
 	struct chardev *cd;
 	struct chardev *old[4]; /* predecessors, quiesced for good */
@@ -36,7 +36,7 @@ struct sink {
 	char path[96];
 	char spec[128];
 	int log_fd;
-	int std[2];  /* standard input and output that a test replaced */
+	int std[2]; /* standard input and output that a test replaced */
 	bool replaced;
 };
 

@@ -94,10 +94,26 @@ static int create_vm(struct fake_kvm *f)
 }
 
 static const uint32_t msr_indices[] = {
-	0x10, 0x11, 0x12, 0x3a, 0x174, 0x175, 0x176, 0x277, FAKE_MSR_UNREADABLE,
-	FAKE_MSR_READ_ONLY, FAKE_MSR_TSC_DEADLINE, 0x4b564d00, 0x4b564d01, 0x4b564d02,
+	0x10,
+	0x11,
+	0x12,
+	0x3a,
+	0x174,
+	0x175,
+	0x176,
+	0x277,
+	FAKE_MSR_UNREADABLE,
+	FAKE_MSR_READ_ONLY,
+	FAKE_MSR_TSC_DEADLINE,
+	0x4b564d00,
+	0x4b564d01,
+	0x4b564d02,
 	0x4b564d03,
-	0xc0000081, 0xc0000082, 0xc0000083, 0xc0000102, 0xc0000103,
+	0xc0000081,
+	0xc0000082,
+	0xc0000083,
+	0xc0000102,
+	0xc0000103,
 };
 /* What KVM has, but does not list. */
 static const uint32_t unlisted_msrs[] = { 0x1d9, 0x200, 0x201, 0x250, 0x2ff, 0x400, 0x401 };
@@ -140,13 +156,23 @@ static int create_vcpu(struct fake_kvm *f, uint32_t id)
 static int supported_cpuid(struct fake_kvm *f, struct kvm_cpuid2 *c)
 {
 	static const struct kvm_cpuid_entry2 leaves[] = {
-		{ .function = 0, .eax = 0x1f, .ebx = 0x756e6547, .ecx = 0x6c65746e,
+		{ .function = 0,
+		  .eax = 0x1f,
+		  .ebx = 0x756e6547,
+		  .ecx = 0x6c65746e,
 		  .edx = 0x49656e69 },
-		{ .function = 1, .eax = 0x906a3, .ebx = 0x55ff0800, .ecx = 0x7fffffff,
+		{ .function = 1,
+		  .eax = 0x906a3,
+		  .ebx = 0x55ff0800,
+		  .ecx = 0x7fffffff,
 		  .edx = 0xffffffff },
-		{ .function = 4, .index = 0, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+		{ .function = 4,
+		  .index = 0,
+		  .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
 		  .eax = 0xfc004121 },
-		{ .function = 4, .index = 3, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+		{ .function = 4,
+		  .index = 3,
+		  .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
 		  .eax = 0xfc1fc163 },
 		{ .function = 4, .index = 4, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX },
 		{ .function = 7, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX, .ebx = 0x1234 },
@@ -571,12 +597,24 @@ static int fake_ioctl(struct kvm *kvm, int fd, unsigned long request, uintptr_t 
 static void all_capabilities(struct fake_kvm *f)
 {
 	static const int flags[] = {
-		KVM_CAP_IRQCHIP, KVM_CAP_IRQ_INJECT_STATUS, KVM_CAP_IMMEDIATE_EXIT,
-		KVM_CAP_XSAVE, KVM_CAP_VCPU_EVENTS, KVM_CAP_DEBUGREGS, KVM_CAP_MP_STATE,
-		KVM_CAP_GET_TSC_KHZ, KVM_CAP_SREGS2, KVM_CAP_XCRS, KVM_CAP_VCPU_ATTRIBUTES,
-		KVM_CAP_TSC_CONTROL, KVM_CAP_TSC_DEADLINE_TIMER, KVM_CAP_EXCEPTION_PAYLOAD,
-		KVM_CAP_X86_TRIPLE_FAULT_EVENT, KVM_CAP_KVMCLOCK_CTRL,
-		KVM_CAP_SET_IDENTITY_MAP_ADDR, KVM_CAP_SET_TSS_ADDR,
+		KVM_CAP_IRQCHIP,
+		KVM_CAP_IRQ_INJECT_STATUS,
+		KVM_CAP_IMMEDIATE_EXIT,
+		KVM_CAP_XSAVE,
+		KVM_CAP_VCPU_EVENTS,
+		KVM_CAP_DEBUGREGS,
+		KVM_CAP_MP_STATE,
+		KVM_CAP_GET_TSC_KHZ,
+		KVM_CAP_SREGS2,
+		KVM_CAP_XCRS,
+		KVM_CAP_VCPU_ATTRIBUTES,
+		KVM_CAP_TSC_CONTROL,
+		KVM_CAP_TSC_DEADLINE_TIMER,
+		KVM_CAP_EXCEPTION_PAYLOAD,
+		KVM_CAP_X86_TRIPLE_FAULT_EVENT,
+		KVM_CAP_KVMCLOCK_CTRL,
+		KVM_CAP_SET_IDENTITY_MAP_ADDR,
+		KVM_CAP_SET_TSS_ADDR,
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(flags); i++)

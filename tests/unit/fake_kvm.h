@@ -94,10 +94,10 @@ struct fake_vcpu {
 	struct fake_exit script[FAKE_SCRIPT];
 	unsigned int nscript;
 	unsigned int at;
-	bool settling;           /* KVM_SET_SIGNAL_MASK lets a pending signal through */
-	unsigned int settled;    /* such runs */
-	uint8_t expired;         /* vector of a timer that only KVM_RUN shows, or 0 */
-	bool in_flight;          /* an exit whose instruction is not completed */
+	bool settling;                      /* KVM_SET_SIGNAL_MASK lets a pending signal through */
+	unsigned int settled;               /* such runs */
+	uint8_t expired;                    /* vector of a timer that only KVM_RUN shows, or 0 */
+	bool in_flight;                     /* an exit whose instruction is not completed */
 	struct fake_exit done[FAKE_SCRIPT]; /* completed ones, data as the guest then has it */
 	unsigned int ndone;
 	unsigned int runs;
@@ -120,7 +120,10 @@ struct fake_kvm {
 	unsigned int nvcpus;
 	struct fake_call calls[FAKE_CALLS];
 	unsigned int ncalls;
-	/* Calls of this request fail with this errno, after some that do not; so often, where not 0. */
+	/*
+	 * Calls of this request fail with this errno, after some that do not; so often, where not
+	 * 0.
+	 */
 	unsigned long fail_request;
 	int fail_error;
 	unsigned int fail_skip;

@@ -29,7 +29,11 @@ __attribute__((noinline)) void fake_random_bytes(uint32_t *state, void *buf, siz
 struct fake_exit fake_out(uint16_t port, uint8_t size, uint32_t value)
 {
 	struct fake_exit e = {
-		.reason = KVM_EXIT_IO, .addr = port, .size = size, .count = 1, .write = true,
+		.reason = KVM_EXIT_IO,
+		.addr = port,
+		.size = size,
+		.count = 1,
+		.write = true,
 	};
 
 	memcpy(e.data, &value, sizeof(value));
@@ -77,8 +81,8 @@ static void randomise_segment(struct kvm_segment *s, uint32_t *seed)
 void fake_vcpu_randomise(struct fake_vcpu *v, uint32_t seed)
 {
 	struct kvm_segment *const segments[] = {
-		&v->sregs.cs, &v->sregs.ds, &v->sregs.es, &v->sregs.fs, &v->sregs.gs, &v->sregs.ss,
-		&v->sregs.tr, &v->sregs.ldt,
+		&v->sregs.cs, &v->sregs.ds, &v->sregs.es, &v->sregs.fs,
+		&v->sregs.gs, &v->sregs.ss, &v->sregs.tr, &v->sregs.ldt,
 	};
 
 	fake_random_bytes(&seed, v->msr_value, sizeof(v->msr_value));

@@ -83,8 +83,8 @@ static void forget(struct fake_machine *f)
 	f->dev = NULL;
 }
 
-int fake_device_create(struct fake_machine *f, const struct device_class *cls,
-		       struct fdtable *fds, struct stream *stream, struct error *err)
+int fake_device_create(struct fake_machine *f, const struct device_class *cls, struct fdtable *fds,
+		       struct stream *stream, struct error *err)
 {
 	struct device_env env = {
 		.machine = &f->m,
@@ -161,7 +161,8 @@ uint32_t fake_requests(struct fake_machine *f)
 
 void fake_save(struct fake_machine *f, struct fdtable *fds, void **data, size_t *len)
 {
-	struct stream_header header = { .format = STREAM_FORMAT, .machine_version = 1,
+	struct stream_header header = { .format = STREAM_FORMAT,
+					.machine_version = 1,
 					.producer = "test" };
 	const struct device_class *cls = f->dev->cls;
 	struct error err = ERROR_INIT;

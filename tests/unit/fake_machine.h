@@ -38,8 +38,8 @@ void fake_machine_fini(struct fake_machine *f);
 /*
  * create and attach, as a cold start (fds and stream NULL: reset follows) or incoming. 0 or -errno.
  */
-int fake_device_create(struct fake_machine *f, const struct device_class *cls,
-		       struct fdtable *fds, struct stream *stream, struct error *err);
+int fake_device_create(struct fake_machine *f, const struct device_class *cls, struct fdtable *fds,
+		       struct stream *stream, struct error *err);
 void fake_device_destroy(struct fake_machine *f);
 
 /* A guest's access at an address, under the device's lock; fails the test where nobody answers. */

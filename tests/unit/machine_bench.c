@@ -39,8 +39,8 @@ static void take_event(struct machine *m, void *opaque, enum machine_event ev, c
 	size_t len = strlen(b->events);
 
 	(void)m;
-	snprintf(b->events + len, sizeof(b->events) - len, "%s%s%s ", names[ev],
-		 detail ? ":" : "", detail ? detail : "");
+	snprintf(b->events + len, sizeof(b->events) - len, "%s%s%s ", names[ev], detail ? ":" : "",
+		 detail ? detail : "");
 }
 
 static const char *no_option(const struct device_env *env, const char *name)
@@ -60,9 +60,13 @@ void bench_prepare(struct bench *b, uint32_t cpus)
 	fake_kvm_init(b->kvm);
 	assert_int_equal(loop_create(&b->loop, &err), 0);
 	b->cfg = (struct machine_config){
-		.name = "bench", .ram_size = BENCH_RAM, .cpus = cpus, .loop = b->loop,
+		.name = "bench",
+		.ram_size = BENCH_RAM,
+		.cpus = cpus,
+		.loop = b->loop,
 		.ops = { .load_boot = load_boot, .event = take_event, .opaque = b },
-		.option = no_option, .kvm = &b->kvm->kvm,
+		.option = no_option,
+		.kvm = &b->kvm->kvm,
 	};
 }
 

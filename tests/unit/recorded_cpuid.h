@@ -9,7 +9,10 @@
 #include <linux/kvm.h>
 
 #define LEAF(f, i, fl, a, b, c, d) \
-	{ .function = (f), .index = (i), .flags = (fl), .eax = (a), .ebx = (b), .ecx = (c), .edx = (d) }
+	{ \
+		.function = (f), .index = (i), .flags = (fl), .eax = (a), .ebx = (b), .ecx = (c), \
+		.edx = (d) \
+	}
 
 /* Linux 6.18, kvm_pvm, on an Intel CPU (family 6, model 0xa7) that hides much. */
 static const struct kvm_cpuid_entry2 recorded_pvm[] = {

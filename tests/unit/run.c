@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A program of unit tests, several files test_NAME.c: the main() of each was compiled as unit_NAME().
- * Arguments: which of them to run, one after the other in this process; without any, all.
+ * A program of unit tests, several files test_NAME.c: the main() of each was compiled as
+ * unit_NAME(). Arguments: which of them to run, one after the other in this process; without any,
+ * all.
  */
 #include <stdio.h>
 #include <string.h>

@@ -127,7 +127,8 @@ static void ids_name_the_machine_version(void **state)
 	begin_with_tables(&one, 1);
 	begin(&twelve);
 	assert_int_equal(acpi_write_tables(&twelve.mem, twelve.dsdt, sizeof(twelve.dsdt), 1, 12,
-					   &twelve.err), 0);
+					   &twelve.err),
+			 0);
 	for (size_t i = 0; i < 2; i++) {
 		uint64_t gpa = find_table(&one, i ? "APIC" : "FACP");
 		uint8_t *a = memory_ptr(&one.mem, gpa, HEADER_LEN);
@@ -139,9 +140,11 @@ static void ids_name_the_machine_version(void **state)
 		assert_memory_equal(a + HEADER_LEN, b + HEADER_LEN, len - HEADER_LEN);
 	}
 	assert_int_equal(acpi_write_tables(&twelve.mem, twelve.dsdt, sizeof(twelve.dsdt), 1, 0,
-					   &twelve.err), -EINVAL);
+					   &twelve.err),
+			 -EINVAL);
 	assert_int_equal(acpi_write_tables(&twelve.mem, twelve.dsdt, sizeof(twelve.dsdt), 1, 100,
-					   &twelve.err), -EINVAL);
+					   &twelve.err),
+			 -EINVAL);
 	assert_non_null(strstr(twelve.err.text, "machine version 1 to 99, not 100"));
 	end(&twelve);
 	end(&one);
@@ -232,9 +235,9 @@ static void dsdt_is_the_one_given(void **state)
 static void check_madt(uint32_t cpus)
 {
 	const uint8_t tail[] = {
-		1, 12, 0, 0, 0x00, 0x00, 0xc0, 0xfe, 0, 0, 0, 0, /* IOAPIC 0 at 0xfec00000 */
-		2, 10, 0, 9, 9, 0, 0, 0, 0x0d, 0, /* ISA 9 is GSI 9, active high, level */
-		4, 6, 0xff, 0, 0, 1, /* NMI at LINT1 of all CPUs */
+		1, 12, 0,    0, 0x00, 0x00, 0xc0, 0xfe, 0,    0, 0, 0, /* IOAPIC 0 at 0xfec00000 */
+		2, 10, 0,    9, 9,    0,    0,    0,    0x0d, 0, /* ISA 9 is GSI 9, active high, level */
+		4, 6,  0xff, 0, 0,    1,                         /* NMI at LINT1 of all CPUs */
 	};
 	struct acpi_test t;
 	uint64_t madt, at;

@@ -147,8 +147,7 @@ static void test_missing_files_are_named(void **state)
 	assert_int_equal(boot_files_open(&a, "/nowhere/vmlinuz", NULL, NULL, &f->err), -ENOENT);
 	assert_string_equal(f->err.text,
 			    "/nowhere/vmlinuz (the kernel): No such file or directory");
-	assert_int_equal(boot_files_open(&a, f->kernel, "/nowhere/initrd", NULL, &f->err),
-			 -ENOENT);
+	assert_int_equal(boot_files_open(&a, f->kernel, "/nowhere/initrd", NULL, &f->err), -ENOENT);
 	assert_non_null(strstr(f->err.text, "/nowhere/initrd (the initramfs)"));
 	/* The kernel was opened before, and is closed again. */
 	assert_int_equal(a.kernel_fd, -1);
@@ -191,12 +190,9 @@ static void test_fifo_does_not_hang(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		CASE(test_all_of_it_survives),
-		CASE(test_nothing_survives_as_nothing),
-		CASE(test_missing_descriptor),
-		CASE(test_missing_files_are_named),
-		CASE(test_too_long),
-		CASE(test_fifo_does_not_hang),
+		CASE(test_all_of_it_survives), CASE(test_nothing_survives_as_nothing),
+		CASE(test_missing_descriptor), CASE(test_missing_files_are_named),
+		CASE(test_too_long),           CASE(test_fifo_does_not_hang),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -65,7 +65,9 @@ static void recorder_init(struct recorder *r)
 }
 
 #define REGION(k, b, l) \
-	{ .kind = (k), .base = (b), .len = (l), .read = on_read, .write = on_write }
+	{ \
+		.kind = (k), .base = (b), .len = (l), .read = on_read, .write = on_write \
+	}
 
 static void test_access_reaches_its_device(void **state)
 {
@@ -98,8 +100,8 @@ static void test_nobody_answers(void **state)
 		uint64_t addr;
 		unsigned int size;
 	} holes[] = {
-		{ BUS_PIO, 0xff, 1 }, { BUS_PIO, 0xff, 2 }, { BUS_PIO, 0x108, 1 },
-		{ BUS_PIO, 0x107, 2 }, { BUS_PIO, 0x105, 4 }, { BUS_PIO, 0xffff, 4 },
+		{ BUS_PIO, 0xff, 1 },   { BUS_PIO, 0xff, 2 },        { BUS_PIO, 0x108, 1 },
+		{ BUS_PIO, 0x107, 2 },  { BUS_PIO, 0x105, 4 },       { BUS_PIO, 0xffff, 4 },
 		{ BUS_MMIO, 0x100, 8 }, { BUS_MMIO, UINT64_MAX, 8 }, { BUS_MMIO, 0, 1 },
 	};
 	struct error err = ERROR_INIT;
@@ -114,8 +116,8 @@ static void test_nobody_answers(void **state)
 
 		bus_access(&bus, holes[i].kind, holes[i].addr, &data, holes[i].size, true);
 		bus_access(&bus, holes[i].kind, holes[i].addr, &data, holes[i].size, false);
-		assert_true(data == (holes[i].size == 8 ? UINT64_MAX :
-				     (1ull << (8 * holes[i].size)) - 1));
+		assert_true(data ==
+			    (holes[i].size == 8 ? UINT64_MAX : (1ull << (8 * holes[i].size)) - 1));
 	}
 	assert_int_equal(r.reads + r.writes, 0);
 }
@@ -125,12 +127,14 @@ static void test_overlaps_are_refused(void **state)
 	static const struct bus_region first = REGION(BUS_MMIO, 0x1000, 0x100);
 	static const struct bus_region bad[] = {
 		REGION(BUS_MMIO, 0x1000, 0x100), REGION(BUS_MMIO, 0x10ff, 1),
-		REGION(BUS_MMIO, 0xfff, 2), REGION(BUS_MMIO, 0, 0x10000),
-		REGION(BUS_MMIO, 0x1050, 4), REGION(BUS_MMIO, 0, UINT64_MAX),
+		REGION(BUS_MMIO, 0xfff, 2),      REGION(BUS_MMIO, 0, 0x10000),
+		REGION(BUS_MMIO, 0x1050, 4),     REGION(BUS_MMIO, 0, UINT64_MAX),
 	};
 	static const struct bus_region good[] = {
-		REGION(BUS_MMIO, 0x1100, 1), REGION(BUS_MMIO, 0xfff, 1),
-		REGION(BUS_PIO, 0x1000, 0x100), REGION(BUS_MMIO, UINT64_MAX - 15, 16),
+		REGION(BUS_MMIO, 0x1100, 1),
+		REGION(BUS_MMIO, 0xfff, 1),
+		REGION(BUS_PIO, 0x1000, 0x100),
+		REGION(BUS_MMIO, UINT64_MAX - 15, 16),
 	};
 	struct error err = ERROR_INIT;
 	struct bus bus = { 0 };

@@ -226,14 +226,23 @@ static void check_e820(uint64_t ram, const struct boot_e820_entry *want, unsigne
 	test_end(&t);
 }
 
-#define E820_LOW { 0, 0x9fc00, 1 }, { 0x9fc00, 0x60400, 2 }
-#define E820_HOLE { 0xe0000000, 0x100000, 2 }, { 0xfec00000, 0x1000, 2 }, \
-		  { 0xfee00000, 0x1000, 2 }, { 0xfffbc000, 0x4000, 2 }
+#define E820_LOW \
+	{ 0, 0x9fc00, 1 }, \
+	{ \
+		0x9fc00, 0x60400, 2 \
+	}
+#define E820_HOLE \
+	{ 0xe0000000, 0x100000, 2 }, { 0xfec00000, 0x1000, 2 }, { 0xfee00000, 0x1000, 2 }, \
+	{ \
+		0xfffbc000, 0x4000, 2 \
+	}
 
 static void e820_at_256_mib(void **state)
 {
 	const struct boot_e820_entry want[] = {
-		E820_LOW, { 0x100000, 0xff00000, 1 }, E820_HOLE,
+		E820_LOW,
+		{ 0x100000, 0xff00000, 1 },
+		E820_HOLE,
 	};
 
 	(void)state;
@@ -243,7 +252,9 @@ static void e820_at_256_mib(void **state)
 static void e820_at_3_gib(void **state)
 {
 	const struct boot_e820_entry want[] = {
-		E820_LOW, { 0x100000, 0xbff00000, 1 }, E820_HOLE,
+		E820_LOW,
+		{ 0x100000, 0xbff00000, 1 },
+		E820_HOLE,
 	};
 
 	(void)state;
@@ -253,7 +264,10 @@ static void e820_at_3_gib(void **state)
 static void e820_at_5_gib(void **state)
 {
 	const struct boot_e820_entry want[] = {
-		E820_LOW, { 0x100000, 0xbff00000, 1 }, E820_HOLE, { 0x100000000, 0x80000000, 1 },
+		E820_LOW,
+		{ 0x100000, 0xbff00000, 1 },
+		E820_HOLE,
+		{ 0x100000000, 0x80000000, 1 },
 	};
 
 	(void)state;
@@ -518,8 +532,8 @@ static void random_headers_do_no_harm(void **state)
 	for (int i = 0; i < 3000; i++) {
 		bz_make(&bz);
 		for (uint32_t n = next_random(&seed) % 4; n > 0; n--)
-			((uint8_t *)&bz.hdr)[next_random(&seed) % sizeof(bz.hdr)] =
-				(uint8_t)next_random(&seed);
+			((uint8_t *)&bz.hdr)[next_random(&seed) % sizeof(bz.hdr)] = (uint8_t)
+				next_random(&seed);
 		t.src.kernel_fd = bz_fd(&bz, BZ_FILE_LEN);
 		t.err = ERROR_INIT;
 		if (test_load(&t) == 0) {

@@ -20,8 +20,8 @@
 
 static void unknown_backends_are_refused(void **state)
 {
-	static const char *const specs[] = { "", "modem", "tt", "ttyx", "tty=", "null=x", "file",
-					     "file=", "socket", "socket=", "=x" };
+	static const char *const specs[] = { "",     "modem", "tt",     "ttyx",    "tty=", "null=x",
+					     "file", "file=", "socket", "socket=", "=x" };
 	struct sink *s = *state;
 
 	for (size_t i = 0; i < ARRAY_SIZE(specs); i++)

@@ -46,10 +46,12 @@ static int check(const struct command_member *known, const char *json, struct er
 static void test_what_is_right(void **state)
 {
 	static const char *const right[] = {
-		"{\"name\":\"\"}", "{\"name\":\"a\",\"on\":false,\"lamps\":[]}",
+		"{\"name\":\"\"}",
+		"{\"name\":\"a\",\"on\":false,\"lamps\":[]}",
 		"{\"name\":\"a\",\"lamps\":[{\"colour\":\"red\",\"watts\":-1},"
 		"{\"colour\":\"green\"}]}",
-		"{\"name\":\"a\",\"other\":null}", "{\"name\":\"a\",\"other\":[{\"x\":1.5}]}",
+		"{\"name\":\"a\",\"other\":null}",
+		"{\"name\":\"a\",\"other\":[{\"x\":1.5}]}",
 	};
 	struct error err;
 

@@ -190,8 +190,10 @@ static void test_regions_do_not_overlap(void **state)
 {
 	/* KVM's own: PIC, ELCR. */
 	static const struct bus_region kernel[] = {
-		{ BUS_PIO, 0x20, 2, NULL, NULL }, { BUS_PIO, 0xa0, 2, NULL, NULL },
-		{ BUS_PIO, 0x4d0, 2, NULL, NULL }, { BUS_MMIO, 0xfec00000, 0x100, NULL, NULL },
+		{ BUS_PIO, 0x20, 2, NULL, NULL },
+		{ BUS_PIO, 0xa0, 2, NULL, NULL },
+		{ BUS_PIO, 0x4d0, 2, NULL, NULL },
+		{ BUS_MMIO, 0xfec00000, 0x100, NULL, NULL },
 		{ BUS_MMIO, 0xfee00000, 0x100000, NULL, NULL },
 	};
 	const struct bus_region *all[BUS_MAX_REGIONS];

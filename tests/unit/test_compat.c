@@ -28,43 +28,42 @@ struct lamp_device {
 	struct lamp guest;
 };
 
-#define LAMP_STATE(table, ...) { \
-	.name = "lamp", .version = 1, .min_version = 1, .size = sizeof(struct lamp), \
-	.fields = (table), __VA_ARGS__ }
-#define LAMP_CLASS(vms) { \
-	.name = "lamp", .since = 1, .size = sizeof(struct lamp_device), \
-	.guest_offset = offsetof(struct lamp_device, guest), .guest_size = sizeof(struct lamp), \
-	.state = (vms) }
-#define TABLE(...) { &irqchip_class, &clock_class, __VA_ARGS__, NULL }
+#define LAMP_STATE(table, ...) \
+	{ \
+		.name = "lamp", .version = 1, .min_version = 1, .size = sizeof(struct lamp), \
+		.fields = (table), __VA_ARGS__ \
+	}
+#define LAMP_CLASS(vms) \
+	{ \
+		.name = "lamp", .since = 1, .size = sizeof(struct lamp_device), \
+		.guest_offset = offsetof(struct lamp_device, guest), \
+		.guest_size = sizeof(struct lamp), .state = (vms) \
+	}
+#define TABLE(...) \
+	{ \
+		&irqchip_class, &clock_class, __VA_ARGS__, NULL \
+	}
 
-static const struct vmstate_field fields_1[] = {
-	VMSTATE_U8(struct lamp, on),
-	VMSTATE_END
-};
+static const struct vmstate_field fields_1[] = { VMSTATE_U8(struct lamp, on), VMSTATE_END };
 static const struct vmstate state_1 = LAMP_STATE(fields_1);
 static const struct device_class lamp_1 = LAMP_CLASS(&state_1);
 static const struct device_class *const table_1[] = TABLE(&lamp_1);
 static const struct machine_model release_1 = { table_1, 1 };
 
 /* "Adding a field" */
-#define DIMMER VMSTATE_SCALAR_(struct lamp, dimmer, uint8_t, FIELD_U8, \
-			       VMSTATE_HAS_DEFAULT | VMSTATE_IGNORABLE, 100)
+#define DIMMER \
+	VMSTATE_SCALAR_(struct lamp, dimmer, uint8_t, FIELD_U8, \
+			VMSTATE_HAS_DEFAULT | VMSTATE_IGNORABLE, 100)
 static const struct vmstate_field fields_colour[] = {
-	VMSTATE_U8(struct lamp, on),
-	VMSTATE_U8_DEF(struct lamp, colour, 7),
-	DIMMER,
-	VMSTATE_END
+	VMSTATE_U8(struct lamp, on), VMSTATE_U8_DEF(struct lamp, colour, 7), DIMMER, VMSTATE_END
 };
 static const struct vmstate state_colour = LAMP_STATE(fields_colour);
 static const struct device_class lamp_colour = LAMP_CLASS(&state_colour);
 static const struct device_class *const table_colour[] = TABLE(&lamp_colour);
 static const struct machine_model with_colour = { table_colour, 1 };
 
-static const struct vmstate_field fields_dimmer[] = {
-	VMSTATE_U8(struct lamp, on),
-	DIMMER,
-	VMSTATE_END
-};
+static const struct vmstate_field fields_dimmer[] = { VMSTATE_U8(struct lamp, on), DIMMER,
+						      VMSTATE_END };
 static const struct vmstate state_dimmer = LAMP_STATE(fields_dimmer);
 static const struct device_class lamp_dimmer = LAMP_CLASS(&state_dimmer);
 static const struct device_class *const table_dimmer[] = TABLE(&lamp_dimmer);
@@ -77,13 +76,16 @@ static bool lamp_blinks(const void *data)
 }
 
 static const struct vmstate_field fields_blink[] = {
-	VMSTATE_U8_DEF(struct lamp, blinking, 0),
-	VMSTATE_U32_DEF(struct lamp, period_ms, 500),
+	VMSTATE_U8_DEF(struct lamp, blinking, 0), VMSTATE_U32_DEF(struct lamp, period_ms, 500),
 	VMSTATE_END
 };
 static const struct vmstate blink_vmstate = {
-	.name = "blink", .version = 1, .min_version = 1, .size = sizeof(struct lamp),
-	.fields = fields_blink, .needed = lamp_blinks,
+	.name = "blink",
+	.version = 1,
+	.min_version = 1,
+	.size = sizeof(struct lamp),
+	.fields = fields_blink,
+	.needed = lamp_blinks,
 };
 static const struct vmstate *const blink_subsections[] = { &blink_vmstate, NULL };
 static const struct vmstate state_blink = LAMP_STATE(fields_1, .subsections = blink_subsections);
@@ -93,8 +95,8 @@ static const struct machine_model with_blink = { table_blink, 1 };
 
 /* "Removing a field": release 3 still sends it and can do without, release 4 has none */
 static const struct vmstate_field fields_3[] = {
-	VMSTATE_SCALAR_(struct lamp, on, uint8_t, FIELD_U8,
-			VMSTATE_HAS_DEFAULT | VMSTATE_IGNORABLE, 0),
+	VMSTATE_SCALAR_(struct lamp, on, uint8_t, FIELD_U8, VMSTATE_HAS_DEFAULT | VMSTATE_IGNORABLE,
+			0),
 	VMSTATE_END
 };
 static const struct vmstate state_3 = LAMP_STATE(fields_3);
@@ -102,9 +104,7 @@ static const struct device_class lamp_3 = LAMP_CLASS(&state_3);
 static const struct device_class *const table_3[] = TABLE(&lamp_3);
 static const struct machine_model release_3 = { table_3, 1 };
 
-static const struct vmstate_field fields_4[] = {
-	VMSTATE_END
-};
+static const struct vmstate_field fields_4[] = { VMSTATE_END };
 static const struct vmstate state_4 = LAMP_STATE(fields_4);
 static const struct device_class lamp_4 = LAMP_CLASS(&state_4);
 static const struct device_class *const table_4[] = TABLE(&lamp_4);
@@ -121,8 +121,12 @@ static int percent_post_load(void *data, uint32_t version, struct error *err)
 }
 
 static const struct vmstate state_percent = {
-	.name = "lamp", .version = 2, .min_version = 1, .size = sizeof(struct lamp),
-	.fields = fields_1, .post_load = percent_post_load,
+	.name = "lamp",
+	.version = 2,
+	.min_version = 1,
+	.size = sizeof(struct lamp),
+	.fields = fields_1,
+	.post_load = percent_post_load,
 };
 static const struct device_class lamp_percent = LAMP_CLASS(&state_percent);
 static const struct device_class *const table_percent[] = TABLE(&lamp_percent);
@@ -133,7 +137,9 @@ static const struct machine_model with_percent = { table_percent, 1 };
 
 struct scratch {
 	struct device dev;
-	struct { uint8_t value; } guest;
+	struct {
+		uint8_t value;
+	} guest;
 	int fd;
 };
 
@@ -157,15 +163,25 @@ static const struct vmstate_field scratch_fields[] = {
 	VMSTATE_END
 };
 static const struct vmstate scratch_vmstate = {
-	.name = "scratch", .version = 1, .min_version = 1, .size = 1, .fields = scratch_fields,
+	.name = "scratch",
+	.version = 1,
+	.min_version = 1,
+	.size = 1,
+	.fields = scratch_fields,
 };
 static const char *const scratch_fds[] = { "scratch-paper", NULL };
 static const struct takeover_kind scratch_host = { .fds = scratch_fds };
 static const struct device_class scratch_class = {
-	.name = "scratch", .since = 2, .size = sizeof(struct scratch),
-	.guest_offset = offsetof(struct scratch, guest), .guest_size = 1,
-	.state = &scratch_vmstate, .regions = scratch_regions, .nregions = 1,
-	.host = &scratch_host, .reset = scratch_reset,
+	.name = "scratch",
+	.since = 2,
+	.size = sizeof(struct scratch),
+	.guest_offset = offsetof(struct scratch, guest),
+	.guest_size = 1,
+	.state = &scratch_vmstate,
+	.regions = scratch_regions,
+	.nregions = 1,
+	.host = &scratch_host,
+	.reset = scratch_reset,
 };
 static const struct device_class *const table_scratch[] = TABLE(&lamp_1, &scratch_class);
 static const struct machine_model release_2 = { table_scratch, 2 };
@@ -196,8 +212,8 @@ static struct lamp *lamp_of(struct bench *b)
 }
 
 /*
- * version 0: the newest of the model. Not on the stack: vCPU threads of a case that failed wait in it
- * for ever.
+ * version 0: the newest of the model. Not on the stack: vCPU threads of a case that failed wait in
+ * it for ever.
  */
 static struct trip *start(const struct machine_model *model, uint32_t version)
 {
@@ -447,10 +463,14 @@ static void descriptors_follow_the_version(void **state)
 	struct trip *t;
 
 	(void)state;
-	/* A machine of version 1 has no paper, and a molt that knows of it says so as one that does not. */
+	/*
+	 * A machine of version 1 has no paper, and a molt that knows of it says so as one that does
+	 * not.
+	 */
 	t = start(&release_2, 1);
 	bench_save(&t->from, &t->st, 1);
-	assert_int_equal(fdtable_add(t->st.fds, "scratch-paper", 0, t->from.kvm->kvm.fd, &t->err), 0);
+	assert_int_equal(fdtable_add(t->st.fds, "scratch-paper", 0, t->from.kvm->kvm.fd, &t->err),
+			 0);
 	check(t, &release_2);
 	assert_string_equal(t->reason, "no owner for descriptor 'scratch-paper' 0");
 	t->reason[0] = '\0';

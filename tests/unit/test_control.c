@@ -26,9 +26,10 @@ static void test_greeting(void **state)
 	struct bench *b = *state;
 	int fd = bench_connect(b);
 
-	bench_expect(b, fd, "{\"QMP\": {\"version\": {\"qemu\": {\"major\": 10, \"minor\": 2, "
-			    "\"micro\": 0}, \"package\": \"molt " MOLT_VERSION "\"}, "
-			    "\"capabilities\": []}}");
+	bench_expect(b, fd,
+		     "{\"QMP\": {\"version\": {\"qemu\": {\"major\": 10, \"minor\": 2, "
+		     "\"micro\": 0}, \"package\": \"molt " MOLT_VERSION "\"}, "
+		     "\"capabilities\": []}}");
 	close(fd);
 }
 
@@ -39,8 +40,9 @@ static void test_only_negotiation_at_first(void **state)
 
 	bench_say(fd, "{\"execute\":\"echo\",\"arguments\":{\"value\":1}}{\"execute\":\"x\"}");
 	for (int i = 0; i < 2; i++)
-		bench_expect(b, fd, NOT_FOUND("Expecting capabilities negotiation with "
-					      "'qmp_capabilities'"));
+		bench_expect(b, fd,
+			     NOT_FOUND("Expecting capabilities negotiation with "
+				       "'qmp_capabilities'"));
 	close(fd);
 }
 
@@ -50,8 +52,9 @@ static void test_only_one_negotiation(void **state)
 	int fd = bench_client(b);
 
 	bench_say(fd, NEGOTIATE);
-	bench_expect(b, fd, NOT_FOUND("Capabilities negotiation is already complete, "
-				      "command ignored"));
+	bench_expect(b, fd,
+		     NOT_FOUND("Capabilities negotiation is already complete, "
+			       "command ignored"));
 	close(fd);
 }
 
@@ -78,37 +81,51 @@ static void test_id_comes_back(void **state)
 		      "\"id\":{\"n\":null}}");
 	bench_expect(b, fd, "{\"return\": [1, \"\\u00E9\"], \"id\": {\"n\":null}}");
 	bench_say(fd, "{\"id\":7,\"execute\":\"nope\"}");
-	bench_expect(b, fd, "{\"error\": {\"class\": \"CommandNotFound\", \"desc\": "
-			    "\"The command nope has not been found\"}, \"id\": 7}");
+	bench_expect(b, fd,
+		     "{\"error\": {\"class\": \"CommandNotFound\", \"desc\": "
+		     "\"The command nope has not been found\"}, \"id\": 7}");
 	bench_say(fd, "{\"id\":8,\"exec-oob\":\"echo\"}");
-	bench_expect(b, fd, "{\"error\": {\"class\": \"GenericError\", \"desc\": "
-			    "\"QMP input member 'exec-oob' is unexpected\"}, \"id\": 8}");
+	bench_expect(b, fd,
+		     "{\"error\": {\"class\": \"GenericError\", \"desc\": "
+		     "\"QMP input member 'exec-oob' is unexpected\"}, \"id\": 8}");
 	close(fd);
 }
 
 /* Byte for byte, whatever becomes of the request. */
 static void test_any_value_is_an_id(void **state)
 {
-	static const char *const ids[] = { "18446744073709551616", "1e999", "-0.10", "\"\\u0000\"",
-					   "[1,  {\"a\":9223372036854775808}]", "null" };
+	static const char *const ids[] = {
+		"18446744073709551616",
+		"1e999",
+		"-0.10",
+		"\"\\u0000\"",
+		"[1,  {\"a\":9223372036854775808}]",
+		"null"
+	};
 	struct bench *b = *state;
 	int fd = bench_client(b);
 	char text[512], expected[512];
 
 	for (size_t i = 0; i < ARRAY_SIZE(ids); i++) {
-		snprintf(text, sizeof(text), "{\"execute\":\"echo\","
+		snprintf(text, sizeof(text),
+			 "{\"execute\":\"echo\","
 			 "\"arguments\":{\"value\":1},\"id\":%s}"
 			 "{\"id\":%s,\"execute\":\"fail\"}"
-			 "{\"id\":%s,\"execute\":\"nope\"}", ids[i], ids[i], ids[i]);
+			 "{\"id\":%s,\"execute\":\"nope\"}",
+			 ids[i], ids[i], ids[i]);
 		bench_say(fd, text);
 		snprintf(expected, sizeof(expected), "{\"return\": 1, \"id\": %s}", ids[i]);
 		bench_expect(b, fd, expected);
-		snprintf(expected, sizeof(expected), "{\"error\": {\"class\": \"GenericError\", "
-			 "\"desc\": \"no such thing: 'caf?'\"}, \"id\": %s}", ids[i]);
+		snprintf(expected, sizeof(expected),
+			 "{\"error\": {\"class\": \"GenericError\", "
+			 "\"desc\": \"no such thing: 'caf?'\"}, \"id\": %s}",
+			 ids[i]);
 		bench_expect(b, fd, expected);
-		snprintf(expected, sizeof(expected), "{\"error\": {\"class\": "
+		snprintf(expected, sizeof(expected),
+			 "{\"error\": {\"class\": "
 			 "\"CommandNotFound\", \"desc\": "
-			 "\"The command nope has not been found\"}, \"id\": %s}", ids[i]);
+			 "\"The command nope has not been found\"}, \"id\": %s}",
+			 ids[i]);
 		bench_expect(b, fd, expected);
 	}
 	close(fd);
@@ -117,11 +134,14 @@ static void test_any_value_is_an_id(void **state)
 static void test_errors_of_the_parser_carry_the_id(void **state)
 {
 	static const char *const bad[] = {
-		"{\"execute\": stop, \"id\": 7}", "{\"id\": 7, \"execute\": }",
+		"{\"execute\": stop, \"id\": 7}",
+		"{\"id\": 7, \"execute\": }",
 		"{\"id\":7,\"execute\":\"echo\",\"arguments\":{\"value\":1e999}}",
-		"{\"id\":7,\"execute\":\"\xff", "{\"id\":7,\"execute\":]",
+		"{\"id\":7,\"execute\":\"\xff",
+		"{\"id\":7,\"execute\":]",
 		"{\"id\":7,\"x\":[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[",
-		"{\"id\":7,\"execute\":1}", "{\"id\":7}",
+		"{\"id\":7,\"execute\":1}",
+		"{\"id\":7}",
 	};
 	struct bench *b = *state;
 	int fd = bench_client(b);
@@ -177,15 +197,17 @@ static void test_server_commands(void **state)
 	int fd = bench_client(b);
 
 	bench_say(fd, "{\"execute\":\"query-commands\"}");
-	bench_expect(b, fd, "{\"return\": [{\"name\": \"qmp_capabilities\"}, "
-			    "{\"name\": \"query-version\"}, {\"name\": \"query-commands\"}, "
-			    "{\"name\": \"query-qmp-schema\"}, "
+	bench_expect(b, fd,
+		     "{\"return\": [{\"name\": \"qmp_capabilities\"}, "
+		     "{\"name\": \"query-version\"}, {\"name\": \"query-commands\"}, "
+		     "{\"name\": \"query-qmp-schema\"}, "
 		     "{\"name\": \"getfd\"}, {\"name\": \"closefd\"}, "
-			    "{\"name\": \"echo\"}, {\"name\": \"fail\"}, {\"name\": \"later\"}, "
-			    "{\"name\": \"from-within\"}]}");
+		     "{\"name\": \"echo\"}, {\"name\": \"fail\"}, {\"name\": \"later\"}, "
+		     "{\"name\": \"from-within\"}]}");
 	bench_say(fd, "{\"execute\":\"query-version\"}");
-	bench_expect(b, fd, "{\"return\": {\"qemu\": {\"major\": 10, \"minor\": 2, \"micro\": 0}, "
-			    "\"package\": \"molt " MOLT_VERSION "\"}}");
+	bench_expect(b, fd,
+		     "{\"return\": {\"qemu\": {\"major\": 10, \"minor\": 2, \"micro\": 0}, "
+		     "\"package\": \"molt " MOLT_VERSION "\"}}");
 	close(fd);
 }
 
@@ -224,8 +246,9 @@ static void test_later_answer(void **state)
 	bench_expect_nothing(b, fd);
 	err_set(&err, EBUSY, "not now");
 	control_reply(b->control, b->async.client, "true", NULL, &err);
-	bench_expect(b, fd, "{\"error\": {\"class\": \"GenericError\", \"desc\": \"not now\"}, "
-			    "\"id\": true}");
+	bench_expect(b, fd,
+		     "{\"error\": {\"class\": \"GenericError\", \"desc\": \"not now\"}, "
+		     "\"id\": true}");
 	control_reply(b->control, b->async.client, "18446744073709551616", json_true(), NULL);
 	bench_expect(b, fd, "{\"return\": true, \"id\": 18446744073709551616}");
 	/* From a stream that was tampered with. */
@@ -307,8 +330,10 @@ static void test_byte_by_byte(void **state)
 
 static void test_garbage_costs_one_error_each(void **state)
 {
-	static const char *const garbage[] = { "nonsense ", "{\"execute\": }", "\xff", "[1,}",
-					       "{\"execute\":\"\xc3(\"}", "{\"open\":[\"\x01" };
+	static const char *const garbage[] = {
+		"nonsense ", "{\"execute\": }",         "\xff",
+		"[1,}",      "{\"execute\":\"\xc3(\"}", "{\"open\":[\"\x01"
+	};
 	struct bench *b = *state;
 	int fd = bench_client(b);
 	char line[512];
@@ -438,8 +463,10 @@ static void test_requests_far_ahead(void **state)
 
 	while (got < 10000) {
 		while (sent < 10000) {
-			int n = snprintf(text, sizeof(text), "{\"execute\":\"echo\",\"arguments\":"
-					 "{\"value\":%05u}}", 10000 + sent);
+			int n = snprintf(text, sizeof(text),
+					 "{\"execute\":\"echo\",\"arguments\":"
+					 "{\"value\":%05u}}",
+					 10000 + sent);
 
 			if (send(fd, text, (size_t)n, MSG_DONTWAIT | MSG_NOSIGNAL) != n)
 				break;

@@ -134,8 +134,7 @@ static void test_names(void **state)
 	ask(f, "query-name", "{\"return\": {\"name\": \"web1\"}}");
 	for (uint8_t i = 0; i < 16; i++)
 		f->machine.uuid[i] = (uint8_t)(i << 4 | i);
-	ask(f, "query-uuid",
-	    "{\"return\": {\"UUID\": \"00112233-4455-6677-8899-aabbccddeeff\"}}");
+	ask(f, "query-uuid", "{\"return\": {\"UUID\": \"00112233-4455-6677-8899-aabbccddeeff\"}}");
 }
 
 static void test_stop_and_cont_are_idempotent(void **state)

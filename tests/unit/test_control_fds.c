@@ -29,8 +29,10 @@ static void say_with(int client, const char *text, int fd, unsigned int n)
 	} rights = { .buf = { 0 } };
 	struct iovec iov = { .iov_base = (char *)(uintptr_t)text, .iov_len = strlen(text) };
 	struct msghdr msg = {
-		.msg_iov = &iov, .msg_iovlen = 1,
-		.msg_control = rights.buf, .msg_controllen = CMSG_SPACE(n * sizeof(int)),
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = rights.buf,
+		.msg_controllen = CMSG_SPACE(n * sizeof(int)),
 	};
 	struct cmsghdr *cmsg = CMSG_FIRSTHDR(&msg);
 
@@ -136,7 +138,8 @@ static void test_bad_names(void **state)
 	bench_expect(&b, client, GENERIC("Parameter 'fdname' expects a name"));
 	bench_say(client, "{\"execute\":\"getfd\"}");
 	bench_expect(&b, client, GENERIC("Parameter 'fdname' is missing"));
-	bench_say(client, GETFD("a23456789a23456789a23456789a23456789a23456789a23456789a234567890"));
+	bench_say(client,
+		  GETFD("a23456789a23456789a23456789a23456789a23456789a23456789a234567890"));
 	bench_expect(&b, client, GENERIC("Parameter 'fdname' is longer than 63 bytes"));
 	close(client);
 	bench_fini(&b);

@@ -95,8 +95,9 @@ static void test_negotiation_survives(void **state)
 	hand_over(&old, &new);
 	control_start(new.control);
 	bench_say(greeted, request);
-	bench_expect(&new, greeted, NOT_FOUND("Expecting capabilities negotiation with "
-					      "'qmp_capabilities'"));
+	bench_expect(&new, greeted,
+		     NOT_FOUND("Expecting capabilities negotiation with "
+			       "'qmp_capabilities'"));
 	bench_say(fd, request);
 	bench_expect(&new, fd, "{\"return\": \"a}\\\"\"}");
 	close(fd);

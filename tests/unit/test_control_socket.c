@@ -200,7 +200,7 @@ static void test_out_of_descriptors(void **state)
 	assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
 	while ((fds[n] = dup(fd)) >= 0)
 		n++;
-	log_set_level((enum log_level)-1); /* the complaint is expected */
+	log_set_level((enum log_level) - 1); /* the complaint is expected */
 	bench_expect_hangup(b, fd);
 	log_set_level(LOG_LEVEL_ERROR);
 	while (n)

@@ -40,7 +40,10 @@ static void make(uint32_t id, uint32_t cpus)
 	struct error err = ERROR_INIT;
 
 	const struct cpuid_config cfg = {
-		.id = id, .cpus = cpus, .tsc_khz = KHZ, .model = CPU_MODEL_HOST,
+		.id = id,
+		.cpus = cpus,
+		.tsc_khz = KHZ,
+		.model = CPU_MODEL_HOST,
 	};
 
 	assert_int_equal(cpuid_make(st, &fake->kvm, &cfg, &err), 0);

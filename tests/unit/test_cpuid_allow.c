@@ -66,7 +66,9 @@ static uint32_t guest_sees(uint32_t function, uint32_t index, enum cpuid_reg reg
 static bool gets_through(uint32_t function, uint32_t index, enum cpuid_reg reg, uint32_t bit)
 {
 	struct kvm_cpuid_entry2 e = {
-		.function = function, .index = index, .flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+		.function = function,
+		.index = index,
+		.flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
 	};
 	uint32_t without;
 
@@ -163,9 +165,11 @@ static void test_what_has_no_row_is_not_offered(void **state)
 	for (size_t i = 0; i < ARRAY_SIZE(without_row); i++)
 		for (enum cpuid_reg reg = CPUID_EAX; reg < CPUID_REGS; reg++)
 			for (uint32_t bit = 1; bit; bit <<= 1)
-				if ((without_row[i].reg == reg || without_row[i].reg == CPUID_REGS) &&
+				if ((without_row[i].reg == reg ||
+				     without_row[i].reg == CPUID_REGS) &&
 				    (without_row[i].mask & bit) &&
-				    gets_through(without_row[i].function, without_row[i].index, reg, bit))
+				    gets_through(without_row[i].function, without_row[i].index, reg,
+						 bit))
 					fail_msg("%s", without_row[i].what);
 }
 
@@ -179,7 +183,8 @@ static void check_bit(uint32_t function, uint32_t index, enum cpuid_reg reg, uin
 		return;
 	b = rule_for(function, index, reg, bit);
 	if (!b)
-		fail_msg("leaf %#x.%u register %u bit %#x is in no rule", function, index, reg, bit);
+		fail_msg("leaf %#x.%u register %u bit %#x is in no rule", function, index, reg,
+			 bit);
 	if (b->needs == CPUID_NO_STATE)
 		return;
 	assert_true(b->needs < VCPU_KINDS);
@@ -203,15 +208,21 @@ static void check_leaf(uint32_t function, uint32_t index)
 static void test_every_bit_of_every_leaf(void **state)
 {
 	static const uint32_t ranges[][2] = {
-		{ 0x0, 0x40 }, { 0x20000000, 0x20000001 }, { 0x40000000, 0x40000014 },
-		{ 0x40000100, 0x40000102 }, { 0x80000000, 0x80000030 }, { 0x80860000, 0x80860001 },
-		{ 0xc0000000, 0xc0000008 }, { 0xffffffff, 0xffffffff },
+		{ 0x0, 0x40 },
+		{ 0x20000000, 0x20000001 },
+		{ 0x40000000, 0x40000014 },
+		{ 0x40000100, 0x40000102 },
+		{ 0x80000000, 0x80000030 },
+		{ 0x80860000, 0x80860001 },
+		{ 0xc0000000, 0xc0000008 },
+		{ 0xffffffff, 0xffffffff },
 	};
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(ranges); i++)
 		for (uint32_t n = 0; n <= ranges[i][1] - ranges[i][0]; n++)
-			for (uint32_t index = 0; index < (ranges[i][0] + n == 0xd ? 64 : 4); index++)
+			for (uint32_t index = 0; index < (ranges[i][0] + n == 0xd ? 64 : 4);
+			     index++)
 				check_leaf(ranges[i][0] + n, index);
 }
 
@@ -320,8 +331,16 @@ static void test_recorded_host_with_shadow_stacks(void **state)
 	entry(e, n, 7, 0)->ecx |= 1u << 7;
 	entry(e, n, 7, 0)->edx |= 1u << 20;
 	entry(e, n, 0xd, 1)->ecx |= 3u << 11;
-	e[n] = (struct kvm_cpuid_entry2){ .function = 0xd, .index = 11, .flags = 1, .eax = 16, .ecx = 1 };
-	e[n + 1] = (struct kvm_cpuid_entry2){ .function = 0xd, .index = 12, .flags = 1, .eax = 24, .ecx = 1 };
+	e[n] = (struct kvm_cpuid_entry2){ .function = 0xd,
+					  .index = 11,
+					  .flags = 1,
+					  .eax = 16,
+					  .ecx = 1 };
+	e[n + 1] = (struct kvm_cpuid_entry2){ .function = 0xd,
+					      .index = 12,
+					      .flags = 1,
+					      .eax = 24,
+					      .ecx = 1 };
 	offer(e, n + 2);
 	is_as_in_0_1_0(recorded_pvm, n);
 	assert_int_equal(guest_sees(0xd, 11, CPUID_EAX), 0);
@@ -334,9 +353,13 @@ static void test_xsave_sizes_are_those_of_what_is_left(void **state)
 	static const struct kvm_cpuid_entry2 host[] = {
 		LEAF(0xd, 0, 1, 0x2e7, 0xa88, 0xa88, 0),
 		LEAF(0xd, 1, 1, 0xf, 0x9b0, 0x1800, 0), /* x87, SSE, AVX, AVX-512, PKRU and CET */
-		LEAF(0xd, 2, 1, 256, 576, 0, 0), LEAF(0xd, 5, 1, 64, 1088, 0, 0),
-		LEAF(0xd, 6, 1, 512, 1152, 0, 0), LEAF(0xd, 7, 1, 1024, 1664, 0, 0),
-		LEAF(0xd, 9, 1, 8, 2688, 0, 0), LEAF(0xd, 11, 1, 16, 0, 1, 0), LEAF(0xd, 12, 1, 24, 0, 1, 0),
+		LEAF(0xd, 2, 1, 256, 576, 0, 0),
+		LEAF(0xd, 5, 1, 64, 1088, 0, 0),
+		LEAF(0xd, 6, 1, 512, 1152, 0, 0),
+		LEAF(0xd, 7, 1, 1024, 1664, 0, 0),
+		LEAF(0xd, 9, 1, 8, 2688, 0, 0),
+		LEAF(0xd, 11, 1, 16, 0, 1, 0),
+		LEAF(0xd, 12, 1, 24, 0, 1, 0),
 	};
 
 	(void)state;
@@ -354,7 +377,10 @@ static void test_too_many_leaves(void **state)
 
 	(void)state;
 	for (uint32_t i = 0; i < VCPU_CPUID_MAX; i++)
-		many[i] = (struct kvm_cpuid_entry2){ .function = 4, .index = i, .flags = 1, .eax = 0x121 };
+		many[i] = (struct kvm_cpuid_entry2){ .function = 4,
+						     .index = i,
+						     .flags = 1,
+						     .eax = 0x121 };
 	fake->cpuid = many;
 	fake->ncpuid = VCPU_CPUID_MAX;
 	assert_int_equal(cpuid_make(st, &fake->kvm, &cfg, &err), -E2BIG);

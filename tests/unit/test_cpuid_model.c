@@ -63,7 +63,10 @@ static struct kvm_cpuid_entry2 *leaf(struct host *h, uint32_t function, uint32_t
 static void everything(struct host *h, const char *vendor, uint32_t widths)
 {
 	static const uint32_t areas[][3] = {
-		{ 2, 256, 576 }, { 5, 64, 1088 }, { 6, 512, 1152 }, { 7, 1024, 1664 },
+		{ 2, 256, 576 },
+		{ 5, 64, 1088 },
+		{ 6, 512, 1152 },
+		{ 7, 1024, 1664 },
 	};
 
 	memset(h, 0, sizeof(*h));
@@ -72,8 +75,9 @@ static void everything(struct host *h, const char *vendor, uint32_t widths)
 
 		for (enum cpuid_reg reg = CPUID_EAX; reg < CPUID_REGS; reg++)
 			if ((r->reg == reg || r->reg == CPUID_REGS) && r->index < 8)
-				*cpuid_reg(leaf(h, r->function, r->index), reg) |=
-					cpuid_allowed(&fake->kvm, r->function, r->index, reg);
+				*cpuid_reg(leaf(h, r->function, r->index),
+					   reg) |= cpuid_allowed(&fake->kvm, r->function, r->index,
+								 reg);
 	}
 	memcpy(&leaf(h, 0, 0)->ebx, vendor, 12);
 	leaf(h, 0, 0)->eax = 0x24;
@@ -134,8 +138,21 @@ static bool has(struct vcpu_state *st, const char *name)
 static void test_the_same_on_two_hosts(void **state)
 {
 	static const char *const beyond_v3[] = {
-		"avx512f", "pcid", "constant_tsc", "rdtscp", "erms", "smep", "xsaveopt", "xsaves", "aes",
-		"kvm_steal_time", "kvm_async_pf", "spec_ctrl", "arch_capabilities", "pdpe1gb", "la57",
+		"avx512f",
+		"pcid",
+		"constant_tsc",
+		"rdtscp",
+		"erms",
+		"smep",
+		"xsaveopt",
+		"xsaves",
+		"aes",
+		"kvm_steal_time",
+		"kvm_async_pf",
+		"spec_ctrl",
+		"arch_capabilities",
+		"pdpe1gb",
+		"la57",
 	};
 
 	(void)state;
@@ -238,8 +255,9 @@ static void test_all_that_is_missing_is_named(void **state)
 	memcpy(h.e, recorded_pvm, sizeof(recorded_pvm));
 	make_model(&h, "x86-64-v1", &a);
 	assert_int_equal(try_model(&h, "x86-64-v2", &a, &err), -ENOTSUP);
-	assert_string_equal(err.text, "CPU model x86-64-v2: this host or its KVM lacks popcnt, pni, "
-				      "sse4_1, sse4_2, ssse3");
+	assert_string_equal(err.text,
+			    "CPU model x86-64-v2: this host or its KVM lacks popcnt, pni, "
+			    "sse4_1, sse4_2, ssse3");
 }
 
 static void test_a_recorded_amd_host(void **state)

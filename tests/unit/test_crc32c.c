@@ -11,8 +11,8 @@
 static void crc_vectors(uint8_t v[5][48], uint32_t want[5], size_t len[5])
 {
 	static const uint8_t scsi_read[48] = {
-		[0] = 0x01, [1] = 0xc0, [16] = 0x14, [22] = 0x04, [27] = 0x14, [31] = 0x18,
-		[32] = 0x28, [40] = 0x02,
+		[0] = 0x01,  [1] = 0xc0,  [16] = 0x14, [22] = 0x04,
+		[27] = 0x14, [31] = 0x18, [32] = 0x28, [40] = 0x02,
 	};
 
 	memset(v[0], 0, 32);

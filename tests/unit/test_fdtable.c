@@ -278,8 +278,9 @@ static void test_long_name_is_not_cut(void **state)
 	assert_int_equal(fdtable_add(f->out, name, 0, f->fds[0], &f->err), 0);
 	pass(f);
 	assert_int_equal(fdtable_take(f->in, name, 0, 0, &f->err), f->fds[0]);
-	assert_int_equal(fdtable_add(f->out, "a-name-of-exactly-forty-eight-bytes-is-too-much-",
-				     0, f->fds[0], &f->err), -EINVAL);
+	assert_int_equal(fdtable_add(f->out, "a-name-of-exactly-forty-eight-bytes-is-too-much-", 0,
+				     f->fds[0], &f->err),
+			 -EINVAL);
 }
 
 /* ---- taking ---- */

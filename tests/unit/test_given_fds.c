@@ -14,8 +14,10 @@ static void given(struct update_bench *t, const char *member, int fd, const char
 {
 	char json[256];
 
-	snprintf(json, sizeof(json), "{\"no-check\":true,\"command\":[\"/there/molt\"],"
-		 "\"%s\":\"n%d\"}", member, fd);
+	snprintf(json, sizeof(json),
+		 "{\"no-check\":true,\"command\":[\"/there/molt\"],"
+		 "\"%s\":\"n%d\"}",
+		 member, fd);
 	update_bench_must_fail(t, json, words);
 }
 
@@ -29,7 +31,8 @@ static void test_given_program(void **state)
 	update_bench_init(&t, 1);
 	update_bench_refused(&t, "{\"command-fd\":1}", EINVAL,
 			     "Invalid parameter type for 'command-fd', expected: string");
-	update_bench_refused(&t, "{\"command-fd\":\"x\"}", ENOENT, "'command-fd': no descriptor 'x'");
+	update_bench_refused(&t, "{\"command-fd\":\"x\"}", ENOENT,
+			     "'command-fd': no descriptor 'x'");
 	before = bench_count_fds();
 	fd = open(t.dir, O_RDONLY | O_CLOEXEC);
 	given(&t, "command-fd", fd, "prepare: successor '/there/molt' is a directory");
@@ -47,7 +50,8 @@ static void test_given_program(void **state)
 	given(&t, "command-fd", fd, "not open for reading");
 	close(fd);
 	fd = open(update_bench_file(&t, "elf", "\177ELF", 0700), O_RDONLY | O_CLOEXEC);
-	update_bench_must_fail(&t, "{\"command\":[\"molt\"],\"command-fd\":\"n2\"}", "must be an absolute path");
+	update_bench_must_fail(&t, "{\"command\":[\"molt\"],\"command-fd\":\"n2\"}",
+			       "must be an absolute path");
 	close(fd);
 	assert_int_equal(bench_count_fds(), before);
 	update_bench_fini(&t);

@@ -31,7 +31,11 @@ static void run_machine(struct update_bench *t)
 static void must_still_run(struct update_bench *t)
 {
 	const struct fake_exit write = {
-		.reason = KVM_EXIT_IO, .addr = COM1_SCRATCH, .size = 1, .count = 1, .write = true,
+		.reason = KVM_EXIT_IO,
+		.addr = COM1_SCRATCH,
+		.size = 1,
+		.count = 1,
+		.write = true,
 	};
 
 	assert_int_equal(t->b.m.guest.run_state, RUN_STATE_RUNNING);
@@ -64,7 +68,7 @@ static void test_an_id_that_does_not_fit_is_refused_at_once(void **state)
 	assert_int_equal(update_request(t.u, &origin, UPDATE_KIND_UPDATE, NULL, NULL, &err),
 			 -E2BIG);
 	assert_non_null(strstr(err.text, "of 1024 bytes is too long for update: it can have up to "
-			       "1023"));
+					 "1023"));
 	assert_int_equal(t.u->status, UPDATE_STATUS_NONE);
 	assert_null(t.u->id);
 	/* `migrate` is answered at once: its id need not travel. */
@@ -417,7 +421,8 @@ static void test_one_at_a_time(void **state)
 
 	(void)state;
 	update_bench_init(&t, 1);
-	assert_int_equal(update_bench_update(&t, "{\"no-check\":true,\"command\":[\"/nowhere\"]}", &err),
+	assert_int_equal(update_bench_update(&t, "{\"no-check\":true,\"command\":[\"/nowhere\"]}",
+					     &err),
 			 COMMAND_ASYNC);
 	update_bench_refused(&t, "", EBUSY, "busy");
 	update_bench_wait(&t, "UPDATE_FAILED");
@@ -435,12 +440,14 @@ static void test_query(void **state)
 	(void)state;
 	update_bench_init(&t, 1);
 	assert_int_equal(update_bench_run(&t, update_commands, update_commands_count,
-					  "query-update", "", &result, &err), 0);
+					  "query-update", "", &result, &err),
+			 0);
 	assert_string_equal(json_string_value(json_object_get(result, "status")), "none");
 	json_decref(result);
 	must_fail_command(&t, "/nowhere", "No such file");
 	assert_int_equal(update_bench_run(&t, update_commands, update_commands_count,
-					  "query-update", "", &result, &err), 0);
+					  "query-update", "", &result, &err),
+			 0);
 	assert_string_equal(json_string_value(json_object_get(result, "status")), "failed");
 	assert_non_null(strstr(json_string_value(json_object_get(result, "error")), "/nowhere"));
 	json_decref(result);
@@ -510,8 +517,13 @@ static char *read_seen(const char *dir)
 static void test_successor_gets_what_is_in_the_table(void **state)
 {
 	static const char *const wanted[] = {
-		"args: run -v --incoming file:/proc/self/fd/", "table: ", "memfd:molt-ram0",
-		"memfd:molt-state", "memfd:molt-fdtable", "memfd:guard", "/dev/null",
+		"args: run -v --incoming file:/proc/self/fd/",
+		"table: ",
+		"memfd:molt-ram0",
+		"memfd:molt-state",
+		"memfd:molt-fdtable",
+		"memfd:guard",
+		"/dev/null",
 	};
 	static const char *const unwanted[] = { "fake-kvm", "eventpoll", "timerfd" };
 	char dir[] = "/tmp/molt-successor-XXXXXX", path[100];

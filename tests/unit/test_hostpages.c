@@ -26,8 +26,11 @@
 static struct error err;
 
 static const char *const files[] = {
-	"hugepages-2048kB/nr_hugepages", "hugepages-2048kB/free_hugepages",
-	"hugepages-2048kB/resv_hugepages", "hugepages-2048kB/shmem_enabled", "shmem_enabled",
+	"hugepages-2048kB/nr_hugepages",
+	"hugepages-2048kB/free_hugepages",
+	"hugepages-2048kB/resv_hugepages",
+	"hugepages-2048kB/shmem_enabled",
+	"shmem_enabled",
 };
 
 static int make_dir(void **state)
@@ -86,7 +89,8 @@ static void test_shortage_counts_what_is_missing(void **state)
 	host_says(*state, files[2], "30\n");
 	assert_int_equal(hostpages_shortage(*state, HUGE, 64 * HUGE, &err), -ENOMEM);
 	says("needs 64 huge pages of 2 MiB, of which the host has 10 free");
-	snprintf(words, sizeof(words), "echo 154 >%s/hugepages-2048kB/nr_hugepages", (char *)*state);
+	snprintf(words, sizeof(words), "echo 154 >%s/hugepages-2048kB/nr_hugepages",
+		 (char *)*state);
 	says(words);
 }
 
@@ -108,8 +112,10 @@ static void test_thp_by_the_settings_of_the_host(void **state)
 	static const struct {
 		const char *all, *one, *against; /* against: NULL if huge pages are made */
 	} hosts[] = {
-		{ "always within_size advise [never] deny force\n", NULL, "shmem_enabled is 'never'" },
-		{ "always within_size advise never [deny] force\n", NULL, "shmem_enabled is 'deny'" },
+		{ "always within_size advise [never] deny force\n", NULL,
+		  "shmem_enabled is 'never'" },
+		{ "always within_size advise never [deny] force\n", NULL,
+		  "shmem_enabled is 'deny'" },
 		{ "always within_size [advise] never deny force\n", NULL, NULL },
 		{ "[always] within_size advise never deny force\n", NULL, NULL },
 		{ "always within_size advise [never] deny force\n",

@@ -73,7 +73,7 @@ static void test_age_divides(void **state)
 {
 	/* Intel SDM volume 3, "Divide Configuration Register": bits 0, 1, 3. */
 	static const uint32_t dividers[][2] = {
-		{ 0x0, 2 }, { 0x1, 4 }, { 0x2, 8 }, { 0x3, 16 },
+		{ 0x0, 2 },  { 0x1, 4 },  { 0x2, 8 },   { 0x3, 16 },
 		{ 0x8, 32 }, { 0x9, 64 }, { 0xa, 128 }, { 0xb, 1 },
 	};
 

@@ -313,7 +313,7 @@ static char own_sites[THREADS][LINES / LOG_BURST][16];
 
 static void *talk(void *opaque)
 {
-	char (*mine)[16] = opaque;
+	char(*mine)[16] = opaque;
 
 	for (unsigned int i = 0; i < LINES; i++) {
 		strcpy(mine[i / LOG_BURST], "%u %s");
@@ -331,8 +331,7 @@ static void threads_do_not_mix_lines(void **state)
 	(void)state;
 	start(fd);
 	for (size_t i = 0; i < THREADS; i++)
-		assert_int_equal(pthread_create(&threads[i], NULL, talk, own_sites[i]),
-				 0);
+		assert_int_equal(pthread_create(&threads[i], NULL, talk, own_sites[i]), 0);
 	for (size_t i = 0; i < THREADS; i++)
 		pthread_join(threads[i], NULL);
 	log_stop(5000);

@@ -265,8 +265,8 @@ static void test_accesses_reach_devices(void **state)
 	bench_play(&b, 0, fake_out(COM1_SCRATCH, 1, 0x5a));
 	bench_play(&b, 0, fake_in(COM1_SCRATCH, 1));
 	bench_play(&b, 0, fake_in(0x1234, 4));
-	bench_play(&b, 0, (struct fake_exit){
-		.reason = KVM_EXIT_MMIO, .addr = 0xd0000000, .size = 8 });
+	bench_play(&b, 0,
+		   (struct fake_exit){ .reason = KVM_EXIT_MMIO, .addr = 0xd0000000, .size = 8 });
 	bench_run(&b);
 	fake_vcpu_wait_played(b.kvm, b.m.vcpus[0].fd);
 	assert_int_equal(machine_pause(&b.m, &err), 0);

@@ -437,7 +437,9 @@ static bool brings_msr(struct bench *b, uint32_t index, uint64_t value)
 	return false;
 }
 
-/* The PAT, of which the writer never heard, nor of what cannot be read: as from an older release. */
+/*
+ * The PAT, of which the writer never heard, nor of what cannot be read: as from an older release.
+ */
 static void test_msr_that_the_writer_forgot(void **state)
 {
 	struct bench b = { 0 }, c = { 0 }, d = { 0 };
@@ -473,8 +475,8 @@ static void test_msr_that_the_writer_forgot(void **state)
 static void test_trying_msrs_leaves_nothing_behind(void **state)
 {
 	static const unsigned long requests[] = {
-		KVM_GET_MSR_INDEX_LIST, KVM_CREATE_VM, KVM_CREATE_IRQCHIP, KVM_CREATE_VCPU,
-		KVM_SET_CPUID2,
+		KVM_GET_MSR_INDEX_LIST, KVM_CREATE_VM,  KVM_CREATE_IRQCHIP,
+		KVM_CREATE_VCPU,        KVM_SET_CPUID2,
 	};
 	struct bench b = { 0 };
 

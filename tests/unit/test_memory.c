@@ -30,7 +30,13 @@ static struct error err;
 static void test_sizes(void **state)
 {
 	static const uint64_t bad[] = {
-		0, 4096, SMALL - 4096, SMALL + 1, SMALL + 512, MEMORY_MAX_BYTES + 4096, UINT64_MAX,
+		0,
+		4096,
+		SMALL - 4096,
+		SMALL + 1,
+		SMALL + 512,
+		MEMORY_MAX_BYTES + 4096,
+		UINT64_MAX,
 		UINT64_MAX - 4095,
 	};
 	struct memory mem;

@@ -32,7 +32,9 @@ static void test_everything(void **state)
 {
 	(void)state;
 	assert_int_equal(cli_parse_memory("size=4G,hugepages=1G,thp=off,prefault=on,"
-					  "refault=background", &arg, &err), 0);
+					  "refault=background",
+					  &arg, &err),
+			 0);
 	assert_true(arg.size == 4ull << 30);
 	assert_true(arg.options.hugepages == 1ull << 30);
 	assert_int_equal(arg.options.thp, MEMORY_THP_OFF);
@@ -48,7 +50,7 @@ static void test_words_of_hugepages(void **state)
 		uint64_t size;
 	} words[] = {
 		{ "1G,hugepages=on", MEMORY_HUGE_DEFAULT }, { "1G,hugepages=off", 0 },
-		{ "1G,hugepages=2M", 2ull << 20 }, { "1G,hugepages=2MiB", 2ull << 20 },
+		{ "1G,hugepages=2M", 2ull << 20 },          { "1G,hugepages=2MiB", 2ull << 20 },
 		{ "1G,hugepages=1g", 1ull << 30 },
 	};
 

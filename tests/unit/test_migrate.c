@@ -58,7 +58,8 @@ static void answers(struct update_bench *t, const char *name, const char *want)
 	struct error err;
 
 	assert_int_equal(update_bench_run(t, migrate_commands, migrate_commands_count, name, "",
-					  &result, &err), 0);
+					  &result, &err),
+			 0);
 	if (!json_equal(result, wanted))
 		fail_msg("%s: %s", name, json_dumps(result, 0));
 	json_decref(result);
@@ -125,8 +126,16 @@ static void test_capabilities(void **state)
 static void test_places_that_cannot_hold_the_state(void **state)
 {
 	static const char *const uris[] = {
-		"tcp:127.0.0.1:4444", "unix:/tmp/s", "exec:cat", "fd:3", "rdma:host:1", "",
-		"/tmp/state", "file", "file:/tmp/state,offset=4096", "FILE:/tmp/x",
+		"tcp:127.0.0.1:4444",
+		"unix:/tmp/s",
+		"exec:cat",
+		"fd:3",
+		"rdma:host:1",
+		"",
+		"/tmp/state",
+		"file",
+		"file:/tmp/state,offset=4096",
+		"FILE:/tmp/x",
 	};
 	struct update_bench *t = *state;
 
@@ -166,7 +175,8 @@ static void test_channels(void **state)
 		snprintf(json, sizeof(json), "{\"channels\":%s}", bad[i][0]);
 		refused(t, "migrate", json, bad[i][1]);
 	}
-	accepted(t, "migrate", "{\"channels\":[{\"addr\":{\"transport\":\"file\","
+	accepted(t, "migrate",
+		 "{\"channels\":[{\"addr\":{\"transport\":\"file\","
 		 "\"filename\":\"/tmp/state\",\"offset\":0}}]}");
 	assert_string_equal(t->u->state_path, "/tmp/state");
 }
@@ -218,10 +228,11 @@ static void test_failure_is_told_by_events(void **state)
 	assert_non_null(strstr(t->said, "MIGRATION {\"status\":\"failed\"}\n"));
 	assert_int_equal(t->replies, 0);
 	assert_int_equal(update_bench_run(t, migrate_commands, migrate_commands_count,
-					  "query-migrate", "", &result, &err), 0);
+					  "query-migrate", "", &result, &err),
+			 0);
 	assert_string_equal(json_string_value(json_object_get(result, "status")), "failed");
-	assert_non_null(strstr(json_string_value(json_object_get(result, "error-desc")),
-			       "/nowhere/molt"));
+	assert_non_null(
+		strstr(json_string_value(json_object_get(result, "error-desc")), "/nowhere/molt"));
 	json_decref(result);
 	/* The parameters are still there for another try. */
 	t->said[0] = '\0';

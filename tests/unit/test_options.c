@@ -21,7 +21,10 @@ static const struct cli_option options[] = {
 };
 
 static const struct cli_command command = {
-	.name = "test", .usage = "", .summary = "Test", .options = options,
+	.name = "test",
+	.usage = "",
+	.summary = "Test",
+	.options = options,
 };
 
 struct line {
@@ -140,8 +143,9 @@ static void test_only_the_first_dashes_count(void **state)
 /* `molt run` keeps it for its successor. */
 static void test_argv_is_left_as_it_is(void **state)
 {
-	char *argv[] = { (char *)"test", (char *)"a", (char *)"--pause", (char *)"b",
-			 (char *)"--memory", (char *)"1G", (char *)"--", (char *)"c", NULL };
+	char *argv[] = { (char *)"test", (char *)"a",        (char *)"--pause",
+			 (char *)"b",    (char *)"--memory", (char *)"1G",
+			 (char *)"--",   (char *)"c",        NULL };
 	char *before[sizeof(argv) / sizeof(argv[0])];
 	struct line l;
 
@@ -212,11 +216,9 @@ static void expect_error(struct line l, const char *sentence)
 static void test_unknown_options_are_named(void **state)
 {
 	(void)state;
-	expect_error(LINE("--kernl", "x"),
-		     "unknown option '--kernl'; did you mean '--kernel'?");
+	expect_error(LINE("--kernl", "x"), "unknown option '--kernl'; did you mean '--kernel'?");
 	expect_error(LINE("--kernl=x"), "unknown option '--kernl'; did you mean '--kernel'?");
-	expect_error(LINE("-kernel", "x"),
-		     "unknown option '-kernel'; did you mean '--kernel'?");
+	expect_error(LINE("-kernel", "x"), "unknown option '-kernel'; did you mean '--kernel'?");
 	expect_error(LINE("--hepl"), "unknown option '--hepl'; did you mean '--help'?");
 	expect_error(LINE("--zzzzzz"), "unknown option '--zzzzzz'");
 	expect_error(LINE("-x"), "unknown option '-x'");
@@ -318,8 +320,8 @@ static void expect_no_size(const char *text, int code)
 
 static void test_no_sizes(void **state)
 {
-	static const char *const texts[] = { "", "M", "-1", "+1", " 1", "1 ", "1.5G", "1MB", "1X",
-					     "1KiBs", "0x10", "1Ki", "12M5" };
+	static const char *const texts[] = { "",    "M",  "-1",    "+1",   " 1",  "1 ",  "1.5G",
+					     "1MB", "1X", "1KiBs", "0x10", "1Ki", "12M5" };
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)
@@ -348,8 +350,9 @@ static void test_numbers(void **state)
 
 static void test_no_numbers(void **state)
 {
-	static const char *const texts[] = { "", "a", "-1", "1a", " 1", "0x", "0x-1", "0x0x1",
-					     "1.0" };
+	static const char *const texts[] = {
+		"", "a", "-1", "1a", " 1", "0x", "0x-1", "0x0x1", "1.0"
+	};
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
@@ -394,8 +397,21 @@ static void expect_no_seconds(const char *text, int code, const char *sentence)
 
 static void test_no_seconds(void **state)
 {
-	static const char *const texts[] = { "", ".", ".5", "5.", "-1", "+1", "1e3", "0.0001",
-					     "1.5s", "0x1", "1,5", "nan", "99999999999999999999s" };
+	static const char *const texts[] = {
+		"",
+		".",
+		".5",
+		"5.",
+		"-1",
+		"+1",
+		"1e3",
+		"0.0001",
+		"1.5s",
+		"0x1",
+		"1,5",
+		"nan",
+		"99999999999999999999s"
+	};
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++)

@@ -15,7 +15,8 @@
 
 static struct kvm_pit_channel_state channel(uint8_t mode, uint32_t count)
 {
-	return (struct kvm_pit_channel_state){ .mode = mode, .count = count,
+	return (struct kvm_pit_channel_state){ .mode = mode,
+					       .count = count,
 					       .count_load_time = 5000000000 };
 }
 
@@ -36,15 +37,16 @@ static void test_what_a_counter_shows(void **state)
 		uint16_t value;
 		bool out;
 	} cases[] = {
-		{ 0, 100, 0, 100, false }, { 0, 100, 99, 1, false }, { 0, 100, 100, 0, true },
-		{ 0, 100, 101, 0xffff, true }, { 0, 0x10000, 1, 0xffff, false },
-		{ 1, 100, 99, 1, true }, { 1, 100, 100, 0, false },
-		{ 2, 100, 0, 100, false }, { 2, 100, 99, 1, false }, { 2, 100, 100, 100, true },
-		{ 2, 100, 1101, 99, false }, { 2, 0x10000, 0, 0, false },
-		{ 3, 100, 1, 98, true }, { 3, 100, 49, 2, true }, { 3, 100, 50, 100, false },
-		{ 3, 101, 50, 1, true }, { 3, 101, 51, 100, false },
-		{ 4, 100, 100, 0, true }, { 4, 100, 101, 0xffff, false },
-		{ 0xff, 0x10000, 5, 0xfffb, false },
+		{ 0, 100, 0, 100, false },        { 0, 100, 99, 1, false },
+		{ 0, 100, 100, 0, true },         { 0, 100, 101, 0xffff, true },
+		{ 0, 0x10000, 1, 0xffff, false }, { 1, 100, 99, 1, true },
+		{ 1, 100, 100, 0, false },        { 2, 100, 0, 100, false },
+		{ 2, 100, 99, 1, false },         { 2, 100, 100, 100, true },
+		{ 2, 100, 1101, 99, false },      { 2, 0x10000, 0, 0, false },
+		{ 3, 100, 1, 98, true },          { 3, 100, 49, 2, true },
+		{ 3, 100, 50, 100, false },       { 3, 101, 50, 1, true },
+		{ 3, 101, 51, 100, false },       { 4, 100, 100, 0, true },
+		{ 4, 100, 101, 0xffff, false },   { 0xff, 0x10000, 5, 0xfffb, false },
 	};
 
 	(void)state;

@@ -120,8 +120,10 @@ static void bss_alone_may_have_any_offset(void **state)
 
 	(void)state;
 	elf_make(&elf);
-	elf.ph[3] = (Elf64_Phdr){ .p_type = PT_LOAD, .p_offset = ELF_FILE_LEN + 4096,
-				  .p_paddr = MIB(3), .p_memsz = 4096 };
+	elf.ph[3] = (Elf64_Phdr){ .p_type = PT_LOAD,
+				  .p_offset = ELF_FILE_LEN + 4096,
+				  .p_paddr = MIB(3),
+				  .p_memsz = 4096 };
 	begin_with(&t, MIB(4), &elf);
 	assert_loads(&t);
 	test_end(&t);

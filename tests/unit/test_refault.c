@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Mapping RAM in the background: all that is there, nothing that is not, and stopping in between. */
+/*
+ * Mapping RAM in the background: all that is there, nothing that is not, and stopping in between.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
@@ -24,8 +26,12 @@
 static const struct {
 	uint64_t gpa, pages;
 } runs[] = {
-	{ 0, 3 }, { (2 << 20) - 2 * PAGE, 5 }, { 64 << 20, 512 }, { MEMORY_LOW_MAX - PAGE, 1 },
-	{ MEMORY_HIGH_BASE + 5 * PAGE, 1 }, { MEMORY_HIGH_BASE + (16 << 20) - PAGE, 1 },
+	{ 0, 3 },
+	{ (2 << 20) - 2 * PAGE, 5 },
+	{ 64 << 20, 512 },
+	{ MEMORY_LOW_MAX - PAGE, 1 },
+	{ MEMORY_HIGH_BASE + 5 * PAGE, 1 },
+	{ MEMORY_HIGH_BASE + (16 << 20) - PAGE, 1 },
 };
 
 static struct error err;

@@ -107,7 +107,7 @@ static void check_says_yes(const void *data, size_t len, const struct fdtable *f
 
 	fuzz_takeover_kinds(&kinds);
 	reasons = bench_check(&machine_model, &kinds, data, len, fds);
-	json_array_foreach(reasons, i, reason)
+	json_array_foreach (reasons, i, reason)
 		print_message("# %s\n", json_string_value(reason));
 	assert_int_equal(json_array_size(reasons), 0);
 	json_decref(reasons);
@@ -142,7 +142,8 @@ static void check_claimed(const struct stream *s)
 
 	machine_takeover_kinds(&machine_model, &machine);
 	for (size_t i = 0; i < s->nsections; i++)
-		if (!s->sections[i].claimed && takeover_kinds_section(&machine, s->sections[i].name))
+		if (!s->sections[i].claimed &&
+		    takeover_kinds_section(&machine, s->sections[i].name))
 			fail_msg("section '%s' %u was not loaded", s->sections[i].name,
 				 s->sections[i].instance);
 }
@@ -198,7 +199,8 @@ static void no_release(void **state)
 static void add_test(const char *name, CMUnitTestFunction function, void *state)
 {
 	assert(count < STREAMS_MAX);
-	tests[count++] = (struct CMUnitTest){ .name = name, .test_func = function,
+	tests[count++] = (struct CMUnitTest){ .name = name,
+					      .test_func = function,
 					      .initial_state = state };
 }
 

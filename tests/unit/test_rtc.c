@@ -72,7 +72,8 @@ static time_t read_clock(struct fake_machine *f)
 		tm.tm_mday = (int)bcd(cmos_read(f, REG_DAY));
 		tm.tm_mon = (int)bcd(cmos_read(f, REG_MONTH)) - 1;
 		tm.tm_year = (int)(bcd(cmos_read(f, REG_CENTURY)) * 100 +
-				   bcd(cmos_read(f, REG_YEAR))) - 1900;
+				   bcd(cmos_read(f, REG_YEAR))) -
+			     1900;
 		tm.tm_sec = (int)bcd(second);
 	} while (cmos_read(f, REG_SECONDS) != second);
 	return timegm(&tm);
@@ -91,8 +92,8 @@ static bool wait_irq(struct fake_machine *f, unsigned int ms)
 /* As Linux's mc146818_set_time() does it. */
 static void set_clock(struct fake_machine *f, const uint8_t regs[7])
 {
-	static const uint8_t index[] = { REG_CENTURY, REG_YEAR, REG_MONTH, REG_DAY, REG_HOURS,
-					 REG_MINUTES, REG_SECONDS };
+	static const uint8_t index[] = { REG_CENTURY, REG_YEAR,    REG_MONTH,  REG_DAY,
+					 REG_HOURS,   REG_MINUTES, REG_SECONDS };
 	uint8_t a = cmos_read(f, REG_A) & 0x7f, b = cmos_read(f, REG_B);
 
 	cmos_write(f, REG_B, b | B_SET);
@@ -161,8 +162,7 @@ static void the_guest_can_set_the_time(void **state)
 	set_clock(f, new_year);
 	assert_in_range(read_clock(f), 946684798, 946684798 + 2);
 	/* Half a second after the divider starts comes the first update. */
-	assert_in_range(rtc_now(guest(f)) & TICKS_MASK, TICKS_PER_SECOND / 2,
-			TICKS_PER_SECOND - 1);
+	assert_in_range(rtc_now(guest(f)) & TICKS_MASK, TICKS_PER_SECOND / 2, TICKS_PER_SECOND - 1);
 }
 
 static void a_frozen_clock_stands_and_is_not_lost(void **state)

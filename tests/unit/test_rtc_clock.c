@@ -41,8 +41,14 @@ static void calendar_agrees_with_libc(void **state)
 
 static void nonsense_dates_are_pulled_into_range(void **state)
 {
-	const struct rtc_time nonsense = { .year = 2023, .month = 0, .day = 99, .hour = 77,
-					   .minute = 165, .second = 60 };
+	const struct rtc_time nonsense = {
+		.year = 2023,
+		.month = 0,
+		.day = 99,
+		.hour = 77,
+		.minute = 165,
+		.second = 60
+	};
 	struct rtc_time t;
 
 	(void)state;
@@ -63,15 +69,23 @@ static void formats(void **state)
 		unsigned int hour;
 		uint8_t reg_b, want;
 	} cases[] = {
-		{ 0, 0, 0x12 },       { 1, 0, 0x01 },        { 11, 0, 0x11 },
-		{ 12, 0, 0x92 },      { 13, 0, 0x81 },       { 23, 0, 0x91 },
-		{ 0, B_24H, 0x00 },   { 23, B_24H, 0x23 },   { 0, B_BINARY, 12 },
-		{ 23, B_BINARY, 0x8b }, { 23, B_24H | B_BINARY, 23 },
+		{ 0, 0, 0x12 },
+		{ 1, 0, 0x01 },
+		{ 11, 0, 0x11 },
+		{ 12, 0, 0x92 },
+		{ 13, 0, 0x81 },
+		{ 23, 0, 0x91 },
+		{ 0, B_24H, 0x00 },
+		{ 23, B_24H, 0x23 },
+		{ 0, B_BINARY, 12 },
+		{ 23, B_BINARY, 0x8b },
+		{ 23, B_24H | B_BINARY, 23 },
 	};
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
-		struct rtc_guest g = { .reg_a = A_POWER_ON, .reg_b = cases[i].reg_b,
+		struct rtc_guest g = { .reg_a = A_POWER_ON,
+				       .reg_b = cases[i].reg_b,
 				       .index = REG_HOURS };
 		uint64_t now;
 
@@ -89,8 +103,8 @@ static void formats(void **state)
 /* 2001-02-03 04:05:06, BCD and 24 h, nothing enabled. */
 static uint64_t quiet_clock(struct rtc_guest *g)
 {
-	const struct rtc_time t = { .year = 2001, .month = 2, .day = 3, .hour = 4, .minute = 5,
-				    .second = 6 };
+	const struct rtc_time
+		t = { .year = 2001, .month = 2, .day = 3, .hour = 4, .minute = 5, .second = 6 };
 
 	*g = (struct rtc_guest){ .reg_a = A_POWER_ON, .reg_b = B_24H };
 	g->last = rtc_time_to_seconds(&t) << TICKS_SHIFT;
@@ -152,8 +166,7 @@ static void alarms_with_wildcards(void **state)
 	set_alarm(&g, 0xc0, 0x00, 0x00);
 	assert_int_equal(rtc_next_event(&g), t + seconds(54 + 54 * 60));
 	set_alarm(&g, 0x03, 0xc0, 0xc0);
-	assert_int_equal(rtc_next_event(&g),
-			 t + seconds(RTC_DAY_SECONDS - 3600 - 5 * 60 - 6));
+	assert_int_equal(rtc_next_event(&g), t + seconds(RTC_DAY_SECONDS - 3600 - 5 * 60 - 6));
 }
 
 static void an_impossible_alarm_never_goes_off(void **state)
@@ -194,8 +207,8 @@ static void the_host_clock_may_step_back(void **state)
 
 static void periodic_rates(void **state)
 {
-	static const uint32_t hz[] = { 0, 256, 128, 8192, 4096, 2048, 1024, 512, 256, 128, 64, 32,
-				       16, 8, 4, 2 };
+	static const uint32_t hz[] = { 0,   256, 128, 8192, 4096, 2048, 1024, 512,
+				       256, 128, 64,  32,   16,   8,    4,    2 };
 
 	(void)state;
 	for (uint8_t rate = 0; rate < 16; rate++) {

@@ -33,8 +33,8 @@
 #define CHECK(cond) \
 	do { \
 		if (!(cond)) { \
-			fprintf(stderr, "%s:%d: %s is not so (errno %d)\n", __FILE__, __LINE__, #cond, \
-				errno); \
+			fprintf(stderr, "%s:%d: %s is not so (errno %d)\n", __FILE__, __LINE__, \
+				#cond, errno); \
 			_exit(1); \
 		} \
 	} while (0)
@@ -248,7 +248,8 @@ static void user(const char *text, uid_t uid, gid_t gid)
 static void test_users(void **state)
 {
 	static const char *const bad[] = {
-		"", ":", "root:", ":root", "no-such-user", "0:no-such-group", "4294967295", "-1", "1x",
+		"",           ":",  "root:", ":root", "no-such-user", "0:no-such-group",
+		"4294967295", "-1", "1x",
 	};
 
 	(void)state;

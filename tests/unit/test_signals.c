@@ -12,8 +12,8 @@
 
 #include <molt/base/fd.h>
 
-static const int all[] = { SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP, SIGCONT, SIGTTIN, SIGTTOU,
-			   SIGCHLD };
+static const int all[] = { SIGHUP,  SIGINT,  SIGQUIT, SIGTERM, SIGTSTP,
+			   SIGCONT, SIGTTIN, SIGTTOU, SIGCHLD };
 
 struct signals_bench {
 	struct signals signals;

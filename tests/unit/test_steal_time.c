@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Steal time where another thread takes a vCPU over: no accounting, no mark, and no TLB flush lost. */
+/*
+ * Steal time where another thread takes a vCPU over: no accounting, no mark, and no TLB flush lost.
+ */
 #include "machine_bench.h"
 
 #include <errno.h>
@@ -49,7 +51,8 @@ static bool was_flushed(struct bench *b)
 	int fd = b->m.vcpus[1].fd;
 	int first = fake_kvm_find_call(b->kvm, fd, KVM_SET_SREGS2, 0);
 
-	return first >= 0 && fake_kvm_find_call(b->kvm, fd, KVM_SET_SREGS2, (unsigned int)first + 1) > first;
+	return first >= 0 &&
+	       fake_kvm_find_call(b->kvm, fd, KVM_SET_SREGS2, (unsigned int)first + 1) > first;
 }
 
 static void test_it_stops_and_the_mark_goes(void **state)
@@ -104,7 +107,7 @@ static void test_a_call_that_fails_once(void **state)
 		unsigned long request;
 		unsigned int skip;
 	} calls[] = {
-		{ KVM_GET_MSRS, 0 }, { KVM_GET_SREGS2, 0 }, { KVM_SET_SREGS2, 0 },
+		{ KVM_GET_MSRS, 0 },   { KVM_GET_SREGS2, 0 }, { KVM_SET_SREGS2, 0 },
 		{ KVM_SET_SREGS2, 1 }, { KVM_SET_MSRS, 0 },
 	};
 

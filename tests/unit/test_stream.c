@@ -283,7 +283,8 @@ static void test_malformed_fields(void **state)
 		struct error err = ERROR_INIT;
 
 		assert_int_equal(parse_changed(FIELD_AT + changes[i].offset, &changes[i].byte, 1,
-					       &err), -EBADMSG);
+					       &err),
+				 -EBADMSG);
 		assert_non_null(strstr(err.text, "malformed field"));
 	}
 }
@@ -296,10 +297,12 @@ static void test_section_names(void **state)
 	(void)state;
 	memset(name, 'n', sizeof(name)); /* no NUL at its end */
 	assert_int_equal(parse_changed(SECTION_AT + offsetof(struct wire_section, name), name,
-				       sizeof(name), &err), -EBADMSG);
+				       sizeof(name), &err),
+			 -EBADMSG);
 	assert_non_null(strstr(err.text, "malformed name"));
 	assert_int_equal(parse_changed(SECTION_AT + offsetof(struct wire_section, name), "", 1,
-				       &err), -EBADMSG);
+				       &err),
+			 -EBADMSG);
 	assert_non_null(strstr(err.text, "malformed name"));
 }
 
@@ -386,8 +389,8 @@ static void test_random_sections(void **state)
 		assert_int_equal(stream_end(&w, &err), 0);
 		for (int n = 0; n < 4; n++)
 			w.data[sizeof(struct wire_header) +
-			       fake_random(&seed) % (w.len - sizeof(struct wire_header))] =
-				(uint8_t)fake_random(&seed);
+			       fake_random(&seed) % (w.len - sizeof(struct wire_header))] = (uint8_t)
+				fake_random(&seed);
 		repair(&w);
 		if (stream_parse(&s, w.data, w.len, &err) == 0) {
 			stream_check_claimed(&s, &err);
@@ -482,8 +485,8 @@ static void unknown_type(struct stream_writer *w)
 static void test_writer_errors_stick(void **state)
 {
 	static void (*const mistakes[])(struct stream_writer *) = {
-		fields_outside_a_section, section_in_a_section, open_section, long_section_name,
-		long_field_name, unknown_type,
+		fields_outside_a_section, section_in_a_section, open_section,
+		long_section_name,        long_field_name,      unknown_type,
 	};
 
 	(void)state;

@@ -29,7 +29,9 @@ struct fixture {
 static int setup(void **state)
 {
 	const struct cpuid_config cpuid = {
-		.cpus = 2, .tsc_khz = FAKE_TSC_KHZ, .model = CPU_MODEL_HOST,
+		.cpus = 2,
+		.tsc_khz = FAKE_TSC_KHZ,
+		.model = CPU_MODEL_HOST,
 	};
 	struct fixture *f = calloc(1, sizeof(*f));
 

@@ -74,8 +74,12 @@ static int refuse_13(void *data, uint32_t version, struct error *err)
 }
 
 static const struct vmstate thing_vmstate = {
-	.name = "thing", .version = 3, .min_version = 2, .size = sizeof(struct thing),
-	.fields = fields, .post_load = refuse_13,
+	.name = "thing",
+	.version = 3,
+	.min_version = 2,
+	.size = sizeof(struct thing),
+	.fields = fields,
+	.post_load = refuse_13,
 };
 
 static struct thing sample(void)
@@ -324,7 +328,9 @@ static void test_each_wrong_type_is_named(void **state)
 	(void)state;
 	for (const struct vmstate_field *f = fields; f->name; f++) {
 		const struct change other = {
-			.name = f->name, .data = zeroes, .count = f->max,
+			.name = f->name,
+			.data = zeroes,
+			.count = f->max,
 			.type = f->type == FIELD_U32 ? FIELD_U16 : FIELD_U32,
 		};
 
@@ -438,12 +444,19 @@ static void test_doubled_field(void **state)
 static void test_ignorable_is_told_to_the_reader(void **state)
 {
 	static const struct vmstate_field ignorable[] = {
-		{ .name = "u8", .offset = offsetof(struct thing, u8), .type = FIELD_U8, .max = 1,
-		  .flags = VMSTATE_IGNORABLE, .bytes = 1 },
+		{ .name = "u8",
+		  .offset = offsetof(struct thing, u8),
+		  .type = FIELD_U8,
+		  .max = 1,
+		  .flags = VMSTATE_IGNORABLE,
+		  .bytes = 1 },
 		VMSTATE_END
 	};
 	static const struct vmstate vms = {
-		.name = "thing", .version = 1, .min_version = 1, .size = sizeof(struct thing),
+		.name = "thing",
+		.version = 1,
+		.min_version = 1,
+		.size = sizeof(struct thing),
 		.fields = ignorable,
 	};
 	const struct thing in = sample();

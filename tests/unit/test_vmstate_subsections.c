@@ -54,32 +54,32 @@ static int refuse_extra_13(void *data, uint32_t version, struct error *err)
 	return ((struct thing *)data)->extra == 13 ? err_set(err, EINVAL, "extra is 13") : 0;
 }
 
-static const struct vmstate_field extra_fields[] = {
-	VMSTATE_U32_DEF(struct thing, extra, 5),
-	VMSTATE_END
-};
+static const struct vmstate_field extra_fields[] = { VMSTATE_U32_DEF(struct thing, extra, 5),
+						     VMSTATE_END };
 
 static const struct vmstate extra_vmstate = {
-	.name = "extra", .version = 1, .min_version = 1, .size = sizeof(struct thing),
-	.fields = extra_fields, .needed = extra_needed, .post_load = refuse_extra_13,
+	.name = "extra",
+	.version = 1,
+	.min_version = 1,
+	.size = sizeof(struct thing),
+	.fields = extra_fields,
+	.needed = extra_needed,
+	.post_load = refuse_extra_13,
 };
 
-static const struct vmstate_field more_fields[] = {
-	VMSTATE_U32(struct thing, more),
-	VMSTATE_END
-};
+static const struct vmstate_field more_fields[] = { VMSTATE_U32(struct thing, more), VMSTATE_END };
 
 static const struct vmstate more_vmstate = {
-	.name = "more", .version = 1, .min_version = 1, .size = sizeof(struct thing),
+	.name = "more",
+	.version = 1,
+	.min_version = 1,
+	.size = sizeof(struct thing),
 	.fields = more_fields,
 };
 
 static const struct vmstate *const subsections[] = { &extra_vmstate, &more_vmstate, NULL };
 
-static const struct vmstate_field base_fields[] = {
-	VMSTATE_U8(struct thing, u8),
-	VMSTATE_END
-};
+static const struct vmstate_field base_fields[] = { VMSTATE_U8(struct thing, u8), VMSTATE_END };
 
 /* Sees what the subsections brought. */
 static int base_post_load(void *data, uint32_t version, struct error *err)
@@ -91,8 +91,13 @@ static int base_post_load(void *data, uint32_t version, struct error *err)
 }
 
 static const struct vmstate base_vmstate = {
-	.name = "base", .version = 1, .min_version = 1, .size = sizeof(struct thing),
-	.fields = base_fields, .subsections = subsections, .post_load = base_post_load,
+	.name = "base",
+	.version = 1,
+	.min_version = 1,
+	.size = sizeof(struct thing),
+	.fields = base_fields,
+	.subsections = subsections,
+	.post_load = base_post_load,
 };
 
 static int base_trip(uint32_t extra, uint32_t more, struct thing *out, struct error *err)

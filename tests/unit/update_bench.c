@@ -95,9 +95,15 @@ static void run_on(void *opaque)
 void update_bench_init(struct update_bench *t, uint32_t cpus)
 {
 	const struct update_ops ops = {
-		.save = save_rest, .flush = flush, .reply = reply, .event = event,
+		.save = save_rest,
+		.flush = flush,
+		.reply = reply,
+		.event = event,
 		.take_fd = take_fd,
-		.reborn = reborn, .main_pid = main_pid, .run_on = run_on, .opaque = t,
+		.reborn = reborn,
+		.main_pid = main_pid,
+		.run_on = run_on,
+		.opaque = t,
 	};
 	struct error err = ERROR_INIT;
 
@@ -112,7 +118,10 @@ void update_bench_init(struct update_bench *t, uint32_t cpus)
 	t->self_argv[1] = (char *)"run";
 	t->self_argv[2] = (char *)"--pause";
 	t->self = (struct update_self){
-		.path = t->self_path, .argv = t->self_argv, .version = "1.2.3", .exe_fd = -1,
+		.path = t->self_path,
+		.argv = t->self_argv,
+		.version = "1.2.3",
+		.exe_fd = -1,
 	};
 	if (update_create(&t->u, &t->b.m, &t->self, &ops, &err) < 0)
 		fail_msg("%s", err.text);

@@ -15,10 +15,10 @@ struct update_bench {
 	char *self_argv[4];
 	struct update_self self;
 	struct update *u;
-	char dir[64];        /* of our own, removed with all files in it */
-	char said[8192];     /* "reply <json or !sentence>\n" and "<event> <json>\n" */
+	char dir[64];    /* of our own, removed with all files in it */
+	char said[8192]; /* "reply <json or !sentence>\n" and "<event> <json>\n" */
 	unsigned int replies;
-	int save_error;      /* what the rooms above fail to save with */
+	int save_error; /* what the rooms above fail to save with */
 };
 
 /* A machine with cpus vCPUs, in state PRELAUNCH. */
@@ -32,7 +32,10 @@ const char *update_bench_file(struct update_bench *t, const char *name, const ch
 int update_bench_run(struct update_bench *t, const struct command *table, size_t count,
 		     const char *name, const char *json, json_t **result, struct error *err);
 
-/* The command `update`; and that it fails, after it was accepted, with a reason that has these words. */
+/*
+ * The command `update`; and that it fails, after it was accepted, with a reason that has these
+ * words.
+ */
 int update_bench_update(struct update_bench *t, const char *json, struct error *err);
 void update_bench_must_fail(struct update_bench *t, const char *json, const char *words);
 

@@ -4,8 +4,8 @@
  * both bounded: of output that the host side does not take the newest 60 KiB are kept, input is
  * not read from the host before the device has room for it.
  *
- * All functions are for the main thread, except chardev_write() and chardev_input_ready(), which any
- * thread may call.
+ * All functions are for the main thread, except chardev_write() and chardev_input_ready(), which
+ * any thread may call.
  */
 #ifndef MOLT_BACKEND_CHARDEV_H
 #define MOLT_BACKEND_CHARDEV_H
@@ -42,8 +42,8 @@ struct chardev_ops {
  *	pty		a new pseudo-terminal; its name goes to the log, at every level
  *	file=PATH	output appended to a file, no input
  *	socket=PATH	a listening Unix socket (0600), one peer at a time
- * tag names it in fd table and stream ("<tag>-chardev"). With fds and stream (incoming), descriptors
- * and backend state come from there and spec is ignored.
+ * tag names it in fd table and stream ("<tag>-chardev"). With fds and stream (incoming),
+ * descriptors and backend state come from there and spec is ignored.
  */
 int chardev_open(struct chardev **cd, const char *tag, const char *spec, struct loop *loop,
 		 const struct chardev_ops *ops, struct fdtable *fds, struct stream *stream,
@@ -103,7 +103,7 @@ extern const struct vmstate chardev_vmstate;
 /* The names in the fd table that belong to a backend with this tag (a string literal). */
 #define CHARDEV_FD_NAMES(tag) \
 	tag "-chardev-in", tag "-chardev-out", tag "-chardev-master", tag "-chardev-slave", \
-	tag "-chardev-file", tag "-chardev-listen", tag "-chardev-peer"
+		tag "-chardev-file", tag "-chardev-listen", tag "-chardev-peer"
 
 /* A sentence for the user of where it is: "pty /dev/pts/5"; valid as long as cd. */
 const char *chardev_describe(const struct chardev *cd);

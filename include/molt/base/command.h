@@ -48,16 +48,16 @@ extern const struct command_type command_strings; /* an array */
 
 struct command {
 	const char *name;
-	const char *help; /* one line */
-	const struct command_member *args; /* ends with a NULL name; NULL: it takes none */
+	const char *help;                   /* one line */
+	const struct command_member *args;  /* ends with a NULL name; NULL: it takes none */
 	const struct command_type *returns; /* NULL: an empty object */
 	/*
 	 * args is an object (never NULL) of nothing but known members of the right types. Returns 0
 	 * with *result (a new reference; NULL means {}), COMMAND_ASYNC, or -errno with the
 	 * sentence.
 	 */
-	int (*run)(void *opaque, const struct command_origin *origin, json_t *args,
-		   json_t **result, struct error *err);
+	int (*run)(void *opaque, const struct command_origin *origin, json_t *args, json_t **result,
+		   struct error *err);
 };
 
 /* An event that is sent to clients. */

@@ -21,7 +21,8 @@ struct error {
 
 /*
  * Sets the sentence and returns -code, so that a caller can `return err_set(err, EINVAL, "...")`.
- * err may be NULL. code is a positive errno; 0 becomes EIO, so that a failure never reads as success.
+ * err may be NULL. code is a positive errno; 0 becomes EIO, so that a failure never reads as
+ * success.
  */
 int err_set(struct error *err, int code, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));

@@ -33,15 +33,16 @@ void fd_close_inherited(void);
  */
 int fd_memfd(const char *name, unsigned int flags);
 
-/* Writes all of buf, over short writes and EINTR. 0 or -errno; what was written until then stays. */
+/*
+ * Writes all of buf, over short writes and EINTR. 0 or -errno; what was written until then stays.
+ */
 int fd_write_all(int fd, const void *buf, size_t len);
 
 /*
  * Reads a whole regular file (or memfd) from its start into a fresh buffer, which the caller frees.
  * A file over max bytes is refused with -EFBIG. name is for the error sentence only.
  */
-int fd_read_file(int fd, const char *name, size_t max, void **buf, size_t *len,
-		 struct error *err);
+int fd_read_file(int fd, const char *name, size_t max, void **buf, size_t *len, struct error *err);
 
 /* CLOCK_MONOTONIC in nanoseconds; it runs on across exec, so stamps from both sides compare. */
 uint64_t now_ns(void);
@@ -60,6 +61,6 @@ static inline void cleanup_free(void *p)
 #define _cleanup_free_ __attribute__((cleanup(cleanup_free)))
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
-#define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr) - offsetof(type, member)))
+#define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 
 #endif

@@ -21,8 +21,8 @@
 
 #define LOG_BURST 10
 #define LOG_REFILL_S 5
-#define LOG_DRAIN_MS 20  /* what an update waits for the log's reader; the guest runs */
-#define LOG_END_MS 200   /* what the end of molt waits for it */
+#define LOG_DRAIN_MS 20 /* what an update waits for the log's reader; the guest runs */
+#define LOG_END_MS 200  /* what the end of molt waits for it */
 
 enum log_level {
 	LOG_LEVEL_ALWAYS = -1, /* not an error, but wanted at every level; shown as "info" */

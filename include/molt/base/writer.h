@@ -45,10 +45,11 @@ struct writer {
 	bool ended;
 };
 
-#define WRITER_INIT(ops_, opaque_) { \
-	.ops = (ops_), .opaque = (opaque_), .lock = PTHREAD_MUTEX_INITIALIZER, \
-	.work = PTHREAD_COND_INITIALIZER, .rest = PTHREAD_COND_INITIALIZER, \
-}
+#define WRITER_INIT(ops_, opaque_) \
+	{ \
+		.ops = (ops_), .opaque = (opaque_), .lock = PTHREAD_MUTEX_INITIALIZER, \
+		.work = PTHREAD_COND_INITIALIZER, .rest = PTHREAD_COND_INITIALIZER, \
+	}
 
 /* No thread yet. The owner keeps opaque for as long as there is one. */
 void writer_init(struct writer *w, const struct writer_ops *ops, void *opaque);

@@ -38,8 +38,8 @@
  * Writes RSDP, XSDT, FADT, FACS, MADT, MCFG and a copy of the DSDT into guest RAM from
  * ACPI_TABLES_GPA on. cpus: 1..ACPI_MAX_CPUS; the CPU with index n has APIC id and processor UID n.
  * machine_version, 1..99, is in the OEM table ids.
- * -EINVAL for cpus or machine_version out of range or a DSDT whose header does not fit its bytes, -ENOSPC where the
- * tables need more room than there is up to ACPI_TABLES_END.
+ * -EINVAL for cpus or machine_version out of range or a DSDT whose header does not fit its bytes,
+ * -ENOSPC where the tables need more room than there is up to ACPI_TABLES_END.
  */
 int acpi_write_tables(struct memory *mem, const void *dsdt, size_t dsdt_len, uint32_t cpus,
 		      uint32_t machine_version, struct error *err);

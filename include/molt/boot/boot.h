@@ -26,12 +26,12 @@ struct boot_source {
 	const char *kernel_name; /* path, for sentences; not needed with kernel_fd -1 */
 	int initramfs_fd;        /* -1: none */
 	const char *initramfs_name;
-	const char *cmdline;     /* NULL is the empty one */
-	const void *builtin;     /* an ELF64 image, such as the built-in demo guest */
+	const char *cmdline; /* NULL is the empty one */
+	const void *builtin; /* an ELF64 image, such as the built-in demo guest */
 	size_t builtin_len;
-	const void *dsdt;        /* a whole DSDT as iasl makes it */
+	const void *dsdt; /* a whole DSDT as iasl makes it */
 	size_t dsdt_len;
-	uint32_t cpus;           /* 1..254 */
+	uint32_t cpus;            /* 1..254 */
 	uint32_t machine_version; /* what the guest sees: in the ACPI tables' ids */
 };
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The files a machine boots from, kept open for its whole life: a guest reset loads them again, also
- * after updates and where their paths are gone or out of reach.
+ * The files a machine boots from, kept open for its whole life: a guest reset loads them again,
+ * also after updates and where their paths are gone or out of reach.
  */
 #ifndef MOLT_BOOT_BOOT_FILES_H
 #define MOLT_BOOT_BOOT_FILES_H
@@ -32,8 +32,7 @@ void boot_files_close(struct boot_files *f);
 /* Section "boot", descriptors "boot-kernel" and "boot-initramfs". */
 int boot_files_save(const struct boot_files *f, struct stream_writer *w, struct fdtable *fds,
 		    struct error *err);
-int boot_files_load(struct boot_files *f, struct stream *s, struct fdtable *fds,
-		    struct error *err);
+int boot_files_load(struct boot_files *f, struct stream *s, struct fdtable *fds, struct error *err);
 
 /* What these two save and load. */
 extern const struct takeover_kind boot_files_kind;

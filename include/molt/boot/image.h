@@ -23,7 +23,7 @@
 #define BOOT_START_INFO_GPA 0x8000ull  /* struct hvm_start_info and its lists */
 #define BOOT_PAGE_TABLES_GPA 0x9000ull /* PML4, PDPT, four page directories */
 #define BOOT_CMDLINE_GPA 0x20000ull
-#define BOOT_CMDLINE_SIZE 0x10000ull   /* with the NUL */
+#define BOOT_CMDLINE_SIZE 0x10000ull /* with the NUL */
 #define BOOT_LOW_RAM_END 0x9fc00ull
 #define BOOT_KERNEL_MIN_GPA 0x100000ull
 
@@ -38,7 +38,7 @@
 /* A file, or bytes in memory. */
 struct boot_image {
 	const char *name;
-	int fd;              /* -1: data */
+	int fd; /* -1: data */
 	const uint8_t *data;
 	uint64_t size;
 };
@@ -50,7 +50,7 @@ struct boot_job {
 	bool has_initramfs;
 	const char *cmdline; /* never NULL */
 	struct memory *mem;
-	uint64_t low_end;    /* first gpa after RAM below 4 GiB */
+	uint64_t low_end; /* first gpa after RAM below 4 GiB */
 };
 
 /* Takes an open file. -EISDIR, -EINVAL for what is no regular file, -ENOEXEC if it is empty. */

@@ -12,8 +12,8 @@ struct pci_config {
 };
 
 /*
- * An access of 1, 2 or 4 bytes at offset. Beyond the configuration space (the extended one, which no
- * function here has) reads give zeroes, as the specification asks of an empty capability list.
+ * An access of 1, 2 or 4 bytes at offset. Beyond the configuration space (the extended one, which
+ * no function here has) reads give zeroes, as the specification asks of an empty capability list.
  */
 uint32_t pci_config_read(const struct pci_config *c, uint64_t offset, unsigned int size);
 

@@ -18,8 +18,8 @@ struct sandbox_user {
 };
 
 /*
- * "NAME", "UID", "NAME:GROUP" or "UID:GID"; without a group it is the user's own. Names are looked up
- * in /etc/passwd and /etc/group. A bare UID that is not there is its own group's number.
+ * "NAME", "UID", "NAME:GROUP" or "UID:GID"; without a group it is the user's own. Names are looked
+ * up in /etc/passwd and /etc/group. A bare UID that is not there is its own group's number.
  * -ENOENT, -EINVAL.
  */
 int sandbox_find_user(const char *text, struct sandbox_user *user, struct error *err);
@@ -29,35 +29,38 @@ int sandbox_may_become(const struct sandbox_user *user, struct error *err);
 
 /*
  * Makes the whole process that user, without supplementary groups; the paths (NULL-terminated) are
- * given to it before. The bounding set of capabilities is emptied, too. Nothing happens where it is that user already.
+ * given to it before. The bounding set of capabilities is emptied, too. Nothing happens where it is
+ * that user already.
  */
 int sandbox_become(const struct sandbox_user *user, const char *const *paths, struct error *err);
 
 /*
- * The lists of the main thread that are in force: the newest level, 0 for none. It is the kernel that
- * answers, so this is true whatever images came before; see lists.h.
+ * The lists of the main thread that are in force: the newest level, 0 for none. It is the kernel
+ * that answers, so this is true whatever images came before; see lists.h.
  */
 unsigned int sandbox_level(void);
 
 /*
- * For the main thread, once everything is open: no capability, no new privilege, Landlock (files may be
- * changed only beneath the directories in write, NULL-terminated; all may be read and executed), and a
- * list of system calls that are refused. All of that survives exec, is inherited by threads made from now
- * on, and can never be taken back. Adds nothing where this level or a newer one is in force.
- * Landlock may be missing or old, which the log tells; an error is only what must not be missing.
+ * For the main thread, once everything is open: no capability, no new privilege, Landlock (files
+ * may be changed only beneath the directories in write, NULL-terminated; all may be read and
+ * executed), and a list of system calls that are refused. All of that survives exec, is inherited
+ * by threads made from now on, and can never be taken back. Adds nothing where this level or a
+ * newer one is in force. Landlock may be missing or old, which the log tells; an error is only what
+ * must not be missing.
  */
 int sandbox_enter(const char *const *write, struct error *err);
 
 /*
- * For a process whose threads will call sandbox_enter_thread(): says in the log which call it was when
- * one of them is ended for it.
+ * For a process whose threads will call sandbox_enter_thread(): says in the log which call it was
+ * when one of them is ended for it.
  */
 int sandbox_catch_forbidden_calls(struct error *err);
 
 /*
- * For a thread that handles a guest's data: from now on it has no access to files and the network, no
- * capability, and only the system calls that the sources declare for list "vcpu". Any other ends the
- * process. In builds with a sanitizer, whose run-time library makes calls of its own, nothing happens.
+ * For a thread that handles a guest's data: from now on it has no access to files and the network,
+ * no capability, and only the system calls that the sources declare for list "vcpu". Any other ends
+ * the process. In builds with a sanitizer, whose run-time library makes calls of its own, nothing
+ * happens.
  */
 int sandbox_enter_thread(struct error *err);
 

@@ -25,7 +25,7 @@ enum fd_kind {
 	FD_KIND_TTY,      /* terminal or pty */
 	FD_KIND_CHAR,     /* other character device, such as /dev/kvm */
 	FD_KIND_PIPE,
-	FD_KIND_OTHER,    /* whatever was inherited as standard input or output */
+	FD_KIND_OTHER, /* whatever was inherited as standard input or output */
 };
 
 const char *fd_kind_name(enum fd_kind kind);
@@ -52,15 +52,17 @@ struct update_mark {
 
 struct fdtable {
 	uint32_t count;
-	uint32_t guardian;           /* its process id, 0 if there is none */
+	uint32_t guardian; /* its process id, 0 if there is none */
 	uint8_t nonce[STREAM_NONCE_BYTES];
-	char state_uri[4096];        /* the URI given to the successor, see update/handover.c */
+	char state_uri[4096]; /* the URI given to the successor, see update/handover.c */
 	struct update_mark marks[UPDATE_MARKS_MAX];
 	uint32_t nmarks;
-	uint64_t stopped_ns;         /* when the last vCPU stopped */
-	uint64_t exec_ns;            /* just before exec */
-	uint32_t vm_fd;              /* number of the predecessor's KVM VM; see kvm_vm_create() */
-	/* Last, and only the first `count` are ever touched: a page costs the guest's pause 1.5 us. */
+	uint64_t stopped_ns; /* when the last vCPU stopped */
+	uint64_t exec_ns;    /* just before exec */
+	uint32_t vm_fd;      /* number of the predecessor's KVM VM; see kvm_vm_create() */
+	/*
+	 * Last, and only the first `count` are ever touched: a page costs the guest's pause 1.5 us.
+	 */
 	struct fdtable_entry entries[FDTABLE_MAX];
 };
 

@@ -18,7 +18,7 @@
 #ifndef STREAM_FORMAT /* tests build the molt of another age */
 #define STREAM_FORMAT 1
 #endif
-#define STREAM_NAME_MAX 47    /* of a section or a field, without the NUL */
+#define STREAM_NAME_MAX 47 /* of a section or a field, without the NUL */
 #define STREAM_MAX_BYTES (64u << 20)
 #define STREAM_MAX_SECTIONS 4096u
 #define STREAM_NONCE_BYTES 16
@@ -115,7 +115,8 @@ int stream_parse(struct stream *s, const void *buf, size_t len, struct error *er
 
 /*
  * For a parser that must not allocate: stream_reserve() makes room for so many sections in a stream
- * that was all zero, stream_parse_reserved() is stream_parse() into it (and allocates if they are more).
+ * that was all zero, stream_parse_reserved() is stream_parse() into it (and allocates if they are
+ * more).
  */
 int stream_reserve(struct stream *s, size_t sections, struct error *err);
 int stream_parse_reserved(struct stream *s, const void *buf, size_t len, struct error *err);

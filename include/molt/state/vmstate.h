@@ -37,12 +37,12 @@ struct vmstate_field {
 	size_t offset;
 	enum field_type type;
 	uint32_t flags;
-	uint32_t max;         /* elements in the struct; for strings: bytes with the NUL */
-	bool variable;        /* the number of used elements is the uint32_t at count_offset */
+	uint32_t max;  /* elements in the struct; for strings: bytes with the NUL */
+	bool variable; /* the number of used elements is the uint32_t at count_offset */
 	size_t count_offset;
-	uint64_t def;         /* value of each element where the field is absent */
-	const char *reason;   /* for VMSTATE_NOT_SAVED */
-	size_t bytes;         /* of the member in the struct */
+	uint64_t def;       /* value of each element where the field is absent */
+	const char *reason; /* for VMSTATE_NOT_SAVED */
+	size_t bytes;       /* of the member in the struct */
 };
 
 struct vmstate {
@@ -84,6 +84,7 @@ int vmstate_try(struct stream *s, const struct vmstate *vms, const char *name, u
 	(0 * sizeof(char[1 - 2 * !__builtin_types_compatible_p(__typeof__(((s *)0)->m), type)]))
 #define VMSTATE_MEMBER_(s, m) (((s *)0)->m)
 
+/* clang-format off */
 #define VMSTATE_SCALAR_(s, m, ctype, ftype, fl, d) \
 	{ .name = #m, .offset = offsetof(s, m) + VMSTATE_CHECK_(ctype, s, m), .type = (ftype), \
 	  .flags = (fl), .max = 1, .def = (d), .bytes = sizeof(VMSTATE_MEMBER_(s, m)) }
@@ -122,7 +123,10 @@ int vmstate_try(struct stream *s, const struct vmstate *vms, const char *name, u
 #define VMSTATE_U32_VAR(s, m, count) VMSTATE_VAR_(s, m, uint32_t, FIELD_U32, count)
 #define VMSTATE_U64_VAR(s, m, count) VMSTATE_VAR_(s, m, uint64_t, FIELD_U64, count)
 
-/* The same, added after a release that runs the guest as well without: ignorable, and empty by default. */
+/*
+ * The same, added after a release that runs the guest as well without: ignorable, and empty by
+ * default.
+ */
 #define VMSTATE_VAR_NEW_(s, m, ctype, ftype, count) \
 	VMSTATE_ARRAY_(s, m, ctype, ftype, VMSTATE_HAS_DEFAULT | VMSTATE_IGNORABLE, true, \
 		       offsetof(s, count) + VMSTATE_CHECK_(uint32_t, s, count))
@@ -143,5 +147,6 @@ int vmstate_try(struct stream *s, const struct vmstate *vms, const char *name, u
 	  .bytes = sizeof(VMSTATE_MEMBER_(s, m)) }
 
 #define VMSTATE_END { .name = NULL }
+/* clang-format on */
 
 #endif

@@ -30,21 +30,21 @@ struct update_self {
 	char **argv; /* path, "run", the options as given without --incoming; NULL-terminated */
 	char **wrapper; /* what executed us for an update, where that was not our binary; or NULL */
 	const char *version;
-	int exe_fd;  /* the binary itself where /proc cannot give it, else -1 */
+	int exe_fd; /* the binary itself where /proc cannot give it, else -1 */
 };
 
 /*
- * argv: of `molt run`, with the program or "run" in argv[0]. Call early, before anything changes the
- * working directory.
+ * argv: of `molt run`, with the program or "run" in argv[0]. Call early, before anything changes
+ * the working directory.
  */
 int update_self_init(struct update_self *self, int argc, char **argv, const char *version,
 		     struct error *err);
 void update_self_fini(struct update_self *self);
 
 /*
- * A wrapper that the update went by is what the next one goes by. And where this process is the predecessor
- * again after a successor gave up: how it was started comes from the stream, not from the command line that
- * the way back used.
+ * A wrapper that the update went by is what the next one goes by. And where this process is the
+ * predecessor again after a successor gave up: how it was started comes from the stream, not from
+ * the command line that the way back used.
  */
 int update_self_load(struct update_self *self, struct incoming *in, struct error *err);
 
@@ -62,8 +62,9 @@ struct update_ops {
 	/* Sends an event to all clients; takes over data. */
 	void (*event)(void *opaque, const char *name, json_t *data);
 	/*
-	 * This process is the guardian and has taken the guest back: renew what belongs to a process
-	 * (signals), and when that is done run the event loop to its end. The second never returns.
+	 * This process is the guardian and has taken the guest back: renew what belongs to a
+	 * process (signals), and when that is done run the event loop to its end. The second never
+	 * returns.
 	 */
 	int (*reborn)(void *opaque, struct error *err);
 	/* This process is, or will be until further notice, the one that runs the guest. */
@@ -100,14 +101,14 @@ struct incoming {
 	struct stream stream;
 	void *stream_buf;
 	size_t stream_len;
-	bool stream_mapped;  /* stream_buf is a mapping, not from malloc() */
-	uint64_t main_ns;    /* when the successor's main began */
+	bool stream_mapped; /* stream_buf is a mapping, not from malloc() */
+	uint64_t main_ns;   /* when the successor's main began */
 	uint64_t adopted_ns;
 	struct guard_link *guard;
 	struct update_wire *wire; /* section "update", once somebody asked for it */
-	struct fdtable *spare; /* copies of all descriptors, for the way back; see way_back.c */
+	struct fdtable *spare;    /* copies of all descriptors, for the way back; see way_back.c */
 	int table_fd;
-	const char *failure;   /* we are the predecessor again: why the successor gave up */
+	const char *failure; /* we are the predecessor again: why the successor gave up */
 };
 
 /* Whether an fd table waits in the environment, that is, whether a molt started this one. */
@@ -123,8 +124,8 @@ void update_incoming_fini(struct incoming *in);
 
 /*
  * The successor cannot take over: execs the predecessor's binary again, in this process. Returns
- * where that is not possible, with the reason left for the guardian, which then runs the guest on: the
- * caller must end the process at once, with nothing torn down, for everything is still in use.
+ * where that is not possible, with the reason left for the guardian, which then runs the guest on:
+ * the caller must end the process at once, with nothing torn down, for everything is still in use.
  */
 void update_give_up(struct incoming *in, const struct error *err);
 

@@ -20,8 +20,8 @@ enum bus_kind {
 };
 
 /*
- * A device's registers at one place. offset is relative to base; size is 1, 2, 4 or 8 and the access
- * lies inside the region whole. read returns the value, its higher bytes are ignored.
+ * A device's registers at one place. offset is relative to base; size is 1, 2, 4 or 8 and the
+ * access lies inside the region whole. read returns the value, its higher bytes are ignored.
  */
 struct bus_region {
 	enum bus_kind kind;

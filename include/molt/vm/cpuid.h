@@ -80,7 +80,7 @@ int cpu_model_apply(const char *name, struct kvm_cpuid_entry2 *entries, uint32_t
 const char *cpu_model_of(const struct vcpu_state *st);
 
 struct cpuid_config {
-	uint32_t id;   /* the vCPU, which is its APIC id, of cpus */
+	uint32_t id; /* the vCPU, which is its APIC id, of cpus */
 	uint32_t cpus;
 	uint32_t tsc_khz;
 	const char *model;

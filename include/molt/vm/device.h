@@ -49,9 +49,9 @@ struct device_env {
 };
 
 struct device_class {
-	const char *name;   /* also the section name */
-	uint32_t since;     /* the first machine version that has this device */
-	size_t size;        /* of the whole struct */
+	const char *name;    /* also the section name */
+	uint32_t since;      /* the first machine version that has this device */
+	size_t size;         /* of the whole struct */
 	size_t guest_offset; /* of the guest part, described by state */
 	size_t guest_size;
 	const struct vmstate *state; /* NULL: nothing migrates */
@@ -76,7 +76,10 @@ struct device_class {
 	/* Drains what is in flight; the device starts nothing new until resume. */
 	int (*quiesce)(struct device *dev, struct error *err);
 	void (*resume)(struct device *dev);
-	/* In the guardian, before all else: makes locks of the host side anew, their holders are dead. */
+	/*
+	 * In the guardian, before all else: makes locks of the host side anew, their holders are
+	 * dead.
+	 */
 	void (*revive)(struct device *dev);
 	/* Brings the guest part up to date (e.g. from KVM) before it is saved. */
 	int (*pre_save)(struct device *dev, struct error *err);

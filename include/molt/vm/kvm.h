@@ -23,7 +23,7 @@ struct kvm {
 	void *opaque; /* for a fake */
 	/* Capabilities, asked once. */
 	size_t run_size;
-	size_t xsave_size;   /* for KVM_GET_XSAVE2, 4096 without KVM_CAP_XSAVE2 */
+	size_t xsave_size; /* for KVM_GET_XSAVE2, 4096 without KVM_CAP_XSAVE2 */
 	uint32_t max_vcpus;
 	bool has_sregs2;
 	bool has_xsave2;
@@ -60,8 +60,9 @@ struct kvm_vm {
 };
 
 /*
- * Not with the descriptor number avoid (-1: any): KVM names a VM's directory in debugfs after process
- * and number, and would complain on the host's console of a predecessor's that is still there.
+ * Not with the descriptor number avoid (-1: any): KVM names a VM's directory in debugfs after
+ * process and number, and would complain on the host's console of a predecessor's that is still
+ * there.
  */
 int kvm_vm_create(struct kvm_vm *vm, struct kvm *kvm, int avoid, struct error *err);
 void kvm_vm_destroy(struct kvm_vm *vm);

@@ -18,10 +18,10 @@
 struct lapic_timer {
 	/* After the vCPU's last instruction. */
 	bool marked;
-	uint64_t marked_ns;   /* CLOCK_MONOTONIC */
-	uint32_t count;       /* TMCCT */
+	uint64_t marked_ns; /* CLOCK_MONOTONIC */
+	uint32_t count;     /* TMCCT */
 	/* As it came with the last update; target_ns is 0 where it did not run. */
-	uint64_t target_ns;   /* an expiry, CLOCK_MONOTONIC */
+	uint64_t target_ns; /* an expiry, CLOCK_MONOTONIC */
 	uint32_t lvtt, initial, divide;
 };
 

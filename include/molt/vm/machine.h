@@ -23,7 +23,7 @@
 #include <molt/vm/memory.h>
 #include <molt/vm/vcpu.h>
 
-#define MACHINE_MAX_VCPUS 254  /* 8-bit APIC ids; 255 is the broadcast */
+#define MACHINE_MAX_VCPUS 254 /* 8-bit APIC ids; 255 is the broadcast */
 #define MACHINE_MAX_DEVICES 64
 #define MACHINE_NAME_MAX 63
 
@@ -45,7 +45,7 @@ enum machine_request {
 	MACHINE_REQ_RESET = 1 << 1,    /* guest reset */
 	MACHINE_REQ_TRIPLE_FAULT = 1 << 2,
 	MACHINE_REQ_VCPU_ERROR = 1 << 3, /* KVM internal error, failed entry, ... */
-	MACHINE_REQ_PANICKED = 1 << 4, /* guest says it panicked (pvpanic); it goes on running */
+	MACHINE_REQ_PANICKED = 1 << 4,   /* guest says it panicked (pvpanic); it goes on running */
 };
 
 /* Why the process ends; the exit codes of molt(1). */
@@ -61,11 +61,11 @@ enum machine_exit {
 enum machine_event {
 	MACHINE_EVENT_STOP,
 	MACHINE_EVENT_RESUME,
-	MACHINE_EVENT_RESET,          /* detail: "guest-reset" or "host-qmp-system-reset" */
+	MACHINE_EVENT_RESET, /* detail: "guest-reset" or "host-qmp-system-reset" */
 	/*
-	 * detail: "guest-shutdown", "guest-reset" (with --no-reboot, or the reset failed), "guest-panic"
-	 * (it cannot run any further), "host-qmp-quit", "host-qmp-system-reset" (the reset failed),
-	 * "host-signal", "host-ui" (Ctrl-A x)
+	 * detail: "guest-shutdown", "guest-reset" (with --no-reboot, or the reset failed),
+	 * "guest-panic" (it cannot run any further), "host-qmp-quit", "host-qmp-system-reset" (the
+	 * reset failed), "host-signal", "host-ui" (Ctrl-A x)
 	 */
 	MACHINE_EVENT_SHUTDOWN,
 	MACHINE_EVENT_POWERDOWN,
@@ -82,7 +82,9 @@ struct machine_ops {
 	 */
 	int (*load_boot)(struct machine *m, void *opaque, struct error *err);
 	void (*event)(struct machine *m, void *opaque, enum machine_event ev, const char *detail);
-	/* Called by each vCPU thread before it looks at what a guest gave it; NULL: nothing to do. */
+	/*
+	 * Called by each vCPU thread before it looks at what a guest gave it; NULL: nothing to do.
+	 */
 	int (*confine)(struct error *err);
 	void *opaque;
 };
@@ -92,12 +94,12 @@ struct machine_guest {
 	char name[MACHINE_NAME_MAX + 1];
 	uint64_t ram_size;
 	uint32_t cpus;
-	uint32_t run_state;       /* enum run_state */
-	uint32_t requests;        /* pending enum machine_request bits */
+	uint32_t run_state; /* enum run_state */
+	uint32_t requests;  /* pending enum machine_request bits */
 	bool no_reboot;
 	uint8_t reserved[3];
 	char cpu_model[CPU_MODEL_MAX + 1]; /* see cpuid.h */
-	struct msr_lists msrs;    /* saved: travels with each vCPU */
+	struct msr_lists msrs;             /* saved: travels with each vCPU */
 };
 
 struct machine {
@@ -114,7 +116,7 @@ struct machine {
 	struct loop *loop;
 	struct machine_ops ops;
 
-	uint64_t retry_ns; /* how long a vCPU that KVM has no room for is tried again */
+	uint64_t retry_ns;  /* how long a vCPU that KVM has no room for is tried again */
 	struct vcpu *vcpus; /* guest.cpus of them */
 	struct vcpu_state *vcpu_states; /* one each */
 	pthread_mutex_t vcpu_lock;
@@ -130,7 +132,7 @@ struct machine {
 		struct error err;
 	} job; /* under vcpu_lock; see vcpu_job.c */
 	uint32_t host_cpus;
-	bool awake;     /* in an update's pause: parked threads stay awake, where a CPU can be spared */
+	bool awake; /* in an update's pause: parked threads stay awake, where a CPU can be spared */
 	struct stream *incoming; /* while it is built from one */
 
 	struct device *devices[MACHINE_MAX_DEVICES];
@@ -159,7 +161,10 @@ struct machine_config {
 	struct fdtable *fds;
 	/* Another model than machine_model, for tests; or NULL. */
 	const struct machine_model *model;
-	/* A fake KVM for tests: its ioctl and opaque, and on a cold start a copy of its fd. Or NULL. */
+	/*
+	 * A fake KVM for tests: its ioctl and opaque, and on a cold start a copy of its fd. Or
+	 * NULL.
+	 */
 	const struct kvm *kvm;
 };
 
@@ -192,15 +197,17 @@ uint64_t machine_park_vcpus(struct machine *m);
 
 void machine_unpark_vcpus(struct machine *m);
 
-/* On the way through an update's pause: vCPU threads that park stay awake, to help and to run soon. */
+/*
+ * On the way through an update's pause: vCPU threads that park stay awake, to help and to run soon.
+ */
 void machine_keep_awake(struct machine *m, bool on);
 
 /* Waits until the first vCPU has entered KVM_RUN after machine_unpark_vcpus(); its time. */
 uint64_t machine_wait_entered(struct machine *m);
 
 /*
- * The host's CPUs that this process may use and where no vCPU was when it was last entered. False where
- * there are none, or that cannot be known (a host with more CPUs than a cpu_set_t).
+ * The host's CPUs that this process may use and where no vCPU was when it was last entered. False
+ * where there are none, or that cannot be known (a host with more CPUs than a cpu_set_t).
  */
 bool machine_spare_cpus(struct machine *m, cpu_set_t *spare);
 
@@ -217,12 +224,14 @@ int machine_reset(struct machine *m, const char *reason, struct error *err);
 int machine_revive(struct machine *m, struct error *err);
 
 /*
- * The rest of it, where it failed for want of a thread: starts those that are missing. -errno if one is
- * still missing after some seconds of trying; may be called again, until it returns 0.
+ * The rest of it, where it failed for want of a thread: starts those that are missing. -errno if
+ * one is still missing after some seconds of trying; may be called again, until it returns 0.
  */
 int machine_revive_vcpus(struct machine *m, struct error *err);
 
-/* From any thread: the request is carried out by main; the calling vCPU parks for all but PANICKED. */
+/*
+ * From any thread: the request is carried out by main; the calling vCPU parks for all but PANICKED.
+ */
 void machine_request(struct machine *m, enum machine_request req);
 
 /* Ends loop_run() with the exit code, after the SHUTDOWN event. */
@@ -250,9 +259,9 @@ int machine_save(struct machine *m, struct stream_writer *w, struct fdtable *fds
 		 struct error *err);
 
 /*
- * The same sections, fields and descriptors while the guest runs, for the check before an update: its
- * vCPUs are not asked, so the values are old ones. MSRs that the stream's writer did not know, but this host
- * has, are found here, so that the next machine_save() has them.
+ * The same sections, fields and descriptors while the guest runs, for the check before an update:
+ * its vCPUs are not asked, so the values are old ones. MSRs that the stream's writer did not know,
+ * but this host has, are found here, so that the next machine_save() has them.
  */
 int machine_describe(struct machine *m, struct stream_writer *w, struct fdtable *fds,
 		     struct error *err);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Guest RAM: sealed memfds, mapped shared, one below the PCI hole and one from 4 GiB up. This is the
- * only place where a guest physical address becomes a pointer.
+ * Guest RAM: sealed memfds, mapped shared, one below the PCI hole and one from 4 GiB up. This is
+ * the only place where a guest physical address becomes a pointer.
  *
  * What the memfds are made of is the host's affair: no option here changes what the guest sees.
  */
@@ -16,7 +16,7 @@
 #include <molt/state/fdtable.h>
 #include <molt/vm/kvm.h>
 
-#define MEMORY_LOW_MAX 0xc0000000ull  /* RAM below here, the PCI hole from here to 4 GiB */
+#define MEMORY_LOW_MAX 0xc0000000ull /* RAM below here, the PCI hole from here to 4 GiB */
 #define MEMORY_HIGH_BASE 0x100000000ull
 #define MEMORY_MIN_BYTES (2ull << 20)
 #define MEMORY_MAX_BYTES (252ull << 30) /* the 64-bit PCI window starts at 256 GiB */
@@ -31,7 +31,9 @@ enum memory_thp {
 };
 
 struct memory_options {
-	/* Bytes a page, a power of 2; 0: 4 KiB; MEMORY_HUGE_DEFAULT: the host's default huge page. */
+	/*
+	 * Bytes a page, a power of 2; 0: 4 KiB; MEMORY_HUGE_DEFAULT: the host's default huge page.
+	 */
 	uint64_t hugepages;
 	enum memory_thp thp;
 	bool prefault; /* all of RAM is allocated before the guest runs */
@@ -63,8 +65,8 @@ int memory_check_size(uint64_t size, struct error *err);
  * With from, the memfds are taken from there ("ram", region) instead and must have the right size.
  * What pages they have is theirs then, and nothing is prefaulted: the guest waits.
  *
- * Each mapping begins at a multiple of 2 MiB, or of the pages' size if that is more, so that KVM and
- * the host can map it by huge pages. opt NULL is all defaults.
+ * Each mapping begins at a multiple of 2 MiB, or of the pages' size if that is more, so that KVM
+ * and the host can map it by huge pages. opt NULL is all defaults.
  */
 int memory_create(struct memory *mem, uint64_t size, const struct memory_options *opt,
 		  struct fdtable *from, struct error *err);
@@ -90,8 +92,8 @@ int memory_map_into(const struct memory *mem, struct kvm_vm *vm, struct error *e
 
 /*
  * A pointer to len bytes of guest RAM from gpa on, all inside one region; NULL where any byte is
- * not RAM. len 0 asks for an address inside RAM all the same. Valid until memory_destroy(). The guest may change
- * the bytes at any time: copy before checking.
+ * not RAM. len 0 asks for an address inside RAM all the same. Valid until memory_destroy(). The
+ * guest may change the bytes at any time: copy before checking.
  */
 void *memory_ptr(const struct memory *mem, uint64_t gpa, uint64_t len);
 

@@ -22,8 +22,8 @@ struct refault {
 };
 
 /*
- * Begins, in small pieces from the event loop; ends by itself, with a line in the log. mem and r stay
- * where they are until then or refault_stop(). r is zeroed before the first use.
+ * Begins, in small pieces from the event loop; ends by itself, with a line in the log. mem and r
+ * stay where they are until then or refault_stop(). r is zeroed before the first use.
  */
 int refault_start(struct refault *r, const struct memory *mem, struct loop *loop,
 		  struct error *err);

@@ -41,16 +41,16 @@ struct vcpu {
 	pthread_t thread;
 	bool started;
 	pid_t tid;
-	bool confined;             /* the thread has given up what it does not need */
-	_Atomic int goal;          /* enum vcpu_goal, set by main */
-	_Atomic bool parked;       /* set under machine->vcpu_lock */
-	uint64_t stopped_ns;       /* CLOCK_MONOTONIC when it last parked */
+	bool confined;               /* the thread has given up what it does not need */
+	_Atomic int goal;            /* enum vcpu_goal, set by main */
+	_Atomic bool parked;         /* set under machine->vcpu_lock */
+	uint64_t stopped_ns;         /* CLOCK_MONOTONIC when it last parked */
 	_Atomic uint64_t entered_ns; /* when it last left the park for KVM_RUN */
-	_Atomic int host_cpu;      /* and on which CPU of the host; -1: not yet */
-	uint64_t steal_time;       /* the guest's MSR, where it was stopped in this KVM VM; else 0 */
-	struct vcpu_retry retry;   /* the thread's own */
-	struct lapic_timer timer;  /* whose fd is, see docs/architecture.md */
-	struct vcpu_state *state;  /* CPUID always; the rest while saved or loaded */
+	_Atomic int host_cpu;        /* and on which CPU of the host; -1: not yet */
+	uint64_t steal_time;      /* the guest's MSR, where it was stopped in this KVM VM; else 0 */
+	struct vcpu_retry retry;  /* the thread's own */
+	struct lapic_timer timer; /* whose fd is, see docs/architecture.md */
+	struct vcpu_state *state; /* CPUID always; the rest while saved or loaded */
 };
 
 #endif

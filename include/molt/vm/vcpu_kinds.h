@@ -41,10 +41,10 @@ struct kvm_request {
 
 struct vcpu_kind {
 	const char *name;
-	const char *cap;     /* the capability's name; NULL: no KVM is without it */
+	const char *cap; /* the capability's name; NULL: no KVM is without it */
 	unsigned long cap_nr;
-	size_t has;          /* offset of its bool in struct kvm; 0: kvm_probe() insists on it */
-	bool optional;       /* a host without the capability has no such state */
+	size_t has;           /* offset of its bool in struct kvm; 0: kvm_probe() insists on it */
+	bool optional;        /* a host without the capability has no such state */
 	unsigned int save_at; /* place in the order of reading, from 1; 0: it is not read */
 	struct kvm_request get[2]; /* the second is for KVMs without the first, or made as well */
 	struct kvm_request set[2];

@@ -19,22 +19,22 @@
 #define VCPU_XSAVE_MAX 16384
 
 struct vcpu_state {
-	uint32_t ncpuid;                    /* in 32-bit words, 10 an entry: struct kvm_cpuid_entry2 */
+	uint32_t ncpuid; /* in 32-bit words, 10 an entry: struct kvm_cpuid_entry2 */
 	uint32_t cpuid[VCPU_CPUID_MAX * 10];
 	uint32_t reserved_cpuid;
 	uint64_t tsc_khz;
-	uint64_t tsc_offset;                /* guest TSC = host TSC + this (mod 2^64) */
+	uint64_t tsc_offset; /* guest TSC = host TSC + this (mod 2^64) */
 	uint32_t nmsrs;
-	uint32_t nmsr_values;               /* equals nmsrs */
+	uint32_t nmsr_values; /* equals nmsrs */
 	uint32_t msr_index[VCPU_MSRS_MAX];
 	uint64_t msr_value[VCPU_MSRS_MAX];
 	struct kvm_regs regs;
-	struct kvm_sregs2 sregs;            /* from KVM_GET_SREGS where there is no KVM_GET_SREGS2 */
+	struct kvm_sregs2 sregs; /* from KVM_GET_SREGS where there is no KVM_GET_SREGS2 */
 	uint32_t xsave_len;
 	uint8_t xsave[VCPU_XSAVE_MAX];
 	uint32_t reserved_xsave;
 	struct kvm_xcrs xcrs;
-	uint64_t lapic_ns;                  /* CLOCK_MONOTONIC when lapic was read */
+	uint64_t lapic_ns; /* CLOCK_MONOTONIC when lapic was read */
 	struct kvm_lapic_state lapic;
 	struct kvm_mp_state mp_state;
 	uint32_t reserved_mp_state;
@@ -63,16 +63,17 @@ struct msr_lists {
 int msr_lists_init(struct msr_lists *lists, struct kvm *kvm, int vcpu_fd, struct error *err);
 
 /*
- * Adds what this host has and neither list knows: both come from a stream whose writer may not have known
- * it. If there is such an MSR it is tried on a vCPU in a VM of its own, with the CPUID of like, which takes
- * some milliseconds; else this is one ioctl. What was added is kept even where there is an error.
+ * Adds what this host has and neither list knows: both come from a stream whose writer may not have
+ * known it. If there is such an MSR it is tried on a vCPU in a VM of its own, with the CPUID of
+ * like, which takes some milliseconds; else this is one ioctl. What was added is kept even where
+ * there is an error.
  */
 int msr_lists_complete(struct msr_lists *lists, struct kvm *kvm, const struct vcpu_state *like,
 		       struct error *err);
 
 /* Reads everything but CPUID, which molt itself chose and st keeps. The vCPU is parked. */
-int vcpu_state_get(struct vcpu_state *st, struct kvm *kvm, int vcpu_fd,
-		   const struct msr_list *msrs, struct error *err);
+int vcpu_state_get(struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, const struct msr_list *msrs,
+		   struct error *err);
 
 /* Sets CPUID alone: before the first KVM_RUN, and part of vcpu_state_set(). */
 int vcpu_state_set_cpuid(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd,

@@ -369,8 +369,8 @@ static uint64_t clock_read(enum clock_kind kind)
 
 static void clock_step_back(enum clock_kind kind, bool cross, uint64_t by, unsigned cpu)
 {
-	counter *count =
-		cross ? &clocks->clock[kind].steps_back_cross : &clocks->clock[kind].steps_back_own;
+	counter *count = cross ? &clocks->clock[kind].steps_back_cross
+			       : &clocks->clock[kind].steps_back_own;
 
 	raise_to(&clocks->clock[kind].largest_step_back, by);
 	if (atomic_fetch_add(count, 1) == 0)
