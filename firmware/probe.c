@@ -90,7 +90,7 @@ static void check_stall(struct probe *p, uint64_t gap)
 {
 	uint64_t now = rdtsc();
 
-	if (time_was_paused(gap)) /* that is nobody's fault */
+	if (was_paused(gap)) /* that is nobody's fault */
 		p->seen_at += gap;
 	if (p->holds != p->seen_holds) {
 		p->seen_holds = p->holds;

@@ -151,6 +151,8 @@ extern uint64_t changes; /* so many were printed */
 
 /* Say that something is not what it was. Goes on; the caller takes `now` as the new truth. */
 void changed(struct probe *p, const char *what, uint64_t was, uint64_t now);
+/* Whether a gap is so long that the whole machine must have been paused: nobody's fault. */
+bool was_paused(uint64_t gap);
 /* The boot CPU's: print one, or all that another CPU has handed over. */
 void report_print(const struct probe *p, const struct report *r);
 void reports_print(struct probe *p);
@@ -181,8 +183,6 @@ void time_arm(struct probe *p);
 const char *time_features(const struct probe *p);
 /* After anything that may have taken a while; `gap` is how long, in TSC ticks. */
 void time_check(struct probe *p, uint64_t gap);
-/* Whether a gap is so long that the whole machine must have been paused. */
-bool time_was_paused(uint64_t gap);
 
 /* ---- probe_exact.c */
 

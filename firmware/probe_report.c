@@ -5,7 +5,14 @@
  */
 #include "probe.h"
 
+#define PAUSE_US 20000
+
 uint64_t changes;
+
+bool was_paused(uint64_t gap)
+{
+	return gap > us_to_tsc(PAUSE_US);
+}
 
 void report_print(const struct probe *p, const struct report *r)
 {

@@ -26,7 +26,7 @@
 #define LAPIC_CATCH_UP 16 /* late interrupts that may still come, if they were due */
 #define TSC_BURST 16      /* reads a turn: the more, the smaller a step shows */
 
-static uint64_t lost_after, pause_length, clock_tolerance;
+static uint64_t lost_after, clock_tolerance;
 
 /* What the CPUs compare with each other; a cache line each. */
 static uint64_t newest_tsc __attribute__((aligned(64)));
@@ -70,7 +70,7 @@ static void timer_check(struct probe *p, struct timer *t, uint64_t gap)
 	count = *t->count;
 	now = rdtsc();
 	timer_check_early(p, t, count, now);
-	if (time_was_paused(gap)) /* that is not the timer's fault */
+	if (was_paused(gap)) /* that is not the timer's fault */
 		t->seen_at += gap;
 	if (count != t->seen) {
 		t->seen = count;
@@ -257,14 +257,8 @@ static void steal_check(struct probe *p)
 void time_options(void)
 {
 	lost_after = us_to_tsc(option_number("lost_ms", 200) * 1000);
-	pause_length = us_to_tsc(20000);
 	clock_tolerance = option_number("clock_us", 1000) * 1000;
 	exact_options();
-}
-
-bool time_was_paused(uint64_t gap)
-{
-	return gap > pause_length;
 }
 
 void time_arm(struct probe *p)

@@ -82,7 +82,7 @@ void check_lost(struct probe *p, struct window *w, uint64_t due, uint64_t gap)
 
 	if (!due)
 		return;
-	if (time_was_paused(gap))
+	if (was_paused(gap))
 		w->excuse += gap;
 	if ((int64_t)(now - due - w->excuse) <= (int64_t)tolerances.lost)
 		return;

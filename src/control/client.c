@@ -396,3 +396,12 @@ void control_client_start(struct control_client *cl)
 	control_client_flush(cl);
 	control_client_update(cl);
 }
+
+void control_flush(struct control *c)
+{
+	/* Before the start the sockets are still the predecessor's to write to. */
+	for (unsigned int i = 0; c && c->started && i < c->nclients; i++) {
+		control_client_flush(c->clients[i]);
+		control_client_update(c->clients[i]);
+	}
+}

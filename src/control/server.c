@@ -216,12 +216,3 @@ void control_start(struct control *c)
 		if (!c->clients[i]->dead)
 			control_client_start(c->clients[i]);
 }
-
-void control_flush(struct control *c)
-{
-	/* Before the start the sockets are still the predecessor's to write to. */
-	for (unsigned int i = 0; c && c->started && i < c->nclients; i++) {
-		control_client_flush(c->clients[i]);
-		control_client_update(c->clients[i]);
-	}
-}
