@@ -21,6 +21,11 @@ SKIP = 77           # meson's exit status for "could not run here"
 CASE_TIMEOUT = 300  # seconds after which a case has failed; it may set another as `timeout`
 O_CLOEXEC = 0o2000000
 
+# The tests may have been started by nohup, or in a script's background. What they start is not to inherit that.
+for _sig in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGTSTP):
+    if signal.getsignal(_sig) == signal.SIG_IGN:
+        signal.signal(_sig, signal.SIG_DFL)
+
 # What a sanitizer says; it goes to standard error, which is the log of a Vm.
 SANITIZER = re.compile(r"Sanitizer|runtime error:")
 
