@@ -34,10 +34,9 @@
 
 #define SYSCALLS_MAX 600
 
-#define REQUEST(name) \
-	{ \
-#name, name \
-	}
+/* clang-format off */
+#define REQUEST(name) { #name, name }
+/* clang-format on */
 
 static const struct {
 	const char *name;

@@ -150,10 +150,9 @@ static int get_lapic(struct vcpu_state *st, struct kvm *kvm, int fd, const struc
 	return lapic_timer_get(st, kvm, fd, err);
 }
 
-#define CALL_(request) \
-	{ \
-#request, request \
-	}
+/* clang-format off */
+#define CALL_(request) { #request, request }
+/* clang-format on */
 #define CAP_(cap_) .cap = #cap_, .cap_nr = cap_
 #define ST_(member) .offset = offsetof(struct vcpu_state, member)
 

@@ -83,10 +83,9 @@ static void try_numbers(void)
 	}
 }
 
-#define REQUEST(name) \
-	{ \
-#name, name \
-	}
+/* clang-format off */
+#define REQUEST(name) { #name, name }
+/* clang-format on */
 static const struct {
 	const char *name;
 	unsigned long request;
