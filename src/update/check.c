@@ -154,7 +154,6 @@ static void end_child(struct update *u)
 
 	if (!child->pid)
 		return;
-	child_hold(child);
 	child_kill(child, true);
 	if (!child_wait(child, KILL_WAIT_MS))
 		log_warn("process %d, which was asked in check mode, does not end",
@@ -205,11 +204,10 @@ static int watch_child(struct update *u, struct error *err)
 		.it_value = { .tv_sec = u->timeout_ms / 1000,
 			      .tv_nsec = (long)(u->timeout_ms % 1000) * 1000000 + 1 },
 	};
-	bool held = child_hold(&u->check.child);
 	int r;
 
 	u->check.timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-	if (!held || u->check.timer_fd < 0 || timerfd_settime(u->check.timer_fd, 0, &its, NULL) < 0)
+	if (u->check.timer_fd < 0 || timerfd_settime(u->check.timer_fd, 0, &its, NULL) < 0)
 		return err_sys(err, errno, "waiting for the check");
 	r = loop_add(u->machine->loop, &u->check.exited, u->check.child.fd, EPOLLIN, child_exited,
 		     u);

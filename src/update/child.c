@@ -54,17 +54,18 @@ bool child_wait(struct child *c, int timeout_ms)
 {
 	const uint64_t until = now_ns() + (uint64_t)timeout_ms * 1000000u;
 	struct pollfd pfd = { .events = POLLIN };
+	int r;
 
 	if (!child_hold(c))
 		return c->pid <= 0;
 	pfd.fd = c->fd;
-	while (has_ended(c, true) == 0) {
+	while ((r = has_ended(c, true)) <= 0 && r != -ECHILD) {
 		uint64_t now = now_ns();
 
 		if (now >= until)
 			return false;
-		/* It may fail for want of memory, which is no reason not to wait. */
-		if (poll(&pfd, 1, (int)((until - now) / 1000000u) + 1) < 0)
+		/* Either may fail for want of memory, which is no reason not to wait. */
+		if (r < 0 || poll(&pfd, 1, (int)((until - now) / 1000000u) + 1) < 0)
 			usleep(PAUSE_US);
 	}
 	forget(c);

@@ -18,6 +18,13 @@ struct child {
 #define CHILD_NONE ((struct child){ .fd = -1 })
 
 /*
+ * clone() by the name that ThreadSanitizer does not intercept: its wrapper hands the child a
+ * pointer into the frame it was called with, which the parent, sharing the memory, has long left.
+ * With CLONE_PIDFD the child and the pidfd, in the fifth argument, come to be together.
+ */
+int __clone(int (*fn)(void *), void *stack, int flags, void *arg, ...);
+
+/*
  * Gets the pidfd of c->pid, a child of ours that nobody has waited for, unless it is there. False
  * where it cannot be had now (try again), or it is no child of ours, which then is forgotten.
  */

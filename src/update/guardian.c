@@ -186,12 +186,6 @@ ALONGSIDE static int guardian_main(void *opaque)
 	return 1;
 }
 
-/*
- * clone() by the name that ThreadSanitizer does not intercept: its wrapper hands the child a
- * pointer into the frame it was called with, which the parent, sharing the memory, has long left.
- */
-int __clone(int (*fn)(void *), void *stack, int flags, void *arg, ...);
-
 static int open_descriptors(struct guardian *g, struct error *err)
 {
 	void *page;

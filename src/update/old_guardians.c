@@ -8,24 +8,30 @@
 
 #include "internal.h"
 
+static void on_end(void *opaque, uint32_t events);
+
 static bool reap(struct old_guardian *g)
 {
 	loop_del(&g->ended);
 	return child_wait(&g->child, 0);
 }
 
-static void on_end(void *opaque, uint32_t events)
-{
-	(void)events;
-	reap(opaque);
-}
-
 /* Where it cannot be watched the next update looks for it. */
-static void watch(struct update *u, struct old_guardian *g)
+static void watch(struct loop *loop, struct old_guardian *g)
 {
 	if (child_hold(&g->child) && !g->ended.loop &&
-	    loop_add(u->machine->loop, &g->ended, g->child.fd, EPOLLIN, on_end, g) < 0)
+	    loop_add(loop, &g->ended, g->child.fd, EPOLLIN, on_end, g) < 0)
 		fd_close(&g->child.fd);
+}
+
+static void on_end(void *opaque, uint32_t events)
+{
+	struct old_guardian *g = opaque;
+	struct loop *loop = g->ended.loop;
+
+	(void)events;
+	if (!reap(g))
+		watch(loop, g);
 }
 
 void update_keep_guardian(struct update *u, struct child *child)
@@ -37,7 +43,7 @@ void update_keep_guardian(struct update *u, struct child *child)
 			continue;
 		g->child = *child;
 		*child = CHILD_NONE;
-		watch(u, g);
+		watch(u->machine->loop, g);
 	}
 	/* Only a stream that no molt wrote brings more. */
 	fd_close(&child->fd);
@@ -52,7 +58,7 @@ int update_reap_guardians(struct update *u, struct error *err)
 
 		if (!g->child.pid || reap(g))
 			continue;
-		watch(u, g);
+		watch(u->machine->loop, g);
 		u->wire->guardians[n++] = (uint32_t)g->child.pid;
 	}
 	u->wire->nguardians = n;

@@ -20,6 +20,7 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -34,6 +35,7 @@
 
 #define PROGRAM_MAX_BYTES (256u << 20)
 #define COPY_BYTES (1u << 20)
+#define SPAWN_STACK_BYTES (64u << 10)
 
 #ifndef MFD_EXEC
 #define MFD_EXEC 0x0010u
@@ -174,59 +176,58 @@ static void default_signals(void)
 	sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
+struct spawn {
+	int fd;
+	char *const *argv, *const *envp;
+	const int *shared;
+	size_t nshared;
+	int standard_input;
+	int code; /* why the child has not become the program */
+};
+
 /* In the child, which shares our memory: system calls and nothing else. */
-static int become(int fd, char *const *argv, char *const *envp, const int *shared, size_t nshared,
-		  int standard_input)
+static int become(const struct spawn *s)
 {
 	setpgid(0, 0);
-	if (dup2(standard_input, STDIN_FILENO) < 0)
+	if (dup2(s->standard_input, STDIN_FILENO) < 0)
 		return errno;
-	for (size_t i = 0; i < nshared; i++)
-		if (fcntl(shared[i], F_SETFD, 0) < 0)
+	for (size_t i = 0; i < s->nshared; i++)
+		if (fcntl(s->shared[i], F_SETFD, 0) < 0)
 			return errno;
 	default_signals();
-	return -program_exec(fd, argv, envp);
+	return -program_exec(s->fd, s->argv, s->envp);
 }
 
-/* What the child says before it ends; nothing once it has become the program. */
-static int read_report(int fd)
+static int spawned(void *opaque)
 {
-	int code = 0;
-	ssize_t n;
+	struct spawn *s = opaque;
 
-	do
-		n = read(fd, &code, sizeof(code));
-	while (n < 0 && errno == EINTR);
-	return n == (ssize_t)sizeof(code) ? code : 0;
+	s->code = become(s);
+	_exit(127);
 }
 
 int program_spawn(int fd, char *const *argv, char *const *envp, const int *shared, size_t nshared,
 		  int standard_input, struct child *child)
 {
+	struct spawn s = { fd, argv, envp, shared, nshared, standard_input, 0 };
+	_Alignas(16) char stack[SPAWN_STACK_BYTES];
 	sigset_t all, old;
-	int report[2], code;
-	pid_t pid;
+	int failed;
 
 	*child = CHILD_NONE;
-	/* Not by memory that vfork shares: ThreadSanitizer makes a fork of it. */
-	if (pipe2(report, O_CLOEXEC) < 0)
-		return errno;
 	/* A handler that ran in the child would run in our memory. */
 	sigfillset(&all);
 	sigprocmask(SIG_SETMASK, &all, &old);
-	pid = vfork();
-	if (pid == 0) {
-		code = become(fd, argv, envp, shared, nshared, standard_input);
-		(void)!write(report[1], &code, sizeof(code));
-		_exit(127);
-	}
-	code = pid < 0 ? errno : 0;
+	/*
+	 * As vfork(), but with its pidfd, or not at all: one that nobody can wait for or kill must
+	 * not come to be.
+	 */
+	child->pid = __clone(spawned, stack + sizeof(stack),
+			     CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD, &s, &child->fd);
+	failed = errno;
 	sigprocmask(SIG_SETMASK, &old, NULL);
-	close(report[1]);
-	if (pid > 0) {
-		child->pid = pid;
-		code = read_report(report[0]);
-	}
-	close(report[0]);
-	return code;
+	if (child->pid >= 0)
+		return s.code;
+	*child = CHILD_NONE;
+	return failed;
 }

@@ -28,7 +28,7 @@ ERRORS = {
     "ENOMEM": "calloc malloc realloc strdup strndup fexecve mmap64 poll pthread_setname_np setenv",
     "EMFILE": "accept4 dup2 dup3 epoll_create1 eventfd fopen fopen64 memfd_create open open64 pipe2 signalfd socket "
               "syscall timerfd_create",
-    "EAGAIN": "__clone getrandom madvise mincore pthread_create vfork",
+    "EAGAIN": "__clone getrandom madvise mincore pthread_create",
     "ENOSPC": "fallocate64 ftruncate64 posix_fallocate64 write",
     "EINTR": "epoll_wait",
     "EACCES": "access unlink",
