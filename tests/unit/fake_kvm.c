@@ -624,9 +624,11 @@ static void all_capabilities(struct fake_kvm *f)
 	f->caps[KVM_CAP_MAX_VCPUS] = 16;
 }
 
-void fake_kvm_init(struct fake_kvm *f)
+struct fake_kvm *fake_kvm_new(void)
 {
-	memset(f, 0, sizeof(*f));
+	struct fake_kvm *f = calloc(1, sizeof(*f));
+
+	assert_non_null(f);
 	pthread_mutex_init(&f->lock, NULL);
 	f->api_version = KVM_API_VERSION;
 	all_capabilities(f);
@@ -635,9 +637,10 @@ void fake_kvm_init(struct fake_kvm *f)
 	assert_true(f->kvm.fd >= 0);
 	f->kvm.ioctl = fake_ioctl;
 	f->kvm.opaque = f;
+	return f;
 }
 
-void fake_kvm_fini(struct fake_kvm *f)
+void fake_kvm_free(struct fake_kvm *f)
 {
 	for (unsigned int i = 0; i < f->nvms; i++)
 		free(f->vms[i]);
@@ -648,4 +651,5 @@ void fake_kvm_fini(struct fake_kvm *f)
 	}
 	fd_close(&f->kvm.fd);
 	pthread_mutex_destroy(&f->lock);
+	free(f);
 }

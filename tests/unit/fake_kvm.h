@@ -130,8 +130,9 @@ struct fake_kvm {
 	unsigned int fail_times;
 };
 
-void fake_kvm_init(struct fake_kvm *f);
-void fake_kvm_fini(struct fake_kvm *f);
+/* Fails the test where it cannot be had; to be freed with fake_kvm_free(). */
+struct fake_kvm *fake_kvm_new(void);
+void fake_kvm_free(struct fake_kvm *f);
 
 /* What a descriptor stands for now; fails the test if for nothing. */
 struct fake_vm *fake_kvm_vm(struct fake_kvm *f, int fd);

@@ -55,9 +55,7 @@ void bench_prepare(struct bench *b, uint32_t cpus)
 	struct error err = ERROR_INIT;
 
 	memset(b, 0, sizeof(*b));
-	b->kvm = calloc(1, sizeof(*b->kvm));
-	assert_non_null(b->kvm);
-	fake_kvm_init(b->kvm);
+	b->kvm = fake_kvm_new();
 	assert_int_equal(loop_create(&b->loop, &err), 0);
 	b->cfg = (struct machine_config){
 		.name = "bench",
@@ -92,8 +90,7 @@ void bench_fini(struct bench *b)
 	if (b->made)
 		machine_destroy(&b->m);
 	loop_destroy(b->loop);
-	fake_kvm_fini(b->kvm);
-	free(b->kvm);
+	fake_kvm_free(b->kvm);
 }
 
 struct fake_vcpu *bench_vcpu(struct bench *b, uint32_t id)

@@ -22,19 +22,16 @@ static int setup(void **state)
 	struct error err = ERROR_INIT;
 
 	(void)state;
-	fake = calloc(1, sizeof(*fake));
+	fake = fake_kvm_new();
 	st = calloc(1, sizeof(*st));
-	assert_non_null(fake);
 	assert_non_null(st);
-	fake_kvm_init(fake);
 	return kvm_probe(&fake->kvm, &err);
 }
 
 static int teardown(void **state)
 {
 	(void)state;
-	fake_kvm_fini(fake);
-	free(fake);
+	fake_kvm_free(fake);
 	free(st);
 	return 0;
 }

@@ -26,17 +26,14 @@ static int setup(void **state)
 	struct error err = ERROR_INIT;
 
 	(void)state;
-	fake = calloc(1, sizeof(*fake));
-	assert_non_null(fake);
-	fake_kvm_init(fake);
+	fake = fake_kvm_new();
 	return kvm_probe(&fake->kvm, &err);
 }
 
 static int teardown(void **state)
 {
 	(void)state;
-	fake_kvm_fini(fake);
-	free(fake);
+	fake_kvm_free(fake);
 	return 0;
 }
 

@@ -20,9 +20,7 @@ static int setup(void **state)
 	struct error err = ERROR_INIT;
 
 	assert_non_null(f);
-	f->kvm = calloc(1, sizeof(*f->kvm));
-	assert_non_null(f->kvm);
-	fake_kvm_init(f->kvm);
+	f->kvm = fake_kvm_new();
 	assert_int_equal(kvm_probe(&f->kvm->kvm, &err), 0);
 	assert_int_equal(kvm_vm_create(&f->vm, &f->kvm->kvm, -1, &err), 0);
 	assert_int_equal(kvm_vm_call(&f->vm, KVM_CREATE_IRQCHIP, NULL), 0);
@@ -36,8 +34,7 @@ static int teardown(void **state)
 	struct fixture *f = *state;
 
 	kvm_vm_destroy(&f->vm);
-	fake_kvm_fini(f->kvm);
-	free(f->kvm);
+	fake_kvm_free(f->kvm);
 	free(f);
 	return 0;
 }

@@ -36,14 +36,12 @@ static int setup(void **state)
 	struct fixture *f = calloc(1, sizeof(*f));
 
 	assert_non_null(f);
-	f->fake = calloc(1, sizeof(*f->fake));
+	f->fake = fake_kvm_new();
 	f->lists = calloc(1, sizeof(*f->lists));
 	f->st = calloc(1, sizeof(*f->st));
-	assert_non_null(f->fake);
 	assert_non_null(f->lists);
 	f->msrs = &f->lists->saved;
 	assert_non_null(f->st);
-	fake_kvm_init(f->fake);
 	f->kvm = f->fake->kvm;
 	assert_int_equal(kvm_probe(&f->kvm, &f->err), 0);
 	assert_int_equal(kvm_vm_create(&f->vm, &f->kvm, -1, &f->err), 0);
@@ -64,8 +62,7 @@ static int teardown(void **state)
 	close(f->a_fd);
 	close(f->b_fd);
 	kvm_vm_destroy(&f->vm);
-	fake_kvm_fini(f->fake);
-	free(f->fake);
+	fake_kvm_free(f->fake);
 	free(f->lists);
 	free(f->st);
 	free(f);
