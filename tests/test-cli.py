@@ -674,12 +674,18 @@ class Completion(Base):
             for key in text + "\n":
                 os.write(fd, key.encode())
                 if key == "\t":
-                    time.sleep(0.5)  # zsh throws away what is typed while it completes
+                    self.settle(fd)
             self.read_until(fd, told.encode())
         finally:
             os.kill(pid, 9)
             os.waitpid(pid, 0)
             os.close(fd)
+
+    @staticmethod
+    def settle(fd):
+        """Until nothing more comes: zsh throws away what is typed while it completes."""
+        while select.select([fd], [], [], 0.5)[0]:
+            os.read(fd, 4096)
 
     def read_until(self, fd, words):
         got, end = b"", time.monotonic() + 20
