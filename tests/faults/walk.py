@@ -120,28 +120,10 @@ class Walker:
     def begin(self):
         self.reconnect()
         self.clean_update()
-        self.before = self.traces()
-        while True:  # a thread bears its name only from soon after its beginning on
-            time.sleep(0.05)
-            last, self.before = self.before, self.traces()
-            if last == self.before:
-                break
+        self.before = self.vm.lasting_traces()
 
     def path(self, name):
         return os.path.join(self.dir, name)
-
-    # ---- what is there ----
-
-    def traces(self):
-        """What a failed update must leave as it was: descriptors, threads, and no other process."""
-        fds = sorted((re.sub(r"\[\d+\]", "", what), cloexec) for what, cloexec in self.vm.fds().values())
-        # The kernel's own threads are with whoever made the KVM VM, who may be dead.
-        threads = [name for name in self.vm.threads() if not name.startswith("kvm-")]
-        # Those that write are made when there is something to write, and once.
-        writers = [name for name in threads if name in ("log", "serial-file")]
-        if len(set(writers)) != len(writers):
-            raise Lost("threads that write are there twice: %s" % threads)
-        return fds, ["thread"] * (len(threads) - len(writers))
 
     # ---- updates ----
 
@@ -245,10 +227,10 @@ class Walker:
             raise Lost("nobody was told why")
         # A dead guardian that nothing told us of is buried by the next update.
         self.vm.settle()
-        end_of_patience, now = time.monotonic() + 10, self.traces()
+        end_of_patience, now = time.monotonic() + 10, self.vm.traces()
         while now != self.before and time.monotonic() < end_of_patience:
             time.sleep(0.02)
-            now = self.traces()
+            now = self.vm.traces()
         if now != self.before:
             raise Lost("left behind: %s" % difference(self.before, now))
         self.clean_update()

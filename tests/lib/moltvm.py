@@ -20,6 +20,7 @@ import traceback
 SKIP = 77           # meson's exit status for "could not run here"
 CASE_TIMEOUT = 300  # seconds after which a case has failed; it may set another as `timeout`
 O_CLOEXEC = 0o2000000
+WRITERS = ("log", "serial-file")  # threads
 
 # The tests may have been started by nohup, or in a script's background. What they start is not to inherit that.
 for _sig in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGTSTP):
@@ -429,12 +430,43 @@ class Vm:
         raise KeyError(key)
 
     def threads(self):
-        """The names of all threads."""
+        """The names of all threads. A new one bears that of its maker until it has got round to its own."""
         names = []
         for tid in os.listdir("/proc/%d/task" % self.pid):
-            with open("/proc/%d/task/%s/comm" % (self.pid, tid)) as f:
-                names.append(f.read().strip())
+            try:
+                with open("/proc/%d/task/%s/comm" % (self.pid, tid)) as f:
+                    names.append(f.read().strip())
+            except (FileNotFoundError, ProcessLookupError):
+                pass  # ended meanwhile
         return sorted(names)
+
+    def traces(self):
+        """
+        What a failed update must leave as it was: descriptors ([(what, close-on-exec)]) and threads (["thread", ...]),
+        less those that write, for each of them is made once, when there is something to write.
+        """
+        fds = sorted((re.sub(r"\[\d+\]", "", what), cloexec) for what, cloexec in self.fds().values())
+        # The kernel's own threads are with whoever made the KVM VM, who may be dead.
+        threads = [name for name in self.threads() if not name.startswith("kvm-")]
+        writers = [name for name in threads if name in WRITERS]
+        assert len(set(writers)) == len(writers), threads
+        return fds, ["thread"] * (len(threads) - len(writers))
+
+    def lasting_traces(self):
+        """The same, once they last: no thread is on its way to its name."""
+        traces, since, end = self.traces(), time.monotonic(), time.monotonic() + 60
+        while time.monotonic() - since < 0.1:
+            time.sleep(0.01)
+            now = self.traces()
+            if now != traces:
+                assert time.monotonic() < end, (traces, now)
+                traces, since = now, time.monotonic()
+        return traces
+
+    def leaves(self, traces):
+        """Waits until there is nothing but these traces."""
+        self.wait_for(lambda: self.traces() == traces, lambda: "end of what is left behind: %s instead of %s" % (
+            self.traces(), traces), timeout=10)
 
     def arguments(self):
         with open("/proc/%d/cmdline" % self.pid) as f:
