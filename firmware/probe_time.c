@@ -34,6 +34,7 @@ static uint64_t newest_clock __attribute__((aligned(64)));
 
 /* ------------------------------------------------------------------ timers */
 
+/* Before the timer is: on a busy host there may be any time between the two. */
 static void timer_start(struct timer *t, unsigned int vector, uint64_t period_us)
 {
 	t->period = us_to_tsc(period_us);
@@ -44,18 +45,20 @@ static void timer_start(struct timer *t, unsigned int vector, uint64_t period_us
 
 static void timer_check_early(struct probe *p, struct timer *t, uint64_t count, uint64_t now)
 {
-	uint64_t due = t->base_count + (now - t->base) / t->period, allowed = due;
+	uint64_t periods = (now - t->base) / t->period;
+	uint64_t due = t->base_count + periods, allowed = due;
 
 	/*
 	 * The timers' clock and the TSC may differ a little: 1/1000 for that, rounded up; two for
 	 * the ends, one of them an interrupt that the PIC had latched before.
 	 */
-	allowed += (due - t->base_count) / 1000 + 3;
+	allowed += periods / 1000 + 3;
 	if (count > allowed)
 		changed(p, t->early, allowed, count);
 	if (count <= allowed && now - t->base < us_to_tsc(10000000))
 		return;
-	t->base = now;
+	/* The phase stays: what is left of a period now, while interrupts are late, comes later. */
+	t->base += periods * t->period;
 	t->base_count = count;
 	if (due > count)
 		t->base_count += due - count < t->catch_up ? due - count : t->catch_up;
@@ -116,8 +119,8 @@ static void lapic_timer_start(struct clocks *c, uint64_t period_us)
 		return;
 	}
 	lapic_write(LAPIC_LVTT, VEC_TIMER | LVTT_PERIODIC);
-	lapic_write(LAPIC_TMICT, (uint32_t)(lapic_khz * period_us / 1000 / 16));
 	timer_start(&c->lapic, VEC_TIMER, period_us);
+	lapic_write(LAPIC_TMICT, (uint32_t)(lapic_khz * period_us / 1000 / 16));
 }
 
 static void pit_start(struct timer *t)
@@ -125,10 +128,10 @@ static void pit_start(struct timer *t)
 	t->early = "pit-early";
 	t->lost = "pit-lost";
 	t->catch_up = UINT64_MAX; /* KVM keeps all that could not be delivered */
-	outb(0x43, 0x34);         /* channel 0, rate generator */
+	timer_start(t, VEC_PIC, 10000);
+	outb(0x43, 0x34); /* channel 0, rate generator */
 	outb(0x40, PIT_RELOAD & 0xff);
 	outb(0x40, PIT_RELOAD >> 8);
-	timer_start(t, VEC_PIC, 10000);
 }
 
 /* ------------------------------------------------------------------ clocks */
