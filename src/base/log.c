@@ -374,6 +374,8 @@ void log_stop(unsigned int ms)
 	queue_suppressed();
 	writer_kick(&writer);
 	written = log_drain(ms);
+	if (!written)
+		writer_finish(&writer);
 	/* Where not, a thread may hang; lines go on waiting, in vain, rather than block. */
 	if (writer_stop(&writer, LOG_DRAIN_MS) && written)
 		atomic_store(&held, false);

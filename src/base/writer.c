@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <time.h>
@@ -31,18 +32,25 @@ static bool wait_until(struct writer *w, pthread_cond_t *cond, const struct time
 	return pthread_cond_clockwait(cond, &w->lock, CLOCK_MONOTONIC, then) == 0;
 }
 
+static bool has_room(int fd)
+{
+	struct pollfd pfd = { .fd = fd, .events = POLLOUT };
+
+	return poll(&pfd, 1, 0) > 0;
+}
+
 /*
  * Writes a piece; false if there is none, or there is no room for it (*stalled). *again_ms: when to
- * look again in any case, 0 for never.
+ * look again in any case, 0 for never. may_wait: in write(2), for room.
  */
-static bool write_piece(struct writer *w, unsigned int *again_ms, bool *stalled)
+static bool write_piece(struct writer *w, bool may_wait, unsigned int *again_ms, bool *stalled)
 {
 	const void *piece;
 	int fd;
 	size_t len = w->ops->next(w->opaque, &piece, &fd, again_ms);
 	ssize_t n;
 
-	if (!len)
+	if (!len || (!may_wait && !has_room(fd)))
 		return false;
 	do
 		n = write(fd, piece, len);
@@ -79,7 +87,7 @@ static void *writer_main(void *opaque)
 		w->busy = true;
 		again_ms = 0;
 		pthread_mutex_unlock(&w->lock);
-		more = write_piece(w, &again_ms, &stalled);
+		more = write_piece(w, true, &again_ms, &stalled);
 		pthread_mutex_lock(&w->lock);
 		w->busy = false;
 		w->stalled = stalled;
@@ -190,6 +198,17 @@ void writer_release(struct writer *w)
 	w->hold = false;
 	pthread_cond_signal(&w->work);
 	pthread_mutex_unlock(&w->lock);
+}
+
+void writer_finish(struct writer *w)
+{
+	unsigned int again_ms;
+	bool stalled;
+
+	if (writer_hold(w, 0))
+		while (write_piece(w, false, &again_ms, &stalled))
+			;
+	writer_release(w);
 }
 
 bool writer_stop(struct writer *w, unsigned int ms)

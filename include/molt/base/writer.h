@@ -71,6 +71,12 @@ bool writer_hold(struct writer *w, unsigned int ms);
 void writer_release(struct writer *w);
 
 /*
+ * At the end of it all: what is left is written by the caller, as far as there is room for it at
+ * once and the thread is not writing. On a busy host it may not have got a CPU yet.
+ */
+void writer_finish(struct writer *w);
+
+/*
  * Ends the thread, whatever is still queued. False where a write did not come back within ms
  * milliseconds: then the thread is left to the end of the process, and the owner and its queue must
  * stay, too.
