@@ -235,11 +235,17 @@ static int remove_own(const char *path, const struct unix_socket_id *id)
 	return unlink(path) < 0 ? -errno : 0;
 }
 
+/* Whoever an update has left behind (a guardian that takes memory apart) has the socket, too. */
 static int remove_unknown(const struct sockaddr_un *sun)
 {
 	_cleanup_close_ int lock = lock_directory(sun->sun_path);
+	uint64_t deadline = now_ns() + LOCK_WAIT_NS;
 	int r = lock < 0 ? lock : remove_stale(sun);
 
+	while (r == -EADDRINUSE && now_ns() < deadline) {
+		nanosleep(&(struct timespec){ .tv_nsec = LOCK_POLL_NS }, NULL);
+		r = remove_stale(sun);
+	}
 	return r == -EADDRINUSE || r == -EEXIST ? 0 : r;
 }
 

@@ -240,6 +240,23 @@ static void the_end_of_an_unknown_one(void **state)
 	unix_socket_close(&first, &unknown, true);
 }
 
+/* Whoever was left behind by an update has the socket open for a while, too, and does not count. */
+static void the_end_waits_for_those_left_behind(void **state)
+{
+	const struct unix_socket_id unknown = { 0 };
+	struct place *p = *state;
+	int fd = start(p);
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		usleep(300000);
+		_exit(0);
+	}
+	unix_socket_close(&fd, &unknown, true);
+	assert_int_equal(inode_at(p), 0);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+}
+
 /* What a starter saw; it stays, with its socket, until the other end of `stay` is closed. */
 struct outcome {
 	int result; /* 0 or -errno */
@@ -448,6 +465,7 @@ int main(void)
 		TEST(impossible_paths),
 		TEST(the_end_removes_its_own_file_alone),
 		TEST(the_end_of_an_unknown_one),
+		TEST(the_end_waits_for_those_left_behind),
 		TEST(of_many_starts_at_once_one_succeeds),
 		TEST(a_start_may_be_killed),
 		TEST(without_the_lock_nothing_is_replaced),
