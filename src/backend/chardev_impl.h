@@ -25,6 +25,7 @@
 #include <molt/base/writer.h>
 
 #define CHARDEV_QUEUE_BYTES 65536u /* what a stream may carry of it */
+#define CHARDEV_BEGUN_UNKNOWN UINT32_MAX
 #define CHARDEV_RING_BYTES (CHARDEV_QUEUE_BYTES - CHARDEV_CHUNK)
 #define CHARDEV_CHUNK 4096u /* PIPE_BUF: what a pipe takes whole where poll() says it takes any */
 #define CHARDEV_TAG_MAX 31
@@ -139,14 +140,15 @@ extern const struct chardev_kind chardev_socket;
 /*
  * chardev_queue.c. next: the bytes to be written next, which stay as they are until taken() has
  * counted them off; their number. pending: all that waits. drop: all of it is lost; for_good: so is
- * all to come. save, load: as the stream has it, at most CHARDEV_QUEUE_BYTES.
+ * all to come. save, load: as the stream has it, at most CHARDEV_QUEUE_BYTES; begun: how many of
+ * them are the rest of what was partly written, CHARDEV_BEGUN_UNKNOWN where nobody has told.
  */
 uint32_t chardev_queue_next(struct chardev *cd, const uint8_t **piece);
 void chardev_queue_taken(struct chardev *cd, uint32_t n);
 uint32_t chardev_queue_pending(struct chardev *cd);
 void chardev_queue_drop(struct chardev *cd, bool for_good);
-void chardev_queue_save(struct chardev *cd, uint8_t *out, uint32_t *len);
-void chardev_queue_load(struct chardev *cd, const uint8_t *out, uint32_t len);
+void chardev_queue_save(struct chardev *cd, uint8_t *out, uint32_t *len, uint32_t *begun);
+void chardev_queue_load(struct chardev *cd, const uint8_t *out, uint32_t len, uint32_t begun);
 
 /* chardev_output.c: once the descriptors are there. */
 void chardev_output_init(struct chardev *cd);

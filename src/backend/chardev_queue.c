@@ -8,7 +8,9 @@
  * never touched, so what a reader is being given is not cut: should a line have been taken by half,
  * the rest of it follows into the piece before anything is dropped.
  *
- * Piece and ring together are what crosses an update, as the 64 KiB that every release takes.
+ * Piece and ring together are what crosses an update, as the 64 KiB that every release takes. A
+ * piece that nobody has been given anything of goes back to the ring: what is dropped later is then
+ * older than all that is kept.
  */
 #include <string.h>
 
@@ -188,12 +190,13 @@ void chardev_queue_drop(struct chardev *cd, bool for_good)
 	pthread_mutex_unlock(&cd->lock);
 }
 
-void chardev_queue_save(struct chardev *cd, uint8_t *out, uint32_t *len)
+void chardev_queue_save(struct chardev *cd, uint8_t *out, uint32_t *len, uint32_t *begun)
 {
 	uint32_t n;
 
 	pthread_mutex_lock(&cd->lock);
 	n = cd->piece_len - cd->piece_done;
+	*begun = cd->piece_done ? n : 0;
 	memcpy(out, cd->piece + cd->piece_done, n);
 	for (uint32_t i = 0; i < cd->len; i++)
 		out[n++] = at(cd, i);
@@ -201,10 +204,26 @@ void chardev_queue_save(struct chardev *cd, uint8_t *out, uint32_t *len)
 	*len = n;
 }
 
-void chardev_queue_load(struct chardev *cd, const uint8_t *out, uint32_t len)
+/* The first line end from `from` bytes on that a piece reaches; as far as it does if there is none. */
+static uint32_t piece_to_line_end(const uint8_t *out, uint32_t len, uint32_t from)
 {
-	uint32_t n = len < CHARDEV_CHUNK ? len : CHARDEV_CHUNK;
+	uint32_t most = len < CHARDEV_CHUNK ? len : CHARDEV_CHUNK;
 
+	for (uint32_t n = from; n < most; n++)
+		if (n && out[n - 1] == '\n')
+			return n;
+	return most;
+}
+
+void chardev_queue_load(struct chardev *cd, const uint8_t *out, uint32_t len, uint32_t begun)
+{
+	uint32_t too_many = len > CHARDEV_RING_BYTES ? len - CHARDEV_RING_BYTES : 0, n = begun;
+
+	/* Where it is not known, the first line may be one of which a reader has the beginning. */
+	if (n > len || n > CHARDEV_CHUNK)
+		n = piece_to_line_end(out, len, too_many ? too_many : 1);
+	else if (n < too_many)
+		n = piece_to_line_end(out, len, too_many);
 	memcpy(cd->piece, out, n);
 	cd->piece_len = n;
 	append(cd, out + n, len - n);

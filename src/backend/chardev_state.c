@@ -23,6 +23,7 @@ struct chardev_state {
 	uint64_t dropped;
 	uint64_t socket_dev;
 	uint64_t socket_ino;
+	uint32_t out_begun;
 	uint32_t iflag;
 	uint32_t oflag;
 	uint32_t cflag;
@@ -48,6 +49,8 @@ static const struct vmstate_field fields[] = {
 	VMSTATE_U64(struct chardev_state, dropped),
 	VMSTATE_SCALAR_(struct chardev_state, socket_dev, uint64_t, FIELD_U64, OPTIONAL, 0),
 	VMSTATE_SCALAR_(struct chardev_state, socket_ino, uint64_t, FIELD_U64, OPTIONAL, 0),
+	VMSTATE_SCALAR_(struct chardev_state, out_begun, uint32_t, FIELD_U32, OPTIONAL,
+			CHARDEV_BEGUN_UNKNOWN),
 	VMSTATE_U32(struct chardev_state, iflag),
 	VMSTATE_U32(struct chardev_state, oflag),
 	VMSTATE_U32(struct chardev_state, cflag),
@@ -108,7 +111,7 @@ static void save_queue(struct chardev *cd, struct chardev_state *st)
 	st->out_dead = cd->out_dead;
 	st->dropped = cd->dropped;
 	pthread_mutex_unlock(&cd->lock);
-	chardev_queue_save(cd, st->out, &st->out_len);
+	chardev_queue_save(cd, st->out, &st->out_len, &st->out_begun);
 }
 
 struct chardev_state *chardev_new_state(void)
@@ -158,6 +161,6 @@ int chardev_load_state(struct chardev *cd, char *kind, struct stream *stream, st
 	cd->out_dead = st->out_dead;
 	cd->dropped = st->dropped;
 	cd->dropped_logged = st->dropped;
-	chardev_queue_load(cd, st->out, st->out_len);
+	chardev_queue_load(cd, st->out, st->out_len, st->out_begun);
 	return 0;
 }

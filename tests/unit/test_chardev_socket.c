@@ -185,6 +185,49 @@ static void overflow_without_a_peer_keeps_the_end(void **state)
 	close(fd);
 }
 
+/* What is dropped after an update is older than all that is kept: there is no gap. */
+static void overflow_after_an_update_keeps_the_end(void **state)
+{
+	static char text[100000];
+	struct sink *s = *state;
+	size_t len = numbered(text, sizeof(text)), done;
+	int fd;
+
+	open_path(s, "socket");
+	for (done = 0; done < 60000; done += 10)
+		chardev_write(s->cd, (const uint8_t *)text + done, 10);
+	update(s);
+	for (; done < len; done += 10)
+		chardev_write(s->cd, (const uint8_t *)text + done,
+			      len - done < 10 ? len - done : 10);
+	fd = dial(s->path);
+	assert_in_range(drain_newest(s, fd, len, 1), QUEUE_BYTES - 512, QUEUE_BYTES);
+	close(fd);
+}
+
+/* But what a reader has the beginning of is given to the end, and then the newest. */
+static void what_was_begun_is_finished_after_an_update(void **state)
+{
+	static char text[1000000];
+	struct sink *s = *state;
+	size_t len = numbered(text, sizeof(text)), done;
+	int fd;
+
+	open_path(s, "socket");
+	fd = dial(s->path);
+	settle(s);
+	for (done = 0; done < len / 2; done += 1000) {
+		chardev_write(s->cd, (const uint8_t *)text + done, 1000);
+		settle(s);
+	}
+	update(s);
+	for (; done < len; done += 1000)
+		chardev_write(s->cd, (const uint8_t *)text + done,
+			      len - done < 1000 ? len - done : 1000);
+	assert_in_range(drain_newest(s, fd, len, 1), QUEUE_BYTES, len - 1);
+	close(fd);
+}
+
 static void a_stale_socket_is_replaced(void **state)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
@@ -345,6 +388,8 @@ int main(void)
 		T(a_peer_may_end_its_input_and_listen_on),
 		T(a_peer_that_does_not_read_blocks_nobody),
 		T(overflow_without_a_peer_keeps_the_end),
+		T(overflow_after_an_update_keeps_the_end),
+		T(what_was_begun_is_finished_after_an_update),
 		T(a_stale_socket_is_replaced),
 		T(what_is_in_use_is_not_replaced),
 		T(a_socket_of_another_stays),
