@@ -49,7 +49,7 @@ static ssize_t get(struct chardev *cd, uint8_t *buf, size_t len)
 
 	if (cd->in_socket)
 		n = recv(cd->in_fd, buf, len, MSG_DONTWAIT);
-	else if (cd->shared && !chardev_ready_now(cd->in_fd, POLLIN))
+	else if (cd->shared && !fd_ready(cd->in_fd, POLLIN))
 		return -EAGAIN;
 	else
 		n = read(cd->in_fd, buf, len);

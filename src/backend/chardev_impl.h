@@ -162,8 +162,6 @@ void chardev_output_release(struct chardev *cd);
  * a write hangs: the thread in it still looks at cd.
  */
 bool chardev_output_end(struct chardev *cd, bool wait);
-/* Whether fd is ready (or hung up) right now. */
-bool chardev_ready_now(int fd, short events);
 
 /* Name in the fd table: "<tag>-chardev-<what>". buf holds STREAM_NAME_MAX + 1 bytes. */
 const char *chardev_fd_name(const struct chardev *cd, const char *what, char *buf);

@@ -32,13 +32,6 @@
 
 /* ---- one attempt ---- */
 
-bool chardev_ready_now(int fd, short events)
-{
-	struct pollfd pfd = { .fd = fd, .events = events };
-
-	return poll(&pfd, 1, 0) > 0;
-}
-
 /*
  * A descriptor that others hold, too. Between poll() and the write another may have filled it, the
  * log's thread for one; where the kernel can be asked not to wait (pipes since Linux 6.4), it is.
@@ -48,7 +41,7 @@ static ssize_t put_shared(int fd, const uint8_t *data, size_t len)
 	const struct iovec iov = { .iov_base = (void *)(uintptr_t)data, .iov_len = len };
 	ssize_t n;
 
-	if (!chardev_ready_now(fd, POLLOUT)) {
+	if (!fd_ready(fd, POLLOUT)) {
 		errno = EAGAIN;
 		return -1;
 	}

@@ -82,6 +82,13 @@ int fd_memfd(const char *name, unsigned int flags)
 	return fd < 0 ? -errno : fd;
 }
 
+bool fd_ready(int fd, short events)
+{
+	struct pollfd pfd = { .fd = fd, .events = events };
+
+	return poll(&pfd, 1, 0) > 0;
+}
+
 int fd_write_all(int fd, const void *buf, size_t len)
 {
 	const char *p = buf;

@@ -7,6 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <molt/base/fd.h>
 #include <molt/base/writer.h>
 
 #define STACK_BYTES (256u << 10)
@@ -32,13 +33,6 @@ static bool wait_until(struct writer *w, pthread_cond_t *cond, const struct time
 	return pthread_cond_clockwait(cond, &w->lock, CLOCK_MONOTONIC, then) == 0;
 }
 
-static bool has_room(int fd)
-{
-	struct pollfd pfd = { .fd = fd, .events = POLLOUT };
-
-	return poll(&pfd, 1, 0) > 0;
-}
-
 /*
  * Writes a piece; false if there is none, or there is no room for it (*stalled). *again_ms: when to
  * look again in any case, 0 for never. may_wait: in write(2), for room.
@@ -50,7 +44,7 @@ static bool write_piece(struct writer *w, bool may_wait, unsigned int *again_ms,
 	size_t len = w->ops->next(w->opaque, &piece, &fd, again_ms);
 	ssize_t n;
 
-	if (!len || (!may_wait && !has_room(fd)))
+	if (!len || (!may_wait && !fd_ready(fd, POLLOUT)))
 		return false;
 	do
 		n = write(fd, piece, len);

@@ -33,6 +33,9 @@ void fd_close_inherited(void);
  */
 int fd_memfd(const char *name, unsigned int flags);
 
+/* Whether fd is ready for events (POLLIN, POLLOUT), or hung up, right now. */
+bool fd_ready(int fd, short events);
+
 /*
  * Writes all of buf, over short writes and EINTR. 0 or -errno; what was written until then stays.
  */
