@@ -204,13 +204,13 @@ void chardev_queue_save(struct chardev *cd, uint8_t *out, uint32_t *len, uint32_
 	*len = n;
 }
 
-/* The first line end from `from` bytes on that a piece reaches; as far as it does if there is none. */
+/* Up to the first line end after at least `from` bytes, 1 or more; a whole piece if there is none. */
 static uint32_t piece_to_line_end(const uint8_t *out, uint32_t len, uint32_t from)
 {
 	uint32_t most = len < CHARDEV_CHUNK ? len : CHARDEV_CHUNK;
 
 	for (uint32_t n = from; n < most; n++)
-		if (n && out[n - 1] == '\n')
+		if (out[n - 1] == '\n')
 			return n;
 	return most;
 }
@@ -220,10 +220,8 @@ void chardev_queue_load(struct chardev *cd, const uint8_t *out, uint32_t len, ui
 	uint32_t too_many = len > CHARDEV_RING_BYTES ? len - CHARDEV_RING_BYTES : 0, n = begun;
 
 	/* Where it is not known, the first line may be one of which a reader has the beginning. */
-	if (n > len || n > CHARDEV_CHUNK)
+	if (n < too_many || n > len || n > CHARDEV_CHUNK)
 		n = piece_to_line_end(out, len, too_many ? too_many : 1);
-	else if (n < too_many)
-		n = piece_to_line_end(out, len, too_many);
 	memcpy(cd->piece, out, n);
 	cd->piece_len = n;
 	append(cd, out + n, len - n);
