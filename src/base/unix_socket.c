@@ -84,6 +84,15 @@ static int check_stale(const struct sockaddr_un *sun)
 	return errno == ECONNREFUSED || errno == ENOENT ? 0 : -errno;
 }
 
+/* For what another is about to give up: false when the time is over. */
+static bool wait_a_little(uint64_t deadline)
+{
+	if (now_ns() >= deadline)
+		return false;
+	nanosleep(&(struct timespec){ .tv_nsec = LOCK_POLL_NS }, NULL);
+	return true;
+}
+
 /* A descriptor that holds the lock on the path's directory, or -errno. */
 static int lock_directory(const char *path)
 {
@@ -104,12 +113,10 @@ static int lock_directory(const char *path)
 	while (flock(fd, LOCK_EX | LOCK_NB) < 0) {
 		int code = errno;
 
-		if (code == EWOULDBLOCK && now_ns() < deadline) {
-			nanosleep(&(struct timespec){ .tv_nsec = LOCK_POLL_NS }, NULL);
-		} else if (code != EINTR) {
-			close(fd);
-			return -code;
-		}
+		if (code == EINTR || (code == EWOULDBLOCK && wait_a_little(deadline)))
+			continue;
+		close(fd);
+		return -code;
 	}
 	return fd;
 }
@@ -235,17 +242,25 @@ static int remove_own(const char *path, const struct unix_socket_id *id)
 	return unlink(path) < 0 ? -errno : 0;
 }
 
-/* Whoever an update has left behind (a guardian that takes memory apart) has the socket, too. */
-static int remove_unknown(const struct sockaddr_un *sun)
+static int lock_and_remove_stale(const struct sockaddr_un *sun)
 {
 	_cleanup_close_ int lock = lock_directory(sun->sun_path);
-	uint64_t deadline = now_ns() + LOCK_WAIT_NS;
-	int r = lock < 0 ? lock : remove_stale(sun);
 
-	while (r == -EADDRINUSE && now_ns() < deadline) {
-		nanosleep(&(struct timespec){ .tv_nsec = LOCK_POLL_NS }, NULL);
-		r = remove_stale(sun);
-	}
+	return lock < 0 ? lock : remove_stale(sun);
+}
+
+/*
+ * Whoever an update has left behind (a guardian that takes memory apart) has the socket, too. The
+ * lock is not held meanwhile: others start in that directory.
+ */
+static int remove_unknown(const struct sockaddr_un *sun)
+{
+	uint64_t deadline = now_ns() + LOCK_WAIT_NS;
+	int r;
+
+	do
+		r = lock_and_remove_stale(sun);
+	while (r == -EADDRINUSE && wait_a_little(deadline));
 	return r == -EADDRINUSE || r == -EEXIST ? 0 : r;
 }
 

@@ -240,21 +240,31 @@ static void the_end_of_an_unknown_one(void **state)
 	unix_socket_close(&first, &unknown, true);
 }
 
-/* Whoever was left behind by an update has the socket open for a while, too, and does not count. */
+/*
+ * Whoever was left behind by an update has the socket open for a while, too, and does not count; and
+ * others can start in the directory meanwhile.
+ */
 static void the_end_waits_for_those_left_behind(void **state)
 {
 	const struct unix_socket_id unknown = { 0 };
 	struct place *p = *state;
-	int fd = start(p);
+	int fd = start(p), status;
 	pid_t pid = fork();
 
 	if (pid == 0) {
-		usleep(300000);
-		_exit(0);
+		int dir = open(p->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC), got = 0;
+
+		for (int i = 0; i < 300; i++) {
+			usleep(1000);
+			if (flock(dir, LOCK_EX | LOCK_NB) == 0 && flock(dir, LOCK_UN) == 0)
+				got++;
+		}
+		_exit(got > 150 ? 0 : 1);
 	}
 	unix_socket_close(&fd, &unknown, true);
 	assert_int_equal(inode_at(p), 0);
-	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
 }
 
 /* What a starter saw; it stays, with its socket, until the other end of `stay` is closed. */
