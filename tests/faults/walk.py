@@ -70,14 +70,6 @@ def become_subreaper():
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def difference(before, now):
-    words = []
-    for was, is_ in zip(before, now):
-        was, is_ = collections.Counter(was), collections.Counter(is_)
-        words += ["+%s" % (x,) for x in (is_ - was).elements()] + ["-%s" % (x,) for x in (was - is_).elements()]
-    return ", ".join(words)
-
-
 class Walker:
     hang_ms = HANG_MS
 
@@ -227,12 +219,9 @@ class Walker:
             raise Lost("nobody was told why")
         # A dead guardian that nothing told us of is buried by the next update.
         self.vm.settle()
-        end_of_patience, now = time.monotonic() + 10, self.vm.traces()
-        while now != self.before and time.monotonic() < end_of_patience:
-            time.sleep(0.02)
-            now = self.vm.traces()
-        if now != self.before:
-            raise Lost("left behind: %s" % difference(self.before, now))
+        left = self.vm.left_behind(self.before)
+        if left:
+            raise Lost("left behind: " + left)
         self.clean_update()
         self.verify()
         return Result(end, why)

@@ -102,7 +102,8 @@ def reset_in_place(how):
         n = boots(vm)
         vm.wait_for(lambda: boots(vm) >= n + 20, "twenty more boots")
         vm.qmp.command("stop")
-        vm.leaves(traces)
+        left = vm.left_behind(traces)
+        assert not left, left
         vm.update()
         n = boots(vm)
         vm.qmp.command("cont")

@@ -41,7 +41,8 @@ def ticking(updated=0):
         traces = vm.lasting_traces()
         yield vm
         vm.wait_ticks(2)
-        vm.leaves(traces)
+        left = vm.left_behind(traces)
+        assert not left, left
         vm.check_ticks()
         assert vm.running()
         assert vm.update()["updates"] == updated + 1  # nothing that failed was counted

@@ -3,6 +3,7 @@
 
 Only the standard library: meson needs Python anyway, so the tests need nothing more.
 """
+import collections
 import json
 import os
 import re
@@ -463,10 +464,16 @@ class Vm:
                 traces, since = now, time.monotonic()
         return traces
 
-    def leaves(self, traces):
-        """Waits until there is nothing but these traces."""
-        self.wait_for(lambda: self.traces() == traces, lambda: "end of what is left behind: %s instead of %s" % (
-            self.traces(), traces), timeout=10)
+    def left_behind(self, before):
+        """What is there besides these traces (+) or no longer (-) though there was time; empty: nothing."""
+        end, now = time.monotonic() + 10, self.traces()
+        while now != before and time.monotonic() < end:
+            time.sleep(0.02)
+            now = self.traces()
+        words = []
+        for was, is_ in zip(map(collections.Counter, before), map(collections.Counter, now)):
+            words += ["+%s" % (x,) for x in (is_ - was).elements()] + ["-%s" % (x,) for x in (was - is_).elements()]
+        return ", ".join(words)
 
     def arguments(self):
         with open("/proc/%d/cmdline" % self.pid) as f:
