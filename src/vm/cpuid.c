@@ -192,26 +192,18 @@ static int get_allowed(struct kvm *kvm, struct kvm_cpuid_entry2 *out, uint32_t *
 	return 0;
 }
 
-static struct kvm_cpuid_entry2 *find(struct kvm_cpuid_entry2 *e, uint32_t n, uint32_t function,
-				     uint32_t index)
-{
-	for (uint32_t i = 0; i < n; i++)
-		if (e[i].function == function && e[i].index == index)
-			return &e[i];
-	return NULL;
-}
-
 /*
  * The sizes of the XSAVE area for the components that are left. KVM has its own in place of those
  * for what the guest has turned on, whenever it turns something on.
  */
 static void fix_xsave(struct kvm_cpuid_entry2 *out, uint32_t n)
 {
-	struct kvm_cpuid_entry2 *all = find(out, n, 0xd, 0), *sub1 = find(out, n, 0xd, 1);
+	struct kvm_cpuid_entry2 *all = cpuid_find(out, n, 0xd, 0),
+				*sub1 = cpuid_find(out, n, 0xd, 1);
 	uint32_t end = XSAVE_LEGACY_BYTES, compacted = XSAVE_LEGACY_BYTES;
 
 	for (uint32_t i = 2; all && i < 32; i++) {
-		const struct kvm_cpuid_entry2 *area = find(out, n, 0xd, i);
+		const struct kvm_cpuid_entry2 *area = cpuid_find(out, n, 0xd, i);
 
 		if (!area || !(all->eax >> i & 1))
 			continue;

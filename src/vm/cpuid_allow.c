@@ -319,6 +319,15 @@ uint32_t cpuid_allowed(const struct kvm *kvm, uint32_t function, uint32_t index,
 	return mask;
 }
 
+struct kvm_cpuid_entry2 *cpuid_find(const struct kvm_cpuid_entry2 *e, uint32_t n, uint32_t function,
+				    uint32_t index)
+{
+	for (uint32_t i = 0; i < n; i++)
+		if (e[i].function == function && e[i].index == index)
+			return (struct kvm_cpuid_entry2 *)&e[i];
+	return NULL;
+}
+
 uint32_t *cpuid_reg(struct kvm_cpuid_entry2 *e, enum cpuid_reg reg)
 {
 	uint32_t *const regs[] = { &e->eax, &e->ebx, &e->ecx, &e->edx };

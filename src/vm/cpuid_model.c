@@ -125,15 +125,6 @@ int cpu_model_check(const char *name, struct error *err)
 		       name);
 }
 
-static struct kvm_cpuid_entry2 *find(const struct kvm_cpuid_entry2 *e, uint32_t n,
-				     uint32_t function, uint32_t index)
-{
-	for (uint32_t i = 0; i < n; i++)
-		if (e[i].function == function && e[i].index == index)
-			return (struct kvm_cpuid_entry2 *)&e[i];
-	return NULL;
-}
-
 static void note_missing(struct model *m, const char *what)
 {
 	size_t len = strlen(m->missing);
@@ -145,17 +136,17 @@ static void add_feature(struct model *m, const char *name)
 {
 	uint32_t mask = 0;
 	const struct cpuid_rule *rule = cpuid_find_bit(name, &mask);
-	struct kvm_cpuid_entry2 *host = find(m->host, m->nhost, rule->function, rule->index);
+	struct kvm_cpuid_entry2 *host = cpuid_find(m->host, m->nhost, rule->function, rule->index);
 
 	if (!host || !(*cpuid_reg(host, rule->reg) & mask))
 		note_missing(m, name);
-	*cpuid_reg(find(m->out, m->n, rule->function, rule->index), rule->reg) |= mask;
+	*cpuid_reg(cpuid_find(m->out, m->n, rule->function, rule->index), rule->reg) |= mask;
 }
 
 /* The subleaves of leaf 0xd: sizes and places are the CPU's. The sums are made in cpuid.c. */
 static void add_xsave(struct model *m)
 {
-	const struct kvm_cpuid_entry2 *all = find(m->host, m->nhost, 0xd, 0);
+	const struct kvm_cpuid_entry2 *all = cpuid_find(m->host, m->nhost, 0xd, 0);
 	uint32_t xcr0 = m->level->xcr0;
 
 	if (!xcr0)
@@ -175,7 +166,7 @@ static void add_xsave(struct model *m)
 		.flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
 	};
 	for (uint32_t i = 2; i < 32; i++) {
-		const struct kvm_cpuid_entry2 *area = find(m->host, m->nhost, 0xd, i);
+		const struct kvm_cpuid_entry2 *area = cpuid_find(m->host, m->nhost, 0xd, i);
 
 		if (area && (xcr0 >> i & 1)) {
 			m->out[m->n] = *area;
@@ -186,9 +177,9 @@ static void add_xsave(struct model *m)
 
 static void set_identity(struct model *m)
 {
-	const struct kvm_cpuid_entry2 *host = find(m->host, m->nhost, 0, 0);
-	struct kvm_cpuid_entry2 *basic = find(m->out, m->n, 0, 0);
-	struct kvm_cpuid_entry2 *extended = find(m->out, m->n, 0x80000000, 0);
+	const struct kvm_cpuid_entry2 *host = cpuid_find(m->host, m->nhost, 0, 0);
+	struct kvm_cpuid_entry2 *basic = cpuid_find(m->out, m->n, 0, 0);
+	struct kvm_cpuid_entry2 *extended = cpuid_find(m->out, m->n, 0x80000000, 0);
 	bool intel = host && host->ebx == VENDOR_INTEL_EBX;
 	char brand[48] = "";
 	uint32_t mask = 0;
@@ -198,18 +189,18 @@ static void set_identity(struct model *m)
 	basic->ebx = host->ebx;
 	basic->ecx = host->ecx;
 	basic->edx = host->edx;
-	find(m->out, m->n, 1, 0)->eax = intel ? SIGNATURE_INTEL : SIGNATURE_OTHER;
+	cpuid_find(m->out, m->n, 1, 0)->eax = intel ? SIGNATURE_INTEL : SIGNATURE_OTHER;
 	if (!intel) {
 		extended->ebx = host->ebx;
 		extended->ecx = host->ecx;
 		extended->edx = host->edx;
-		find(m->out, m->n, 0x80000001, 0)->eax = SIGNATURE_OTHER;
+		cpuid_find(m->out, m->n, 0x80000001, 0)->eax = SIGNATURE_OTHER;
 		cpuid_find_bit("cmp_legacy", &mask);
-		find(m->out, m->n, 0x80000001, 0)->ecx |= mask;
+		cpuid_find(m->out, m->n, 0x80000001, 0)->ecx |= mask;
 	}
 	snprintf(brand, sizeof(brand), "%s", m->level->name);
 	for (uint32_t i = 0; i < 3; i++) {
-		struct kvm_cpuid_entry2 *e = find(m->out, m->n, 0x80000002 + i, 0);
+		struct kvm_cpuid_entry2 *e = cpuid_find(m->out, m->n, 0x80000002 + i, 0);
 
 		memcpy(&e->eax, brand + 16 * i, 16);
 	}
@@ -217,7 +208,7 @@ static void set_identity(struct model *m)
 
 static void check_widths(struct model *m)
 {
-	const struct kvm_cpuid_entry2 *host = find(m->host, m->nhost, 0x80000008, 0);
+	const struct kvm_cpuid_entry2 *host = cpuid_find(m->host, m->nhost, 0x80000008, 0);
 
 	if (!host || (host->eax & 0xff) < PHYS_BITS)
 		note_missing(m, "physical addresses of 39 bits");
@@ -264,7 +255,7 @@ const char *cpu_model_of(const struct vcpu_state *st)
 	char brand[49] = "";
 
 	for (uint32_t i = 0; i < 3; i++) {
-		const struct kvm_cpuid_entry2 *part = find(e, n, 0x80000002 + i, 0);
+		const struct kvm_cpuid_entry2 *part = cpuid_find(e, n, 0x80000002 + i, 0);
 
 		if (part)
 			memcpy(brand + 16 * i, &part->eax, 16);

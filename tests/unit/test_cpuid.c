@@ -49,12 +49,8 @@ static void make(uint32_t id, uint32_t cpus)
 
 static const struct kvm_cpuid_entry2 *find(uint32_t function, uint32_t index)
 {
-	const struct kvm_cpuid_entry2 *e = (const struct kvm_cpuid_entry2 *)(void *)st->cpuid;
-
-	for (uint32_t i = 0; i < st->ncpuid / 10; i++)
-		if (e[i].function == function && e[i].index == index)
-			return &e[i];
-	return NULL;
+	return cpuid_find((const struct kvm_cpuid_entry2 *)(void *)st->cpuid, st->ncpuid / 10,
+			  function, index);
 }
 
 static const struct kvm_cpuid_entry2 *leaf(uint32_t function, uint32_t index)

@@ -37,18 +37,9 @@ static int teardown(void **state)
 	return 0;
 }
 
-static struct kvm_cpuid_entry2 *find(struct kvm_cpuid_entry2 *e, uint32_t n, uint32_t function,
-				     uint32_t index)
-{
-	for (uint32_t i = 0; i < n; i++)
-		if (e[i].function == function && e[i].index == index)
-			return &e[i];
-	return NULL;
-}
-
 static struct kvm_cpuid_entry2 *leaf(struct host *h, uint32_t function, uint32_t index)
 {
-	struct kvm_cpuid_entry2 *e = find(h->e, h->n, function, index);
+	struct kvm_cpuid_entry2 *e = cpuid_find(h->e, h->n, function, index);
 
 	if (e)
 		return e;
@@ -116,8 +107,8 @@ static struct vcpu_state a, b;
 
 static uint32_t seen(struct vcpu_state *st, uint32_t function, uint32_t index, enum cpuid_reg reg)
 {
-	struct kvm_cpuid_entry2 *e = find((struct kvm_cpuid_entry2 *)(void *)st->cpuid,
-					  st->ncpuid / 10, function, index);
+	struct kvm_cpuid_entry2 *e = cpuid_find((struct kvm_cpuid_entry2 *)(void *)st->cpuid,
+						st->ncpuid / 10, function, index);
 
 	return e ? *cpuid_reg(e, reg) : 0;
 }

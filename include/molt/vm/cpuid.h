@@ -60,6 +60,10 @@ bool cpuid_filter(const struct kvm *kvm, struct kvm_cpuid_entry2 *e);
 /* A single bit by its name: its rule, and which bit. NULL: there is none. */
 const struct cpuid_rule *cpuid_find_bit(const char *name, uint32_t *mask);
 
+/* The entry of a leaf among n; NULL: there is none. */
+struct kvm_cpuid_entry2 *cpuid_find(const struct kvm_cpuid_entry2 *e, uint32_t n, uint32_t function,
+				    uint32_t index);
+
 /* The register of an entry. reg: not CPUID_REGS. */
 uint32_t *cpuid_reg(struct kvm_cpuid_entry2 *e, enum cpuid_reg reg);
 
