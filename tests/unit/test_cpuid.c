@@ -1,36 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* What CPUID tells the guest, made from what the fake's host supports. */
-#include "fake_kvm.h"
+#include "cpuid_bench.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
-#include <molt/vm/cpuid.h>
-
 #define KHZ 2100000
-
-static struct fake_kvm *fake;
-static struct vcpu_state *st;
-
-static int setup(void **state)
-{
-	struct error err = ERROR_INIT;
-
-	(void)state;
-	fake = fake_kvm_new();
-	st = calloc(1, sizeof(*st));
-	assert_non_null(st);
-	return kvm_probe(&fake->kvm, &err);
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	fake_kvm_free(fake);
-	free(st);
-	return 0;
-}
 
 static void make(uint32_t id, uint32_t cpus)
 {
@@ -47,15 +22,9 @@ static void make(uint32_t id, uint32_t cpus)
 	assert_int_equal(st->ncpuid % 10, 0);
 }
 
-static const struct kvm_cpuid_entry2 *find(uint32_t function, uint32_t index)
-{
-	return cpuid_find((const struct kvm_cpuid_entry2 *)(void *)st->cpuid, st->ncpuid / 10,
-			  function, index);
-}
-
 static const struct kvm_cpuid_entry2 *leaf(uint32_t function, uint32_t index)
 {
-	const struct kvm_cpuid_entry2 *e = find(function, index);
+	const struct kvm_cpuid_entry2 *e = cpuid_bench_leaf(st, function, index);
 
 	if (!e)
 		fail_msg("no leaf %x.%u", function, index);
@@ -102,7 +71,7 @@ static void test_no_nested_virtualisation(void **state)
 	make(0, 2);
 	assert_int_equal(leaf(1, 0)->ecx & (1u << 5), 0);
 	assert_int_equal(leaf(0x80000001, 0)->ecx & 4, 0);
-	assert_null(find(0x8000000a, 0));
+	assert_null(cpuid_bench_leaf(st, 0x8000000a, 0));
 }
 
 static void test_hypervisor_bit(void **state)
@@ -199,7 +168,7 @@ static void test_kvm_failure_is_told(void **state)
 	assert_non_null(strstr(err.text, "KVM_GET_SUPPORTED_CPUID"));
 }
 
-#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define CASE(name) cmocka_unit_test_setup_teardown(name, cpuid_bench_setup, cpuid_bench_teardown)
 
 int main(void)
 {

@@ -3,38 +3,14 @@
  * The allow-list of CPUID: KVM offers each bit of each leaf, one after the other, and nothing
  * reaches the guest whose state has no row in the table of vCPU state.
  */
-#include "fake_kvm.h"
+#include "cpuid_bench.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include <molt/base/fd.h>
-#include <molt/vm/cpuid.h>
 
 #include "recorded_cpuid.h"
-
-static struct fake_kvm *fake;
-static struct vcpu_state *st;
-
-static int setup(void **state)
-{
-	struct error err = ERROR_INIT;
-
-	(void)state;
-	fake = fake_kvm_new();
-	st = calloc(1, sizeof(*st));
-	assert_non_null(st);
-	return kvm_probe(&fake->kvm, &err);
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	fake_kvm_free(fake);
-	free(st);
-	return 0;
-}
 
 static void offer(const struct kvm_cpuid_entry2 *entries, uint32_t n)
 {
@@ -51,12 +27,7 @@ static void offer(const struct kvm_cpuid_entry2 *entries, uint32_t n)
 /* What the guest reads: a leaf that is absent is empty. */
 static uint32_t guest_sees(uint32_t function, uint32_t index, enum cpuid_reg reg)
 {
-	struct kvm_cpuid_entry2 *e = (struct kvm_cpuid_entry2 *)(void *)st->cpuid;
-
-	for (uint32_t i = 0; i < st->ncpuid / 10; i++)
-		if (e[i].function == function && e[i].index == index)
-			return *cpuid_reg(&e[i], reg);
-	return 0;
+	return cpuid_bench_reg(st, function, index, reg);
 }
 
 /* Whether it is for KVM's sake that the guest sees it. */
@@ -310,11 +281,11 @@ static void test_recorded_hosts(void **state)
 static struct kvm_cpuid_entry2 *entry(struct kvm_cpuid_entry2 *e, uint32_t n, uint32_t function,
 				      uint32_t index)
 {
-	for (uint32_t i = 0; i < n; i++)
-		if (e[i].function == function && e[i].index == index)
-			return &e[i];
-	fail_msg("no leaf %#x.%u", function, index);
-	return NULL;
+	struct kvm_cpuid_entry2 *found = cpuid_find(e, n, function, index);
+
+	if (!found)
+		fail_msg("no leaf %#x.%u", function, index);
+	return found;
 }
 
 /* Linux 6.18 with CET: the guest sees what it saw before, sizes of its XSAVE area among it. */
@@ -383,7 +354,7 @@ static void test_too_many_leaves(void **state)
 	assert_int_equal(cpuid_make(st, &fake->kvm, &cfg, &err), -E2BIG);
 }
 
-#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define CASE(name) cmocka_unit_test_setup_teardown(name, cpuid_bench_setup, cpuid_bench_teardown)
 
 int main(void)
 {

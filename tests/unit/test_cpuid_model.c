@@ -1,13 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* `molt run --cpu`: a model is the same on every host that has its level; others refuse it. */
-#include "fake_kvm.h"
+#include "cpuid_bench.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include <molt/base/fd.h>
-#include <molt/vm/cpuid.h>
 
 #include "recorded_cpuid.h"
 
@@ -18,24 +16,6 @@ struct host {
 	struct kvm_cpuid_entry2 e[VCPU_CPUID_MAX];
 	uint32_t n;
 };
-
-static struct fake_kvm *fake;
-
-static int setup(void **state)
-{
-	struct error err = ERROR_INIT;
-
-	(void)state;
-	fake = fake_kvm_new();
-	return kvm_probe(&fake->kvm, &err);
-}
-
-static int teardown(void **state)
-{
-	(void)state;
-	fake_kvm_free(fake);
-	return 0;
-}
 
 static struct kvm_cpuid_entry2 *leaf(struct host *h, uint32_t function, uint32_t index)
 {
@@ -76,21 +56,21 @@ static void everything(struct host *h, const char *vendor, uint32_t widths)
 	}
 }
 
-static int try_model(struct host *h, const char *model, struct vcpu_state *st, struct error *err)
+static int try_model(struct host *h, const char *model, struct vcpu_state *of, struct error *err)
 {
 	const struct cpuid_config cfg = { .id = 1, .cpus = 2, .tsc_khz = 5, .model = model };
 
-	memset(st, 0, sizeof(*st));
+	memset(of, 0, sizeof(*of));
 	fake->cpuid = h->e;
 	fake->ncpuid = h->n;
-	return cpuid_make(st, &fake->kvm, &cfg, err);
+	return cpuid_make(of, &fake->kvm, &cfg, err);
 }
 
-static void make_model(struct host *h, const char *model, struct vcpu_state *st)
+static void make_model(struct host *h, const char *model, struct vcpu_state *of)
 {
 	struct error err = ERROR_INIT;
 
-	if (try_model(h, model, st, &err) < 0)
+	if (try_model(h, model, of, &err) < 0)
 		fail_msg("%s", err.text);
 }
 
@@ -105,21 +85,13 @@ static void take(struct host *h, const char *name)
 static struct host rich, poor;
 static struct vcpu_state a, b;
 
-static uint32_t seen(struct vcpu_state *st, uint32_t function, uint32_t index, enum cpuid_reg reg)
-{
-	struct kvm_cpuid_entry2 *e = cpuid_find((struct kvm_cpuid_entry2 *)(void *)st->cpuid,
-						st->ncpuid / 10, function, index);
-
-	return e ? *cpuid_reg(e, reg) : 0;
-}
-
-static bool has(struct vcpu_state *st, const char *name)
+static bool has(struct vcpu_state *of, const char *name)
 {
 	uint32_t mask = 0;
 	const struct cpuid_rule *r = cpuid_find_bit(name, &mask);
 
 	assert_non_null(r);
-	return seen(st, r->function, r->index, r->reg) & mask;
+	return cpuid_bench_reg(of, r->function, r->index, r->reg) & mask;
 }
 
 /* Two hosts that have little else in common. */
@@ -182,8 +154,8 @@ static void test_only_the_vendor_differs(void **state)
 			x->ecx |= 1u << 1;
 	}
 	assert_memory_equal(a.cpuid, b.cpuid, a.ncpuid * 4);
-	assert_int_equal(seen(&b, 0, 0, CPUID_EBX), 0x68747541);
-	assert_int_equal(seen(&b, 0x80000000, 0, CPUID_EDX), 0x69746e65);
+	assert_int_equal(cpuid_bench_reg(&b, 0, 0, CPUID_EBX), 0x68747541);
+	assert_int_equal(cpuid_bench_reg(&b, 0x80000000, 0, CPUID_EDX), 0x69746e65);
 }
 
 /* psABI, "Micro-Architecture Levels". */
@@ -223,7 +195,7 @@ static void test_a_host_that_lacks_one(void **state)
 			everything(&rich, INTEL, 0x3030);
 			make_model(&rich, "x86-64-v4", &a);
 			if (bit->count != 1 || r->index > 7 || r->function == 0xd ||
-			    !(seen(&a, r->function, r->index, r->reg) & mask))
+			    !(cpuid_bench_reg(&a, r->function, r->index, r->reg) & mask))
 				continue;
 			*cpuid_reg(leaf(&rich, r->function, r->index), r->reg) &= ~mask;
 			assert_int_equal(try_model(&rich, "x86-64-v4", &a, &err), -ENOTSUP);
@@ -256,7 +228,7 @@ static void test_a_recorded_amd_host(void **state)
 	(void)state;
 	memcpy(h.e, recorded_amd, sizeof(recorded_amd));
 	make_model(&h, "x86-64-v3", &a);
-	assert_int_equal(seen(&a, 0xd, 0, CPUID_ECX), 832);
+	assert_int_equal(cpuid_bench_reg(&a, 0xd, 0, CPUID_ECX), 832);
 	assert_int_equal(try_model(&h, "x86-64-v4", &a, &err), -ENOTSUP);
 	assert_non_null(strstr(err.text, "lacks avx512f, avx512bw, avx512cd, avx512dq, avx512vl"));
 }
@@ -268,15 +240,15 @@ static void test_xsave_of_a_level(void **state)
 	(void)state;
 	everything(&rich, AMD, 0x3030);
 	make_model(&rich, "x86-64-v2", &a);
-	assert_int_equal(seen(&a, 0xd, 0, CPUID_EAX), 0);
+	assert_int_equal(cpuid_bench_reg(&a, 0xd, 0, CPUID_EAX), 0);
 	make_model(&rich, "x86-64-v3", &a);
-	assert_int_equal(seen(&a, 0xd, 0, CPUID_EAX), 7);
-	assert_int_equal(seen(&a, 0xd, 0, CPUID_ECX), 832);
-	assert_int_equal(seen(&a, 0xd, 1, CPUID_EAX), 0);
-	assert_int_equal(seen(&a, 0xd, 5, CPUID_EAX), 0);
+	assert_int_equal(cpuid_bench_reg(&a, 0xd, 0, CPUID_EAX), 7);
+	assert_int_equal(cpuid_bench_reg(&a, 0xd, 0, CPUID_ECX), 832);
+	assert_int_equal(cpuid_bench_reg(&a, 0xd, 1, CPUID_EAX), 0);
+	assert_int_equal(cpuid_bench_reg(&a, 0xd, 5, CPUID_EAX), 0);
 	make_model(&rich, "x86-64-v4", &a);
-	assert_int_equal(seen(&a, 0xd, 0, CPUID_EAX), 0xe7);
-	assert_int_equal(seen(&a, 0xd, 0, CPUID_ECX), 2688);
+	assert_int_equal(cpuid_bench_reg(&a, 0xd, 0, CPUID_EAX), 0xe7);
+	assert_int_equal(cpuid_bench_reg(&a, 0xd, 0, CPUID_ECX), 2688);
 	leaf(&rich, 0xd, 0)->eax = 3;
 	assert_int_equal(try_model(&rich, "x86-64-v3", &a, &err), -ENOTSUP);
 	assert_non_null(strstr(err.text, "XSAVE"));
@@ -297,13 +269,13 @@ static void test_topology_is_the_machines(void **state)
 	(void)state;
 	everything(&rich, INTEL, 0x3030);
 	make_model(&rich, "x86-64-v3", &a);
-	assert_int_equal(seen(&a, 1, 0, CPUID_EBX), 1u << 24 | 2u << 16 | 0x0800);
-	assert_int_equal(seen(&a, 0xb, 1, CPUID_EBX), 2);
-	assert_int_equal(seen(&a, 0xb, 0, CPUID_EDX), 1);
-	assert_int_equal(seen(&a, 0x80000008, 0, CPUID_ECX), 1 << 12 | 1);
-	assert_int_equal(seen(&a, 4, 3, CPUID_EAX) >> 14 & 0xfff, 1);
-	assert_int_equal(seen(&a, 0x40000010, 0, CPUID_EAX), 5);
-	assert_int_not_equal(seen(&a, 1, 0, CPUID_ECX) & 1u << 31, 0);
+	assert_int_equal(cpuid_bench_reg(&a, 1, 0, CPUID_EBX), 1u << 24 | 2u << 16 | 0x0800);
+	assert_int_equal(cpuid_bench_reg(&a, 0xb, 1, CPUID_EBX), 2);
+	assert_int_equal(cpuid_bench_reg(&a, 0xb, 0, CPUID_EDX), 1);
+	assert_int_equal(cpuid_bench_reg(&a, 0x80000008, 0, CPUID_ECX), 1 << 12 | 1);
+	assert_int_equal(cpuid_bench_reg(&a, 4, 3, CPUID_EAX) >> 14 & 0xfff, 1);
+	assert_int_equal(cpuid_bench_reg(&a, 0x40000010, 0, CPUID_EAX), 5);
+	assert_int_not_equal(cpuid_bench_reg(&a, 1, 0, CPUID_ECX) & 1u << 31, 0);
 }
 
 static void test_names(void **state)
@@ -325,7 +297,7 @@ static void test_names(void **state)
 		assert_non_null(strstr(err.text, cpu_model_name(i)));
 }
 
-#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define CASE(name) cmocka_unit_test_setup_teardown(name, cpuid_bench_setup, cpuid_bench_teardown)
 
 int main(void)
 {
