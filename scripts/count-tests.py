@@ -4,9 +4,10 @@
 
 usage: count-tests.py LOG [SECONDS CORES]
 
-Names those that failed, each with the first lines of its reason, for a long log is often cut from the front, and those of
-the lab that had to be told again. Ends with the time, how many were told again (yellow on a terminal), and
-"N passed, N failed, N skipped"; exit status 1 if anything failed or nothing ran.
+Names those that failed, each with the first lines of its reason, for a long log is often cut from
+the front, and those of the lab that had to be told again. Ends with the time, how many were told
+again (yellow on a terminal), and "N passed, N failed, N skipped"; exit status 1 if anything failed
+or nothing ran.
 """
 import json
 import re

@@ -13,9 +13,10 @@ import sys
 SUBJECT_MAX = 100
 CPPCHECK = ["--quiet", "--std=c11", "--enable=warning,portability", "--error-exitcode=1", "-j2",
             "--template={file}:{line}: {id}: {message}",
-            # Symbols of the linker; macros of jansson; C11 that it cannot read; attribute cleanup, which it does not know.
-            "--suppress=comparePointers", "--suppress=unknownMacro", "--suppress=internalAstError", "--suppress=memleak",
-            "--suppress=resourceLeak"]
+            # Symbols of the linker; macros of jansson; C11 that it cannot read; attribute cleanup,
+            # which it does not know.
+            "--suppress=comparePointers", "--suppress=unknownMacro", "--suppress=internalAstError",
+            "--suppress=memleak", "--suppress=resourceLeak"]
 
 
 class Skip(Exception):

@@ -29,7 +29,8 @@ def counted(*entries, arguments=()):
 
 
 def test_cases_and_programs():
-    status, lines = counted(entry("OK", "1..3", "ok 1 - a", "ok 2 - b # SKIP no KVM", "ok 3 - c"), entry("OK", "no TAP"))
+    status, lines = counted(entry("OK", "1..3", "ok 1 - a", "ok 2 - b # SKIP no KVM", "ok 3 - c"),
+                            entry("OK", "no TAP"))
     assert (status, lines[-1]) == (0, "3 passed, 0 failed, 1 skipped"), lines
 
 

@@ -20,8 +20,8 @@ CANNOT_FAIL = set("""
 # Functions that can fail, by a call of another object of the library.
 CAN_FAIL = set("fstatvfs64 isatty lstat64 posix_openpt pthread_sigmask stat64 tcgetpgrp".split())
 
-# How they fail, where it is not with -1.
-BY_NULL = set("calloc fgetgrent fgetpwent fopen fopen64 getcwd isatty malloc realloc strdup strndup".split())  # also: no terminal
+# How they fail, where it is not with -1. (isatty: no terminal.)
+BY_NULL = set("calloc fgetgrent fgetpwent fopen fopen64 getcwd isatty malloc realloc strdup strndup".split())
 BY_ERROR = re.compile(r"pthread_|posix_fallocate|ptsname_r$")
 # What runs out, where it is not the disk, or a device, that fails (EIO).
 ERRORS = {
@@ -99,7 +99,8 @@ def undefined(archives):
     used, made = set(), set()
     for archive in archives:
         for option, names in (("-u", used), ("--defined-only", made)):
-            names |= {line.split()[-1] for line in output("nm", option, archive).split("\n") if len(line.split()) in (2, 3)}
+            lines = output("nm", option, archive).split("\n")
+            names |= {line.split()[-1] for line in lines if len(line.split()) in (2, 3)}
     return used - made
 
 

@@ -98,7 +98,8 @@ def test_cpu_model_goes_through_the_release():
         vm.update(released(), "run", "--control", vm.control_path)
         clean_pass(vm)
         assert vm.executable() == released()
-        expect_error(lambda: vm.update(molt_binary(), "run", "--cpu", "host"), "--cpu host, but the guest has x86-64-v1")
+        expect_error(lambda: vm.update(molt_binary(), "run", "--cpu", "host"),
+                     "--cpu host, but the guest has x86-64-v1")
         vm.update(molt_binary(), *vm.argv[1:], state_file=vm.path("state"))
         clean_pass(vm)
         assert vm.executable() == molt_binary() and vm.running()

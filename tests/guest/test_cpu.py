@@ -134,7 +134,8 @@ def check_model(leaves, level, host, exact):
             seen &= ~2  # CMP_LEGACY, of topology
         if (leaf, reg) == (1, ECX):
             seen &= ~(1 << 27)  # OSXSAVE, which the guest turned on itself
-        assert seen & mask == mask and (seen == mask or not exact), "%s: leaf %#x register %d: %#x, not %#x" % (level, leaf, reg, seen, mask)
+        assert seen & mask == mask and (seen == mask or not exact), (
+            "%s: leaf %#x register %d: %#x, not %#x" % (level, leaf, reg, seen, mask))
     assert leaves[0, 0][1:] == host[0, 0][1:], "vendor"
     intel = host[0, 0][EBX] == 0x756e6547
     assert register(leaves, 1, EAX) == (0xf61 if intel else 0x60fb1), leaves[1, 0]

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """
-A thousand updates in a row, or a hundred where time is short, under the probe guest, which watches all it owns: nothing changes in the
-guest, and nothing piles up in the process. MOLT_SOAK sets another number of updates. By hand, and
-for as many as one likes: scripts/soak.sh.
+A thousand updates in a row, or a hundred where time is short, under the probe guest, which watches
+all it owns: nothing changes in the guest, and nothing piles up in the process. MOLT_SOAK sets
+another number of updates. By hand, and for as many as one likes: scripts/soak.sh.
 """
 import os
 import shutil

@@ -96,7 +96,8 @@ def check_kernel_log(report, guest, lines_before):
     """
     shortest = min(r["blackout-us"] for r in guest.reports) * 1000
     lines = guest.shell.run("dmesg | tail -n +%d" % (lines_before + 1), 60, kernel_lines=True)[0].splitlines()
-    report.check("a line that was planted in the kernel's log is seen there", PLANTED in "".join(lines[:1]), "\n".join(lines[:1]))
+    report.check("a line that was planted in the kernel's log is seen there", PLANTED in "".join(lines[:1]),
+                 "\n".join(lines[:1]))
     slow = [line for line in lines for m in [SLOW_INTERRUPT.search(line)] if m and int(m.group(1)) < shortest]
     report.check("the guest's kernel has said nothing since", [] == [line for line in lines[1:] if line not in slow],
                  "\n".join(lines[1:]))

@@ -60,7 +60,8 @@ def beneath_a_release():
 
 def need_kvm():
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        print("1..0 # SKIP /dev/kvm cannot be opened here; the lab runs these tests in a nested host (scripts/test.sh --all)")
+        print("1..0 # SKIP /dev/kvm cannot be opened here; the lab runs these tests in a nested host "
+              "(scripts/test.sh --all)")
         sys.exit(0)
 
 
