@@ -27,6 +27,7 @@
 
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
+#include <molt/base/printable.h>
 #include <molt/base/writer.h>
 
 #include "log_queue.h"
@@ -128,16 +129,14 @@ static size_t begin_line(char *line, enum log_level level)
 }
 
 /*
- * Cuts what is too long and ends the line; how long it is with that. A line break within would be
- * two.
+ * Cuts what is too long and ends the line; how long it is with that. What clients and files call
+ * themselves is in it, too: a line break would make two of it.
  */
 static size_t end_line(char *line)
 {
 	size_t len = strnlen(line, LOG_LINE_MAX - 1);
 
-	for (size_t i = 0; i < len; i++)
-		if (line[i] == '\n')
-			line[i] = ' ';
+	printable_line(line, len);
 	line[len++] = '\n';
 	return len;
 }

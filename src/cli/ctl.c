@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include <molt/base/fd.h>
+#include <molt/base/printable.h>
 
 #include "cli.h"
 #include "client.h"
@@ -91,15 +92,13 @@ static void print_result(json_t *result, bool compact)
 	/* {} says no more than that it worked. */
 	if (json_is_object(result) && json_object_size(result) == 0)
 		return;
-	json_dumpf(result, stdout, JSON_ENCODE_ANY | (compact ? 0 : JSON_INDENT(2)));
-	putchar('\n');
+	printable_print_json(stdout, result, compact ? 0 : JSON_INDENT(2));
 }
 
 static void print_event(void *opaque, json_t *msg)
 {
 	(void)opaque;
-	json_dumpf(msg, stdout, 0);
-	putchar('\n');
+	printable_print_json(stdout, msg, 0);
 	fflush(stdout);
 }
 

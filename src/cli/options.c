@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include <molt/base/fd.h>
+#include <molt/base/printable.h>
 
 #include "options.h"
 
@@ -265,19 +266,20 @@ bool cli_given(const struct cli_args *args, const char *name)
 
 int cli_usage_error(const struct cli_command *cmd, const char *fmt, ...)
 {
+	char text[ERROR_TEXT_MAX];
 	va_list ap;
 
-	fprintf(stderr, "molt %s: ", cmd->name);
 	va_start(ap, fmt);
-	vfprintf(stderr, fmt, ap);
+	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	fprintf(stderr, "\ntry 'molt %s --help'\n", cmd->name);
+	printable_printf(stderr, "molt %s: %s", cmd->name, text);
+	fprintf(stderr, "try 'molt %s --help'\n", cmd->name);
 	return EXIT_USAGE;
 }
 
 int cli_failure(const struct cli_command *cmd, const struct error *err)
 {
-	fprintf(stderr, "molt %s: %s\n", cmd->name, err->text);
+	printable_printf(stderr, "molt %s: %s", cmd->name, err->text);
 	return EXIT_FAILURE;
 }
 

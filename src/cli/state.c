@@ -15,6 +15,7 @@
 
 #include <molt/base/fd.h>
 #include <molt/base/json.h>
+#include <molt/base/printable.h>
 #include <molt/state/stream.h>
 
 #include "cli.h"
@@ -140,28 +141,29 @@ static void print_json(const struct stream *s)
 	json_t *header = header_json(&s->header);
 
 	printf("{\n\"header\": ");
-	json_dumpf(header, stdout, JSON_INDENT(2));
+	printable_print_json(stdout, header, JSON_INDENT(2));
 	json_decref(header);
-	printf(",\n\"sections\": [");
+	printf(",\"sections\": [");
 	for (size_t i = 0; i < s->nsections; i++) {
 		json_t *section = section_json(&s->sections[i]);
 
 		printf("%s\n", i ? "," : "");
-		json_dumpf(section, stdout, JSON_INDENT(2));
+		printable_print_json(stdout, section, JSON_INDENT(2));
 		json_decref(section);
 	}
-	printf("\n]\n}\n");
+	printf("]\n}\n");
 }
 
 static void print_summary(const struct stream *s)
 {
-	printf("format %u, machine version %u, written by molt %s\n", s->header.format,
-	       s->header.machine_version, s->header.producer);
+	printable_printf(stdout, "format %u, machine version %u, written by molt %s",
+			 s->header.format, s->header.machine_version, s->header.producer);
 	for (size_t i = 0; i < s->nsections; i++) {
 		const struct stream_section *sec = &s->sections[i];
 
-		printf("%-32s %5u  v%-3u %8zu bytes%s\n", sec->name, sec->instance, sec->version,
-		       sec->payload_len, sec->flags & SECTION_IGNORABLE ? "  ignorable" : "");
+		printable_printf(stdout, "%-32s %5u  v%-3u %8zu bytes%s", sec->name, sec->instance,
+				 sec->version, sec->payload_len,
+				 sec->flags & SECTION_IGNORABLE ? "  ignorable" : "");
 	}
 }
 

@@ -8,6 +8,7 @@
 
 #include <molt/base/fd.h>
 #include <molt/base/path.h>
+#include <molt/base/printable.h>
 
 #include "cli.h"
 #include "client.h"
@@ -150,21 +151,24 @@ static void print_report(json_t *report)
 	size_t i;
 
 	if (json_object_get(report, "check")) {
-		printf("check %s: the successor can take the guest over\n",
-		       text_of(report, "check"));
+		printable_printf(stdout, "check %s: the successor can take the guest over",
+				 text_of(report, "check"));
 		return;
 	}
 	json_array_foreach (json_object_get(report, "stages"), i, stage)
-		printf("%-14s %8lld us\n", text_of(stage, "name"), number_of(stage, "us"));
+		printable_printf(stdout, "%-14s %8lld us", text_of(stage, "name"),
+				 number_of(stage, "us"));
 	if (json_object_get(report, "blackout-us"))
 		printf("%-14s %8lld us\n", "blackout", number_of(report, "blackout-us"));
 	else
 		printf("%-14s the guest was paused before and stays so\n", "blackout");
 	printf("%-14s %8lld us\n", "total", number_of(report, "total-us"));
-	printf("process %lld is now molt %s, before it was %s: update %lld, %lld bytes of state\n",
-	       number_of(report, "pid"), text_of(report, "version"),
-	       text_of(report, "previous-version"), number_of(report, "updates"),
-	       number_of(report, "state-bytes"));
+	printable_printf(
+		stdout,
+		"process %lld is now molt %s, before it was %s: update %lld, %lld bytes of state",
+		number_of(report, "pid"), text_of(report, "version"),
+		text_of(report, "previous-version"), number_of(report, "updates"),
+		number_of(report, "state-bytes"));
 }
 
 /*
@@ -259,8 +263,7 @@ static int run_update(const struct cli_args *args, json_t *arguments, uint64_t t
 		else
 			say_unknown(&c, path);
 	} else if (cli_given(args, "json")) {
-		json_dumpf(report, stdout, JSON_ENCODE_ANY | JSON_INDENT(2));
-		putchar('\n');
+		printable_print_json(stdout, report, JSON_INDENT(2));
 	} else {
 		print_report(report);
 	}
