@@ -32,11 +32,8 @@ def molt(*args, cwd=None, stdout=subprocess.PIPE, env=None):
 
 class Server(threading.Thread):
     """Serves one client: greets, agrees to the negotiation, then sends the next of answers for each
-    request: an object, bytes to be sent as they are, or None to hang up. It is an old molt: it takes
-    no descriptors and does not tell its path."""
-
-    OLD = {"getfd": {"error": {"class": "CommandNotFound", "desc": "no getfd"}},
-           "query-update": {"return": {"status": "none", "updates": 0}}}
+    request: an object, bytes to be sent as they are, or None to hang up. The descriptors that come
+    are kept in `fds`, and what is in `state` is written to the one that is meant for it."""
 
     def __init__(self, path, answers, greeting=None):
         super().__init__(daemon=True)
@@ -46,35 +43,53 @@ class Server(threading.Thread):
         self.answers = list(answers)
         self.greeting = greeting
         self.requests = []
+        self.fds = {}
+        self.state = b"the state"
         self.start()
 
     def run(self):
         with contextlib.suppress(BrokenPipeError):  # a client may go as soon as it knows enough
             self.serve()
 
+    def lines(self, conn):
+        """The requests, each with the descriptor that came with it, or None."""
+        text, fd = b"", None
+        while True:
+            data, fds, _, _ = socket.recv_fds(conn, 65536, 4)
+            if not data:
+                return
+            fd, text = (fds or [fd])[0], text + data
+            while b"\n" in text:
+                line, text = text.split(b"\n", 1)
+                yield json.loads(line), fd
+                fd = None
+
+    def answer(self, request, fd):
+        if request["execute"] == "getfd":
+            self.fds[request["arguments"]["fdname"]] = fd
+            return {"return": {}}
+        self.requests.append(request)
+        if "state-fd" in request.get("arguments", {}):
+            os.write(self.fds[request["arguments"]["state-fd"]], self.state)
+        return self.answers.pop(0)
+
     def serve(self):
         conn, _ = self.listener.accept()
-        with conn, conn.makefile("r", encoding="utf-8") as lines:
-            greeting = self.greeting or json.dumps(GREETING).encode() + b"\r\n"
-            conn.sendall(greeting)
-            if lines.readline() and not self.greeting:
+        with conn:
+            conn.sendall(self.greeting or json.dumps(GREETING).encode() + b"\r\n")
+            lines = self.lines(conn)
+            if next(lines, None) and not self.greeting:
                 conn.sendall(b'{"return": {}}\r\n')
-            while self.answers:
-                line = lines.readline()
-                if not line:
+            for request, fd in lines:
+                if not self.answers:
                     return
-                request = json.loads(line)
-                answer = self.OLD.get(request["execute"])
-                if not answer:
-                    self.requests.append(request)
-                    answer = self.answers.pop(0)
+                answer = self.answer(request, fd)
                 if answer is None:
                     return
                 if not isinstance(answer, bytes):
                     answer = json.dumps(answer).encode() + b"\r\n"
                 for at in range(0, len(answer), 7):
                     conn.sendall(answer[at:at + 7])
-            lines.readline()
 
 
 @contextlib.contextmanager
@@ -242,14 +257,96 @@ class Update(Base):
         self.expect(molt("update", self.path, "--state", "st", "--", "./new/molt", "--x", "./y",
                          cwd=self.dir), 0)
         self.assertEqual(server.requests[0]["arguments"],
-                         {"state-file": f"{self.dir}/st",
+                         {"state-file": f"{self.dir}/st", "state-fd": "molt-state",
                           "command": [f"{self.dir}/new/molt", "--x", "./y"]})
 
     def test_absolute_paths_stay(self):
         server = self.serve({"return": REPORT})
-        self.expect(molt("update", "--state=/x/st", self.path, "--", "/x/molt2", "molt"), 0)
+        self.expect(molt("update", f"--state={self.dir}/st", self.path, "--", "/x/molt2", "molt"), 0)
         self.assertEqual(server.requests[0]["arguments"],
-                         {"state-file": "/x/st", "command": ["/x/molt2", "molt"]})
+                         {"state-file": f"{self.dir}/st", "state-fd": "molt-state",
+                          "command": ["/x/molt2", "molt"]})
+
+    def test_state_comes_into_a_file_of_its_own(self):
+        """Whole, with a mode of its own, in the place of one that was there; nothing beside it."""
+        path = f"{self.dir}/st"
+        for umask in (0o022, 0):
+            server = self.serve({"return": REPORT})
+            server.state = b"x" * 100000
+            old = os.umask(umask)
+            self.expect(molt("update", "--state", path, self.path), 0)
+            os.umask(old)
+            self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
+            with open(path, "rb") as f:
+                self.assertEqual(f.read(), server.state)
+            self.assertEqual(sorted(os.listdir(self.dir)), ["sock", "st"])
+            os.unlink(self.path)
+            os.chmod(path, 0o666)
+
+    def test_state_files_that_are_not_taken(self):
+        """And the running molt is not asked for anything."""
+        for name in ("victim", "two"):
+            with open(f"{self.dir}/{name}", "w", encoding="ascii") as f:
+                f.write("as it was")
+        os.symlink("victim", f"{self.dir}/link")
+        os.link(f"{self.dir}/two", f"{self.dir}/two-too")
+        os.mkfifo(f"{self.dir}/fifo")
+        cases = [("link", "a symbolic link"), ("two", "has 2 names"), ("fifo", "not a regular file"),
+                 (".", "Is a directory"), ("none/st", "No such file")]
+        if os.getuid() == 0:
+            os.chown(f"{self.dir}/victim", 1, 1)
+            cases.append(("victim", "belongs to user 1"))
+        for name, words in cases:
+            server = self.serve({"return": REPORT})
+            self.expect(molt("update", "--state", f"{self.dir}/{name}", self.path), 1, "", words)
+            self.assertEqual(server.requests, [])
+            os.unlink(self.path)
+        for name in ("victim", "two"):
+            with open(f"{self.dir}/{name}", encoding="ascii") as f:
+                self.assertEqual(f.read(), "as it was")
+        self.assertEqual(sorted(os.listdir(self.dir)), ["fifo", "link", "two", "two-too", "victim"])
+
+    def test_state_of_an_update_that_fails_is_not_kept(self):
+        for answer in (None, {"error": {"class": "GenericError", "desc": "no"}}):
+            self.serve(answer, {"return": {}})
+            self.expect(molt("update", "--state", f"{self.dir}/st", self.path), 1)
+            self.assertEqual(os.listdir(self.dir), ["sock"])
+            os.unlink(self.path)
+
+    def test_a_server_that_writes_no_state(self):
+        server = self.serve({"return": REPORT})
+        server.state = b""
+        self.expect(molt("update", "--state", f"{self.dir}/st", self.path), 1, None, "written none")
+        self.assertEqual(os.listdir(self.dir), ["sock"])
+
+    def test_a_server_cannot_name_what_is_opened(self):
+        """Nothing is sent but what the user has named, whatever path the server tells."""
+        secret = self.program("secret", "\177ELF and a secret")
+        server = self.serve({"return": {"status": "none", "updates": 0, "path": secret}},
+                            {"return": REPORT})
+        molt("update", self.path)
+        self.assertEqual(server.fds, {})
+        os.unlink(self.path)
+        server = self.serve({"return": REPORT})
+        self.expect(molt("update", self.path, "--", secret), 0)
+        self.assertEqual(os.path.realpath(f"/proc/self/fd/{server.fds['molt-successor']}"), secret)
+
+    def test_a_servers_text_is_only_text(self):
+        evil = "\x1b]0;root\x07\nmolt update: all is well\x9b2J\u202e"
+        shown = r"\x1b]0;root\x07\x0amolt update: all is well\xc2\x9b2J\xe2\x80\xae"
+        self.serve({"error": {"class": "GenericError", "desc": evil}}, {"return": {}})
+        self.expect(molt("update", self.path), 1, "", shown)
+        os.unlink(self.path)
+        self.serve({"return": {**REPORT, "version": evil, "stages": [{"name": evil, "us": 1}]}})
+        result = molt("update", self.path)
+        self.expect(result, 0)
+        self.assertEqual(result.stdout.count(shown), 2)
+        self.assertNotIn("\x1b", result.stdout)
+        os.unlink(self.path)
+        self.serve({"error": {"class": "GenericError", "desc": "x" * 100000}}, {"return": {}})
+        result = molt("update", self.path)
+        self.assertEqual(result.returncode, 1)
+        self.assertLess(len(result.stderr), 5000)
 
     def program(self, path, text="#!/bin/sh\n", mode=0o700):
         path = f"{self.dir}/{path}"

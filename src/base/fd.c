@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/close_range.h>
 #include <linux/memfd.h>
 #include <poll.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -139,6 +141,14 @@ int fd_read_file(int fd, const char *name, size_t max, void **buf, size_t *len, 
 	*buf = data;
 	data = NULL;
 	return 0;
+}
+
+bool fd_is_elf(int fd)
+{
+	char magic[SELFMAG];
+
+	return pread(fd, magic, sizeof(magic), 0) == (ssize_t)sizeof(magic) &&
+	       memcmp(magic, ELFMAG, SELFMAG) == 0;
 }
 
 /* Without a system call where the host lets it. #syscalls vcpu: clock_gettime */

@@ -1,39 +1,30 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What `molt update` opens itself and hands to the running molt as descriptors: the successor's
- * executable and the state file. So a path means what it means here, where the user typed it, and
- * the running molt needs no access to any file. A successor that is not named is the file at the
- * running molt's own path, and that is a path in *its* root directory: it is resolved beneath
- * /proc/PID/root.
+ * What `molt update` opens itself and hands to the running molt as descriptors. So a path means
+ * what it means here, where the user typed it, and is opened with his rights and no others.
  *
- * What cannot be opened here, or is a script (whose interpreter would have to open it once more),
- * goes as a path, as it does to a molt that takes no descriptors.
+ * *The successor.* Only what the user named. Who is at the other end of the socket may be anybody,
+ * of another user even: a path that comes from there is opened by nobody here. Without a command it
+ * is the running molt that looks at its own path, as the user that it is. What is no ELF file (a
+ * script, whose interpreter would have to open it once more) goes as a path.
+ *
+ * *The state* goes to memory that is made here and sealed by the other side, so that no disk is
+ * in the way of the pause, and from there to its file when the update is done.
  */
-#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/openat2.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <molt/base/fd.h>
+#include <molt/state/stream.h>
 
 #include "given_fds.h"
 
 #define SUCCESSOR "molt-successor"
 #define STATE "molt-state"
+#define STATE_BYTES (128 << 10) /* of one vCPU; larger ones may find the disk full later */
 #define OPEN_FLAGS (O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
-
-static bool is_elf(int fd)
-{
-	char magic[SELFMAG];
-
-	return pread(fd, magic, sizeof(magic), 0) == (ssize_t)sizeof(magic) &&
-	       memcmp(magic, ELFMAG, SELFMAG) == 0;
-}
 
 /* Gives it and says so in the arguments. 0 where there is nothing to give or nobody to take it. */
 static int give(struct client *c, int fd, const char *name, json_t *arguments, const char *key,
@@ -53,68 +44,58 @@ static int give_command(struct client *c, json_t *arguments, json_t *command, st
 	const char *path = json_string_value(json_array_get(command, 0));
 	_cleanup_close_ int fd = path ? open(path, O_RDONLY | OPEN_FLAGS) : -1;
 
-	if (fd < 0 || !is_elf(fd))
+	if (fd < 0 || !fd_is_elf(fd))
 		return 0;
 	return give(c, fd, SUCCESSOR, arguments, "command-fd", err);
 }
 
-static int open_in_root_of(pid_t pid, const char *path)
-{
-	const struct open_how how = { .flags = O_RDONLY | OPEN_FLAGS, .resolve = RESOLVE_IN_ROOT };
-	_cleanup_close_ int root = -1;
-	char name[32];
-
-	snprintf(name, sizeof(name), "/proc/%d/root", (int)pid);
-	root = open(name, O_PATH | O_DIRECTORY | O_CLOEXEC);
-	return root < 0 ? -1 : (int)syscall(SYS_openat2, root, path, &how, sizeof(how));
-}
-
-static int give_own(struct client *c, json_t *arguments, struct error *err)
-{
-	_cleanup_close_ int fd = -1;
-	json_t *status = NULL;
-	const char *path;
-	int r = client_call(c, json_pack("{s:s}", "execute", "query-update"), &status, err);
-
-	if (r < 0)
-		return r == -EREMOTEIO ? 0 : r;
-	path = json_string_value(json_object_get(status, "path"));
-	if (path && c->peer > 0)
-		fd = open_in_root_of(c->peer, path);
-	if (fd >= 0 && is_elf(fd))
-		r = give(c, fd, SUCCESSOR, arguments, "command-fd", err);
-	json_decref(status);
-	return r;
-}
-
-static int give_state(struct client *c, json_t *arguments, bool *made, struct error *err)
+static int give_state(struct client *c, json_t *arguments, struct given_state *state,
+		      struct error *err)
 {
 	const char *path = json_string_value(json_object_get(arguments, "state-file"));
-	_cleanup_close_ int fd = -1;
 	int r;
 
 	if (!path)
 		return 0;
-	fd = open(path, O_RDWR | O_CREAT | O_EXCL | OPEN_FLAGS, 0600);
-	*made = fd >= 0;
-	if (fd < 0 && errno == EEXIST)
-		fd = open(path, O_RDWR | OPEN_FLAGS);
-	if (fd < 0)
-		return 0;
-	r = give(c, fd, STATE, arguments, "state-fd", err);
-	if (*made && !json_object_get(arguments, "state-fd")) {
-		*made = false;
-		unlink(path);
+	r = new_file_open(&state->file, path, STATE_BYTES, err);
+	if (r < 0) {
+		err_prefix(err, "state file");
+		return r;
 	}
+	state->fd = fd_memfd(STATE, 0);
+	if (state->fd < 0)
+		return err_sys(err, -state->fd, "memory for the state");
+	r = give(c, state->fd, STATE, arguments, "state-fd", err);
+	if (r == 0 && !json_object_get(arguments, "state-fd"))
+		r = err_set(err, ENOTSUP, "state file: the running molt takes no descriptors");
 	return r;
 }
 
-int given_fds_give(struct client *c, json_t *arguments, bool *state_made, struct error *err)
+int given_fds_give(struct client *c, json_t *arguments, struct given_state *state,
+		   struct error *err)
 {
 	json_t *command = json_object_get(arguments, "command");
+	int r = command ? give_command(c, arguments, command, err) : 0;
+
+	return r < 0 ? r : give_state(c, arguments, state, err);
+}
+
+int given_state_keep(struct given_state *state, struct error *err)
+{
+	_cleanup_free_ void *data = NULL;
+	size_t len;
 	int r;
 
-	*state_made = false;
-	r = command ? give_command(c, arguments, command, err) : give_own(c, arguments, err);
-	return r < 0 ? r : give_state(c, arguments, state_made, err);
+	if (state->fd < 0)
+		return 0;
+	r = fd_read_file(state->fd, "the state", STREAM_MAX_BYTES, &data, &len, err);
+	if (r == 0 && len == 0)
+		r = err_set(err, ENODATA, "the running molt has written none");
+	return r < 0 ? r : new_file_keep(&state->file, data, len, err);
+}
+
+void given_state_drop(struct given_state *state)
+{
+	fd_close(&state->fd);
+	new_file_drop(&state->file);
 }

@@ -226,36 +226,27 @@ static void say_unknown(const struct client *c, const char *path)
 		path, path, (int)c->peer);
 }
 
-/* Half a state is of no use to anybody; where it is not known how the update ended it stays. */
-static void forget_state(json_t *arguments)
-{
-	unlink(json_string_value(json_object_get(arguments, "state-file")));
-}
-
 static int run_update(const struct cli_args *args, json_t *arguments, uint64_t timeout_ms)
 {
 	const char *path = args->words[0];
 	struct error err = ERROR_INIT;
 	json_t *report = NULL;
 	struct client c = { 0 };
-	bool state_made = false;
+	struct given_state state = GIVEN_STATE_NONE;
 	int r, status = 0;
 
 	client_set_timeout(&c, 2 * timeout_ms + MARGIN_MS);
 	r = client_connect(&c, path, &err);
 	if (r == 0)
-		r = given_fds_give(&c, arguments, &state_made, &err);
+		r = given_fds_give(&c, arguments, &state, &err);
 	if (r < 0) {
-		if (state_made)
-			forget_state(arguments);
+		given_state_drop(&state);
 		json_decref(arguments);
 		client_close(&c);
 		return cli_failure(args->command, &err);
 	}
 	r = client_call(&c, json_pack("{s:s,s:O}", "execute", "update", "arguments", arguments),
 			&report, &err);
-	if (state_made && (r == -EREMOTEIO || cli_given(args, "check")))
-		forget_state(arguments);
 	if (r < 0) {
 		status = cli_failure(args->command, &err);
 		if (r == -EREMOTEIO)
@@ -268,6 +259,11 @@ static int run_update(const struct cli_args *args, json_t *arguments, uint64_t t
 		print_report(report);
 	}
 	warn_of_another_process(report);
+	if (r == 0 && !cli_given(args, "check") && given_state_keep(&state, &err) < 0) {
+		err_prefix(&err, "the update is done, but its state is not kept");
+		status = cli_failure(args->command, &err);
+	}
+	given_state_drop(&state);
 	json_decref(report);
 	json_decref(arguments);
 	client_close(&c);

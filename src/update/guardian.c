@@ -173,6 +173,8 @@ ALONGSIDE static int guardian_main(void *opaque)
 		 * vm/steal_time.c) in guest RAM, which is the successor's by now.
 		 */
 		raw(SYS_setpriority, PRIO_PROCESS, 0, TEARDOWN_NICE, 0, 0);
+		if (atomic_load(&g->page->owner) == GUARD_SUCCESSOR)
+			g->committed(g->opaque);
 		raw(SYS_close_range, 0, (long)UINT32_MAX, 0, 0, 0);
 		raw(SYS_exit_group, 0, 0, 0, 0, 0);
 	}

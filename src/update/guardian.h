@@ -46,6 +46,7 @@ struct guardian {
 	void *stack;
 	uint32_t deadline_ms;
 	bool is_self;                    /* we are the guardian, and have taken the guest back */
+	void (*committed)(void *opaque); /* what is left to do when the guest is the successor's */
 	void (*take_back)(void *opaque); /* runs on in the guardian; does not return */
 	void *opaque;
 };

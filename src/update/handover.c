@@ -6,10 +6,13 @@
  * executed, or what it was started with. Its path is found and checked before the pause.
  * "--incoming URI" is appended unless it is there.
  *
- * The state goes to a memfd unless a path was asked for: no disk can be full or slow then. The URI
- * is "file:PATH" in both cases (a memfd is "file:/proc/self/fd/N"), so that a wrapper script or a
- * person can see what would be read; the successor itself uses the descriptor in the fd table when
- * the URI is the one recorded there, and needs no file system.
+ * The state goes to a memfd: no disk can be full or slow in the pause, and nobody but us and the
+ * successor has a hand in what is loaded. A file that was asked for is a copy, which the guardian
+ * makes when the guest runs again (update_committed()). It is opened before the pause, with room
+ * for the state, so that what is wrong with it is known in time; and it gets its name when it is
+ * whole. The URI in the successor's command line names it all the same ("file:PATH", otherwise
+ * "file:/proc/self/fd/N"): the successor uses the descriptor in the fd table when the URI is the one
+ * recorded there.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -25,6 +28,7 @@
 
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
+#include <molt/base/new_file.h>
 #include <molt/base/path.h>
 
 #include "internal.h"
@@ -154,63 +158,48 @@ char **handover_environ(char *variable, struct error *err)
 }
 
 /*
- * Reserves the space now: a full disk is found out while the guest still runs. The file keeps its
- * size and what an earlier update left in it until there is a state to write. A file system that
- * can reserve nothing (NFS) says so only when it is written.
+ * A memfd of the client's is where the state goes, and is sealed then as our own would be: the
+ * client keeps it and has the state at once. Anything else gets a copy afterwards.
  */
-static int reserve_state(const struct update *u, const char *name, struct error *err)
+static int take_given_fd(struct update *u, struct error *err)
 {
-	off_t size = (off_t)state_estimate(u);
-	struct rlimit limit;
+	const int spoilt = F_SEAL_SEAL | F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK;
+	int fd = u->given_state_fd, flags = fcntl(fd, F_GETFL), seals = fcntl(fd, F_GET_SEALS);
 	struct stat st;
 
-	if (fstat(u->state_fd, &st) < 0 || !S_ISREG(st.st_mode))
-		return err_set(err, EINVAL, "state file %s: not a regular file", name);
-	if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur < (rlim_t)size)
-		return err_sys(err, EFBIG, "state file %s: %zu bytes, and RLIMIT_FSIZE is %llu",
-			       name, (size_t)size, (unsigned long long)limit.rlim_cur);
-	if (fallocate(u->state_fd, FALLOC_FL_KEEP_SIZE, 0, size) < 0 && errno != EOPNOTSUPP)
-		return err_sys(err, errno, "state file %s: no room for %zu bytes", name,
-			       (size_t)size);
+	if (flags < 0 || (flags & O_PATH) || (flags & O_ACCMODE) != O_RDWR)
+		return err_set(err, EBADF,
+			       "state file: the descriptor is not open for reading and "
+			       "writing");
+	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
+		return err_set(err, EINVAL, "state file as a descriptor: not a regular file");
+	if (seals < 0 || (seals & spoilt))
+		return 0;
+	if (ftruncate(fd, 0) < 0)
+		return err_sys(err, errno, "state file as a descriptor");
+	u->state_fd = fd;
+	u->given_state_fd = -1;
 	return 0;
 }
 
 static int open_state_file(struct update *u, struct error *err)
 {
-	const int flags = O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+	int r = new_file_open(&u->state_file, u->state_path, (off_t)state_estimate(u), err);
 
-	u->state_fd = open(u->state_path, flags | O_EXCL, 0600);
-	u->state_made = u->state_fd >= 0;
-	if (u->state_fd < 0 && errno == EEXIST)
-		u->state_fd = open(u->state_path, flags, 0600);
-	if (u->state_fd < 0 && (errno == EACCES || errno == EPERM))
-		return err_set(err, errno,
-			       "state file %s: %s; it may be the sandbox: pass the file "
-			       "as a descriptor (as 'molt update --state' does), or start molt with "
-			       "--sandbox write=DIR",
-			       u->state_path, strerror(errno));
-	if (u->state_fd < 0)
-		return err_sys(err, errno, "state file %s", u->state_path);
-	return reserve_state(u, u->state_path, err);
-}
-
-static int take_state_file(struct update *u, struct error *err)
-{
-	int flags = fcntl(u->given_state_fd, F_GETFL);
-
-	u->state_fd = u->given_state_fd;
-	u->given_state_fd = -1;
-	if (flags < 0 || (flags & O_PATH) || (flags & O_ACCMODE) != O_RDWR)
-		return err_set(err, EBADF,
-			       "state file: the descriptor is not open for reading and "
-			       "writing");
-	return reserve_state(u, u->state_path ? u->state_path : "as a descriptor", err);
+	if (r == -EACCES || (r == -EPERM && access(u->state_path, F_OK) < 0))
+		return err_set(err, -r,
+			       "state file: %s: %s; it may be the sandbox: have it made by "
+			       "'molt update --state', or start molt with --sandbox write=DIR",
+			       u->state_path, strerror(-r));
+	if (r < 0)
+		err_prefix(err, "state file");
+	return r;
 }
 
 static int open_state_memfd(struct update *u, struct error *err)
 {
-	u->state_in_memory = true;
-	u->state_fd = fd_memfd("molt-state", 0);
+	if (u->state_fd < 0)
+		u->state_fd = fd_memfd("molt-state", 0);
 	if (u->state_fd < 0)
 		return err_sys(err, -u->state_fd, "memfd_create for the state");
 	if (fallocate(u->state_fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)state_estimate(u)) < 0)
@@ -221,14 +210,13 @@ static int open_state_memfd(struct update *u, struct error *err)
 
 static int open_state(struct update *u, struct error *err)
 {
-	int r, n;
+	int r = 0, n;
 
-	u->state_in_memory = false;
 	if (u->given_state_fd >= 0)
-		r = take_state_file(u, err);
+		r = take_given_fd(u, err);
 	else if (u->state_path)
 		r = open_state_file(u, err);
-	else
+	if (r == 0)
 		r = open_state_memfd(u, err);
 	if (r < 0)
 		return r;
@@ -241,6 +229,19 @@ static int open_state(struct update *u, struct error *err)
 	if (n >= (int)sizeof(u->fds->state_uri))
 		return err_set(err, ENAMETOOLONG, "state file: the path is too long");
 	return 0;
+}
+
+/*
+ * Once, so that what is checked is what is executed. -1 where that cannot be: a script, or one that
+ * may be executed and not read.
+ */
+static int open_program(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+
+	if (fd >= 0 && !fd_is_elf(fd))
+		fd_close(&fd);
+	return fd;
 }
 
 int handover_prepare(struct update *u, struct error *err)
@@ -265,7 +266,9 @@ int handover_prepare(struct update *u, struct error *err)
 	r = open_state(u, err);
 	if (r == 0)
 		r = build_argv(u, err);
-	if (r == 0 && u->command_fd >= 0) {
+	if (r == 0 && u->command_fd < 0)
+		u->program_fd = open_program(u->argv[0]);
+	else if (r == 0) {
 		u->program_fd = program_copy(u->command_fd, u->argv[0], err);
 		r = u->program_fd < 0 ? u->program_fd : 0;
 		fd_close(&u->command_fd);
@@ -291,12 +294,7 @@ void handover_fini(struct update *u)
 	u->envp = NULL;
 	stream_writer_fini(&u->w);
 	stream_fini(&u->verified);
-	/*
-	 * Half a state is of no use to anybody; a file that was there before is not ours to remove.
-	 */
-	if (u->state_made)
-		unlink(u->state_path);
-	u->state_made = false;
+	new_file_drop(&u->state_file);
 	fd_close(&u->table_fd);
 	fd_close(&u->exe_fd);
 	fd_close(&u->program_fd);

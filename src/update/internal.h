@@ -3,6 +3,7 @@
 #ifndef MOLT_UPDATE_INTERNAL_H
 #define MOLT_UPDATE_INTERNAL_H
 
+#include <molt/base/new_file.h>
 #include <molt/update/update.h>
 
 #include "child.h"
@@ -94,7 +95,7 @@ struct update {
 	uint32_t timeout_ms; /* from exec to commit */
 	char **command;      /* as asked for; NULL: the default successor */
 	int command_fd;      /* the successor's executable as the client sent it, or -1 */
-	int given_state_fd;  /* the state file as the client opened it, or -1 */
+	int given_state_fd;  /* where the client wants a copy of the state, or -1 */
 
 	/* Made by the stages. */
 	char **argv; /* of the successor, argv[0] is its absolute path */
@@ -104,9 +105,8 @@ struct update {
 	struct stream_writer w;
 	struct stream verified;
 	struct fdtable *fds;
-	int state_fd;
-	bool state_in_memory; /* a memfd of our own */
-	bool state_made;      /* the state file was not there before */
+	int state_fd;               /* a memfd */
+	struct new_file state_file; /* where the user wants a copy */
 	int table_fd;
 	int exe_fd;         /* our own binary, for the way back */
 	int program_fd;     /* successor's executable, sealed where possible; -1: execute argv[0] */
@@ -117,6 +117,9 @@ struct update {
 
 	struct old_guardian old_guardians[UPDATE_GUARDIANS_MAX];
 };
+
+/* In the guardian, when the guest is the successor's: makes the copy of the state. */
+void update_committed(void *opaque);
 
 /* The guardian's way back: undoes the stages and runs the event loop on. Does not return. */
 void update_take_back(void *opaque);

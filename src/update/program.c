@@ -2,12 +2,12 @@
 /*
  * The successor's program and how it is executed. Theory of operation.
  *
- * It is named by a path or is a descriptor that the client sent. A descriptor's file is copied into
- * a sealed memfd before the pause: what was checked is what is executed, whatever happens to the
- * file meanwhile (a deployment may replace it, or be half way through that), and neither a chroot
- * nor a sandbox nor a missing /proc is in the way, for nothing is looked up: execveat() takes the
- * memfd itself. The kernel wants a close-on-exec descriptor only of programs that it opens itself,
- * so ELF; a script's interpreter would have to open /dev/fd/N, and so scripts are named by path.
+ * It is named by a path or is a descriptor that the client sent. An ELF file at a path is opened
+ * once: what is asked is what is executed, though a deployment may replace the file meanwhile. A
+ * client's descriptor is copied into a sealed memfd: nobody can write to that either, and neither a
+ * chroot nor a sandbox nor a missing /proc is in the way, for nothing is looked up: execveat() takes
+ * the descriptor itself. The kernel wants a close-on-exec descriptor only of programs that it opens
+ * itself, so ELF; a script's interpreter would have to open /dev/fd/N, and so scripts go by path.
  *
  * Where the host makes no executable memfds (vm.memfd_noexec=2) the client's descriptor itself is
  * executed: the next best, for what it names cannot be another file, though somebody may still
@@ -17,7 +17,6 @@
  * execute anything as our user. But a file that nobody may execute, or a mount that forbids it, is
  * a mistake.
  */
-#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
@@ -72,20 +71,6 @@ static int check_file(int fd, const char *name, struct stat *st, struct error *e
 	return 0;
 }
 
-static int check_magic(int fd, const char *name, struct error *err)
-{
-	char magic[SELFMAG] = "";
-
-	if (pread(fd, magic, sizeof(magic), 0) < 0)
-		return err_sys(err, errno, "successor '%s'", name);
-	if (memcmp(magic, ELFMAG, SELFMAG) != 0)
-		return err_set(err, ENOEXEC,
-			       "successor '%s': exec format error: as a descriptor it "
-			       "must be an ELF program; name a script by its path",
-			       name);
-	return 0;
-}
-
 static int make_memfd(void)
 {
 	const unsigned int flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
@@ -124,8 +109,11 @@ int program_copy(int fd, const char *name, struct error *err)
 	struct stat before, after;
 	int r = check_file(fd, name, &before, err);
 
-	if (r == 0)
-		r = check_magic(fd, name, err);
+	if (r == 0 && !fd_is_elf(fd))
+		r = err_set(err, ENOEXEC,
+			    "successor '%s': exec format error: as a descriptor it "
+			    "must be an ELF program; name a script by its path",
+			    name);
 	if (r < 0)
 		return r;
 	out = make_memfd();

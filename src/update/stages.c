@@ -85,6 +85,7 @@ static int do_guard(struct update *u, struct error *err)
 
 	u->guardian.deadline_ms = u->timeout_ms;
 	u->guardian.take_back = update_take_back;
+	u->guardian.committed = update_committed;
 	u->guardian.opaque = u;
 	r = guardian_start(&u->guardian, err);
 	/* A successor that dies must not be taken for a service that died. */
@@ -151,16 +152,11 @@ static int write_state(struct update *u, struct error *err)
 	int r;
 
 	if (lseek(u->state_fd, 0, SEEK_SET) < 0)
-		return err_sys(err, errno, "state file");
+		return err_sys(err, errno, "state in memory");
 	r = fd_write_all(u->state_fd, u->w.data, u->w.len);
-	/* A file may have been longer, and has its reserve. A memfd is new, and now final. */
-	if (r == 0 && !u->state_in_memory && ftruncate(u->state_fd, (off_t)u->w.len) < 0)
+	if (r == 0 && fcntl(u->state_fd, F_ADD_SEALS, STATE_SEALS) < 0)
 		r = -errno;
-	if (r == 0 && u->state_in_memory && fcntl(u->state_fd, F_ADD_SEALS, STATE_SEALS) < 0)
-		r = -errno;
-	return r < 0 ? err_sys(err, -r, "writing %zu bytes to the state file %s", u->w.len,
-			       u->state_path ? u->state_path : "in memory")
-		     : 0;
+	return r < 0 ? err_sys(err, -r, "writing %zu bytes of state to memory", u->w.len) : 0;
 }
 
 static int do_save(struct update *u, struct error *err)

@@ -317,6 +317,7 @@ int update_create(struct update **out, struct machine *m, const struct update_se
 	u->self = self;
 	u->ops = *ops;
 	u->state_fd = u->table_fd = u->exe_fd = -1;
+	u->state_file = NEW_FILE_NONE;
 	u->check.child = u->guardian.child = CHILD_NONE;
 	for (size_t i = 0; i < UPDATE_GUARDIANS_MAX; i++)
 		u->old_guardians[i].child = CHILD_NONE;

@@ -144,6 +144,8 @@ def test_command_line_tool():
     with Vm(cmdline=TICKER) as vm:
         vm.wait_ticks(2)
         done = molt("update", vm.control_path)
+        assert done.returncode == 0 and vm.executable() == molt_binary(), (done, vm.executable())
+        done = molt("update", vm.control_path, "--", molt_binary(), "run")
         assert done.returncode == 0 and vm.executable() == MEMFD, (done, vm.executable())
         assert vm.arguments()[0] == molt_binary()
         # A script goes by its path.

@@ -353,7 +353,21 @@ class Vm:
     def update(self, *command, **arguments):
         if command:
             arguments["command"] = list(command)
-        return self.qmp.command("update", **arguments)
+        path = arguments.get("state_file")
+        before = self.state_file_now(path)
+        report = self.qmp.command("update", **arguments)
+        if path and not arguments.get("check_only"):
+            self.wait_for(lambda: self.state_file_now(path) != before, "the copy of the state in %s" % path)
+        return report
+
+    @staticmethod
+    def state_file_now(path):
+        """What tells a file there from another: the copy is made once the guest runs again."""
+        try:
+            st = os.stat(path)
+        except (OSError, TypeError):
+            return None
+        return st.st_ino, st.st_mtime_ns
 
     def running(self):
         return self.qmp.command("query-status")["status"] == "running"

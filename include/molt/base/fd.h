@@ -47,6 +47,9 @@ int fd_write_all(int fd, const void *buf, size_t len);
  */
 int fd_read_file(int fd, const char *name, size_t max, void **buf, size_t *len, struct error *err);
 
+/* Whether a file that can be read begins as an ELF file does. */
+bool fd_is_elf(int fd);
+
 /* CLOCK_MONOTONIC in nanoseconds; it runs on across exec, so stamps from both sides compare. */
 uint64_t now_ns(void);
 
