@@ -269,7 +269,9 @@ static int take_own_args(struct vmm *v, const struct incoming *in, struct error 
 	v->args = &v->own_args;
 	log_set_level((enum log_level)log_level_parse(cli_value(v->args, "log-level")));
 	confine_fini(&v->confinement);
-	return confine_parse(&v->confinement, v->args, err);
+	r = confine_parse(&v->confinement, v->args, err);
+	sandbox_hide(v->confinement.on);
+	return r;
 }
 
 /* After the commit: nobody waits for this. */
@@ -372,6 +374,7 @@ static int run(struct vmm *v, int argc, char **argv, uint64_t main_ns)
 		r = update_self_init(&v->self, argc, argv, MOLT_VERSION, &err);
 	if (r == 0)
 		r = confine_parse(&v->confinement, v->args, &err);
+	sandbox_hide(v->confinement.on);
 	if (r == 0 && v->confinement.on)
 		r = sandbox_catch_forbidden_calls(&err);
 	if (r == 0)
@@ -400,6 +403,7 @@ int cmd_run(int argc, char **argv)
 	struct cli_args args;
 	int status;
 
+	sandbox_hide(true);
 	if (update_is_check())
 		return cli_answer_check(argc, argv);
 	if (!cli_begin(&args, &run_command, argc, argv, &status)) {

@@ -23,6 +23,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -79,6 +80,13 @@ static int no_new_privileges(struct error *err)
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
 		return err_sys(err, errno, "no_new_privs");
 	return 0;
+}
+
+void sandbox_hide(bool hide)
+{
+	if (!MOLT_SANITIZED && prctl(PR_SET_DUMPABLE, hide ? 0 : 1, 0, 0, 0) < 0)
+		log_warn("other processes of this user may look into this one: %s",
+			 strerror(errno));
 }
 
 unsigned int sandbox_level(void)

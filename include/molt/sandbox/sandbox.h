@@ -35,6 +35,14 @@ int sandbox_may_become(const struct sandbox_user *user, struct error *err);
 int sandbox_become(const struct sandbox_user *user, const char *const *paths, struct error *err);
 
 /*
+ * Whether other processes of the same user may look into this one's memory and descriptors, guest
+ * RAM first of all, and whether it leaves a core file (prctl(2), PR_SET_DUMPABLE). An exec makes it
+ * so again: each image asks anew, before it has anything to hide. Threads, guardian included, share
+ * it. No-op in builds with a sanitizer, whose leak checker looks in from a child.
+ */
+void sandbox_hide(bool hide);
+
+/*
  * The lists of the main thread that are in force: the newest level, 0 for none. It is the kernel
  * that answers, so this is true whatever images came before; see lists.h.
  */
