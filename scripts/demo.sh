@@ -29,7 +29,7 @@ molt=$build/molt
 # A demo that was killed could not end its molt: run.N belongs to the script in process N.
 for old in "$build"/run.*; do
 	if [ -d "$old" ] && ! kill -0 "${old##*.}" 2>/dev/null; then
-		(cd "$old" && "$molt" ctl --timeout 5 control quit) >/dev/null 2>&1 || true
+		(cd "$old" && "$molt" ctl --timeout 5 ./control quit) >/dev/null 2>&1 || true
 		rm -rf "$old"
 	fi
 done
@@ -52,7 +52,11 @@ trap 'exit 143' TERM
 # Relative paths from here on: that of a Unix socket must be short, and this one may be anywhere.
 mkdir "$dir"
 cd "$dir"
-"$molt" run --cmdline "period_ms=500" --serial file=serial --control control --log-level warn &
+# This directory is of whoever runs the demo, and root's molt would become another user.
+as_root=
+[ "$(id -u)" -ne 0 ] || as_root="--user root"
+# shellcheck disable=SC2086 # two words, or none
+"$molt" run --cmdline "period_ms=500" --serial file=serial --control ./control --log-level warn $as_root &
 pid=$!
 for _ in $(seq 100); do
 	grep -q '^tick 2 ' serial 2>/dev/null && break
@@ -63,11 +67,11 @@ echo "molt $("$molt" version | cut -d' ' -f2) runs the demo guest in process $pi
 for n in 1 2 3; do
 	echo
 	echo "update $n"
-	"$molt" update control
+	"$molt" update ./control
 	kill -0 "$pid" || { echo "demo.sh: process $pid is gone" >&2; exit 1; }
 	sleep 1
 done
-"$molt" ctl control system_powerdown >/dev/null
+"$molt" ctl ./control system_powerdown >/dev/null
 status=0
 wait "$pid" || status=$?
 echo

@@ -197,6 +197,15 @@ static int open_terminal(struct chardev *cd, struct error *err)
 
 /* ---- the backend ---- */
 
+void chardev_keep_terminal(void)
+{
+	int fd = isatty(STDOUT_FILENO) ? open(OWN_STDOUT, OWN_FLAGS) : -1;
+
+	if (fd >= 0)
+		dup2(fd, STDOUT_FILENO);
+	fd_close(&fd);
+}
+
 static int tty_open(struct chardev *cd, const char *path, struct error *err)
 {
 	(void)path;

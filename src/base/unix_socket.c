@@ -249,6 +249,16 @@ static int lock_and_remove_stale(const struct sockaddr_un *sun)
 	return lock < 0 ? lock : remove_stale(sun);
 }
 
+int unix_socket_remove_stale(const char *path)
+{
+	struct sockaddr_un sun = { .sun_family = AF_UNIX };
+
+	if (strlen(path) >= sizeof(sun.sun_path))
+		return -ENAMETOOLONG;
+	strcpy(sun.sun_path, path);
+	return lock_and_remove_stale(&sun);
+}
+
 /*
  * Whoever an update has left behind (a guardian that takes memory apart) has the socket, too. The
  * lock is not held meanwhile: others start in that directory.

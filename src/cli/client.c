@@ -10,6 +10,7 @@
 #include <molt/base/fd.h>
 
 #include "client.h"
+#include "control_path.h"
 
 #define MESSAGE_MAX (16u << 20)
 #define CHUNK 4096
@@ -305,14 +306,17 @@ static int connect_in_time(const struct client *c, const struct sockaddr_un *sun
 	return 0;
 }
 
-int client_connect(struct client *c, const char *path, struct error *err)
+int client_connect(struct client *c, const char *named, struct error *err)
 {
+	_cleanup_free_ char *path = control_path_of(named, err);
 	struct sockaddr_un sun = { .sun_family = AF_UNIX };
 	socklen_t len = sizeof(struct ucred);
 	struct ucred peer;
 	int r;
 
 	c->fd = -1;
+	if (!path)
+		return -err->code;
 	if (strlen(path) >= sizeof(sun.sun_path))
 		return err_set(err, ENAMETOOLONG, "control socket '%s': the path is too long",
 			       path);

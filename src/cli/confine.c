@@ -1,50 +1,42 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What of a command line concerns the sandbox. Main may change files beneath the directories of
- * those that it was told to make: control socket, log, serial backend; so the socket's path can be
- * removed in the end and a log put aside. What else a wrapper or a state file needs is in write=.
+ * What of a command line concerns the sandbox.
+ *
+ * That what molt made can be removed in the end, and a log put aside, takes rights on the
+ * *directory*. They are taken only where it is molt's own: its user's, writable for nobody else,
+ * and with nothing in it but what the options name. Else main could remove others' files, and
+ * leaves its socket behind instead. What a wrapper or a state file needs is in write=.
  */
+#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
+#include <molt/base/path.h>
 
 #include "confine.h"
+#include "control_path.h"
 
-static int add_dir(struct confinement *c, const char *dir, size_t len, struct error *err)
+static int add_dir(struct confinement *c, const char *dir, size_t len, enum sandbox_dir_use use,
+		   struct error *err)
 {
 	size_t n = 0;
+	char *path;
 
-	while (c->write[n])
+	while (c->dirs[n].path)
 		n++;
 	if (n == CONFINE_DIRS_MAX)
 		return err_set(err, E2BIG, "--sandbox: more than %d directories", CONFINE_DIRS_MAX);
-	c->write[n] = strndup(dir, len);
-	return c->write[n] ? 0 : err_set(err, ENOMEM, "no memory for --sandbox");
-}
-
-/* The directory of a path; that of "name" is the working one. */
-static int add_parent(struct confinement *c, const char *path, struct error *err)
-{
-	const char *slash = path ? strrchr(path, '/') : NULL;
-
+	path = strndup(dir, len);
 	if (!path)
-		return 0;
-	if (!slash)
-		return add_dir(c, ".", 1, err);
-	return add_dir(c, path, slash == path ? 1 : (size_t)(slash - path), err);
-}
-
-/* NULL where the backend has no path. */
-static const char *serial_path(const struct cli_args *args)
-{
-	const char *spec = cli_value(args, "serial"), *path = strchr(spec, '=');
-
-	return path ? path + 1 : NULL;
+		return err_set(err, ENOMEM, "no memory for --sandbox");
+	c->dirs[n] = (struct sandbox_dir){ .path = path, .use = use };
+	return 0;
 }
 
 static int add_list(struct confinement *c, const char *dirs, struct error *err)
@@ -60,7 +52,7 @@ static int add_list(struct confinement *c, const char *dirs, struct error *err)
 		if (dirs[0] != '/')
 			return err_set(err, EINVAL,
 				       "--sandbox: write=%s: the path must be absolute", dirs);
-		r = add_dir(c, dirs, len, err);
+		r = add_dir(c, dirs, len, SANDBOX_DIR_WRITE, err);
 		dirs += len + (dirs[len] == ':');
 	}
 	return r;
@@ -82,12 +74,6 @@ int confine_parse(struct confinement *c, const struct cli_args *args, struct err
 		r = err_set(err, EINVAL, "--sandbox '%s': it must be on or off", mode);
 	if (r == 0)
 		r = add_list(c, cli_list_get(&c->options, "write"), err);
-	if (r == 0)
-		r = add_parent(c, cli_value(args, "control"), err);
-	if (r == 0)
-		r = add_parent(c, cli_value(args, "log-file"), err);
-	if (r == 0)
-		r = add_parent(c, serial_path(args), err);
 	if (r < 0)
 		confine_fini(c);
 	return r;
@@ -95,55 +81,130 @@ int confine_parse(struct confinement *c, const struct cli_args *args, struct err
 
 void confine_fini(struct confinement *c)
 {
-	for (size_t i = 0; c->write[i]; i++)
-		free(c->write[i]);
+	for (size_t i = 0; c->dirs[i].path; i++)
+		free((char *)c->dirs[i].path);
 	cli_list_fini(&c->options);
 	*c = (struct confinement){ 0 };
 }
 
-int confine_find_user(struct confinement *c, const struct cli_args *args, struct error *err)
+/* ---- the directories ---- */
+
+struct own_files {
+	char *control, *log, *serial; /* NULL: none */
+};
+
+/* NULL where the backend has no path, or it is not a kind of that name. */
+static const char *serial_path(const struct cli_args *args)
+{
+	const char *path = strchr(cli_value(args, "serial"), '=');
+
+	return path ? path + 1 : NULL;
+}
+
+static void find_own_files(struct own_files *own, const struct cli_args *args)
+{
+	const char *control = cli_value(args, "control"), *log = cli_value(args, "log-file");
+	const char *serial = serial_path(args);
+	struct error err = ERROR_INIT;
+
+	*own = (struct own_files){
+		.control = control ? control_path_of(control, &err) : NULL,
+		.log = log ? path_absolute(log) : NULL,
+		.serial = serial ? path_absolute(serial) : NULL,
+	};
+}
+
+static void forget_own_files(struct own_files *own)
+{
+	free(own->control);
+	free(own->log);
+	free(own->serial);
+}
+
+static const char *last_part(const char *path)
+{
+	const char *slash = path ? strrchr(path, '/') : NULL;
+
+	return slash ? slash + 1 : path;
+}
+
+/* A rotated log has something behind its name. */
+static bool begins_with(const char *name, const char *path)
+{
+	const char *own = last_part(path);
+
+	return own && own[0] && strncmp(name, own, strlen(own)) == 0;
+}
+
+static bool holds_own_files_only(const char *dir, const struct own_files *own)
+{
+	DIR *list = opendir(dir);
+	struct dirent *entry;
+	bool only = list != NULL;
+
+	while (only && (entry = readdir(list)))
+		only = strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0 ||
+		       (entry->d_type != DT_DIR && (begins_with(entry->d_name, own->control) ||
+						    begins_with(entry->d_name, own->log) ||
+						    begins_with(entry->d_name, own->serial)));
+	if (list)
+		closedir(list);
+	return only;
+}
+
+static void add_if_own(struct confinement *c, const char *path, enum sandbox_dir_use use,
+		       const struct own_files *own)
+{
+	_cleanup_free_ char *dir = path ? strdup(path) : NULL;
+	char *slash = dir ? strrchr(dir, '/') : NULL;
+	struct error err = ERROR_INIT;
+	struct stat st;
+
+	if (!slash)
+		return;
+	slash[slash == dir] = '\0';
+	if (stat(dir, &st) == 0 && st.st_uid == geteuid() && !(st.st_mode & 022) &&
+	    holds_own_files_only(dir, own) && add_dir(c, dir, strlen(dir), use, &err) == 0)
+		return;
+	log_info("sandbox: %s is not molt's alone, so %s there; 'control' with a NAME makes a directory",
+		 dir, use == SANDBOX_DIR_SOCKET ? "a socket will be left" : "log-reopen will fail");
+}
+
+static void add_own_dirs(struct confinement *c, const struct cli_args *args)
+{
+	struct own_files own;
+
+	find_own_files(&own, args);
+	add_if_own(c, own.control, SANDBOX_DIR_SOCKET, &own);
+	add_if_own(c, own.log, SANDBOX_DIR_LOG, &own);
+	if (strncmp(cli_value(args, "serial"), "socket=", 7) == 0)
+		add_if_own(c, own.serial, SANDBOX_DIR_SOCKET, &own);
+	forget_own_files(&own);
+}
+
+/* ---- the sandbox ---- */
+
+int confine_cold(struct confinement *c, const struct cli_args *args, struct error *err)
 {
 	int r;
 
-	c->other_user = cli_given(args, "user");
-	if (!c->other_user)
+	if (!c->on)
 		return 0;
-	r = sandbox_find_user(cli_value(args, "user"), &c->user, err);
-	return r < 0 ? r : sandbox_may_become(&c->user, err);
-}
-
-static int become_user(const struct confinement *c, const struct cli_args *args, struct error *err)
-{
-	const char *spec = cli_value(args, "serial"), *paths[3] = { NULL };
-	size_t n = 0;
-
-	if (!c->other_user)
-		return 0;
-	if (cli_value(args, "control"))
-		paths[n++] = cli_value(args, "control");
-	if (strncmp(spec, "socket=", 7) == 0)
-		paths[n++] = serial_path(args);
-	return sandbox_become(&c->user, paths, err);
-}
-
-int confine_cold(const struct confinement *c, const struct cli_args *args, struct error *err)
-{
-	int r = become_user(c, args, err);
-
-	if (r < 0 || !c->on)
-		return r;
-	r = sandbox_enter((const char *const *)c->write, err);
+	add_own_dirs(c, args);
+	r = sandbox_enter(c->dirs, err);
 	if (r < 0)
 		err_prefix(err, "the sandbox cannot be had here (--sandbox off runs without)");
 	return r;
 }
 
-void confine_successor(const struct confinement *c)
+void confine_successor(struct confinement *c, const struct cli_args *args)
 {
 	unsigned int level = sandbox_level();
 	struct error err = ERROR_INIT;
 
-	if (c->on && sandbox_enter((const char *const *)c->write, &err) < 0)
+	if (c->on && !sandbox_in_force())
+		add_own_dirs(c, args);
+	if (c->on && sandbox_enter(c->dirs, &err) < 0)
 		log_error("sandbox: not in force as it should be: %s", err.text);
 	else if (!c->on && level)
 		log_warn("--sandbox off: level %u is in force since before, and cannot be lifted; only "

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* --sandbox and --user of `molt run`; see confine.c. */
+/* --sandbox of `molt run`; see confine.c. */
 #ifndef MOLT_CLI_CONFINE_H
 #define MOLT_CLI_CONFINE_H
 
@@ -11,27 +11,22 @@
 
 struct confinement {
 	bool on;
-	bool other_user; /* after confine_find_user() */
-	struct sandbox_user user;
-	struct cli_list options;           /* owns what comes from --sandbox */
-	char *write[CONFINE_DIRS_MAX + 1]; /* directories beneath which main may change files */
+	struct cli_list options;                       /* owns what comes from --sandbox */
+	struct sandbox_dir dirs[CONFINE_DIRS_MAX + 1]; /* paths are owned */
 };
 
 /* Takes --sandbox apart. Nothing is looked up and nothing changes yet. */
 int confine_parse(struct confinement *c, const struct cli_args *args, struct error *err);
 void confine_fini(struct confinement *c);
 
-/* For the beginning of a cold start: whether --user names somebody whom we may become. */
-int confine_find_user(struct confinement *c, const struct cli_args *args, struct error *err);
-
-/* For the end of a cold start, when everything is open: another user, and main's sandbox. */
-int confine_cold(const struct confinement *c, const struct cli_args *args, struct error *err);
+/* For the end of a cold start, when everything is open: main's sandbox. */
+int confine_cold(struct confinement *c, const struct cli_args *args, struct error *err);
 
 /*
  * For a successor that runs the guest already: adds what is newer than what it came with. Failure
  * is for the log alone: the guest is not to be lost for it.
  */
-void confine_successor(const struct confinement *c);
+void confine_successor(struct confinement *c, const struct cli_args *args);
 
 /* What each vCPU thread calls, NULL where the sandbox is off. */
 int (*confine_thread(const struct confinement *c))(struct error *err);

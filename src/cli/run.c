@@ -22,8 +22,10 @@
 #include <molt/vm/refault.h>
 #include "molt_version.h"
 
+#include "become_user.h"
 #include "cli.h"
 #include "confine.h"
+#include "control_path.h"
 #include "init.h"
 #include "log_file.h"
 #include "machine_args.h"
@@ -39,6 +41,8 @@ struct vmm {
 	const struct cli_args *args;
 	struct cli_args own_args; /* after a way back */
 	struct confinement confinement;
+	struct chosen_user user; /* of a cold start */
+	char *control_path;
 	struct update_self self;
 	struct loop *loop;
 	struct machine machine;
@@ -50,6 +54,7 @@ struct vmm {
 	struct signals signals;
 	struct log_file log;
 	int notify_fd; /* service manager, -1: none */
+	int kvm_fd;    /* until the machine has it, -1: none */
 };
 
 /* ---- what the machine and the update call back ---- */
@@ -181,8 +186,8 @@ static int open_services(struct vmm *v, struct incoming *in, struct error *err)
 		.run_on = run_on,
 		.opaque = v,
 	};
-	int r = control_create(&v->control, cli_value(v->args, "control"), v->loop,
-			       in ? in->fds : NULL, in ? &in->stream : NULL, err);
+	int r = control_create(&v->control, v->control_path, v->loop, in ? in->fds : NULL,
+			       in ? &in->stream : NULL, err);
 
 	if (r == 0)
 		r = update_create(&v->update, &v->machine, &v->self, &ops, err);
@@ -205,19 +210,39 @@ static void open_notify(struct vmm *v)
 		log_warn("the service manager will not be told of this guest: %s", err.text);
 }
 
+/* From here on everything is opened with that user's rights, but what is open already. */
+static int become(struct vmm *v, struct error *err)
+{
+	const char *control = cli_value(v->args, "control");
+	int r = choose_user(&v->user, v->args, err);
+
+	if (r == 0)
+		r = v->kvm_fd = kvm_open_device(err);
+	if (r < 0)
+		return r;
+	v->control_path = control ? control_path_of(control, err) : NULL;
+	if (control && !v->control_path)
+		return -err->code;
+	r = become_user(&v->user, v->args, err);
+	/* A change of user hides the process; whether it stays so is --sandbox's affair. */
+	sandbox_hide(v->confinement.on);
+	return r;
+}
+
 static int cold_start(struct vmm *v, struct error *err)
 {
-	struct machine_config cfg = base_config(v);
+	struct machine_config cfg = { 0 };
 	const char *kernel = cli_value(v->args, "kernel");
 	const char *initramfs = cli_value(v->args, "initramfs");
 	struct memory_arg memory;
 	int r;
 
-	r = confine_find_user(&v->confinement, v->args, err);
+	open_notify(v);
+	r = become(v, err);
 	if (r == 0)
 		r = log_file_open(&v->log, v->args, NULL, NULL, err);
-	if (r == 0)
-		open_notify(v);
+	cfg = base_config(v);
+	cfg.kvm_fd = &v->kvm_fd;
 	if (r == 0)
 		r = cli_parse_machine(v->args, &cfg, &memory, err);
 	if (r == 0)
@@ -327,7 +352,7 @@ static int take_over(struct vmm *v, uint64_t main_ns, struct error *err)
 		r = update_commit(v->update, &in, err);
 	if (r == 0) {
 		fd_close_inherited();
-		confine_successor(&v->confinement);
+		confine_successor(&v->confinement, v->args);
 		start_log();
 		control_start(v->control);
 		cli_warn_of_differences(v->args, &v->machine);
@@ -359,6 +384,8 @@ static void tear_down(struct vmm *v)
 	loop_destroy(v->loop);
 	update_self_fini(&v->self);
 	confine_fini(&v->confinement);
+	free(v->control_path);
+	fd_close(&v->kvm_fd);
 	cli_args_fini(&v->own_args);
 	fd_close(&v->notify_fd);
 	log_stop(LOG_END_MS);
@@ -389,6 +416,8 @@ static int run(struct vmm *v, int argc, char **argv, uint64_t main_ns)
 		r = loop_run(v->loop);
 	else
 		log_error("%s", err.text);
+	if (r < 0)
+		become_user_explain(&v->user, -err.code);
 	if (r == -EINTR)
 		r = signals_exit_status(&v->signals);
 	tear_down(v);
@@ -425,7 +454,7 @@ int cmd_run(int argc, char **argv)
 	if (!v)
 		return MACHINE_EXIT_FAILURE;
 	v->args = &args;
-	v->signals.fd = v->log.fd = v->notify_fd = v->self.exe_fd = -1;
+	v->kvm_fd = v->signals.fd = v->log.fd = v->notify_fd = v->self.exe_fd = -1;
 	v->boot.kernel_fd = v->boot.initramfs_fd = -1;
 	status = run(v, argc, argv, main_ns);
 	free(v);

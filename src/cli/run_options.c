@@ -32,7 +32,10 @@ static const struct cli_option run_options[] = {
 	  .help = "what COM1 is plugged into: tty, pty, null, file=PATH or socket=PATH",
 	  .def = "tty",
 	  .values = "tty pty null file= socket=" },
-	{ .name = "control", .arg = "PATH", .help = "serve the control protocol at this socket" },
+	{ .name = "control",
+	  .arg = "SOCKET",
+	  .help = "serve the control protocol there: a path with a slash, or NAME for "
+		  "/run/molt/NAME/control" },
 	{ .name = "api-socket", .alias_of = "control" },
 	{ .name = "name", .arg = "NAME", .help = "name of the machine, for query-name and the log" },
 	{ .name = "log-level",
@@ -50,7 +53,8 @@ static const struct cli_option run_options[] = {
 	  .values = "on off" },
 	{ .name = "user",
 	  .arg = "USER",
-	  .help = "started as root: go on as this user, NAME or UID, with :GROUP or :GID" },
+	  .help = "started as root: go on as this user, NAME or UID, with :GROUP or :GID; auto: one for "
+		  "each --name; default: molt, if there is such a user" },
 	{ .name = "incoming",
 	  .arg = "URI",
 	  .help = "take the guest over from the molt that started this one; it gives the URI" },

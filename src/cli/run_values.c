@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include <molt/backend/chardev.h>
+#include <molt/base/fd.h>
 #include <molt/base/log.h>
 #include <molt/base/unix_socket.h>
 #include <molt/boot/boot_files.h>
@@ -16,6 +17,7 @@
 
 #include "cli.h"
 #include "confine.h"
+#include "control_path.h"
 #include "machine_args.h"
 
 int cli_parse_log_level(const struct cli_args *args, struct error *err)
@@ -64,6 +66,16 @@ static int check_boot(const struct cli_args *args, struct error *err)
 	return 0;
 }
 
+static int check_control(const char *control, struct error *err)
+{
+	_cleanup_free_ char *path = NULL;
+
+	if (!control[0])
+		return unix_socket_check_path("control socket", control, err);
+	path = control_path_of(control, err);
+	return path ? unix_socket_check_path("control socket", path, err) : -err->code;
+}
+
 static int check_names(const struct cli_args *args, struct error *err)
 {
 	const char *name = cli_value(args, "name"), *control = cli_value(args, "control");
@@ -71,11 +83,11 @@ static int check_names(const struct cli_args *args, struct error *err)
 	int r = chardev_check_spec("--serial", cli_value(args, "serial"), err);
 
 	if (r == 0 && control)
-		r = unix_socket_check_path("control socket", control, err);
+		r = check_control(control, err);
 	if (r == 0 && name && strlen(name) > MACHINE_NAME_MAX)
 		r = err_set(err, EINVAL, "--name '%s' is longer than %d bytes", name,
 			    MACHINE_NAME_MAX);
-	if (r == 0 && cli_given(args, "user"))
+	if (r == 0 && cli_given(args, "user") && strcmp(cli_value(args, "user"), "auto") != 0)
 		r = sandbox_find_user(cli_value(args, "user"), &user, err);
 	return r;
 }

@@ -3,7 +3,7 @@
 #ifndef MOLT_SANDBOX_INTERNAL_H
 #define MOLT_SANDBOX_INTERNAL_H
 
-#include <molt/base/error.h>
+#include <molt/sandbox/sandbox.h>
 
 /* capabilities.c: the calling thread's bounding set, as far as it may; and all its capabilities. */
 void capabilities_drop_bounding(void);
@@ -13,7 +13,7 @@ int capabilities_drop_thread(struct error *err); /* the same, but calls nothing 
 /* landlock.c: the ABI that the kernel has, 0 where there is no Landlock. */
 int landlock_abi(void);
 /* Nothing may be changed but beneath the directories; see sandbox_enter(). 0 or an error. */
-int landlock_confine_main(const char *const *write, struct error *err);
+int landlock_confine_main(const struct sandbox_dir *dirs, struct error *err);
 /* No access to any file, no TCP, no signal and no abstract socket beyond our own process. */
 int landlock_confine_thread(struct error *err);
 

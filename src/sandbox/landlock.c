@@ -106,7 +106,17 @@ static int allow(int ruleset, const char *path, uint64_t rights, struct error *e
 	return 0;
 }
 
-int landlock_confine_main(const char *const *write, struct error *err)
+/* Devices need a capability besides, which is gone. */
+static uint64_t rights_for(enum sandbox_dir_use use, uint64_t all)
+{
+	if (use == SANDBOX_DIR_SOCKET)
+		return LANDLOCK_ACCESS_FS_REMOVE_FILE;
+	if (use == SANDBOX_DIR_LOG)
+		return LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_WRITE_FILE;
+	return all & ~(FS_IOCTL_DEV | LANDLOCK_ACCESS_FS_MAKE_CHAR | LANDLOCK_ACCESS_FS_MAKE_BLOCK);
+}
+
+int landlock_confine_main(const struct sandbox_dir *dirs, struct error *err)
 {
 	/* What a wrapper script writes to without a second thought. */
 	static const char *const harmless[] = { "/dev/null", "/dev/zero", "/dev/full", "/dev/tty",
@@ -125,8 +135,8 @@ int landlock_confine_main(const char *const *write, struct error *err)
 		return fd;
 	for (const char *const *path = harmless; *path && r == 0; path++)
 		r = allow(fd, *path, all.fs & FS_FILE, err);
-	for (const char *const *path = write; *path && r == 0; path++)
-		r = allow(fd, *path, all.fs & ~FS_IOCTL_DEV, err);
+	for (const struct sandbox_dir *d = dirs; d->path && r == 0; d++)
+		r = allow(fd, d->path, rights_for(d->use, all.fs), err);
 	return r < 0 ? r : restrict_self(fd, err);
 }
 

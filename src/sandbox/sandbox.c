@@ -99,12 +99,17 @@ unsigned int sandbox_level(void)
 	return level > 0 && level <= SANDBOX_LEVEL_MAX ? (unsigned int)level : 0;
 }
 
-int sandbox_enter(const char *const *write, struct error *err)
+bool sandbox_in_force(void)
+{
+	return sandbox_level() >= SANDBOX_LEVEL;
+}
+
+int sandbox_enter(const struct sandbox_dir *dirs, struct error *err)
 {
 	struct error why = ERROR_INIT;
 	int abi, r;
 
-	if (sandbox_level() >= SANDBOX_LEVEL)
+	if (sandbox_in_force())
 		return 0;
 	capabilities_drop_bounding();
 	r = capabilities_drop(err);
@@ -113,7 +118,7 @@ int sandbox_enter(const char *const *write, struct error *err)
 	if (r < 0)
 		return r;
 	abi = landlock_abi();
-	if (abi && landlock_confine_main(write, &why) < 0) {
+	if (abi && landlock_confine_main(dirs, &why) < 0) {
 		log_warn("sandbox: files are not protected: %s", why.text);
 		abi = 0;
 	}

@@ -4,7 +4,6 @@
  * loaded at run time, which a static program had better not do.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <grp.h>
 #include <pwd.h>
 #include <stdio.h>
@@ -115,14 +114,10 @@ int sandbox_may_become(const struct sandbox_user *user, struct error *err)
 		       (unsigned int)geteuid());
 }
 
-int sandbox_become(const struct sandbox_user *user, const char *const *paths, struct error *err)
+int sandbox_become(const struct sandbox_user *user, struct error *err)
 {
 	if (is_already(user))
 		return 0;
-	for (; *paths; paths++)
-		if (fchownat(AT_FDCWD, *paths, user->uid, user->gid, AT_SYMLINK_NOFOLLOW) < 0)
-			return err_sys(err, errno, "--user: giving %s to user %u", *paths,
-				       (unsigned int)user->uid);
 	capabilities_drop_bounding();
 	/* glibc does it for all threads. */
 	if (setgroups(0, NULL) < 0 || setresgid(user->gid, user->gid, user->gid) < 0 ||

@@ -87,14 +87,23 @@ static int ask_capabilities(struct kvm *kvm, struct error *err)
 	return failed ? err_sys(err, -failed, "%s: KVM_CHECK_EXTENSION", KVM_PATH) : 0;
 }
 
+int kvm_open_device(struct error *err)
+{
+	int fd = open(KVM_PATH, O_RDWR | O_CLOEXEC);
+
+	if (fd < 0)
+		return err_sys(err, errno, "%s (is KVM enabled, and may this user open it?)",
+			       KVM_PATH);
+	return fd;
+}
+
 int kvm_open(struct kvm *kvm, int fd, struct error *err)
 {
 	*kvm = (struct kvm){ .fd = fd, .ioctl = real_ioctl };
 	if (fd < 0)
-		kvm->fd = open(KVM_PATH, O_RDWR | O_CLOEXEC);
+		kvm->fd = kvm_open_device(err);
 	if (kvm->fd < 0)
-		return err_sys(err, errno, "%s (is KVM enabled, and may this user open it?)",
-			       KVM_PATH);
+		return kvm->fd;
 	return kvm_probe(kvm, err);
 }
 

@@ -276,6 +276,9 @@ static int open_host(struct machine *m, const struct machine_config *cfg, struct
 		fd = fdtable_take(cfg->fds, "kvm", 0, FD_KIND_CHAR, err);
 		if (fd < 0)
 			return fd;
+	} else if (cfg->kvm_fd) {
+		fd = *cfg->kvm_fd;
+		*cfg->kvm_fd = -1;
 	}
 	r = open_kvm(m, cfg, fd, err);
 	if (r == 0 && m->guest.cpus > m->kvm.max_vcpus)

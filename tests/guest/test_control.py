@@ -392,7 +392,8 @@ def test_no_room_for_kvms_thread():
     """KVM_RUN answers EAGAIN until there is: it is told, pauses work meanwhile, and then it runs."""
     if os.geteuid() != 0 or not shutil.which("setpriv"):
         raise Skip("needs root and setpriv: no limit holds for root itself")
-    as_user = ["setpriv", "--reuid", str(100000 + os.getpid()), "--clear-groups"]
+    uid = str(100000 + os.getpid())
+    as_user = ["setpriv", "--reuid", uid, "--clear-groups"]
     other = subprocess.Popen([*as_user, "sleep", "100"], stdout=subprocess.DEVNULL)
     try:
         with tempfile.TemporaryDirectory(prefix="molt-test-") as directory:
@@ -401,7 +402,7 @@ def test_no_room_for_kvms_thread():
                 os.path.join(directory, "limited"), "#!/bin/sh\nexec %s --inh-caps +dac_override "
                 '--ambient-caps +dac_override prlimit --nproc=4 %s "$@"\n' %
                 (" ".join(as_user), molt_binary()))
-            with ticker(directory=directory, binary=limited) as vm:
+            with ticker("--user", uid + ":0", directory=directory, binary=limited) as vm:
                 vm.wait_log("want of a kernel thread.*RLIMIT_NPROC.*pids.max")
                 assert vm.qmp.command("query-status")["status"] == "running"
                 assert not vm.serial()

@@ -97,7 +97,7 @@ def test_relative_file():
         set_up(vm.qmp, molt_binary(), "run", "--incoming", "file:vm.state")
         vm.qmp.command("migrate", uri="file:vm.state")
         assert wait_for_the_end(vm.qmp)["status"] == "completed"
-        assert os.path.getsize(vm.path("vm.state")) > 0
+        vm.wait_for(lambda: os.path.exists(vm.path("vm.state")), "the copy of the state")
         vm.wait_ticks(2)
         vm.check_ticks()
 

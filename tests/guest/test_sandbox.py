@@ -66,7 +66,13 @@ def check_confined(vm, pid=None):
         assert int(status(pid, tid)["CapEff"], 16) == 0
 
 
-class SandboxVm(Vm):
+class StrictVm(Vm):
+    """With what a user gets who says nothing of files."""
+
+    own_directory = False
+
+
+class SandboxVm(StrictVm):
     expected_filters = 1
 
     def updated(self, *command, **arguments):
@@ -206,12 +212,56 @@ def test_writing():
         runs_on(vm)
 
 
+def in_a_directory_of_its_own(vm):
+    """Moves the control socket there; the directory of the Vm has more in it."""
+    os.mkdir(vm.path("own"), 0o700)
+    vm.control_path = vm.path("own/control")
+    vm.argv[vm.argv.index("--control") + 1] = vm.control_path
+
+
 def test_socket_is_removed_at_the_end():
-    with Vm("--pause") as vm:
+    with StrictVm("--pause", start=False) as vm:
+        in_a_directory_of_its_own(vm)
+        vm.start()
         vm.update()
         vm.qmp.command("quit")
         assert vm.wait_exit() == 0 and not os.path.exists(vm.control_path)
-        assert "cannot remove" not in vm.log()
+        assert "cannot remove" not in vm.log() and "not molt's alone" not in vm.log()
+
+
+def test_directory_of_others_is_not_opened():
+    """Neither root's rights nor the same directory make others' files molt's: a socket is left there."""
+    for others in ("file", "mode"):
+        with StrictVm("--pause", start=False) as vm:
+            in_a_directory_of_its_own(vm)
+            if others == "file":
+                with open(vm.path("own/other.pid"), "w", encoding="ascii") as f:
+                    f.write("1")
+            else:
+                os.chmod(vm.path("own"), 0o777)
+            vm.start()
+            if "Landlock ABI" not in vm.log():
+                raise Skip("no Landlock here")
+            assert "own is not molt's alone" in vm.log(), vm.log()
+            removes = write_script(vm.path("removes"), '#!/bin/sh\nrm -f %s\nexec %s run "$@"\n' % (
+                vm.path("own/control"), molt_binary()))
+            vm.update(removes)
+            assert os.path.exists(vm.control_path)
+            vm.qmp.command("quit")
+            assert vm.wait_exit() == 0 and os.path.exists(vm.control_path)
+            assert "cannot remove" in vm.log(), vm.log()
+
+
+def test_log_in_a_directory_of_its_own():
+    with StrictVm("--pause", start=False) as vm:
+        os.mkdir(vm.path("logs"), 0o700)
+        vm.argv += ["--log-file", vm.path("logs/web1.log")]
+        vm.start()
+        for name in ("web1.log", "web1.log.1"):
+            os.rename(vm.path("logs/web1.log"), vm.path("logs/web1.log.1"))
+            vm.qmp.command("log-reopen")
+            assert os.path.exists(vm.path("logs/web1.log")), name
+            vm.update()
 
 
 def need_root():
@@ -220,10 +270,13 @@ def need_root():
 
 
 class UserVm(SandboxVm):
-    """Run as nobody, in a directory where nobody may do as root did."""
+    """Run as another user, in a directory of his."""
+
+    uid = NOBODY
 
     def start(self):
         os.chmod(self.dir, 0o755)
+        os.chown(self.dir, self.uid, self.uid)
         shutil.copy(molt_binary(), self.path("molt"))
         self.argv[0] = self.path("molt")
         super().start()
@@ -293,9 +346,13 @@ def test_nobody_of_the_same_user_looks_in():
         assert may_look_into(vm.pid, NOBODY)
 
 
+class NumberVm(UserVm):
+    uid = 12345
+
+
 def test_user_by_number():
     need_root()
-    with UserVm("--user", "12345:23456", "--sandbox", "off", "--memory", "64M",
+    with NumberVm("--user", "12345:23456", "--sandbox", "off", "--memory", "64M",
                 cmdline=TICKER) as vm:
         vm.wait_ticks(2)
         vm.update()

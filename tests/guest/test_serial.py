@@ -186,7 +186,8 @@ def test_socket_peers_come_and_go():
 
 
 def on_socket(path, directory):
-    vm = small(cmdline="period_ms=20", start=False, directory=directory)
+    vm = small("--sandbox", "write=" + os.path.dirname(path), cmdline="period_ms=20", start=False,
+               directory=directory)
     vm.argv[vm.argv.index("--serial") + 1] = "socket=" + path
     return vm
 

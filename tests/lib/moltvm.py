@@ -223,6 +223,7 @@ class Vm:
         if control:
             self.argv += ["--control", self.control_path]
         self.argv += list(args)
+        self.argv += self.defaults(args)
         self._qmp = None
         self.proc = None
         self.moved = None
@@ -233,6 +234,17 @@ class Vm:
             except BaseException:
                 self.__exit__(*sys.exc_info())
                 raise
+
+    own_directory = True  # molt may change what is in it; there is more in it than molt's own files
+
+    def defaults(self, args):
+        """What a test needs that says nothing of it: its files are its user's, and may be changed."""
+        words = []
+        if os.getuid() == 0 and "--user" not in args:
+            words += ["--user", "root"]
+        if self.own_directory and "--sandbox" not in args:
+            words += ["--sandbox", "write=" + self.dir]
+        return words
 
     def start(self):
         with open(self.log_path, "ab") as log:

@@ -39,7 +39,7 @@
 		} \
 	} while (0)
 
-static const char *const nowhere[] = { NULL };
+static const struct sandbox_dir nowhere[] = { { 0 } };
 
 /* The status that the child ended with. */
 static int in_child(void (*run)(void))
@@ -134,7 +134,9 @@ static char dir[32];
 
 static void files(void)
 {
-	const char *const write[] = { dir, "/nowhere/at/all", NULL };
+	const struct sandbox_dir write[] = { { dir, SANDBOX_DIR_WRITE },
+					     { "/nowhere/at/all", SANDBOX_DIR_WRITE },
+					     { 0 } };
 	struct error err = ERROR_INIT;
 	char path[64];
 
@@ -274,9 +276,9 @@ static void become(void)
 	struct error err = ERROR_INIT;
 
 	CHECK(sandbox_may_become(&u, &err) == 0);
-	CHECK(sandbox_become(&u, nowhere, &err) == 0);
+	CHECK(sandbox_become(&u, &err) == 0);
 	CHECK(getuid() == 54321 && geteuid() == 54321 && getgid() == 9 && getgroups(0, NULL) == 0);
-	CHECK(sandbox_become(&u, nowhere, &err) == 0);
+	CHECK(sandbox_become(&u, &err) == 0);
 	CHECK(sandbox_may_become(&other, &err) == -EPERM);
 	CHECK(setuid(0) == -1);
 }

@@ -93,6 +93,12 @@ void chardev_resume(struct chardev *cd);
  */
 void chardev_job_control(struct chardev *cd, bool stopping);
 
+/*
+ * For before this process becomes another user, whose the terminal is not: makes standard output an
+ * open file description of our own that does not block, which the backend "tty" could not get then.
+ */
+void chardev_keep_terminal(void);
+
 /* Backend state (queued output, terminal settings, escape state) and descriptors. */
 int chardev_save(struct chardev *cd, struct stream_writer *w, struct fdtable *fds,
 		 struct error *err);

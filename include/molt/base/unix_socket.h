@@ -33,6 +33,12 @@ int unix_socket_listen(const char *what, const char *path, int backlog, struct u
 		       struct error *err);
 
 /*
+ * Removes the file of a socket that no process has. 0 also where there is none; -EADDRINUSE where
+ * a process has it, -EEXIST where it is another kind of file, or what the kernel says.
+ */
+int unix_socket_remove_stale(const char *path);
+
+/*
  * listen(2) once more on a socket that listens already: peers who connect from now on see this
  * process's credentials (SO_PEERCRED), no longer those of the one that made it; see unix(7). Who
  * waits in the backlog stays there. 0 or -errno.

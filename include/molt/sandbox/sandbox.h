@@ -28,11 +28,20 @@ int sandbox_find_user(const char *text, struct sandbox_user *user, struct error 
 int sandbox_may_become(const struct sandbox_user *user, struct error *err);
 
 /*
- * Makes the whole process that user, without supplementary groups; the paths (NULL-terminated) are
- * given to it before. The bounding set of capabilities is emptied, too. Nothing happens where it is
- * that user already.
+ * The user that --user auto gives to a guest of that name: the one that it had before, else the
+ * lowest of the range that no name has. The range is the line of `molt` in /etc/subuid (subuid(5)),
+ * and each number of it is a group's as well; who has which is in SANDBOX_USERS. For root alone.
+ * Waits for others who do the same. -EINVAL, -ENOENT, -ENOSPC, -EPERM where the file is not root's
+ * own, or what the kernel says.
  */
-int sandbox_become(const struct sandbox_user *user, const char *const *paths, struct error *err);
+#define SANDBOX_USERS "/var/lib/molt/users"
+int sandbox_user_for_name(const char *name, struct sandbox_user *user, struct error *err);
+
+/*
+ * Makes the whole process that user, without supplementary groups. The bounding set of capabilities
+ * is emptied, too. Nothing happens where it is that user already.
+ */
+int sandbox_become(const struct sandbox_user *user, struct error *err);
 
 /*
  * Whether other processes of the same user may look into this one's memory and descriptors, guest
@@ -48,15 +57,30 @@ void sandbox_hide(bool hide);
  */
 unsigned int sandbox_level(void);
 
+/* Whether sandbox_enter() has nothing to add. */
+bool sandbox_in_force(void);
+
+/* What main may go on changing beneath a directory. */
+enum sandbox_dir_use {
+	SANDBOX_DIR_WRITE,  /* all files, of whatever name */
+	SANDBOX_DIR_SOCKET, /* remove files: its socket, in the end */
+	SANDBOX_DIR_LOG,    /* make and write regular files: a log after its rotation */
+};
+
+struct sandbox_dir {
+	const char *path; /* NULL ends an array */
+	enum sandbox_dir_use use;
+};
+
 /*
  * For the main thread, once everything is open: no capability, no new privilege, Landlock (files
- * may be changed only beneath the directories in write, NULL-terminated; all may be read and
+ * may be changed only beneath dirs, as these say; all may be read and
  * executed), and a list of system calls that are refused. All of that survives exec, is inherited
  * by threads made from now on, and can never be taken back. Adds nothing where this level or a
  * newer one is in force. Landlock may be missing or old, which the log tells; an error is only what
  * must not be missing.
  */
-int sandbox_enter(const char *const *write, struct error *err);
+int sandbox_enter(const struct sandbox_dir *dirs, struct error *err);
 
 /*
  * For a process whose threads will call sandbox_enter_thread(): says in the log which call it was

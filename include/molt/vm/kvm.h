@@ -38,6 +38,9 @@ struct kvm {
 /* Opens /dev/kvm, or takes the descriptor given (>= 0, becomes kvm's), and asks what it can do. */
 int kvm_open(struct kvm *kvm, int fd, struct error *err);
 
+/* /dev/kvm, for kvm_open(): the caller's descriptor, or -errno with the sentence. */
+int kvm_open_device(struct error *err);
+
 /* The second half of kvm_open(): fd, ioctl and opaque are set. On failure fd is closed. */
 int kvm_probe(struct kvm *kvm, struct error *err);
 

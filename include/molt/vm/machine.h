@@ -161,6 +161,8 @@ struct machine_config {
 	struct fdtable *fds;
 	/* Another model than machine_model, for tests; or NULL. */
 	const struct machine_model *model;
+	/* Cold start: /dev/kvm where it is open already; taken, and -1 then. Or NULL. */
+	int *kvm_fd;
 	/*
 	 * A fake KVM for tests: its ioctl and opaque, and on a cold start a copy of its fd. Or
 	 * NULL.

@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+#include <molt/base/unix_socket.h>
+
+#include "control_path.h"
+
+#define SYSTEM_DIR "/run"
+#define SOCKET "control"
+
+static bool is_path(const char *named)
+{
+	return strchr(named, '/') != NULL;
+}
+
+/* Where `molt` with its directories is. Root's environment may be an ordinary user's (su, sudo). */
+static const char *runtime_dir(void)
+{
+	const char *own = geteuid() == 0 ? NULL : getenv("XDG_RUNTIME_DIR");
+
+	return own && own[0] == '/' ? own : SYSTEM_DIR;
+}
+
+char *control_path_of(const char *named, struct error *err)
+{
+	char *path;
+
+	if (!is_path(named) && (named[0] == '.' || !named[0])) {
+		err_set(err, EINVAL,
+			"control socket '%s': it is a PATH with a slash, or a NAME that does not "
+			"begin with a dot",
+			named);
+		return NULL;
+	}
+	if (is_path(named))
+		path = strdup(named);
+	else if (asprintf(&path, "%s/molt/%s/" SOCKET, runtime_dir(), named) < 0)
+		path = NULL;
+	if (!path)
+		err_set(err, ENOMEM, "no memory for the path of a socket");
+	return path;
+}
+
+/* The directory, made if missing; a link in its place is an error. */
+static int make_dir(int parent, const char *name, mode_t mode, const char *shown, struct error *err)
+{
+	bool made = mkdirat(parent, name, mode) == 0;
+	int fd;
+
+	if (!made && errno != EEXIST)
+		return err_sys(err, errno, "%s", shown);
+	fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return err_sys(err, errno, "%s", shown);
+	if (made)
+		fchmod(fd, mode); /* whatever the umask is */
+	return fd;
+}
+
+/* Who can change the directory above can put another in the place of ours. */
+static int check_parent(int fd, const char *shown, struct error *err)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return err_sys(err, errno, "%s", shown);
+	if ((st.st_uid != 0 && st.st_uid != geteuid()) || (st.st_mode & 022))
+		return err_set(err, EPERM,
+			       "%s: others may write to it (user %u, mode %03o); it must be "
+			       "root's or your own alone",
+			       shown, (unsigned int)st.st_uid, (unsigned int)st.st_mode & 0777);
+	return 0;
+}
+
+/* What a guest of that name has left while it ran as root; its successor could not look at it. */
+static int leave_to_another(const char *named, struct error *err)
+{
+	_cleanup_free_ char *path = control_path_of(named, err);
+	int r = path ? unix_socket_remove_stale(path) : -ENOMEM;
+
+	if (r == -EADDRINUSE)
+		return err_set(err, EADDRINUSE,
+			       "control socket '%s': another process, of another user, listens there",
+			       path);
+	return r < 0 && path ? err_sys(err, -r, "control socket '%s'", path) : r;
+}
+
+static int give_dir(int fd, const char *named, const struct sandbox_user *user, const char *shown,
+		    struct error *err)
+{
+	struct stat st;
+	int r;
+
+	if (fstat(fd, &st) < 0)
+		return err_sys(err, errno, "%s", shown);
+	if (st.st_uid != user->uid && st.st_uid != geteuid())
+		return err_set(err, EPERM,
+			       "%s belongs to user %u, and this guest is user %u's: remove it, or "
+			       "take another name",
+			       shown, (unsigned int)st.st_uid, (unsigned int)user->uid);
+	if (st.st_uid != user->uid) {
+		r = leave_to_another(named, err);
+		if (r == 0 && fchown(fd, user->uid, user->gid) < 0)
+			r = err_sys(err, errno, "%s", shown);
+		if (r < 0)
+			return r;
+	}
+	if ((st.st_mode & 0777) != 0700 && fchmod(fd, 0700) < 0)
+		return err_sys(err, errno, "%s", shown);
+	return 0;
+}
+
+int control_path_make_dir(const char *named, const struct sandbox_user *user, struct error *err)
+{
+	_cleanup_close_ int above = -1, parent = -1, dir = -1;
+	char shown[4096];
+	int r;
+
+	if (is_path(named))
+		return 0;
+	above = open(runtime_dir(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (above < 0)
+		return err_sys(err, errno, "%s", runtime_dir());
+	snprintf(shown, sizeof(shown), "%s/molt", runtime_dir());
+	parent = make_dir(above, "molt", 0755, shown, err);
+	if (parent < 0)
+		return parent;
+	r = check_parent(parent, shown, err);
+	if (r < 0)
+		return r;
+	snprintf(shown, sizeof(shown), "%s/molt/%s", runtime_dir(), named);
+	dir = make_dir(parent, named, 0700, shown, err);
+	return dir < 0 ? dir : give_dir(dir, named, user, shown, err);
+}
