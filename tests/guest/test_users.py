@@ -128,6 +128,11 @@ def test_molt_is_the_default():
         done = host.run("update", "web1", "--", host.molt, "run")
         assert done.returncode == 0 and "blackout" in done.stdout, done
         assert host.run("ctl", "--compact", "web1", "query-status").stdout.startswith('{"'), done
+        os.chmod(host.path("bin"), 0o700)
+        done = host.run("update", "web1")
+        assert done.returncode == 1 and "named to 'molt update'" in done.stderr, done
+        assert host.run("update", "web1", "--", host.molt, "run").returncode == 0
+        os.chmod(host.path("bin"), 0o755)
         assert moved(vm, host.molt, "run", "--incoming", "file:/none") == vm.pid
         assert vm.uids() == {MOLT_UID}
         if not sanitized():
