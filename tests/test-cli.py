@@ -9,8 +9,10 @@ import contextlib
 import json
 import os
 import pty
+import resource
 import select
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -33,7 +35,8 @@ def molt(*args, cwd=None, stdout=subprocess.PIPE, env=None):
 class Server(threading.Thread):
     """Serves one client: greets, agrees to the negotiation, then sends the next of answers for each
     request: an object, bytes to be sent as they are, or None to hang up. The descriptors that come
-    are kept in `fds`, and what is in `state` is written to the one that is meant for it."""
+    are kept in `fds`, and what is in `state` is written to the one that is meant for it, which is
+    made `size` bytes long."""
 
     def __init__(self, path, answers, greeting=None):
         super().__init__(daemon=True)
@@ -43,8 +46,9 @@ class Server(threading.Thread):
         self.answers = list(answers)
         self.greeting = greeting
         self.requests = []
+        self.size = 0
         self.fds = {}
-        self.state = b"the state"
+        self.state = stream([("s", 0, 1, 0, b"")])
         self.start()
 
     def run(self):
@@ -71,6 +75,8 @@ class Server(threading.Thread):
         self.requests.append(request)
         if "state-fd" in request.get("arguments", {}):
             os.write(self.fds[request["arguments"]["state-fd"]], self.state)
+            if self.size:
+                os.truncate(self.fds[request["arguments"]["state-fd"]], self.size)
         return self.answers.pop(0)
 
     def serve(self):
@@ -90,6 +96,30 @@ class Server(threading.Thread):
                     answer = json.dumps(answer).encode() + b"\r\n"
                 for at in range(0, len(answer), 7):
                     conn.sendall(answer[at:at + 7])
+
+
+class Talker(threading.Thread):
+    """Sends one client a text, and what more() gives for ever, and listens to nothing."""
+
+    def __init__(self, path, text, more=None, fds=()):
+        super().__init__(daemon=True)
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(path)
+        self.listener.listen()
+        self.text, self.more, self.fds = text, more, fds
+        self.start()
+
+    def run(self):
+        conn, _ = self.listener.accept()
+        with conn, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for byte in self.text:
+                socket.send_fds(conn, [bytes([byte])], self.fds)
+            conn.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+            while self.more:
+                conn.sendall(self.more)
+            conn.recv(1 << 20)
+            while conn.recv(1 << 20):
+                pass
 
 
 @contextlib.contextmanager
@@ -228,6 +258,56 @@ class Ctl(Base):
         self.serve(b"\r\n")
         self.expect(molt("ctl", "--timeout", "0.2", self.path, "x"), 1, "", "no answer in time")
 
+    def talk(self, text, more=None, fds=()):
+        talker = Talker(self.path, text, more, fds)
+        self.addCleanup(talker.listener.close)
+
+    def test_time_limit_holds_for_a_server_that_never_stops(self):
+        """Short events are more work for the client than for the server, which so is always ahead."""
+        greeting = json.dumps(GREETING).encode() + b'{"return": {}}'
+        self.talk(greeting, b'{"event":1}' * 90000)
+        start = time.monotonic()
+        self.expect(molt("ctl", "--timeout", "0.5", self.path, "x"), 1, "", "no answer in time")
+        self.assertLess(time.monotonic() - start, 20)
+
+    def bounded(self, *args):
+        """Runs molt; its status, its output and the memory that it had, in bytes."""
+        with subprocess.Popen([MOLT, *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as proc:
+            text = proc.stdout.read()
+            _, status, usage = os.wait4(proc.pid, 0)
+            proc.returncode = os.waitstatus_to_exitcode(status)
+        return proc.returncode, text, usage.ru_maxrss * 1024
+
+    def test_answers_are_bounded(self):
+        greeting = json.dumps(GREETING).encode() + b'{"return": {}}'
+        self.talk(greeting + b'{"return": "', b"x" * 65536)
+        status, text, memory = self.bounded("ctl", self.path, "x")
+        self.assertEqual(status, 1)
+        self.assertIn(b"a message of over 1048576 bytes", text)
+        self.assertLess(memory, 100 << 20)
+
+    def test_answers_that_are_small_on_the_way(self):
+        """And large as objects in memory, or when they are printed."""
+        for inside in (b"{}," * 4000000, b"[" * 60 + b"0," * 6000000 + b"0" + b"]" * 60 + b","):
+            self.serve(b'{"return": [' + inside + b"0]}\r\n")
+            _, text, memory = self.bounded("ctl", self.path, "x")
+            self.assertLess(memory, 400 << 20)
+            self.assertLess(len(text), 200 << 20)
+            os.unlink(self.path)
+
+    def test_descriptors_of_a_server_are_not_taken(self):
+        text = json.dumps(GREETING).encode() + b'{"return": {}}{"event": "STOP"}'
+        with open(MOLT, "rb") as f:
+            self.talk(text, fds=[f.fileno(), f.fileno()])
+            with subprocess.Popen([MOLT, "ctl", "--events", self.path], stdout=subprocess.PIPE,
+                                  text=True) as proc:
+                self.assertEqual(json.loads(proc.stdout.readline()), {"event": "STOP"})
+                links = [os.readlink(f"/proc/{proc.pid}/fd/{fd}")
+                         for fd in os.listdir(f"/proc/{proc.pid}/fd")]
+                proc.terminate()
+        self.assertEqual(len(links), 4, links)
+        self.assertNotIn(os.path.realpath(MOLT), links)
+
 
 REPORT = {"pid": 123, "version": "0.2.0", "previous-version": "0.1.0", "blackout-us": 1500,
           "total-us": 9000, "updates": 3, "state-bytes": 12345,
@@ -272,7 +352,7 @@ class Update(Base):
         path = f"{self.dir}/st"
         for umask in (0o022, 0):
             server = self.serve({"return": REPORT})
-            server.state = b"x" * 100000
+            server.state = stream([("s", 0, 1, 0, field("x", 2, 100000, b"x" * 100000))])
             old = os.umask(umask)
             self.expect(molt("update", "--state", path, self.path), 0)
             os.umask(old)
@@ -318,6 +398,64 @@ class Update(Base):
         server.state = b""
         self.expect(molt("update", "--state", f"{self.dir}/st", self.path), 1, None, "written none")
         self.assertEqual(os.listdir(self.dir), ["sock"])
+
+    def test_a_state_that_is_none_is_not_kept(self):
+        """Nor one that is cut short, or changed, or too long to be looked at."""
+        good = stream([("s", 0, 1, 0, field("x", 2, 1, b"x"))])
+        for bad, words in ((b"the state", "cut short"), (good[:-1], "cut short"),
+                           (good[:100] + b"y" + good[101:], "CRC does not match"),
+                           (good + b"x", "stray bytes"), (bytes(100000), "wrong magic")):
+            server = self.serve({"return": REPORT})
+            server.state = bad
+            result = molt("update", "--state", f"{self.dir}/st", self.path)
+            self.expect(result, 1, None, words)
+            self.assertIn("the update is done, but its state is not kept", result.stderr)
+            self.assertIn("process 123", result.stdout)
+            self.assertEqual(os.listdir(self.dir), ["sock"])
+            os.unlink(self.path)
+
+    def test_a_state_without_end(self):
+        for size in (1 << 40, (64 << 20) + 1, 64 << 20):
+            server = self.serve({"return": REPORT})
+            server.size = size
+            self.expect(molt("update", "--state", f"{self.dir}/st", self.path), 1, None,
+                        "stray bytes" if size == 64 << 20 else "more than the 67108864")
+            self.assertEqual(os.listdir(self.dir), ["sock"])
+            os.unlink(self.path)
+
+    def test_a_state_over_the_file_size_limit(self):
+        """Is an error, and no death by SIGXFSZ."""
+        server = self.serve({"return": REPORT})
+        server.state = stream([("s", 0, 1, 0, field("x", 2, 200000, b"x" * 200000))])
+        limit = (150000, 150000)
+        result = subprocess.run([MOLT, "update", "--state", f"{self.dir}/st", self.path],
+                                preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+                                capture_output=True, text=True, timeout=30, check=False)
+        self.expect(result, 1, None, "RLIMIT_FSIZE is 150000")
+        self.assertEqual(os.listdir(self.dir), ["sock"])
+
+    def test_a_reader_that_is_gone_does_not_cost_the_state(self):
+        self.serve({"return": {**REPORT, "more": ["x" * 4000] * 100}})
+        reader, writer = os.pipe()
+        os.close(reader)
+        result = molt("update", "--json", "--state", f"{self.dir}/st", self.path, stdout=writer)
+        os.close(writer)
+        self.assertEqual(result.returncode, -signal.SIGPIPE, result.stderr)
+        self.assertEqual(sorted(os.listdir(self.dir)), ["sock", "st"])
+        self.expect(molt("state", "--summary", f"{self.dir}/st"), 0)
+
+    def test_ctrl_c_leaves_nothing(self):
+        for signo in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            server = self.serve(b"\r\n")
+            with subprocess.Popen([MOLT, "update", "--state", f"{self.dir}/st", self.path],
+                                  stderr=subprocess.PIPE) as proc:
+                while not server.requests:
+                    time.sleep(0.01)
+                self.assertEqual(len(os.listdir(self.dir)), 2)
+                proc.send_signal(signo)
+                self.assertEqual((proc.wait(), proc.stderr.read()), (-signo, b""))
+            self.assertEqual(os.listdir(self.dir), ["sock"])
+            os.unlink(self.path)
 
     def test_a_server_cannot_name_what_is_opened(self):
         """Nothing is sent but what the user has named, whatever path the server tells."""
@@ -408,6 +546,20 @@ class Update(Base):
         self.assertEqual(result.stderr, "molt update: check: no such section\n"
                                         "molt update: the guest runs on in process 4711\n")
 
+    def test_processes_that_cannot_be(self):
+        """To kill -1 would be to kill everything."""
+        for pid in (0, -1, -(1 << 63), "1", None):
+            error = {"error": {"class": "GenericError", "desc": "no"}}
+            event = {"event": "UPDATE_FAILED", "data": {"pid": pid}}
+            self.serve((json.dumps(error) + json.dumps(event)).encode(), {"return": {}})
+            self.expect(molt("update", self.path), 1, "", "molt update: no\n")
+            os.unlink(self.path)
+            self.serve({"return": {**REPORT, "pid": pid, "previous-pid": 1}})
+            result = molt("update", self.path)
+            self.expect(result, 0)
+            self.assertIn("process ? is now", result.stdout)
+            os.unlink(self.path)
+
     def test_refusal_says_nothing_of_a_process(self):
         self.serve({"error": {"class": "GenericError", "desc": "busy"}},
                    {"return": {"running": True, "status": "running"}})
@@ -447,6 +599,13 @@ class Update(Base):
         self.expect(result, 1, "", "how the update ended is not known")
         self.assertIn(f"molt ctl {self.path} query-status", result.stderr)
         self.assertIn(f"process {os.getpid()} ", result.stderr)
+
+    def test_names_of_sockets_are_only_text(self):
+        self.path = f"{self.dir}/\x1b[2J"
+        self.serve(None)
+        result = molt("update", self.path)
+        self.expect(result, 1, "", r"/\x1b[2J query-status")
+        self.assertNotIn("\x1b", result.stderr)
 
     def test_timeout_tells_what_to_check(self):
         """The successor's time for check and take-over, and 10 s for all around it."""

@@ -64,8 +64,11 @@ int new_file_open(struct new_file *f, const char *path, off_t room, struct error
 
 int new_file_keep(struct new_file *f, const void *data, size_t len, struct error *err)
 {
-	int r = fd_write_all(f->fd, data, len);
+	int r = reserve(f->fd, f->path, (off_t)len, err);
 
+	if (r < 0) /* before SIGXFSZ says so */
+		return r;
+	r = fd_write_all(f->fd, data, len);
 	if (r == 0 && ftruncate(f->fd, (off_t)len) < 0)
 		r = -errno;
 	if (r == 0 && rename(f->temp, f->path) < 0)

@@ -12,7 +12,8 @@
 #include "client.h"
 #include "control_path.h"
 
-#define MESSAGE_MAX (16u << 20)
+/* No molt has longer answers. As objects in memory it may be a hundred times as much. */
+#define MESSAGE_MAX (1u << 20)
 #define CHUNK 4096
 #define RETRY_MS 20
 
@@ -36,19 +37,22 @@ static int time_left(const struct client *c)
 	return left > 1000000000u ? 1000 : (int)(left / 1000000u);
 }
 
-/* Waits until the socket is ready for events, or the deadline. */
+/*
+ * Waits until the socket is ready for events, or the deadline. That comes for a server that always
+ * has something to say, too.
+ */
 static int wait_ready(const struct client *c, short events, struct error *err)
 {
 	struct pollfd pfd = { .fd = c->fd, .events = events };
 
 	for (;;) {
-		int n = poll(&pfd, 1, time_left(c));
+		int left = time_left(c), n = poll(&pfd, 1, left);
 
-		if (n > 0)
-			return 0;
 		if (n < 0 && errno != EINTR)
 			return err_sys(err, errno, "poll");
-		if (n == 0 && now_ns() + 1000000u >= c->deadline_ns)
+		if (n > 0 && left != 0)
+			return 0;
+		if (left == 0)
 			return err_set(err, ETIMEDOUT, "no answer in time");
 	}
 }

@@ -15,7 +15,7 @@
 
 struct client {
 	int fd;
-	pid_t peer;           /* the process that made the socket, as seen from here */
+	pid_t peer;           /* the process that made the socket, 0: not to be seen from here */
 	uint64_t deadline_ns; /* CLOCK_MONOTONIC until when answers are waited for, 0 for ever */
 	struct json_framer framer;
 	char *buf;

@@ -9,10 +9,14 @@
  * script, whose interpreter would have to open it once more) goes as a path.
  *
  * *The state* goes to memory that is made here and sealed by the other side, so that no disk is
- * in the way of the pause, and from there to its file when the update is done.
+ * in the way of the pause, and from there to its file when the update is done. Another server may
+ * make it huge, go on writing or cut it off at any moment: so it is never mapped, what is looked at
+ * is a copy, and that same copy is what is kept.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -25,6 +29,38 @@
 #define STATE "molt-state"
 #define STATE_BYTES (128 << 10) /* of one vCPU; larger ones may find the disk full later */
 #define OPEN_FLAGS (O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
+
+/* ---- what is not kept goes, also where a signal ends us while we wait for the other side ---- */
+
+static const int ends[] = { SIGHUP, SIGINT, SIGPIPE, SIGTERM };
+static struct sigaction before[ARRAY_SIZE(ends)];
+static char *volatile unfinished; /* the file's name for now; NULL: nothing is guarded */
+
+static void remove_unfinished(int signo)
+{
+	unlink(unfinished);
+	raise(signo); /* SA_RESETHAND: it ends us when this returns */
+}
+
+static void guard_file(const struct new_file *file)
+{
+	struct sigaction sa = { .sa_handler = remove_unfinished, .sa_flags = (int)SA_RESETHAND };
+
+	unfinished = strdup(file->temp);
+	for (size_t i = 0; unfinished && i < ARRAY_SIZE(ends); i++) {
+		sigaction(ends[i], NULL, &before[i]);
+		if (before[i].sa_handler == SIG_DFL)
+			sigaction(ends[i], &sa, NULL);
+	}
+}
+
+static void unguard_file(void)
+{
+	for (size_t i = 0; unfinished && i < ARRAY_SIZE(ends); i++)
+		sigaction(ends[i], &before[i], NULL);
+	free(unfinished);
+	unfinished = NULL;
+}
 
 /* Gives it and says so in the arguments. 0 where there is nothing to give or nobody to take it. */
 static int give(struct client *c, int fd, const char *name, json_t *arguments, const char *key,
@@ -62,6 +98,7 @@ static int give_state(struct client *c, json_t *arguments, struct given_state *s
 		err_prefix(err, "state file");
 		return r;
 	}
+	guard_file(&state->file);
 	state->fd = fd_memfd(STATE, 0);
 	if (state->fd < 0)
 		return err_sys(err, -state->fd, "memory for the state");
@@ -80,6 +117,21 @@ int given_fds_give(struct client *c, json_t *arguments, struct given_state *stat
 	return r < 0 ? r : give_state(c, arguments, state, err);
 }
 
+static int check_state(const void *data, size_t len, struct error *err)
+{
+	struct stream s;
+	int r;
+
+	if (len == 0)
+		return err_set(err, ENODATA, "the running molt has written none");
+	r = stream_parse(&s, data, len, err);
+	if (r < 0)
+		err_prefix(err, "what the running molt has written is none");
+	else
+		stream_fini(&s);
+	return r;
+}
+
 int given_state_keep(struct given_state *state, struct error *err)
 {
 	_cleanup_free_ void *data = NULL;
@@ -89,8 +141,8 @@ int given_state_keep(struct given_state *state, struct error *err)
 	if (state->fd < 0)
 		return 0;
 	r = fd_read_file(state->fd, "the state", STREAM_MAX_BYTES, &data, &len, err);
-	if (r == 0 && len == 0)
-		r = err_set(err, ENODATA, "the running molt has written none");
+	if (r == 0)
+		r = check_state(data, len, err);
 	return r < 0 ? r : new_file_keep(&state->file, data, len, err);
 }
 
@@ -98,4 +150,5 @@ void given_state_drop(struct given_state *state)
 {
 	fd_close(&state->fd);
 	new_file_drop(&state->file);
+	unguard_file();
 }

@@ -9,7 +9,7 @@
 /* The state that an update leaves with its client. */
 struct given_state {
 	int fd;               /* a memfd that the running molt writes to, or -1 */
-	struct new_file file; /* what the user named */
+	struct new_file file; /* what the user named; a signal that ends us removes it */
 };
 
 #define GIVEN_STATE_NONE \
@@ -26,7 +26,10 @@ struct given_state {
 int given_fds_give(struct client *c, json_t *arguments, struct given_state *state,
 		   struct error *err);
 
-/* After the update: puts the state into its file. Nothing to do where none was wanted. */
+/*
+ * After the update: puts the state into its file, if it is a state stream; whatever else the other
+ * side has written is not kept. Nothing to do where none was wanted.
+ */
 int given_state_keep(struct given_state *state, struct error *err);
 
 void given_state_drop(struct given_state *state);

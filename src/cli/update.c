@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* `molt update`: asks a running molt to become another binary, and tells how it went. */
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -145,6 +146,28 @@ static const char *text_of(json_t *object, const char *key)
 	return text ? text : "?";
 }
 
+/* A process id; what can be none, 0 and -1 for instance, should get into nobody's `kill`. */
+static long long pid_of(json_t *object, const char *key)
+{
+	long long pid = number_of(object, key);
+
+	return pid > 0 && pid <= INT_MAX ? pid : 0;
+}
+
+static void print_process(json_t *report)
+{
+	long long pid = pid_of(report, "pid");
+	char text[32] = "?";
+
+	if (pid)
+		snprintf(text, sizeof(text), "%lld", pid);
+	printable_printf(
+		stdout,
+		"process %s is now molt %s, before it was %s: update %lld, %lld bytes of state",
+		text, text_of(report, "version"), text_of(report, "previous-version"),
+		number_of(report, "updates"), number_of(report, "state-bytes"));
+}
+
 static void print_report(json_t *report)
 {
 	json_t *stage;
@@ -163,12 +186,7 @@ static void print_report(json_t *report)
 	else
 		printf("%-14s the guest was paused before and stays so\n", "blackout");
 	printf("%-14s %8lld us\n", "total", number_of(report, "total-us"));
-	printable_printf(
-		stdout,
-		"process %lld is now molt %s, before it was %s: update %lld, %lld bytes of state",
-		number_of(report, "pid"), text_of(report, "version"),
-		text_of(report, "previous-version"), number_of(report, "updates"),
-		number_of(report, "state-bytes"));
+	print_process(report);
 }
 
 /*
@@ -177,9 +195,9 @@ static void print_report(json_t *report)
  */
 static void warn_of_another_process(json_t *report)
 {
-	long long before = number_of(report, "previous-pid"), now = number_of(report, "pid");
+	long long before = pid_of(report, "previous-pid"), now = pid_of(report, "pid");
 
-	if (before && before != now)
+	if (before && now && before != now)
 		fprintf(stderr,
 			"molt update: warning: the guest runs in process %lld now, no "
 			"longer in %lld, which may end at any time; a wrapper has to 'exec' the "
@@ -192,7 +210,7 @@ static void note_event(void *opaque, json_t *msg)
 	long long *pid = opaque;
 
 	if (strcmp(text_of(msg, "event"), "UPDATE_FAILED") == 0)
-		*pid = number_of(json_object_get(msg, "data"), "pid");
+		*pid = pid_of(json_object_get(msg, "data"), "pid");
 }
 
 /*
@@ -217,13 +235,36 @@ static void say_where_it_runs(struct client *c)
 /* No answer: the guest may run in the predecessor, in the successor, or not at all. */
 static void say_unknown(const struct client *c, const char *path)
 {
-	fprintf(stderr,
-		"molt update: how the update ended is not known. Check the guest:\n"
-		"    molt ctl %s query-status\n"
-		"    molt ctl %s query-version\n"
-		"If nobody answers there, see whether process %d still lives, and read its log;\n"
-		"it tells if another process has taken the guest back.\n",
-		path, path, (int)c->peer);
+	fprintf(stderr, "molt update: how the update ended is not known. Check the guest:\n");
+	printable_printf(stderr, "    molt ctl %s query-status", path);
+	printable_printf(stderr, "    molt ctl %s query-version", path);
+	if (c->peer)
+		fprintf(stderr,
+			"If nobody answers there, see whether process %d still lives, and read "
+			"its log;\n",
+			(int)c->peer);
+	else /* in another pid name space */
+		fprintf(stderr, "If nobody answers there, see whether its process still lives, and "
+				"read its log;\n");
+	fprintf(stderr, "it tells if another process has taken the guest back.\n");
+}
+
+/* The update is done. What is to be kept is so before a reader that is gone (SIGPIPE) ends us. */
+static int finish(const struct cli_args *args, json_t *report, struct given_state *state)
+{
+	struct error err = ERROR_INIT;
+	int status = 0;
+
+	if (!cli_given(args, "check") && given_state_keep(state, &err) < 0) {
+		err_prefix(&err, "the update is done, but its state is not kept");
+		status = cli_failure(args->command, &err);
+	}
+	if (cli_given(args, "json"))
+		printable_print_json(stdout, report, JSON_INDENT(2));
+	else
+		print_report(report);
+	warn_of_another_process(report);
+	return status;
 }
 
 static int run_update(const struct cli_args *args, json_t *arguments, uint64_t timeout_ms)
@@ -233,7 +274,7 @@ static int run_update(const struct cli_args *args, json_t *arguments, uint64_t t
 	json_t *report = NULL;
 	struct client c = { 0 };
 	struct given_state state = GIVEN_STATE_NONE;
-	int r, status = 0;
+	int r, status;
 
 	client_set_timeout(&c, 2 * timeout_ms + MARGIN_MS);
 	r = client_connect(&c, path, &err);
@@ -253,15 +294,8 @@ static int run_update(const struct cli_args *args, json_t *arguments, uint64_t t
 			say_where_it_runs(&c);
 		else
 			say_unknown(&c, path);
-	} else if (cli_given(args, "json")) {
-		printable_print_json(stdout, report, JSON_INDENT(2));
 	} else {
-		print_report(report);
-	}
-	warn_of_another_process(report);
-	if (r == 0 && !cli_given(args, "check") && given_state_keep(&state, &err) < 0) {
-		err_prefix(&err, "the update is done, but its state is not kept");
-		status = cli_failure(args->command, &err);
+		status = finish(args, report, &state);
 	}
 	given_state_drop(&state);
 	json_decref(report);
