@@ -43,6 +43,39 @@ ARGS = [
     b'\x05512M', b'\x050x1000', b'\x0599999', b'\x050.25', b'\x0518446744073709551615',
     b'\x06512M,hugepages=2M,thp=on', b'\x06size=a,,b,prefault=on,thp=',
 ]
+# See fuzz_client.c: a command line, the state that the server writes, what it sends.
+STREAM = (struct.pack('<8sII32s16s16sII', b'MOLTSTRM', 1, 1, b'fuzz', bytes(16), bytes(16), 0, 0) +
+          struct.pack('<IIIII48sI', 0x54434553, 0, 1, 0, 0, b's', 0) +
+          struct.pack('<IIII', 0x21444e45, 1, 0, 0))
+HELLO = b'{"QMP":{"version":{},"capabilities":[]}}\r\n\x01{"return":{}}\r\n\x01'
+EVENT = b'{"event":"UPDATE_FAILED","data":{"error":"no","pid":7},"timestamp":{"seconds":1}}\r\n'
+ERROR = b'{"error":{"class":"GenericError","desc":"no \\u001b[2J\\u202e\\nmolt update: yes"}}\r\n'
+REPORT = (b'{"return":{"pid":7,"previous-pid":6,"version":"1","previous-version":"0","updates":1,'
+          b'"state-bytes":9,"total-us":9,"blackout-us":5,"stages":[{"name":"save","us":1}]}}\r\n')
+GIVEN = b'{"return":{}}\r\n\x01'
+CLIENT = {
+    'answer': (0, b'', HELLO + b'{"return":{"a":[1,-2.5,null,true,"\\u009b\\u061c\xc3\xa9"]}}\r\n'),
+    'compact': (1, b'', HELLO + EVENT + b'\x01{"return":[[[[]]],{}]}'),
+    'error': (0, b'', HELLO + ERROR),
+    'refusal': (0, b'', ERROR),
+    'no-qmp': (0, b'', b'220 mail ESMTP\r\n'),
+    'events': (2, b'', HELLO + EVENT + b'\x02' + EVENT + b'\x03{"event":"STOP"}'),
+    'events-and-answer': (3, b'', HELLO + EVENT + b'\x01{"return":{}}' + EVENT),
+    'silence': (0, b'', HELLO + b'\x02' * 70),
+    'endless-talk': (0, b'', HELLO + b'\x04' + b'{"event":1}\x01' * 70 + b'{"return":1}'),
+    'report': (4, b'', HELLO + REPORT),
+    'report-json': (5, b'', HELLO + b'\x03' + REPORT),
+    'update-error': (4, b'', HELLO + ERROR + EVENT + b'\x01{"return":{}}'),
+    'update-lost': (4, b'', HELLO),
+    'check': (6, b'', HELLO + b'{"return":{"check":"passed"}}'),
+    'state': (0x87, STREAM, HELLO + GIVEN + REPORT),
+    'state-and-successor': (0x88, STREAM, HELLO + GIVEN + GIVEN + b'\x06' + REPORT),
+    'state-and-script': (0x89, STREAM, HELLO + GIVEN + REPORT),
+    'state-refused': (0x88, STREAM, HELLO + GIVEN + ERROR),
+    'state-huge': (0x87, STREAM, HELLO + GIVEN + b'\x05' + REPORT),
+    'state-cut': (0x87, STREAM, HELLO + GIVEN + b'\x07' + REPORT),
+    'state-none': (7, b'no state', HELLO + GIVEN + REPORT),
+}
 JSON = [
     b'\x01{"execute":"x","arguments":{"a":[1,-2.5e3,true,null,"\\u00e9\\n\\\\"]}}\n[]',
     b"\x04{'a':'it\\'s \"q\"'}1 2 null\"s\"{]\x01{}",
@@ -114,6 +147,8 @@ def main():
         write('cli', f'args-{number}', text)
     for number, text in enumerate(JSON):
         write('json', f'text-{number}', text)
+    for name, (line, state, text) in CLIENT.items():
+        write('client', name, struct.pack('<BH', line, len(state)) + state + text)
     for name, ops in DEVICES.items():
         write('device_' + name, 'ops', ops)
     for name in ('ticker', 'reset'):
