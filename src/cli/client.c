@@ -93,11 +93,11 @@ static int make_room(struct client *c, struct error *err)
 {
 	char *bigger;
 
-	if (c->room - c->len >= CHUNK)
-		return 0;
-	if (c->len > MESSAGE_MAX)
+	if (c->len > MESSAGE_MAX) /* and there is no whole one among it */
 		return err_set(err, EPROTO, "the server sends a message of over %u bytes",
 			       MESSAGE_MAX);
+	if (c->room - c->len >= CHUNK)
+		return 0;
 	bigger = realloc(c->buf, c->room * 2 + CHUNK);
 	if (!bigger)
 		return err_set(err, ENOMEM, "no memory for an answer");

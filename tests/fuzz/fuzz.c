@@ -10,7 +10,8 @@
 
 void fuzz_fail(const char *file, int line, const char *what, const char *why)
 {
-	fprintf(stderr, "%s:%d: does not hold: %s %s\n", file, line, what, why);
+	/* A target may have put something else in the place of stderr. */
+	dprintf(STDERR_FILENO, "%s:%d: does not hold: %s %s\n", file, line, what, why);
 	abort();
 }
 

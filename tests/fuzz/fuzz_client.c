@@ -45,7 +45,7 @@
 #define CUT 7
 #define REPAIR 0x80
 #define NS_PER_SECOND 1000000000ull
-/* A wait takes up to two seconds, however long it should be, and one that should be none takes one. */
+/* A wait takes up to two seconds, however long it should be; one that should be none takes one. */
 #define LATE 3
 #define CTL_SECONDS (60 + LATE)
 /* For the check, for the take-over, for all around it; then for what is asked afterwards. */
