@@ -600,6 +600,15 @@ class Update(Base):
         self.assertIn(f"molt ctl {self.path} query-status", result.stderr)
         self.assertIn(f"process {os.getpid()} ", result.stderr)
 
+    def test_a_server_in_another_pid_name_space(self):
+        """Has no id here that could be told."""
+        command = ["unshare", "--pid", "--fork", MOLT, "update", self.path]
+        if subprocess.run([*command[:3], "true"], capture_output=True, check=False).returncode:
+            self.skipTest("needs root, and name spaces")
+        self.serve(None)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        self.expect(result, 1, "", "see whether its process still lives")
+
     def test_names_of_sockets_are_only_text(self):
         self.path = f"{self.dir}/\x1b[2J"
         self.serve(None)

@@ -308,10 +308,16 @@ int __wrap_fstat64(int fd, struct stat64 *st)
 
 /* ---- what must hold ---- */
 
+/* U+061C, U+200E and U+200F, U+2028 to U+202E, U+2066 to U+2069 */
 static bool is_mark_of_direction(const char *text)
 {
-	return memcmp(text, "\xd8\x9c", 2) == 0 || memcmp(text, "\xe2\x80\x8e", 3) == 0 ||
-	       memcmp(text, "\xe2\x80\x8f", 3) == 0 || memcmp(text, "\xe2\x80\xae", 3) == 0;
+	unsigned char last = (unsigned char)text[2];
+
+	if (memcmp(text, "\xe2\x80", 2) == 0)
+		return last == 0x8e || last == 0x8f || (last >= 0xa8 && last <= 0xae);
+	if (memcmp(text, "\xe2\x81", 2) == 0)
+		return last >= 0xa6 && last <= 0xa9;
+	return memcmp(text, "\xd8\x9c", 2) == 0;
 }
 
 static void check_text(const char *text, size_t len)
