@@ -8,6 +8,7 @@ import contextlib
 import os
 import resource
 import shutil
+import stat
 import subprocess
 import sys
 
@@ -191,6 +192,34 @@ def test_state_in_proc():
 def test_state_is_a_directory():
     with ticking() as vm:
         fails(vm, vm.dir, "directory", state_file=vm.dir)
+
+
+def test_state_of_another():
+    """What somebody else has put there is neither followed nor written to, and he can read nothing."""
+    with ticking() as vm:
+        victim, link, two = vm.path("victim"), vm.path("link"), vm.path("two")
+        for name in (victim, two):
+            with open(name, "w", encoding="ascii") as f:
+                f.write("as it was")
+        os.symlink("victim", link)
+        os.link(two, vm.path("two-too"))
+        fails(vm, link, "symbolic link", state_file=link)
+        fails(vm, two, "2 names", state_file=two)
+        if os.getuid() == 0:
+            os.chown(victim, 1, 1)
+            fails(vm, victim, "belongs to user 1", state_file=victim)
+        for name in (victim, two):
+            with open(name, encoding="ascii") as f:
+                assert f.read() == "as it was"
+
+
+def test_state_in_the_place_of_an_own_file():
+    """It is replaced, and not written to: who has the old one open reads nothing."""
+    with Vm("--pause") as vm, open(vm.path("state"), "w+", encoding="ascii") as old:
+        os.chmod(vm.path("state"), 0o666)
+        vm.update(state_file=vm.path("state"))
+        assert old.read() == "" and stat.S_IMODE(os.stat(vm.path("state")).st_mode) == 0o600
+        assert not [name for name in os.listdir(vm.dir) if name.startswith("state.")]
 
 
 def test_state_is_a_fifo():
