@@ -16,8 +16,13 @@
  *
  * A signal from the kernel, such as a Ctrl-C at the terminal, went to the whole foreground group,
  * and so to the VMM, too: those are not passed on.
+ *
+ * Where the VMM became another user init does so, too, when it is told that the guest runs, for
+ * whom the kernel names with that message. A container's root may be without CAP_KILL, and could
+ * not pass a signal on; and nobody needs an init that is root.
  */
 #include <errno.h>
+#include <grp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -52,21 +57,55 @@ static void watch_main(struct init *in, pid_t pid)
 	in->main_fd = (int)syscall(SYS_pidfd_open, pid, 0);
 }
 
+static void become_user_of_main(const struct ucred *who)
+{
+	if (geteuid() != 0 || who->uid == 0)
+		return;
+	if (setgroups(0, NULL) < 0 || setresgid(who->gid, who->gid, who->gid) < 0 ||
+	    setresuid(who->uid, who->uid, who->uid) < 0)
+		log_warn("process 1 stays root, and may not be able to pass signals on: %s",
+			 strerror(errno));
+}
+
+/* One message, as text, and who sent it. */
+static ssize_t hear(int fd, char *text, size_t size, struct ucred *who)
+{
+	union {
+		struct cmsghdr align;
+		char bytes[CMSG_SPACE(sizeof(*who))];
+	} control;
+	struct iovec iov = { .iov_base = text, .iov_len = size - 1 };
+	struct msghdr msg = {
+		.msg_iov = &iov,
+		.msg_iovlen = 1,
+		.msg_control = &control,
+		.msg_controllen = sizeof(control),
+	};
+	ssize_t n = recvmsg(fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+	struct cmsghdr *c = n > 0 ? CMSG_FIRSTHDR(&msg) : NULL;
+
+	*who = (struct ucred){ 0 };
+	if (c && c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_CREDENTIALS)
+		memcpy(who, CMSG_DATA(c), sizeof(*who));
+	text[n > 0 ? n : 0] = '\0';
+	return n;
+}
+
 /* Everything that was said so far. */
 static void listen_to_main(struct init *in)
 {
+	struct ucred who;
 	char text[256];
-	ssize_t n;
 
-	while ((n = recv(in->told_fd, text, sizeof(text) - 1, MSG_DONTWAIT)) > 0) {
-		const char *pid;
+	while (hear(in->told_fd, text, sizeof(text), &who) > 0) {
+		const char *pid = strstr(text, "MAINPID=");
 
-		text[n] = '\0';
-		pid = strstr(text, "MAINPID=");
 		if (pid && atoi(pid + 8) > 0)
 			watch_main(in, (pid_t)atoi(pid + 8));
-		if (strstr(text, "READY=1"))
+		if (strstr(text, "READY=1")) {
+			become_user_of_main(&who);
 			notify_ready(in->notify_fd);
+		}
 	}
 }
 
@@ -98,8 +137,9 @@ static int take_signal(struct init *in)
 	if (info.ssi_signo == SIGCHLD)
 		return reap(in);
 	listen_to_main(in);
-	if (info.ssi_code != SI_KERNEL && in->main_fd >= 0)
-		syscall(SYS_pidfd_send_signal, in->main_fd, (int)info.ssi_signo, NULL, 0);
+	if (info.ssi_code != SI_KERNEL && in->main_fd >= 0 &&
+	    syscall(SYS_pidfd_send_signal, in->main_fd, (int)info.ssi_signo, NULL, 0) < 0)
+		log_warn("signal %u could not be passed on: %s", info.ssi_signo, strerror(errno));
 	return -1;
 }
 
@@ -138,7 +178,10 @@ static int be_init(pid_t child, int told_fd, int signal_fd)
 
 static int make_descriptors(int told[2], int *signal_fd, const sigset_t *all, struct error *err)
 {
-	if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, told) < 0)
+	const int on = 1;
+
+	if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, told) < 0 ||
+	    setsockopt(told[0], SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) < 0)
 		return err_sys(err, errno, "socketpair for process 1");
 	*signal_fd = signalfd(-1, all, SFD_CLOEXEC | SFD_NONBLOCK);
 	return *signal_fd < 0 ? err_sys(err, errno, "signalfd for process 1") : 0;

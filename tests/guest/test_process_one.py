@@ -146,6 +146,24 @@ def test_service_manager_is_told_by_process_one():
                 pass
 
 
+def test_process_one_becomes_the_user():
+    """A container's root without CAP_KILL: signals reach a molt that became another user all the same."""
+    prefix = ["setpriv", "--bounding-set=-kill"]
+    nobody = 65534
+    with Container("--user", str(nobody), prefix=prefix, cmdline=TICKER) as vm:
+        vm.wait_ticks(2)
+        vm.update()
+
+        def ids(key):
+            with open("/proc/%d/status" % vm.init) as f:
+                return [line for line in f if line.startswith(key)][0].split()[1:]
+
+        vm.wait_for(lambda: ids("Uid:") == [str(nobody)] * 4, "process 1 to be that user", 20)
+        assert ids("Gid:") == [str(nobody)] * 4 and ids("Groups:") == [] and int(ids("CapEff:")[0], 16) == 0
+        os.kill(vm.init, signal.SIGTERM)
+        assert vm.wait_exit() == 128 + signal.SIGTERM
+
+
 def test_executable_memfds_are_forbidden():
     """A name space of its own has a setting of its own: vm.memfd_noexec=2, and `molt update` works all the same."""
     prefix = ["sh", "-c", 'echo 2 >/proc/sys/vm/memfd_noexec && exec "$@"', "sh"]
