@@ -31,6 +31,8 @@
 
 #include "internal.h"
 
+#define OVERFLOW_UID 65534 /* /proc/sys/kernel/overflowuid, where nobody has changed it */
+
 /*
  * Says why in the greeting's place. Whoever is refused has no queue: a socket that has just been
  * accepted takes so little at once.
@@ -46,6 +48,24 @@ static void refuse(int fd, const char *why)
 	(void)!send(fd, text, (size_t)len, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
+/*
+ * Whether every user has a number of his own here: whoever is not in the map of our user name space
+ * has the overflow user's, which could be our own.
+ */
+static bool all_users_have_numbers(void)
+{
+	unsigned long inner, outer, count;
+	FILE *map = fopen("/proc/self/uid_map", "re");
+	bool all = true;
+
+	if (map) {
+		all = fscanf(map, "%lu %lu %lu", &inner, &outer, &count) == 3 &&
+		      count == UINT32_MAX;
+		fclose(map);
+	}
+	return all;
+}
+
 static bool peer_allowed(int fd)
 {
 	struct ucred peer;
@@ -57,10 +77,17 @@ static bool peer_allowed(int fd)
 		refuse(fd, "who connects is not known");
 		return false;
 	}
-	if (peer.uid == geteuid() || peer.uid == 0)
+	if (peer.uid == OVERFLOW_UID && !all_users_have_numbers()) {
+		snprintf(why, sizeof(why),
+			 "a user whom molt's user name space does not know was refused, only its "
+			 "user %u and root may connect",
+			 (unsigned int)geteuid());
+	} else if (peer.uid == geteuid() || peer.uid == 0) {
 		return true;
-	snprintf(why, sizeof(why), "user %u was refused, only user %u and root may connect",
-		 (unsigned int)peer.uid, (unsigned int)geteuid());
+	} else {
+		snprintf(why, sizeof(why), "user %u was refused, only user %u and root may connect",
+			 (unsigned int)peer.uid, (unsigned int)geteuid());
+	}
 	log_warn("control: process %d of %s", (int)peer.pid, why);
 	refuse(fd, why);
 	return false;
