@@ -1,22 +1,30 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """
-molt in what containers are made of, without a container runtime: read-only roots, a /proc that shows little, user name
-spaces.
+What docs/deploy.md says, made of the kernel's own parts, without a container runtime: read-only roots, a /proc that
+shows little, user name spaces, limits of memory, system call filters, a systemd unit.
 """
+import contextlib
+import ctypes
+import errno
 import os
+import re
 import shutil
+import signal
 import stat
 import struct
 import subprocess
 import sys
+import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from moltvm import Skip, Vm, molt, molt_binary, need_kvm, run_cases, sanitized, write_script
+from moltvm import (Skip, Vm, expect_error, full, hanging_program, molt, molt_binary, need_kvm, run_cases,
+                    sanitized, write_script)
 
 TICKER = "period_ms=20"
 NOBODY = 65534
 SPACE = ["unshare", "--pid", "--fork", "--mount", "--kill-child"]
+DOCUMENT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "docs", "deploy.md")
 
 
 def children(pid):
@@ -144,6 +152,8 @@ class UserSpace(Container):
     """User 0 inside is INNER outside, or any other maps. uid_map and gid_map are written from here."""
 
     def __init__(self, *args, uids="0 %d 65536" % INNER, gids="0 %d 65536" % INNER, kvm=(INNER, INNER, 0o600), **kw):
+        if subprocess.run(["unshare", "--user", "true"], stderr=subprocess.DEVNULL, check=False).returncode:
+            raise Skip("no user name space can be made here")
         super().__init__('mount --bind "$0/../kvm" /dev/kvm; exec "$0/../enter" "$@"', *args, **kw)
         os.mknod(self.path("kvm"), 0o600 | stat.S_IFCHR, os.stat("/dev/kvm").st_rdev)
         os.chown(self.path("kvm"), kvm[0], kvm[1])
@@ -151,12 +161,10 @@ class UserSpace(Container):
         os.mkfifo(self.path("mapped"))
         self.maps = {"uid_map": uids, "gid_map": gids}
         write_script(self.path("enter"), "#!/bin/sh\nexec unshare --user --keep-caps sh -c ': >%s; read x <%s; exec "
-                     "setpriv --reuid 0 --regid 0 %s \"$@\"' sh \"$@\"\n" % (
-                         self.path("ready"), self.path("mapped"), kw.get("groups", "--clear-groups")))
+                     "setpriv --reuid 0 --regid 0 --clear-groups \"$@\"' sh \"$@\"\n" % (
+                         self.path("ready"), self.path("mapped")))
         os.mkfifo(self.path("ready"))
         os.chmod(self.dir, 0o777)
-        if subprocess.run(["unshare", "--user", "true"], stderr=subprocess.DEVNULL, check=False).returncode:
-            raise Skip("no user name space can be made here")
 
     def start(self):
         control, self.control = self.control, False
@@ -272,6 +280,213 @@ def test_rootless():
             assert done.returncode == 0, done
         vm.wait_ticks(2)
         vm.check_ticks()
+
+
+# ---- system call filters ----
+
+SECCOMP_ALLOW, SECCOMP_ERRNO = 0x7fff0000, 0x00050000
+
+# What the default profiles of container runtimes refuse without further capabilities (clone3 by ENOSYS, as they do).
+REFUSED = """acct add_key bpf chroot clock_adjtime clock_settime delete_module fanotify_init finit_module fsconfig
+    fsmount fsopen fspick get_mempolicy init_module io_uring_enter io_uring_register io_uring_setup ioperm iopl kcmp
+    kexec_file_load kexec_load keyctl lookup_dcookie mbind migrate_pages mount mount_setattr move_mount move_pages
+    name_to_handle_at open_by_handle_at open_tree perf_event_open personality pidfd_getfd pivot_root process_madvise
+    process_vm_readv process_vm_writev ptrace quotactl quotactl_fd reboot request_key set_mempolicy setdomainname setns
+    sethostname settimeofday swapoff swapon syslog umount2 unshare userfaultfd vhangup vmsplice""".split()
+
+
+def call_numbers():
+    for path in ("/usr/include/x86_64-linux-gnu/asm/unistd_64.h", "/usr/include/asm/unistd_64.h"):
+        if os.path.exists(path):
+            with open(path) as f:
+                return {name: int(n) for name, n in re.findall(r"#define __NR_(\w+) (\d+)", f.read())}
+    raise Skip("no header has the numbers of the system calls")
+
+
+def documented_calls():
+    with open(DOCUMENT) as f:
+        return re.search(r"<!-- system calls -->\n```\n(.*?)```", f.read(), re.S).group(1).split()
+
+
+def filtered(special, otherwise):
+    """What a child is to do before it executes: the action for each number that has one, and for all other calls."""
+    numbers, code = call_numbers(), [struct.pack("<HBBI", 0x20, 0, 0, 0)]
+    for name, action in special.items():
+        if name in numbers:
+            code += [struct.pack("<HBBI", 0x15, 0, 1, numbers[name]), struct.pack("<HBBI", 0x06, 0, 0, action)]
+    code.append(struct.pack("<HBBI", 0x06, 0, 0, otherwise))
+    program = ctypes.create_string_buffer(b"".join(code))
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def enter():
+        prog = struct.pack("<HxxxxxxQ", len(code), ctypes.addressof(program))
+        if os.getuid() != 0 and libc.prctl(38, 1, 0, 0, 0):
+            raise OSError(ctypes.get_errno(), "no_new_privs")
+        if libc.prctl(22, 2, prog, 0, 0):
+            raise OSError(ctypes.get_errno(), "seccomp filter")
+    return enter
+
+
+def under_filter(special, otherwise, *args):
+    if sanitized():
+        raise Skip("a sanitizer makes calls of its own, and the guardian cannot take over")
+    with Vm("--memory", "64M", "--log-file", "/dev/stderr", *args, start=False, cmdline=TICKER) as vm:
+        vm.popen["preexec_fn"] = filtered(special, otherwise)
+        vm.start()
+        for _ in range(2):
+            vm.wait_ticks(2)
+            vm.update()
+            vm.wait_ticks(2)
+            done = molt("update", vm.control_path, "--", molt_binary(), "run")
+            assert done.returncode == 0, done
+            expect_error(lambda: vm.update(molt_binary(), "run", "--incoming", "file:/no", no_check=True))
+            for program in (vm.path("dies"), hanging_program(vm.path("hangs"))):
+                with open(vm.path("dies"), "wb") as f:
+                    f.write(dying_program())
+                os.chmod(vm.path("dies"), 0o755)
+                expect_error(lambda p=program: vm.update(p, no_check=True, timeout=500))
+                vm.follow(vm.qmp.wait_event("UPDATE_FAILED")["data"]["pid"])
+                vm.wait_ticks(2)
+        vm.check_ticks()
+        vm.qmp.command("system_reset")
+        vm.qmp.wait_event("RESET")
+        vm.wait_ticks(2)
+        assert "sandbox: level" in vm.log() and "error: sandbox" not in vm.log(), vm.log()
+        vm.qmp.command("quit")
+        vm.wait_for(lambda: not os.path.exists(vm.control_path), "the socket's removal")
+
+
+def test_filter_of_a_container_runtime():
+    special = {name: SECCOMP_ERRNO | errno.EPERM for name in REFUSED}
+    under_filter({**special, "clone3": SECCOMP_ERRNO | errno.ENOSYS}, SECCOMP_ALLOW)
+
+
+def test_documented_calls_are_enough():
+    calls = documented_calls()
+    assert not set(calls) & set(REFUSED), set(calls) & set(REFUSED)
+    numbers = call_numbers()
+    assert all(name in numbers for name in calls if not name.startswith("landlock")), set(calls) - set(numbers)
+    under_filter({name: SECCOMP_ALLOW for name in calls}, SECCOMP_ERRNO | errno.EPERM)
+
+
+def test_filter_that_does_not_know_landlock():
+    """As of an older runtime: the guest runs, without that wall."""
+    special = {name: SECCOMP_ERRNO | errno.EPERM for name in (
+        "landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "memfd_secret", "close_range")}
+    under_filter(special, SECCOMP_ALLOW)
+
+
+# ---- memory ----
+
+@contextlib.contextmanager
+def memory_group(limit=None):
+    """A control group of the memory controller, of either version: its directory, and which one."""
+    one, two = "/sys/fs/cgroup/memory", "/sys/fs/cgroup"
+    base = one if os.path.exists(one + "/memory.limit_in_bytes") else two
+    version = 1 if base == one else 2
+    try:
+        path = tempfile.mkdtemp(prefix="molt-test-", dir=base)
+    except OSError as why:
+        raise Skip("no control group can be made here: %s" % why) from why
+    try:
+        if version == 2 and not os.path.exists(path + "/memory.max"):
+            try:
+                with open(base + "/cgroup.subtree_control", "w") as f:
+                    f.write("+memory")
+            except OSError as why:
+                raise Skip("no memory controller for groups here: %s" % why) from why
+        if limit is not None:
+            with open(path + ("/memory.limit_in_bytes" if version == 1 else "/memory.max"), "w") as f:
+                f.write(str(limit))
+        yield path, version
+    finally:
+        for _ in range(200):
+            try:
+                os.rmdir(path)
+                break
+            except OSError:
+                signal.sigtimedwait([], 0.05)
+
+
+def in_group(path):
+    def enter():
+        with open(path + "/cgroup.procs", "w") as f:
+            f.write("0" if os.path.exists(path + "/memory.max") else str(os.getpid()))
+    return enter
+
+
+def peak(path, version):
+    name = path + ("/memory.max_usage_in_bytes" if version == 1 else "/memory.peak")
+    if not os.path.exists(name):
+        raise Skip("this kernel keeps no peak (before Linux 5.19)")
+    with open(name) as f:
+        return int(f.read())
+
+
+def passes(vm, n=1):
+    def count():
+        return len(re.findall(r"^toucher: pass .*\n", vm.serial(), re.M))
+    had = count()
+    vm.wait_for(lambda: count() >= had + n, "%d more passes" % n)
+
+
+def busiest(ram, cpus, limit=None, updates=3):
+    """The most that a guest of so many MiB, all of which it uses, and its updates and one take-back took."""
+    if os.getuid() != 0 or sanitized():
+        raise Skip("only root makes control groups; a sanitizer's memory is not molt's")
+    with memory_group(limit) as (path, version):
+        with Vm("--memory", "%dM" % ram, "--cpus", str(cpus), kernel="toucher", cmdline="period_ms=1",
+                start=False) as vm:
+            vm.popen["preexec_fn"] = in_group(path)
+            vm.start()
+            passes(vm)
+            for _ in range(updates):
+                done = molt("update", vm.control_path, "--", molt_binary(), "run")
+                assert done.returncode == 0, done
+                passes(vm)
+            expect_error(lambda: vm.update("/bin/false", no_check=True))
+            vm.follow(vm.qmp.wait_event("UPDATE_FAILED")["data"]["pid"])
+            passes(vm)
+            vm.update()
+            passes(vm)
+            return peak(path, version) if limit is None else 0
+
+
+def test_memory_beside_ram():
+    """Measured, and what docs/deploy.md says is enough."""
+    for ram, cpus in ((64, 1), (64, 4), (64, 16), (256, 1)) + (((512, 1),) if full() else ()):
+        extra = busiest(ram, cpus) - (ram << 20)
+        print("# RAM %d MiB, %d vCPU(s): RAM + %.1f MiB" % (ram, cpus, extra / 2**20), flush=True)
+        assert extra < allowance(ram, cpus) << 20, (ram, cpus, extra)
+
+
+def allowance(ram, cpus):
+    """MiB beside RAM, as docs/deploy.md has it."""
+    return 16 + ram // 64 + cpus
+
+
+def test_memory_limit():
+    busiest(128, 2, (128 + allowance(128, 2)) << 20)
+
+
+# ---- service managers ----
+
+def test_systemd_unit():
+    if not shutil.which("systemd-analyze"):
+        raise Skip("no systemd-analyze here")
+    with open(DOCUMENT) as f:
+        unit = re.search(r"^    # /etc/systemd/system/(molt@\.service)\n((?:    .*\n|\n)*)", f.read(), re.M)
+    text = re.sub("^    ", "", unit.group(2), flags=re.M)
+    with tempfile.TemporaryDirectory(prefix="molt-test-") as directory:
+        path = os.path.join(directory, unit.group(1))
+        with open(path, "w") as f:
+            f.write(text.replace("/usr/local/bin/molt", molt_binary()))
+        done = subprocess.run(["systemd-analyze", "verify", "--man=no", path.replace("@", "@web1")], check=False,
+                              capture_output=True, text=True, timeout=60)
+        if "bad unit" not in done.stderr and re.search("D-Bus|Failed to (connect|initialize)", done.stderr):
+            raise Skip("systemd-analyze does not work here: " + done.stderr)
+        complaints = [line for line in done.stderr.splitlines() if "molt" in line]
+        assert not complaints, done
 
 
 need_kvm()
