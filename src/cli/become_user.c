@@ -46,13 +46,18 @@ static int find(struct chosen_user *u, const struct cli_args *args, struct error
 	if (geteuid() != 0)
 		return 0;
 	u->by_default = sandbox_find_user(DEFAULT_NAME, &u->user, &none) == 0;
-	if (u->by_default)
+	if (u->by_default && !sandbox_can_change_user()) {
+		log_warn("molt stays root: without CAP_SETUID, CAP_SETGID and CAP_CHOWN it cannot "
+			 "become '" DEFAULT_NAME "' (--user root: this is meant)");
+		*u = (struct chosen_user){ .user = as_started() };
+	} else if (u->by_default) {
 		u->name = DEFAULT_NAME;
-	else
+	} else {
 		log_warn("molt runs as root, and so would whoever takes it over: make a user "
 			 "'" DEFAULT_NAME
 			 "' for it to become, or name one with --user (--user root: "
 			 "this is meant)");
+	}
 	return 0;
 }
 

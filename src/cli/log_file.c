@@ -7,6 +7,7 @@
 
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
+#include <molt/sandbox/sandbox.h>
 #include <molt/state/vmstate.h>
 
 #include "log_file.h"
@@ -114,6 +115,12 @@ static int run_log_reopen(void *opaque, const struct command_origin *origin, jso
 			       "--log-file");
 	log_drain(LOG_DRAIN_MS);
 	fd = open_path(f->path, err);
+	if (fd == -EACCES && sandbox_level())
+		return err_set(err, EACCES,
+			       "--log-file %s: permission denied, which may be the sandbox: its "
+			       "directory must be molt's user's and hold no other files, or be named "
+			       "in --sandbox write=",
+			       f->path);
 	if (fd < 0)
 		return fd;
 	if (dup3(fd, f->fd, O_CLOEXEC) < 0)

@@ -6,7 +6,22 @@
 
 #include <sys/capability.h>
 
+#include <molt/base/fd.h>
+
 #include "internal.h"
+
+bool sandbox_can_change_user(void)
+{
+	static const cap_value_t needed[] = { CAP_SETUID, CAP_SETGID, CAP_CHOWN };
+	cap_t ours = cap_get_proc();
+	cap_flag_value_t has = CAP_SET;
+
+	for (size_t i = 0; ours && has == CAP_SET && i < ARRAY_SIZE(needed); i++)
+		if (cap_get_flag(ours, needed[i], CAP_EFFECTIVE, &has) < 0)
+			has = CAP_CLEAR;
+	cap_free(ours);
+	return ours && has == CAP_SET;
+}
 
 void capabilities_drop_bounding(void)
 {

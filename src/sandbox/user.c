@@ -48,6 +48,13 @@ static bool find_in_passwd(const char *name, struct sandbox_user *user)
 	return found;
 }
 
+/* Also in a container without that file. */
+static bool is_root(const char *name, struct sandbox_user *user)
+{
+	*user = (struct sandbox_user){ 0 };
+	return strcmp(name, "root") == 0;
+}
+
 static bool find_group(const char *name, gid_t *gid)
 {
 	FILE *file = fopen("/etc/group", "re");
@@ -80,7 +87,7 @@ int sandbox_find_user(const char *text, struct sandbox_user *user, struct error 
 	if (parse_id(name, &user->uid)) {
 		user->gid = (gid_t)user->uid;
 		find_in_passwd(NULL, user);
-	} else if (!find_in_passwd(name, user)) {
+	} else if (!find_in_passwd(name, user) && !is_root(name, user)) {
 		return err_set(err, ENOENT,
 			       "--user '%s': there is no user '%s' in /etc/passwd; give "
 			       "the number",

@@ -96,7 +96,7 @@ def quits(vm):
 def test_read_only_root():
     """Nothing in it but molt and /dev/kvm; one directory can be written to: control socket, log, serial output."""
     script = ('mount --bind "$0" "$0"; mount -o remount,ro,bind "$0"; mount --bind "$0/../run" "$0/run"\n'
-              'if touch "$0/written" 2>"$0/run/touch"; then exit 99; fi\n'
+              'if touch "$0/written" 2>"$0/../touch"; then exit 99; fi\n'
               'exec chroot "$0" "$@"')
     with Container(script, "--log-file", "/run/molt.log") as vm:
         os.makedirs(vm.root + "/dev")

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 from moltvm import (Skip, Vm, expect_error, hanging_program, molt, molt_binary, need_kvm, run_cases,
@@ -150,18 +151,24 @@ def test_process_one_becomes_the_user():
     """A container's root without CAP_KILL: signals reach a molt that became another user all the same."""
     prefix = ["setpriv", "--bounding-set=-kill"]
     nobody = 65534
-    with Container("--user", str(nobody), prefix=prefix, cmdline=TICKER) as vm:
-        vm.wait_ticks(2)
-        vm.update()
+    with tempfile.TemporaryDirectory(prefix="molt-test-") as own:
+        os.chown(own, nobody, nobody)
+        with Container("--user", str(nobody), prefix=prefix, directory=own, cmdline=TICKER) as vm:
+            signals_reach(vm, nobody)
 
-        def ids(key):
-            with open("/proc/%d/status" % vm.init) as f:
-                return [line for line in f if line.startswith(key)][0].split()[1:]
 
-        vm.wait_for(lambda: ids("Uid:") == [str(nobody)] * 4, "process 1 to be that user", 20)
-        assert ids("Gid:") == [str(nobody)] * 4 and ids("Groups:") == [] and int(ids("CapEff:")[0], 16) == 0
-        os.kill(vm.init, signal.SIGTERM)
-        assert vm.wait_exit() == 128 + signal.SIGTERM
+def signals_reach(vm, nobody):
+    vm.wait_ticks(2)
+    vm.update()
+
+    def ids(key):
+        with open("/proc/%d/status" % vm.init) as f:
+            return [line for line in f if line.startswith(key)][0].split()[1:]
+
+    vm.wait_for(lambda: ids("Uid:") == [str(nobody)] * 4, "process 1 to be that user", 20)
+    assert ids("Gid:") == [str(nobody)] * 4 and ids("Groups:") == [] and int(ids("CapEff:")[0], 16) == 0
+    os.kill(vm.init, signal.SIGTERM)
+    assert vm.wait_exit() == 128 + signal.SIGTERM
 
 
 def test_executable_memfds_are_forbidden():

@@ -239,6 +239,8 @@ def test_directory_of_others_is_not_opened():
                     f.write("1")
             else:
                 os.chmod(vm.path("own"), 0o777)
+            vm.argv += ["--log-file", vm.path("own/molt.log")]
+            vm.log_path = vm.path("own/molt.log")
             vm.start()
             if "Landlock ABI" not in vm.log():
                 raise Skip("no Landlock here")
@@ -247,6 +249,7 @@ def test_directory_of_others_is_not_opened():
                 vm.path("own/control"), molt_binary()))
             vm.update(removes)
             assert os.path.exists(vm.control_path)
+            expect_error(lambda: vm.qmp.command("log-reopen"), "hold no other files")
             vm.qmp.command("quit")
             assert vm.wait_exit() == 0 and os.path.exists(vm.control_path)
             assert "cannot remove" in vm.log(), vm.log()

@@ -79,12 +79,12 @@ class HostVm(Vm):
 
     own_directory = False
 
-    def __init__(self, host, *args, name="web1", uid=MOLT_UID, unshare=(), binary=None, **kw):
+    def __init__(self, host, *args, name="web1", uid=MOLT_UID, unshare=(), beneath=(), binary=None, **kw):
         self.host = host
         super().__init__("--memory", "64M", *args, start=False, binary=binary or host.molt, **kw)
         os.chmod(self.dir, 0o755)
         os.chown(self.dir, uid, uid)
-        self.argv = [*host.prefix(*unshare), *self.argv]
+        self.argv = [*host.prefix(*unshare), *beneath, *self.argv]
         self.argv[self.argv.index("--control") + 1] = name
         self.control_path = host.path("run/molt/%s/control" % name)
         self.start()
@@ -178,6 +178,19 @@ def test_user_name_space_without_him():
         with HostVm(host, cmdline=TICKER, uid=0, unshare=("--user", "--map-root-user")) as vm:
             vm.runs_on()
             assert "molt stays root" in vm.log(), vm.log()
+
+
+def test_root_without_capabilities():
+    """A container's root may be unable to become anybody."""
+    with Host() as host:
+        prefix = ["capsh", "--drop=cap_setuid", "--", "-c", 'exec "$@"', "sh"]
+        if not shutil.which("capsh"):
+            raise Skip("needs capsh")
+        with HostVm(host, cmdline=TICKER, uid=0, beneath=prefix) as vm:
+            vm.runs_on()
+            assert "molt stays root: without CAP_SETUID" in vm.log(), vm.log()
+            vm.update()
+            vm.runs_on()
 
 
 def test_auto():

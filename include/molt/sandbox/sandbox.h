@@ -27,6 +27,9 @@ int sandbox_find_user(const char *text, struct sandbox_user *user, struct error 
 /* -EPERM with the way out where sandbox_become() would fail: neither root nor that user already. */
 int sandbox_may_become(const struct sandbox_user *user, struct error *err);
 
+/* Whether this process has what becoming another user takes, and giving him a directory. */
+bool sandbox_can_change_user(void);
+
 /*
  * The user that --user auto gives to a guest of that name: the one that it had before, else the
  * lowest of the range that no name has. The range is the line of `molt` in /etc/subuid (subuid(5)),
