@@ -113,6 +113,7 @@ static int socket_adopt(struct chardev *cd, struct fdtable *fds, struct error *e
 	cd->aux_fd = chardev_take_fd(cd, "listen", FD_KIND_LISTEN, fds, err);
 	if (cd->aux_fd < 0)
 		return cd->aux_fd;
+	unix_socket_recognise(cd->aux_fd, &cd->aux_id);
 	if (!fdtable_has(fds, chardev_fd_name(cd, "peer", name), 0)) {
 		cd->in_eof = false;
 		return 0;

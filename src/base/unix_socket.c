@@ -6,8 +6,10 @@
  * there. So a start has to tell such a stale file from one that is in use, and to put its own in
  * its place, while others do the same.
  *
- * *The mode.* Linux takes that of the file from the socket's inode, so fchmod() before bind()
- * leaves no moment in which others could connect.
+ * *The mode.* bind() makes the file with all rights less the umask, so a umask leaves no moment in
+ * which others could connect. It is the whole process's, but only main makes files: threads that
+ * write have theirs open already, and a guardian has a umask of its own. fchmod() before bind()
+ * would do as well, but for the sandbox, which refuses it.
  *
  * *Is it in use?* A datagram socket asks: connect() finds the socket by its file first and compares
  * the types then (unix_find_bsd() in net/unix/af_unix.c). ECONNREFUSED means that no process has
@@ -30,9 +32,10 @@
  * needs no lock.
  *
  * *Removal.* Somebody may have put another file there by hand meanwhile: device and inode are
- * compared. Where they are not known (the state of a molt that did not save them), the socket is
+ * compared. Where they are not known (the state of a molt that did not save them), what is at the
+ * path when the state is loaded is taken for ours. Where nothing was to be seen there, the socket is
  * closed first; what is stale afterwards is ours, or another's who has died, and goes under the
- * lock.
+ * lock. In main's sandbox that cannot be found out, for nothing connects there, and the file stays.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -144,7 +147,11 @@ static int say_why_not(int code, const char *what, const char *path, struct erro
 
 static int bind_to(int fd, const struct sockaddr_un *sun)
 {
-	return bind(fd, (const struct sockaddr *)sun, sizeof(*sun)) < 0 ? -errno : 0;
+	mode_t mask = umask(S_IXUSR | S_IRWXG | S_IRWXO);
+	int r = bind(fd, (const struct sockaddr *)sun, sizeof(*sun)) < 0 ? -errno : 0;
+
+	umask(mask);
+	return r;
 }
 
 static int bind_in_place_of_stale(int fd, const char *what, const struct sockaddr_un *sun,
@@ -208,7 +215,7 @@ int unix_socket_listen(const char *what, const char *path, int backlog, struct u
 		return r;
 	memcpy(sun.sun_path, path, strlen(path));
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (fd < 0 || fchmod(fd, 0600) < 0)
+	if (fd < 0)
 		return err_sys(err, errno, "%s '%s'", what, path);
 	r = start(fd, what, &sun, backlog, id, err);
 	if (r == 0) {
@@ -231,6 +238,15 @@ static bool has_path(int fd, struct sockaddr_un *sun)
 	memset(sun, 0, sizeof(*sun));
 	return getsockname(fd, (struct sockaddr *)sun, &len) == 0 && sun->sun_family == AF_UNIX &&
 	       sun->sun_path[0];
+}
+
+void unix_socket_recognise(int fd, struct unix_socket_id *id)
+{
+	struct sockaddr_un sun;
+	struct stat st;
+
+	if (!id->ino && has_path(fd, &sun) && lstat(sun.sun_path, &st) == 0 && S_ISSOCK(st.st_mode))
+		*id = (struct unix_socket_id){ .dev = st.st_dev, .ino = st.st_ino };
 }
 
 static int remove_own(const char *path, const struct unix_socket_id *id)

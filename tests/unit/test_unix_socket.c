@@ -217,6 +217,7 @@ static void the_end_removes_its_own_file_alone(void **state)
 static void the_end_of_an_unknown_one(void **state)
 {
 	const struct unix_socket_id unknown = { 0 };
+	struct unix_socket_id found = { 0 };
 	struct place *p = *state, other = *p;
 	int first = start(p), second;
 
@@ -235,6 +236,13 @@ static void the_end_of_an_unknown_one(void **state)
 	close(open(p->path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
 	unix_socket_close(&first, &unknown, true);
 	assert_int_not_equal(inode_at(p), 0);
+
+	assert_int_equal(unlink(p->path), 0);
+	first = start(p);
+	unix_socket_recognise(first, &found);
+	assert_int_equal(found.ino, p->id.ino);
+	unix_socket_close(&first, &found, true);
+	assert_int_equal(inode_at(p), 0);
 
 	first = socket(AF_UNIX, SOCK_STREAM, 0); /* never bound */
 	unix_socket_close(&first, &unknown, true);

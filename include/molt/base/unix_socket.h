@@ -45,6 +45,9 @@ int unix_socket_remove_stale(const char *path);
  */
 int unix_socket_listen_again(int fd, int backlog);
 
+/* An id that is not known becomes that of the socket at the listener's path, if there is one. */
+void unix_socket_recognise(int fd, struct unix_socket_id *id);
+
 /*
  * Closes a listener and makes *fd -1. With remove its file goes first, if it is still there: of an
  * id that is not known, once it is closed, if no process has the socket at the path. A failure is
