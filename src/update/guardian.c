@@ -150,6 +150,20 @@ ALONGSIDE static void end_successor(const struct guardian *g)
 		; /* the kernel has taken from the limit what is over */
 }
 
+/*
+ * The scheduler favours who has slept, whatever its priority: we would take the CPU from the vCPU
+ * that has just been entered for up to a tick, which is longer than the blackout. Nobody else may do
+ * this for us: main's sandbox leaves it no say over another process. The best is done that can be;
+ * what fails is only a matter of speed.
+ */
+ALONGSIDE static void keep_from_vcpus(const struct guard_page *page)
+{
+	raw(SYS_setpriority, PRIO_PROCESS, 0, TEARDOWN_NICE, 0, 0);
+	if (atomic_load(&page->has_spare))
+		raw(SYS_sched_setaffinity, 0, sizeof(page->spare), (long)&page->spare, 0, 0);
+	raw(SYS_sched_yield, 0, 0, 0, 0, 0);
+}
+
 ALONGSIDE static int guardian_main(void *opaque)
 {
 	static const char name[] = "molt-guardian";
@@ -172,7 +186,7 @@ ALONGSIDE static int guardian_main(void *opaque)
 		 * mapped. Taken apart before, it could mark a vCPU as preempted (see
 		 * vm/steal_time.c) in guest RAM, which is the successor's by now.
 		 */
-		raw(SYS_setpriority, PRIO_PROCESS, 0, TEARDOWN_NICE, 0, 0);
+		keep_from_vcpus(g->page);
 		if (atomic_load(&g->page->owner) == GUARD_SUCCESSOR)
 			g->committed(g->opaque);
 		raw(SYS_close_range, 0, (long)UINT32_MAX, 0, 0, 0);
@@ -331,20 +345,6 @@ int guard_link_commit(struct guard_link *link, struct error *err)
 	return 0;
 }
 
-/*
- * Before it wakes. The scheduler favours who has slept, whatever its priority: it would take the
- * CPU from the vCPU that has just been entered for up to a tick, which is longer than the blackout.
- * The best is done that can be; what fails is only a matter of speed.
- */
-static void keep_from_vcpus(const struct child *guardian, const cpu_set_t *spare)
-{
-	if (guardian->fd < 0)
-		return;
-	setpriority(PRIO_PROCESS, (id_t)guardian->pid, TEARDOWN_NICE);
-	if (spare)
-		sched_setaffinity(guardian->pid, sizeof(*spare), spare);
-}
-
 pid_t guard_link_left_process(const struct guard_link *link)
 {
 	pid_t predecessor = link->page ? atomic_load(&link->page->predecessor) : 0;
@@ -358,7 +358,10 @@ void guard_link_release(struct guard_link *link, const cpu_set_t *spare)
 
 	if (!link->page)
 		return;
-	keep_from_vcpus(&link->child, spare);
+	if (spare) {
+		link->page->spare = *spare;
+		atomic_store(&link->page->has_spare, true);
+	}
 	if (write(link->wake_fd, &one, sizeof(one)) < 0)
 		log_warn("the guardian cannot be woken: %s", strerror(errno));
 	munmap(link->page, sizeof(*link->page));

@@ -24,7 +24,10 @@ enum guard_owner {
 	GUARD_DISMISSED, /* the predecessor needs no guardian any more */
 };
 
-/* Shared by guardian and successor, a memfd of one page. Who sets `owner` first has the guest. */
+/*
+ * Shared by guardian and successor, a memfd of one page. Who sets `owner` first has the guest. They
+ * may be of different versions: members are added at the end, and 0 is what an older one says.
+ */
 struct guard_page {
 	_Atomic uint32_t owner; /* enum guard_owner */
 	_Atomic uint64_t armed; /* CLOCK_MONOTONIC, when the deadline began; 0: not to act yet */
@@ -35,6 +38,9 @@ struct guard_page {
 	 * not say.
 	 */
 	_Atomic int32_t predecessor;
+	/* CPUs where no vCPU runs, from the successor; good once has_spare is set. */
+	_Atomic bool has_spare;
+	cpu_set_t spare;
 };
 
 struct guardian {
