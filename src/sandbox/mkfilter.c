@@ -1,31 +1,51 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Build-time program: collects the declarations of system calls from the sources and writes the
- * seccomp filters as C tables. So nothing has to be compiled, and no library linked, at run time.
+ * Build-time program: compiles the lists of system calls to seccomp filters, as C tables. So nothing
+ * has to be compiled, and no library linked, at run time.
  *
- * A declaration stands in a comment beside the code that makes the call, and ends with its line:
+ * A vCPU thread's list is declared in comments beside the code that makes the calls. A declaration
+ * ends with its line:
  *
- *	#syscalls LIST: NAME ioctl(REQUEST) ...		allowed in that list; all else ends the process
- *	... ioctls(PREFIX)				the same for each word that begins so in the
- *							table after the comment, up to its "};"
- *	#refused LIST: NAME NAME!=NUMBER ...		refused with EPERM in that list; all else is
- *							allowed. With a number: unless the first argument
- *							is that
+ *	#syscalls LIST: CALL ...
+ *	... ioctls(PREFIX)		ioctl(REQUEST) for each word that begins so in the table after the
+ *				comment, up to its "};"
  *
- * A list "X" with all that is declared for "X-plain" is for builds without sanitizers.
+ * Main's list is a file of its own, for it is about programs that are not in these sources. A line
+ * that begins with # is a comment. "plain:" and "sanitized:" are for builds without and with a
+ * sanitizer.
  *
- * usage: mkfilter plain|sanitized OUTPUT SOURCE...
+ * CALL is a name, which allows the call, or NAME(CONDITION,...), one condition for each argument from
+ * the first on; ioctl's begin with the request:
+ *
+ *	(nothing)	any value		!VALUE		not that
+ *	VALUE		that one		!&MASK		none of these bits
+ *	NULL		no pointer		&MASK=VALUE	these bits have that value
+ *
+ * With =ERROR behind it, it is answered with that error instead. What is in no list ends the process
+ * in a vCPU thread, and is EPERM in main, or ENOSYS if it is newer than KNOWN_CALLS: C libraries try
+ * new calls first, and fall back on ENOSYS alone. That number is not libseccomp's, or the list would
+ * depend on who builds molt.
+ *
+ * usage: mkfilter plain|sanitized OUTPUT MAIN_LIST SOURCE...
  */
 #include <errno.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include <asm/termbits.h>
+#include <linux/audit.h>
 #include <linux/filter.h>
+#include <linux/fs.h>
+#include <linux/ioprio.h>
 #include <linux/kvm.h>
 #include <linux/sched.h>
+#include <linux/seccomp.h>
 #include <sys/prctl.h>
 
 #include <seccomp.h>
@@ -33,34 +53,91 @@
 #include "lists.h"
 
 #define SYSCALLS_MAX 600
+#define KNOWN_CALLS 451 /* the first number that Linux 5.17 does not have */
+#define ARGUMENTS 6
+#define INT_BITS 32
+#define INT_MASK 0xffffffffull
+#define CLONE_NEW \
+	(CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | \
+	 CLONE_NEWPID | CLONE_NEWNET)
+#define SANDBOX_ANSWER (SANDBOX_ERRNO + SANDBOX_LEVEL)
 
 /* clang-format off */
-#define REQUEST(name) { #name, name }
+#define NAME(name) { #name, (unsigned long)(name) }
 /* clang-format on */
 
+/* The names that conditions and errors may have. */
 static const struct {
 	const char *name;
 	unsigned long value;
-} requests[] = {
-	REQUEST(KVM_RUN),
-	REQUEST(KVM_SET_SIGNAL_MASK),
-	REQUEST(KVM_IRQ_LINE),
-	REQUEST(KVM_GET_MP_STATE),
-	REQUEST(KVM_GET_VCPU_EVENTS),
-	REQUEST(KVM_GET_REGS),
-	REQUEST(KVM_GET_SREGS),
-	REQUEST(KVM_GET_SREGS2),
-	REQUEST(KVM_GET_XCRS),
-	REQUEST(KVM_GET_XSAVE),
-	REQUEST(KVM_GET_XSAVE2),
-	REQUEST(KVM_GET_LAPIC),
-	REQUEST(KVM_GET_DEBUGREGS),
-	REQUEST(KVM_GET_MSRS),
-	REQUEST(KVM_GET_TSC_KHZ),
-	REQUEST(KVM_GET_DEVICE_ATTR),
+} names[] = {
+	NAME(KVM_RUN),
+	NAME(KVM_SET_SIGNAL_MASK),
+	NAME(KVM_IRQ_LINE),
+	NAME(KVM_GET_MP_STATE),
+	NAME(KVM_GET_VCPU_EVENTS),
+	NAME(KVM_GET_REGS),
+	NAME(KVM_GET_SREGS),
+	NAME(KVM_GET_SREGS2),
+	NAME(KVM_GET_XCRS),
+	NAME(KVM_GET_XSAVE),
+	NAME(KVM_GET_XSAVE2),
+	NAME(KVM_GET_LAPIC),
+	NAME(KVM_GET_DEBUGREGS),
+	NAME(KVM_GET_MSRS),
+	NAME(KVM_GET_TSC_KHZ),
+	NAME(KVM_GET_DEVICE_ATTR),
+	NAME(TCGETS),
+	NAME(TCSETS),
+	NAME(TCSETSW),
+	NAME(TCSETSF),
+	NAME(TCGETS2),
+	NAME(TCSETS2),
+	NAME(TCSETSW2),
+	NAME(TCSETSF2),
+	NAME(TCGETA),
+	NAME(TCSBRK),
+	NAME(TCSBRKP),
+	NAME(TCXONC),
+	NAME(TCFLSH),
+	NAME(TIOCGWINSZ),
+	NAME(TIOCSWINSZ),
+	NAME(TIOCGPGRP),
+	NAME(TIOCSPGRP),
+	NAME(TIOCGSID),
+	NAME(TIOCOUTQ),
+	NAME(TIOCEXCL),
+	NAME(TIOCNXCL),
+	NAME(TIOCNOTTY),
+	NAME(TIOCMGET),
+	NAME(TIOCGPTN),
+	NAME(TIOCSPTLCK),
+	NAME(TIOCGPTLCK),
+	NAME(TIOCGPTPEER),
+	NAME(FIONREAD),
+	NAME(FIONBIO),
+	NAME(FIOCLEX),
+	NAME(FIONCLEX),
+	NAME(BLKGETSIZE64),
+	NAME(BLKROGET),
+	NAME(BLKSSZGET),
+	NAME(BLKPBSZGET),
+	NAME(BLKIOMIN),
+	NAME(BLKIOOPT),
+	NAME(BLKALIGNOFF),
+	NAME(BLKROTATIONAL),
+	NAME(BLKDISCARDZEROES),
+	NAME(AF_UNIX),
+	NAME(CLONE_NEW),
+	NAME(PRIO_PROCESS),
+	NAME(IOPRIO_WHO_PROCESS),
+	NAME(SANDBOX_PROBE),
+	NAME(SANDBOX_ANSWER),
+	NAME(ENOSYS),
 };
 
 static int sanitized;
+static char in_main[KNOWN_CALLS]; /* calls that main's list names */
 
 static void die(const char *file, const char *what, const char *word)
 {
@@ -83,93 +160,148 @@ static void must(const char *file, const char *word, int r)
 		die(file, strerror(-r), word);
 }
 
-static void allow_ioctl(scmp_filter_ctx ctx, const char *file, const char *request)
+static unsigned long value_of(const char *file, const char *text)
 {
-	for (size_t i = 0; i < sizeof(requests) / sizeof(requests[0]); i++) {
-		if (strcmp(requests[i].name, request) != 0)
-			continue;
-		/* The kernel looks at the lower half alone. */
-		must(file, request,
-		     seccomp_rule_add(ctx, SCMP_ACT_ALLOW, SCMP_SYS(ioctl), 1,
-				      SCMP_A1(SCMP_CMP_MASKED_EQ, 0xffffffff, requests[i].value)));
-		return;
-	}
-	die(file, "add to the table in mkfilter.c the request", request);
+	char *end;
+	unsigned long value = strtoul(text, &end, 0);
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		if (strcmp(names[i].name, text) == 0)
+			return names[i].value;
+	if (!*text || *end)
+		die(file, "add to the table in mkfilter.c the name", text);
+	return value;
 }
 
-/* The words of a C table that begin with prefix; in stands before it, and after it then. */
+/* Of an int the kernel looks at the lower half alone, and nobody says what is in the upper one. */
+static struct scmp_arg_cmp bits(unsigned int argument, unsigned long mask, unsigned long value)
+{
+	return SCMP_CMP64(argument, SCMP_CMP_MASKED_EQ, mask & INT_MASK, value & mask & INT_MASK);
+}
+
+/* All but "!VALUE", which takes more than one rule. */
+static struct scmp_arg_cmp condition_of(const char *file, unsigned int argument, char *text)
+{
+	char *value = strchr(text, '=');
+
+	if (strcmp(text, "NULL") == 0)
+		return SCMP_CMP64(argument, SCMP_CMP_EQ, 0);
+	if (text[0] == '!' && text[1] == '&')
+		return bits(argument, value_of(file, text + 2), 0);
+	if (text[0] != '&')
+		return bits(argument, INT_MASK, value_of(file, text));
+	if (!value)
+		die(file, "what value are these bits to have?", text);
+	*value++ = '\0';
+	return bits(argument, value_of(file, text + 1), value_of(file, value));
+}
+
+struct rule {
+	const char *file;
+	int nr;
+	uint32_t action;
+	unsigned int count;
+	struct scmp_arg_cmp conditions[ARGUMENTS];
+};
+
+static void add_rule(scmp_filter_ctx ctx, const struct rule *r, const char *word)
+{
+	must(r->file, word, seccomp_rule_add_array(ctx, r->action, r->nr, r->count, r->conditions));
+}
+
+/*
+ * "!VALUE": one bit at least is another one. A comparison of all 64 bits would let the value past
+ * with anything in the upper half.
+ */
+static void add_unequal(scmp_filter_ctx ctx, struct rule *r, unsigned int argument,
+			unsigned long value, const char *word)
+{
+	unsigned int at = r->count++;
+
+	for (unsigned int bit = 0; bit < INT_BITS; bit++) {
+		r->conditions[at] = bits(argument, 1ul << bit, ~value);
+		add_rule(ctx, r, word);
+	}
+}
+
+/* The conditions between the parentheses; only the last may be a "!VALUE". */
+static void add_conditions(scmp_filter_ctx ctx, struct rule *r, char *text, const char *word)
+{
+	unsigned int argument = strcmp(word, "ioctl") == 0 ? 1 : 0;
+	char *next;
+
+	for (; text; argument++, text = next) {
+		next = strchr(text, ',');
+		if (next)
+			*next++ = '\0';
+		if (argument == ARGUMENTS || (text[0] == '!' && text[1] != '&' && next))
+			die(r->file, "conditions of", word);
+		if (text[0] == '!' && text[1] != '&') {
+			add_unequal(ctx, r, argument, value_of(r->file, text + 1), word);
+			return;
+		}
+		if (*text)
+			r->conditions[r->count++] = condition_of(r->file, argument, text);
+	}
+	add_rule(ctx, r, word);
+}
+
+/* NAME, NAME(CONDITION,...), either with =ERROR. The number, below 0 where there is no such call. */
+static int add_call(scmp_filter_ctx ctx, const char *file, char *word)
+{
+	char *open = strchr(word, '('), *close = strrchr(word, ')');
+	char *error = strchr(close ? close : word, '=');
+	struct rule r = { .file = file, .action = SCMP_ACT_ALLOW };
+
+	if (error) {
+		*error++ = '\0';
+		r.action = SCMP_ACT_ERRNO((uint16_t)value_of(file, error));
+	}
+	if (open && !close)
+		die(file, "there is no ) in", word);
+	if (open)
+		*open = *close = '\0';
+	r.nr = number_of(file, word);
+	if (r.nr >= KNOWN_CALLS)
+		die(file, "newer than KNOWN_CALLS in mkfilter.c is", word);
+	if (r.nr >= 0)
+		add_conditions(ctx, &r, open ? open + 1 : NULL, word);
+	return r.nr;
+}
+
+/*
+ * The words of a C table that begin with prefix, as requests of ioctl; in stands before it, and
+ * after it then.
+ */
 static void allow_table(scmp_filter_ctx ctx, const char *file, const char *prefix, FILE *in)
 {
 	static const char word_end[] = " \t\n,(){}[];=.*/&\"";
-	char line[512], *save = NULL;
+	char line[512], call[600], *save = NULL;
 	int found = 0;
 
 	while (fgets(line, sizeof(line), in) && strncmp(line, "};", 2) != 0)
 		for (char *word = strtok_r(line, word_end, &save); word;
 		     word = strtok_r(NULL, word_end, &save))
 			if (strncmp(word, prefix, strlen(prefix)) == 0) {
-				allow_ioctl(ctx, file, word);
+				snprintf(call, sizeof(call), "ioctl(%s)", word);
+				add_call(ctx, file, call);
 				found++;
 			}
 	if (!found)
 		die(file, "no table with words that begin with", prefix);
 }
 
-/* The word between the parentheses after one of these, or NULL. */
-static char *argument(char *word, const char *function)
+/* A vCPU thread has main's filter as well. */
+static void must_be_in_main(const char *file, int nr, const char *word)
 {
-	size_t len = strlen(function);
-
-	if (strncmp(word, function, len) != 0 || word[len] != '(')
-		return NULL;
-	word[strcspn(word, ")")] = '\0';
-	return word + len + 1;
+	if (nr >= 0 && !in_main[nr])
+		die(file, "main's list, which a vCPU thread has as well, does not have", word);
 }
 
-static void allow(scmp_filter_ctx ctx, const char *file, char *word, FILE *in)
+/* What the comments of a source declare for the list. */
+static int collect(scmp_filter_ctx ctx, const char *file, const char *list)
 {
-	char *request = argument(word, "ioctl"), *prefix = argument(word, "ioctls");
-
-	if (request)
-		allow_ioctl(ctx, file, request);
-	else if (prefix)
-		allow_table(ctx, file, prefix, in);
-	else
-		must(file, word, seccomp_rule_add(ctx, SCMP_ACT_ALLOW, number_of(file, word), 0));
-}
-
-static void refuse(scmp_filter_ctx ctx, const char *file, char *word, FILE *in)
-{
-	char *unless = strstr(word, "!=");
-	int nr;
-
-	(void)in;
-	if (unless)
-		*unless = '\0';
-	nr = number_of(file, word);
-	if (nr < 0) /* this architecture never had it */
-		return;
-	if (unless)
-		must(file, word,
-		     seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), nr, 1,
-				      SCMP_A0(SCMP_CMP_NE, strtoul(unless + 2, NULL, 0), 0)));
-	else
-		must(file, word, seccomp_rule_add(ctx, SCMP_ACT_ERRNO(EPERM), nr, 0));
-}
-
-static int is_wanted(const char *list, const char *name, size_t len)
-{
-	size_t own = strlen(list);
-
-	if (len == own && memcmp(list, name, len) == 0)
-		return 1;
-	return !sanitized && len == own + 6 && memcmp(list, name, own) == 0 &&
-	       memcmp(name + own, "-plain", 6) == 0;
-}
-
-static int collect(scmp_filter_ctx ctx, const char *file, const char *list, const char *keyword,
-		   void (*add)(scmp_filter_ctx ctx, const char *file, char *word, FILE *in))
-{
+	static const char keyword[] = "#syscalls ";
 	char line[512], *save = NULL;
 	FILE *in = fopen(file, "r");
 	int found = 0;
@@ -179,14 +311,19 @@ static int collect(scmp_filter_ctx ctx, const char *file, const char *list, cons
 	while (fgets(line, sizeof(line), in)) {
 		char *at = strstr(line, keyword), *colon = at ? strchr(at, ':') : NULL;
 
-		if (!colon || at[strlen(keyword)] != ' ')
+		if (!colon)
 			continue;
-		at += strlen(keyword) + 1;
-		if (!is_wanted(list, at, (size_t)(colon - at)))
+		*colon = '\0';
+		if (strcmp(at + strlen(keyword), list) != 0)
 			continue;
 		for (char *word = strtok_r(colon + 1, " \t\n", &save);
 		     word && strcmp(word, "*/") != 0; word = strtok_r(NULL, " \t\n", &save)) {
-			add(ctx, file, word, in);
+			if (strncmp(word, "ioctls(", 7) == 0) {
+				word[strcspn(word, ")")] = '\0';
+				allow_table(ctx, file, word + 7, in);
+			} else {
+				must_be_in_main(file, add_call(ctx, file, word), word);
+			}
 			found++;
 		}
 	}
@@ -194,7 +331,52 @@ static int collect(scmp_filter_ctx ctx, const char *file, const char *list, cons
 	return found;
 }
 
-static void print_filter(FILE *out, const char *name, scmp_filter_ctx ctx)
+/* Whether the line is for the build that we are; its words are what *line points to then. */
+static int is_for_this_build(char **line)
+{
+	static const char *const builds[] = { "plain:", "sanitized:" };
+
+	for (int i = 0; i < 2; i++)
+		if (strncmp(*line, builds[i], strlen(builds[i])) == 0) {
+			*line += strlen(builds[i]);
+			return sanitized == i;
+		}
+	return **line != '#';
+}
+
+static void read_main_list(scmp_filter_ctx ctx, const char *file)
+{
+	char buf[512], *save = NULL;
+	FILE *in = fopen(file, "r");
+
+	if (!in)
+		die(file, strerror(errno), "");
+	while (fgets(buf, sizeof(buf), in)) {
+		char *line = buf;
+
+		if (!is_for_this_build(&line))
+			continue;
+		for (char *word = strtok_r(line, " \t\n", &save); word;
+		     word = strtok_r(NULL, " \t\n", &save)) {
+			int nr = add_call(ctx, file, word);
+
+			if (nr >= 0)
+				in_main[nr] = 1;
+		}
+	}
+	fclose(in);
+}
+
+static void print_instructions(FILE *out, const struct sock_filter *f, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		fprintf(out, "\t{ 0x%02x, %u, %u, 0x%08x },\n", f[i].code, f[i].jt, f[i].jf,
+			f[i].k);
+}
+
+/* Our own instructions first; libseccomp's jumps are relative. */
+static void print_filter(FILE *out, const char *name, scmp_filter_ctx ctx,
+			 const struct sock_filter *first, size_t nfirst)
 {
 	FILE *raw = tmpfile();
 	struct sock_filter f;
@@ -202,9 +384,10 @@ static void print_filter(FILE *out, const char *name, scmp_filter_ctx ctx)
 	if (!raw || seccomp_export_bpf(ctx, fileno(raw)) < 0)
 		die(name, "cannot be exported", "");
 	rewind(raw);
-	fprintf(out, "static const struct sock_filter %s[] = {\n", name);
+	fprintf(out, "static const struct sock_filter filter_%s[] = {\n", name);
+	print_instructions(out, first, nfirst);
 	while (fread(&f, sizeof(f), 1, raw) == 1)
-		fprintf(out, "\t{ 0x%02x, %u, %u, 0x%08x },\n", f.code, f.jt, f.jf, f.k);
+		print_instructions(out, &f, 1);
 	fprintf(out, "};\n\n");
 	fclose(raw);
 	seccomp_release(ctx);
@@ -214,37 +397,38 @@ static void print_filter(FILE *out, const char *name, scmp_filter_ctx ctx)
 static void write_thread_list(FILE *out, const char *list, char **files, int n)
 {
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_TRAP);
-	char name[64];
 	int found = 0;
 
 	must(list, "bad architecture",
 	     seccomp_attr_set(ctx, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_TRAP));
 	must(list, "priority", seccomp_syscall_priority(ctx, SCMP_SYS(ioctl), 255));
 	for (int i = 0; i < n; i++)
-		found += collect(ctx, files[i], list, "#syscalls", allow);
+		found += collect(ctx, files[i], list);
 	if (!found)
 		die(list, "nothing is declared for", list);
-	snprintf(name, sizeof(name), "filter_%s", list);
-	print_filter(out, name, ctx);
+	print_filter(out, list, ctx, NULL, 0);
 }
 
-/* What main must not do. Another architecture's calls would be a way around the list. */
-static void write_main_list(FILE *out, char **files, int n)
+/*
+ * Another architecture's calls would be a way around the list. x32's have a bit that makes them
+ * newer than all that are known.
+ */
+static void write_main_list(FILE *out, const char *file)
 {
-	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ALLOW);
-	int found = 0;
+	static const struct sock_filter newer[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 0, 2),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+		BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, KNOWN_CALLS, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS),
+	};
+	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ERRNO(EPERM));
 
 	must("main", "bad architecture",
 	     seccomp_attr_set(ctx, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_ERRNO(ENOSYS)));
 	must("main", "optimization", seccomp_attr_set(ctx, SCMP_FLTATR_CTL_OPTIMIZE, 2));
-	must("main", "probe",
-	     seccomp_rule_add(ctx, SCMP_ACT_ERRNO(SANDBOX_ERRNO + SANDBOX_LEVEL), SCMP_SYS(prctl),
-			      1, SCMP_A0(SCMP_CMP_EQ, SANDBOX_PROBE, 0)));
-	for (int i = 0; i < n; i++)
-		found += collect(ctx, files[i], "main", "#refused", refuse);
-	if (!found)
-		die("main", "nothing is declared for", "main");
-	print_filter(out, "filter_main", ctx);
+	read_main_list(ctx, file);
+	print_filter(out, "main", ctx, newer, sizeof(newer) / sizeof(newer[0]));
 }
 
 static void write_names(FILE *out)
@@ -264,15 +448,16 @@ int main(int argc, char **argv)
 {
 	FILE *out;
 
-	if (argc < 4)
-		die("mkfilter", "usage:", "mkfilter plain|sanitized OUTPUT SOURCE...");
+	if (argc < 5)
+		die("mkfilter", "usage:", "mkfilter plain|sanitized OUTPUT MAIN_LIST SOURCE...");
 	sanitized = strcmp(argv[1], "sanitized") == 0;
 	out = fopen(argv[2], "w");
 	if (!out)
 		die(argv[2], strerror(errno), "");
-	fprintf(out, "/* Made by mkfilter from the declarations in the sources. */\n");
-	write_thread_list(out, "vcpu", argv + 3, argc - 3);
-	write_main_list(out, argv + 3, argc - 3);
+	fprintf(out,
+		"/* Made by mkfilter from main.list and the declarations in the sources. */\n");
+	write_main_list(out, argv[3]);
+	write_thread_list(out, "vcpu", argv + 4, argc - 4);
 	write_names(out);
 	return fclose(out) ? 1 : 0;
 }

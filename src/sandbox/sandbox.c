@@ -7,9 +7,10 @@
  * the process. It lives as long as its image, so its list belongs to that image alone.
  *
  * Main takes commands, and execs. What it gives up survives the exec and binds images that are not
- * written yet, as well as wrappers of which nobody knows what they do. So it has a list of what is
- * refused, of calls that no VMM needs, with EPERM; it may read and execute all files and change
- * those that are its business. lists.h tells how a successor finds out what is in force.
+ * written yet, as well as wrappers of which nobody knows what they do. So its list (main.list) is as
+ * strict as an exec allows: what any program, an interpreter and a VMM need; the rest is refused with
+ * an error, which a program can live with. It may read and execute all files and change those that
+ * are its business. lists.h tells how a successor finds out what is in force.
  *
  * When a vCPU thread enters: when KVM_RUN first brings an exit to serve and before it looks at what
  * the guest wants. No code of ours runs in between, and the time is not the blackout's.
@@ -36,30 +37,6 @@
 #include "internal.h"
 #include "lists.h"
 #include "syscall_filters.h"
-
-/*
- * What no VMM needs:
- *
- * the kernel's own code and start
- * #refused main: init_module finit_module delete_module create_module query_module get_kernel_syms
- * #refused main: kexec_load kexec_file_load reboot bpf perf_event_open iopl ioperm syslog
- * lookup_dcookie the host's clock, name, disks and accounting
- * #refused main: settimeofday clock_settime clock_adjtime adjtimex sethostname setdomainname
- * #refused main: swapon swapoff acct quotactl quotactl_fd vhangup nfsservctl uselib sysfs ustat
- * the tree of mounts, name spaces; a chroot stays possible
- * #refused main: mount umount2 pivot_root mount_setattr move_mount open_tree fsopen fsconfig
- * fsmount
- * #refused main: fspick unshare setns open_by_handle_at
- * other processes' memory and keys
- * #refused main: process_vm_readv process_vm_writev kcmp migrate_pages move_pages
- * #refused main: add_key request_key keyctl
- *
- * The leak checker stops all threads with ptrace, and ThreadSanitizer switches off address space
- * randomisation; everybody may ask for the personality.
- * #refused main-plain: ptrace personality!=0xffffffff
- *
- * userfaultfd is not here: it is how a VMM fills guest RAM on demand.
- */
 
 static int install(const struct sock_filter *filter, size_t len, struct error *err)
 {

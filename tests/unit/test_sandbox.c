@@ -14,6 +14,7 @@
 #include <sys/mount.h>
 #include <sys/personality.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -118,6 +119,19 @@ static void refused_calls(void)
 		CHECK(personality(0xffffffff) != -1);
 		CHECK(personality(0) == -1 && errno == EPERM);
 	}
+	/* Conditions look at what the kernel does: at the lower half of an int. */
+	CHECK(syscall(SYS_socket, 0xabcdul << 32 | AF_INET, SOCK_DGRAM, 0) == -1 && errno == EPERM);
+	CHECK(syscall(SYS_socket, 0xabcdul << 32 | AF_UNIX, SOCK_STREAM, 0) >= 0);
+	CHECK(syscall(SYS_kill, 0xfffffffful, 0) == -1 && errno == EPERM);
+	CHECK(syscall(SYS_kill, -1l, 0) == -1 && errno == EPERM);
+	CHECK(syscall(SYS_kill, (long)getpid(), 0) == 0);
+	CHECK(syscall(SYS_clone, (long)(CLONE_NEWUSER | SIGCHLD), 0, 0, 0, 0) == -1);
+	CHECK(errno == EPERM);
+	CHECK(chmod("/nowhere", 0600) == -1 && errno == EPERM);
+	/* A C library takes an older call then. */
+	CHECK(syscall(SYS_clone3, NULL, 0) == -1 && errno == ENOSYS);
+	CHECK(syscall(452 /* fchmodat2 */, AT_FDCWD, "/nowhere", 0600, 0) == -1);
+	CHECK(errno == ENOSYS);
 	CHECK(prctl(PR_GET_NAME, (char[16]){ 0 }) == 0);
 	CHECK(sandbox_level() == SANDBOX_LEVEL);
 	/* What an image that is not written yet may need. */
