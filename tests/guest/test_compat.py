@@ -65,6 +65,18 @@ def test_release_takes_over():
     there_and_back(molt_binary(), released(), "--machine", str(version))
 
 
+def test_sandbox_of_the_release():
+    """A newer level comes on top, once, and stays in force beneath the release; other images add nothing."""
+    with Vm("--memory", "32M", cmdline="period_ms=20", binary=released(), env=beneath_a_release()) as vm:
+        vm.wait_ticks(2)
+        for binary, filters in ((released(), 1), (molt_binary(), 2), (molt_binary(), 2), (released(), 2),
+                                (molt_binary(), 2)):
+            vm.update(binary, *vm.argv[1:])
+            vm.wait_ticks(2)
+            assert vm.status("Seccomp_filters") == filters, binary
+        assert vm.log().count("sandbox: level 2") == 1 and "not in force" not in vm.log(), vm.log()
+
+
 def test_release_and_the_path_of_a_serial_socket():
     """A release does not tell which file is its socket's: that is removed, and no other is."""
     for binaries in ([released(), molt_binary()], [molt_binary(), released(), molt_binary()]):

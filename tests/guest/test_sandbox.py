@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -192,6 +193,91 @@ def test_forbidden_calls_of_main():
         assert lines[:4] == [n + " -1 1" for n in ("mount", "setns", "unshare", "sethostname")], lines
         if "Landlock ABI" in vm.log():
             assert "WROTE" not in lines and not os.path.exists("/tmp/molt-test-escape"), lines
+
+
+# What a wrapper may do, and what is refused; it goes on in any case. "$1" is a directory of write=.
+SHELL_WRAPPER = r"""#!%(shell)s
+set -e
+cd %(dir)s
+umask 077; ulimit -n 500
+for word in $(echo one two | tr a-z A-Z); do echo "$word"; done >words
+sort words | grep -c ONE | { read n; echo "$n" >count; }
+cat <<END >text
+$(uname -s) $(id -u)
+END
+cp text copy; mv copy moved; ln -s moved link; rm link; mkdir d; rmdir d
+test -s "$(mktemp)" || [ "$(cat count)" = 1 ]
+trap 'echo unexpected >>log' EXIT
+sleep 0.01 & wait $!
+nice -n 0 timeout 20 env TZ=UTC date >>log
+kill -0 $$
+%(more)s
+for refused in "chmod 700 text" "touch text" "touch -d @0 text" "cp -p text kept" "chown 0:1 text" "mkfifo fifo" \
+	"chroot / true" "unshare -U true" "nc -z 127.0.0.1 1" "%(python)s -c 'import socket; socket.socket()'"; do
+	if (eval "$refused") 2>/dev/null; then echo "$refused" >>allowed; fi
+done
+trap - EXIT
+echo %(shell)s >>done
+exec %(molt)s run "$@"
+"""
+PYTHON_WRAPPER = r"""#!%(python)s
+import asyncio, concurrent.futures, json, logging, os, resource, shutil, socket, subprocess, sys, tempfile
+os.chdir("%(dir)s")
+with tempfile.NamedTemporaryFile("w", dir=".") as f:
+    json.dump({"argv": sys.argv}, f)
+with tempfile.TemporaryDirectory(dir=".") as d:
+    shutil.copyfile("words", d + "/words")
+assert subprocess.run(["/bin/sh", "-c", "cat words | wc -l"], capture_output=True, check=True).stdout.strip() == b"2"
+assert subprocess.Popen(["true"], preexec_fn=lambda: None, close_fds=False).wait() == 0
+with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    assert list(pool.map(abs, [-1, -2])) == [1, 2]
+async def child():
+    return await (await asyncio.create_subprocess_exec("true")).wait()
+assert asyncio.run(child()) == 0
+resource.setrlimit(resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE))
+logging.warning("to standard error")
+one, two = socket.socketpair()
+one.sendall(b"x")
+def refused(call, *args):
+    try:
+        call(*args)
+    except OSError:
+        return
+    open("allowed", "a").write("%%s %%s\n" %% (call, args))
+refused(os.chmod, "text", 0o700)
+refused(os.utime, "text")
+refused(os.setxattr, "text", "user.molt", b"x")
+refused(os.kill, -1, 0)
+refused(shutil.copy, "text", "copy")
+refused(socket.create_connection, ("127.0.0.1", 1))
+refused(socket.socket, socket.AF_INET6)
+refused(socket.socket(socket.AF_UNIX).connect, "%(control)s")
+open("done", "a").write("python\n")
+os.execv("%(molt)s", ["molt", "run", *sys.argv[1:]])
+"""
+
+
+def test_wrappers():
+    """Scripts for sh, bash and Python do everyday things, are refused others, and end in molt."""
+    with tempfile.TemporaryDirectory(prefix="molt-test-wrapper-") as work, SandboxVm(
+            "--memory", "64M", "--sandbox", "write=" + work, cmdline=TICKER,
+            env=dict(os.environ, TMPDIR=work, PYTHONDONTWRITEBYTECODE="1")) as vm:
+        vm.wait_ticks(2)
+        words = {"dir": work, "molt": molt_binary(), "python": sys.executable, "control": vm.control_path}
+        scripts = [SHELL_WRAPPER % dict(words, shell="/bin/sh", more="")]
+        if os.path.exists("/bin/bash"):
+            more = '[[ "$(< count)" == 1 ]]; read -r x <<<word; diff <(echo "$x") <(echo word); a=(1 2); ((${#a[@]}))'
+            scripts.append(SHELL_WRAPPER % dict(words, shell="/bin/bash", more=more))
+        scripts.append(PYTHON_WRAPPER % words)
+        for n, script in enumerate(scripts, 1):
+            wrapper = write_script(os.path.join(work, "wrapper%d" % n), script)
+            vm.updated(wrapper)
+            runs_on(vm)
+            with open(os.path.join(work, "done")) as f:
+                # For the check and for the update.
+                assert len(f.read().split()) == 2 * n
+        assert not os.path.exists(os.path.join(work, "allowed")), open(os.path.join(work, "allowed")).read()
+        check_confined(vm)
 
 
 def test_writing():
