@@ -22,6 +22,7 @@
 #include <linux/io_uring.h>
 #include <linux/keyctl.h>
 #include <linux/kcmp.h>
+#include <linux/openat2.h>
 #include <linux/perf_event.h>
 #include <linux/sched.h>
 #include <linux/userfaultfd.h>
@@ -94,6 +95,24 @@ static bool write_own(void)
 {
 	return may_open("writable/file", O_WRONLY | O_CREAT | O_TRUNC) &&
 	       unlink("writable/file") == 0;
+}
+
+static bool is_setuid(int fd)
+{
+	struct stat st;
+
+	return fd >= 0 && fstat(fd, &st) == 0 && (st.st_mode & S_ISUID);
+}
+
+static bool create_setuid(void)
+{
+	const struct open_how creating = { .flags = O_WRONLY | O_CREAT, .mode = 04755 };
+
+	return is_setuid(open("writable/a", O_WRONLY | O_CREAT | O_CLOEXEC, 04755)) ||
+	       is_setuid(creat("writable/b", 04755)) ||
+	       is_setuid(open("writable", O_WRONLY | O_TMPFILE | O_CLOEXEC, 04755)) ||
+	       is_setuid((int)syscall(SYS_openat2, AT_FDCWD, "writable/c", &creating,
+				      sizeof(creating)));
 }
 
 static bool write_outside(void)
@@ -571,6 +590,7 @@ static const struct attempt attempts[] = {
 	ACT("read a file that its user may read", read_a_file),
 	ACT("list a directory", list_a_directory),
 	ACT("create and remove a file beneath write=", write_own),
+	ACT("create a setuid program beneath write=", create_setuid),
 	ACT("create a file elsewhere", create_outside),
 	ACT("write to a file of its user's elsewhere", write_outside),
 	CALL("truncate a file of its user's elsewhere", SYS_truncate, P("own"), 0),
