@@ -185,7 +185,7 @@ static struct scmp_arg_cmp condition_of(const char *file, unsigned int argument,
 	char *value = strchr(text, '=');
 
 	if (strcmp(text, "NULL") == 0)
-		return SCMP_CMP64(argument, SCMP_CMP_EQ, 0);
+		return SCMP_CMP64(argument, SCMP_CMP_EQ, 0, 0);
 	if (text[0] == '!' && text[1] == '&')
 		return bits(argument, value_of(file, text + 2), 0);
 	if (text[0] != '&')
