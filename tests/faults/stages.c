@@ -117,6 +117,10 @@ VOID_STAGE(control_reply,
 VOID_STAGE(control_event, (struct control * c, const char *name, json_t *data), (c, name, data),
 	   (void)0, if (strcmp(name, "UPDATE_FAILED") == 0 && !on("way-back")) faults_pause())
 
+/* ---- the guardian: what it does for a successor that has the guest ---- */
+
+VOID_STAGE(update_committed, (void *opaque), (opaque), faults_begin("guardian", "copy"), (void)0)
+
 /* ---- the guardian, from the moment it takes the guest back ---- */
 
 STAGE(int, machine_revive, (struct machine * m, struct error *err), (m, err),

@@ -171,7 +171,8 @@ class Walker:
             os.close(fd)
         self.vm.qmp.events.clear()
         try:
-            report = self.vm.update(timeout=timeout_ms, **arguments)
+            report = self.vm.qmp.command("update", timeout=timeout_ms, **arguments)
+            self.vm.settle()  # the copy of a state is made behind the answer
             return "done", "" if "pid" in report else "(no memory for the report)"
         except QmpError as err:
             self.failed(str(err))

@@ -32,7 +32,7 @@ ATTEMPTS = os.environ.get("MOLT_ATTEMPTS") or os.path.join(os.path.dirname(molt_
 COLUMNS = ("main", "vCPU thread", "guardian", "check's child")
 LANDLOCK = 6          # the table is for this ABI or newer
 USER = 12345
-AS_ROOT = ()          # options that leave molt root where root starts it
+AS_ROOT = ("--user", "root")          # options that leave molt root where root starts it
 AS_USER = ("--user", "%d:%d" % (USER, USER))
 # Version 2, effective, permitted CAP_NET_ADMIN: struct vfs_cap_data of linux/capability.h
 FILE_CAPABILITY = struct.pack("<5I", 0x02000001, 1 << 12, 0, 0, 0)
@@ -140,6 +140,7 @@ def attack_molt(uid, column):
                                  *(AS_USER if uid else AS_ROOT), cmdline="period_ms=20", start=False,
                                  **place.on_terminal()) as vm:
         os.chmod(vm.dir, 0o755)
+        os.chown(vm.dir, uid, uid)
         vm.start()
         vm.wait_ticks(2)
         found = re.search(r"Landlock ABI (\d+)", vm.log())
