@@ -54,6 +54,11 @@ static int make_dir(int parent, const char *name, mode_t mode, const char *shown
 	bool made = mkdirat(parent, name, mode) == 0;
 	int fd;
 
+	if (!made && errno == EACCES && geteuid() != 0)
+		return err_set(err, EACCES,
+			       "%s: Permission denied; without XDG_RUNTIME_DIR only root can make it: "
+			       "give --control a path, with a slash",
+			       shown);
 	if (!made && errno != EEXIST)
 		return err_sys(err, errno, "%s", shown);
 	fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);

@@ -64,7 +64,8 @@ ln -s "%s" "$2/molt"; touch "$2/build.ninja"
         demo = self.start()
         out = demo.communicate(timeout=60)[0]
         assert demo.returncode == 0 and "three updates in one process" in out, out
-        assert not self.molts() and not glob.glob(self.build + "/run.*"), out
+        assert not glob.glob(self.build + "/run.*"), out
+        wait_for(lambda: not self.molts())  # a guardian that takes memory apart outlives its molt a little
 
 
 def wait_for(what):

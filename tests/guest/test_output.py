@@ -198,6 +198,8 @@ def test_the_log_is_reopened():
         log = vm.path("molt.log")
         vm.argv += ["--log-file", log]
         vm.start()
+        vm.qmp.command("query-status")
+        vm.settle()
         fds = len(vm.fds())
         rotate(vm, log, 1)
         # The successor's command line says nothing of it.
@@ -208,7 +210,7 @@ def test_the_log_is_reopened():
         vm.update(*plain)
         vm.settle()
         rotate(vm, log, 3)
-        assert len(vm.fds()) == fds, vm.fds()
+        vm.wait_for(lambda: len(vm.fds()) == fds, lambda: "%d descriptors, of %s" % (fds, vm.fds()))
         os.rename(log, log + ".4")
         os.mkdir(log)
         expect_error(lambda: vm.qmp.command("log-reopen"), log)
@@ -276,7 +278,8 @@ def test_clients_flood_nobody():
                 except (BrokenPipeError, ConnectionResetError):
                     pass
         assert vm.running()
-        assert 1 <= vm.log().count("sent a message over") <= 12, vm.log()
+        vm.wait_log("sent a message over")
+        assert vm.log().count("sent a message over") <= 12, vm.log()
         for _ in range(40):
             expect_error(lambda: vm.update("/nope"), "/nope")
         assert vm.log().count("update failed") <= 12, vm.log()

@@ -95,12 +95,13 @@ def test_paused_stays_paused():
     with Vm(cmdline=TICKER) as vm:
         vm.wait_ticks(2)
         vm.qmp.command("stop")
-        text = vm.serial()
-        for _ in range(2):
+        for n in range(3):
             report = vm.update()
             assert "blackout-us" not in report, report
             assert vm.qmp.command("query-status") == {"status": "paused", "running": False}
-        assert vm.serial() == text
+            # What was on its way to the file at the stop is there when molt execs.
+            assert n == 0 or vm.serial() == text
+            text = vm.serial()
         assert "RESUME" not in vm.qmp.event_names()
         vm.qmp.command("cont")
         runs_on(vm)

@@ -114,7 +114,8 @@ def test_state_file():
         with open(vm.path("state"), "w+b") as f:
             vm.qmp.give_fd("s", f.fileno())
             vm.qmp.command("update", state_fd="s")
-        assert molt("state", "--summary", vm.path("state")).returncode == 0
+        # A copy, made behind the answer.
+        vm.wait_for(lambda: molt("state", "--summary", vm.path("state")).returncode == 0, "the state in the file")
         with open(vm.path("state"), "rb") as f:
             vm.qmp.give_fd("s", f.fileno())
             expect_error(lambda: vm.qmp.command("update", state_fd="s"), "reading and writing")

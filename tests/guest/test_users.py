@@ -316,6 +316,12 @@ def test_users_own_directory():
                    "--ambient-caps", "+dac_override"]
         if not shutil.which("setpriv"):
             raise Skip("needs setpriv")
+        os.mknod(host.path("kvm"), 0o666 | stat.S_IFCHR, os.stat("/dev/kvm").st_rdev)
+        os.chmod(host.path("kvm"), 0o666)
+        for_all = ["sh", "-c", 'mount --bind %s /dev/kvm && exec "$@"' % host.path("kvm"), "sh", *limited[:-4]]
+        done = subprocess.run([*host.prefix(), *for_all, host.molt, "run", "--serial", "null", "--control", "web1"],
+                              env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 1 and "give --control a path" in done.stderr, done
         with subprocess.Popen([*limited, host.molt, "run", "--memory", "64M", "--serial", "null", "--control", "web1"],
                               env={"XDG_RUNTIME_DIR": mine}) as run:
             path, end = mine + "/molt/web1/control", time.monotonic() + 60

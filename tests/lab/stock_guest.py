@@ -138,7 +138,7 @@ class StockGuest:
 
     def stream_of_update(self):
         """One more update, and the state stream that it kept, as 'molt state' prints it."""
-        path = os.path.join(self.dir, "stream")
+        path = self.vm.path("stream")
         self.update(state_file=path)
         return json.loads(subprocess.run([self.binary, "state", path], stdout=subprocess.PIPE, check=True).stdout)
 
