@@ -312,7 +312,7 @@ static int connect_in_time(const struct client *c, const struct sockaddr_un *sun
 
 int client_connect(struct client *c, const char *named, struct error *err)
 {
-	_cleanup_free_ char *path = control_path_of(named, err);
+	_cleanup_free_ char *path = control_path_for_client(named, err);
 	struct sockaddr_un sun = { .sun_family = AF_UNIX };
 	socklen_t len = sizeof(struct ucred);
 	struct ucred peer;
@@ -329,6 +329,9 @@ int client_connect(struct client *c, const char *named, struct error *err)
 	if (c->fd < 0)
 		return err_sys(err, errno, "socket");
 	r = connect_in_time(c, &sun);
+	if (r == ENOENT && strcmp(path, named) != 0)
+		return err_set(err, r, "control socket '%s': there is none here, nor %s", named,
+			       path);
 	if (r > 0)
 		return connect_error(path, r, err);
 	if (getsockopt(c->fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0)

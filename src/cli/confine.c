@@ -166,7 +166,7 @@ static void add_if_own(struct confinement *c, const char *path, enum sandbox_dir
 	if (stat(dir, &st) == 0 && st.st_uid == geteuid() && !(st.st_mode & 022) &&
 	    holds_own_files_only(dir, own) && add_dir(c, dir, strlen(dir), use, &err) == 0)
 		return;
-	log_info("sandbox: %s is not molt's alone, so %s there; 'control' with a NAME makes a directory",
+	log_info("sandbox: %s is not molt's alone, so %s there; --control name=NAME makes a directory",
 		 dir, use == SANDBOX_DIR_SOCKET ? "a socket will be left" : "log-reopen will fail");
 }
 

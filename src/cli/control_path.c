@@ -15,9 +15,12 @@
 #define SYSTEM_DIR "/run"
 #define SOCKET "control"
 
-static bool is_path(const char *named)
+#define NAME "name="
+
+/* NULL where it is a path. */
+static const char *name_in(const char *named)
 {
-	return strchr(named, '/') != NULL;
+	return strncmp(named, NAME, strlen(NAME)) == 0 ? named + strlen(NAME) : NULL;
 }
 
 /* Where `molt` with its directories is. Root's environment may be an ordinary user's (su, sudo). */
@@ -28,24 +31,43 @@ static const char *runtime_dir(void)
 	return own && own[0] == '/' ? own : SYSTEM_DIR;
 }
 
-char *control_path_of(const char *named, struct error *err)
+static char *path_of_name(const char *name, struct error *err)
 {
 	char *path;
 
-	if (!is_path(named) && (named[0] == '.' || !named[0])) {
+	if (!name[0] || name[0] == '.' || strchr(name, '/')) {
 		err_set(err, EINVAL,
-			"control socket '%s': it is a PATH with a slash, or a NAME that does not "
-			"begin with a dot",
-			named);
+			"control socket '" NAME
+			"%s': a name has no slash in it and does not begin with "
+			"a dot",
+			name);
 		return NULL;
 	}
-	if (is_path(named))
-		path = strdup(named);
-	else if (asprintf(&path, "%s/molt/%s/" SOCKET, runtime_dir(), named) < 0)
+	if (asprintf(&path, "%s/molt/%s/" SOCKET, runtime_dir(), name) < 0)
 		path = NULL;
 	if (!path)
 		err_set(err, ENOMEM, "no memory for the path of a socket");
 	return path;
+}
+
+char *control_path_of(const char *named, struct error *err)
+{
+	const char *name = name_in(named);
+	char *path = name ? path_of_name(name, err) : strdup(named);
+
+	if (!path && !name)
+		err_set(err, ENOMEM, "no memory for the path of a socket");
+	return path;
+}
+
+char *control_path_for_client(const char *named, struct error *err)
+{
+	struct error none = ERROR_INIT;
+	char *path = NULL;
+
+	if (!name_in(named) && !strchr(named, '/') && access(named, F_OK) < 0)
+		path = path_of_name(named, &none);
+	return path ? path : control_path_of(named, err);
 }
 
 /* The directory, made if missing; a link in its place is an error. */
@@ -57,7 +79,7 @@ static int make_dir(int parent, const char *name, mode_t mode, const char *shown
 	if (!made && errno == EACCES && geteuid() != 0)
 		return err_set(err, EACCES,
 			       "%s: Permission denied; without XDG_RUNTIME_DIR only root can make it: "
-			       "give --control a path, with a slash",
+			       "give --control a path",
 			       shown);
 	if (!made && errno != EEXIST)
 		return err_sys(err, errno, "%s", shown);
@@ -125,10 +147,11 @@ static int give_dir(int fd, const char *named, const struct sandbox_user *user, 
 int control_path_make_dir(const char *named, const struct sandbox_user *user, struct error *err)
 {
 	_cleanup_close_ int above = -1, parent = -1, dir = -1;
+	const char *name = name_in(named);
 	char shown[4096];
 	int r;
 
-	if (is_path(named))
+	if (!name)
 		return 0;
 	above = open(runtime_dir(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (above < 0)
@@ -140,7 +163,7 @@ int control_path_make_dir(const char *named, const struct sandbox_user *user, st
 	r = check_parent(parent, shown, err);
 	if (r < 0)
 		return r;
-	snprintf(shown, sizeof(shown), "%s/molt/%s", runtime_dir(), named);
-	dir = make_dir(parent, named, 0700, shown, err);
+	snprintf(shown, sizeof(shown), "%s/molt/%s", runtime_dir(), name);
+	dir = make_dir(parent, name, 0700, shown, err);
 	return dir < 0 ? dir : give_dir(dir, named, user, shown, err);
 }

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What names a control socket on a command line, of `run` and of clients alike. With a slash it is
- * the socket's path. Without one it is a name, and the socket is `control` in a directory of its
- * own: /run/molt/NAME, or $XDG_RUNTIME_DIR/molt/NAME for a user who has that. Nobody but its owner
- * can do anything in there, and there is nothing else that a molt might change.
+ * What names a control socket on a command line, of `run` and of clients alike: its path, or
+ * "name=NAME" for `control` in a directory of its own: /run/molt/NAME, or $XDG_RUNTIME_DIR/molt/NAME
+ * for a user who has that. Nobody but its owner can do anything in there, and there is nothing else
+ * that a molt might change.
  */
 #ifndef MOLT_CLI_CONTROL_PATH_H
 #define MOLT_CLI_CONTROL_PATH_H
@@ -15,6 +15,9 @@
  * -EINVAL in err->code for a name that is none, or -ENOMEM.
  */
 char *control_path_of(const char *named, struct error *err);
+
+/* The same for clients, to whom a NAME is enough where no file of that name is here. */
+char *control_path_for_client(const char *named, struct error *err);
 
 /*
  * For `run`, before it becomes another user: makes the directory of a name where it is missing, and

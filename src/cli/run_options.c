@@ -34,7 +34,7 @@ static const struct cli_option run_options[] = {
 	  .values = "tty pty null file= socket=" },
 	{ .name = "control",
 	  .arg = "SOCKET",
-	  .help = "serve the control protocol there: a path with a slash, or NAME for "
+	  .help = "serve the control protocol at this path, or with name=NAME at "
 		  "/run/molt/NAME/control" },
 	{ .name = "api-socket", .alias_of = "control" },
 	{ .name = "name", .arg = "NAME", .help = "name of the machine, for query-name and the log" },

@@ -70,8 +70,6 @@ static int check_control(const char *control, struct error *err)
 {
 	_cleanup_free_ char *path = NULL;
 
-	if (!control[0])
-		return unix_socket_check_path("control socket", control, err);
 	path = control_path_of(control, err);
 	return path ? unix_socket_check_path("control socket", path, err) : -err->code;
 }

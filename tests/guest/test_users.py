@@ -85,7 +85,7 @@ class HostVm(Vm):
         os.chmod(self.dir, 0o755)
         os.chown(self.dir, uid, uid)
         self.argv = [*host.prefix(*unshare), *beneath, *self.argv]
-        self.argv[self.argv.index("--control") + 1] = name
+        self.argv[self.argv.index("--control") + 1] = "name=" + name
         self.control_path = host.path("run/molt/%s/control" % name)
         self.start()
 
@@ -154,7 +154,7 @@ def test_a_release_and_back():
         with HostVm(host, cmdline=TICKER, env=beneath_a_release()) as vm:
             vm.wait_ticks(2)
             for binary in (old, host.molt, old, host.molt):
-                vm.update(binary, "run", "--control", "web1", "--serial", "file=" + vm.serial_path)
+                vm.update(binary, "run", "--control", "name=web1", "--serial", "file=" + vm.serial_path)
                 assert vm.uids() == {MOLT_UID} and vm.executable() == binary
                 vm.runs_on()
             assert "not in force" not in vm.log(), vm.log()
@@ -267,7 +267,7 @@ def test_directories_of_sockets():
     with Host() as host:
         run, mine = host.path("run/molt"), host.path("run/molt/web1")
 
-        def refused(words, named="web1"):
+        def refused(words, named="name=web1"):
             done = host.run("run", "--memory", "64M", "--serial", "null", "--control", named)
             assert done.returncode in (1, 2) and words in done.stderr, done
 
@@ -285,8 +285,8 @@ def test_directories_of_sockets():
         os.symlink("/tmp", mine)
         refused("/run/molt/web1")
         os.unlink(mine)
-        for named in (".", "..", ".hidden"):
-            refused("begin with a dot", named)
+        for named in ("", ".", "..", ".hidden", "a/b"):
+            refused("begin with a dot", "name=" + named)
         refused("Permission denied", "/run/web1")
         # One that root left, of a guest that ran as root.
         with HostVm(host, "--user", "root", cmdline=TICKER, uid=0) as vm:
@@ -296,7 +296,7 @@ def test_directories_of_sockets():
             vm.runs_on()
             assert os.stat(mine).st_uid == MOLT_UID
         with HostVm(host, "--user", "root", cmdline=TICKER, uid=0, name="web2") as vm:
-            refused("another user, listens there", "web2")
+            refused("another user, listens there", "name=web2")
             vm.runs_on()
         done = host.run("ctl", "none", "query-status")
         assert done.returncode == 1 and "/run/molt/none/control" in done.stderr, done
@@ -319,10 +319,10 @@ def test_users_own_directory():
         os.mknod(host.path("kvm"), 0o666 | stat.S_IFCHR, os.stat("/dev/kvm").st_rdev)
         os.chmod(host.path("kvm"), 0o666)
         for_all = ["sh", "-c", 'mount --bind %s /dev/kvm && exec "$@"' % host.path("kvm"), "sh", *limited[:-4]]
-        done = subprocess.run([*host.prefix(), *for_all, host.molt, "run", "--serial", "null", "--control", "web1"],
+        done = subprocess.run([*host.prefix(), *for_all, host.molt, "run", "--serial", "null", "--control", "name=web1"],
                               env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 1 and "give --control a path" in done.stderr, done
-        with subprocess.Popen([*limited, host.molt, "run", "--memory", "64M", "--serial", "null", "--control", "web1"],
+        with subprocess.Popen([*limited, host.molt, "run", "--memory", "64M", "--serial", "null", "--control", "name=web1"],
                               env={"XDG_RUNTIME_DIR": mine}) as run:
             path, end = mine + "/molt/web1/control", time.monotonic() + 60
             while not os.path.exists(path) and time.monotonic() < end:
