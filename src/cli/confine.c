@@ -106,9 +106,10 @@ static void find_own_files(struct own_files *own, const struct cli_args *args)
 	const char *control = cli_value(args, "control"), *log = cli_value(args, "log-file");
 	const char *serial = serial_path(args);
 	struct error err = ERROR_INIT;
+	_cleanup_free_ char *path = control ? control_path_of(control, &err) : NULL;
 
 	*own = (struct own_files){
-		.control = control ? control_path_of(control, &err) : NULL,
+		.control = path ? path_absolute(path) : NULL,
 		.log = log ? path_absolute(log) : NULL,
 		.serial = serial ? path_absolute(serial) : NULL,
 	};
@@ -136,6 +137,15 @@ static bool begins_with(const char *name, const char *path)
 	return own && own[0] && strncmp(name, own, strlen(own)) == 0;
 }
 
+static bool is_own_file(const struct dirent *entry, const struct own_files *own)
+{
+	const char *name = entry->d_name;
+
+	return entry->d_type != DT_DIR && entry->d_type != DT_UNKNOWN &&
+	       (begins_with(name, own->control) || begins_with(name, own->log) ||
+		begins_with(name, own->serial));
+}
+
 static bool holds_own_files_only(const char *dir, const struct own_files *own)
 {
 	DIR *list = opendir(dir);
@@ -144,9 +154,7 @@ static bool holds_own_files_only(const char *dir, const struct own_files *own)
 
 	while (only && (entry = readdir(list)))
 		only = strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0 ||
-		       (entry->d_type != DT_DIR && (begins_with(entry->d_name, own->control) ||
-						    begins_with(entry->d_name, own->log) ||
-						    begins_with(entry->d_name, own->serial)));
+		       is_own_file(entry, own);
 	if (list)
 		closedir(list);
 	return only;

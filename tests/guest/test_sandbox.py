@@ -306,13 +306,17 @@ def in_a_directory_of_its_own(vm):
 
 
 def test_socket_is_removed_at_the_end():
-    with StrictVm("--pause", start=False) as vm:
-        in_a_directory_of_its_own(vm)
-        vm.start()
-        vm.update()
-        vm.qmp.command("quit")
-        assert vm.wait_exit() == 0 and not os.path.exists(vm.control_path)
-        assert "cannot remove" not in vm.log() and "not molt's alone" not in vm.log()
+    for relative in (False, True):
+        with StrictVm("--pause", start=False) as vm:
+            in_a_directory_of_its_own(vm)
+            if relative:
+                vm.popen["cwd"] = vm.path("own")
+                vm.argv[vm.argv.index("--control") + 1] = "control"
+            vm.start()
+            vm.update()
+            vm.qmp.command("quit")
+            assert vm.wait_exit() == 0 and not os.path.exists(vm.control_path)
+            assert "cannot remove" not in vm.log() and "not molt's alone" not in vm.log()
 
 
 def test_directory_of_others_is_not_opened():
