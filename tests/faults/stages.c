@@ -123,8 +123,15 @@ VOID_STAGE(update_committed, (void *opaque), (opaque), faults_begin("guardian", 
 
 /* ---- the guardian, from the moment it takes the guest back ---- */
 
+static void taking_back(void)
+{
+	if (on("predecessor"))
+		faults_begin("guardian", "take-back");
+}
+
+VOID_STAGE(log_revive, (void), (), taking_back(), (void)0)
 STAGE(int, machine_revive, (struct machine * m, struct error *err), (m, err),
-      faults_begin("guardian", "revive"), (void)0)
+      faults_stage("revive"), (void)0)
 
 /* ---- the successor ---- */
 

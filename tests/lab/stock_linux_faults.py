@@ -27,7 +27,7 @@ SAMPLE = [
     ("update", "predecessor:save:KVM_GET_REGS#1", "kill"),
     ("update", "predecessor:save:KVM_GET_LAPIC#2", "error"),
     ("update", "predecessor:handover:begin#1", "hang"),
-    ("update", "predecessor:exec:execve#1", "exhaust"),
+    ("update", "predecessor:exec:execveat#1", "exhaust"),
     ("update", "successor:start:begin#1", "kill"),
     ("update", "successor:adopt:begin#1", "orphan"),
     ("update", "successor:build:KVM_CREATE_VM#1", "exhaust"),
