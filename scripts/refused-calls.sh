@@ -37,7 +37,8 @@ for path in glob.glob(sys.argv[1] + "/t.*"):
             if m := EXEC.match(line):
                 program = (m[1] or m[2]).rpartition("/")[2]
             elif m := CALL.match(line):
-                seen[program, m[3], m[1], re.sub(r"0x[0-9a-f]+|\b\d{3,}\b", "N", re.sub(r"CAP_\w+", "CAP_...", m[2]))[:70]] += 1
+                arguments = re.sub(r"0x[0-9a-f]+|\b\d{3,}\b", "N", re.sub(r"CAP_\w+", "CAP_...", m[2]))
+                seen[program, m[3], m[1], arguments[:70]] += 1
 for (program, error, name, arguments), n in sorted(seen.items()):
     print(f"{n:6} {program:16} {error:6} {name}({arguments})")
 END

@@ -24,7 +24,8 @@ os.environ.setdefault("MOLT_FIRMWARE", os.path.join(HERE, "../../build/firmware"
 from moltvm import Vm, molt
 
 WRITER = ("import os, sys\nblock = os.urandom(1 << 20)\nfd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)\n"
-          "while True:\n    os.pwrite(fd, block, (int.from_bytes(os.urandom(1), 'little') % 64) << 20)\n    os.fsync(fd)\n")
+          "while True:\n    os.pwrite(fd, block, (int.from_bytes(os.urandom(1), 'little') % 64) << 20)\n"
+          "    os.fsync(fd)\n")
 
 
 def one_fsync(path):

@@ -135,7 +135,7 @@ def alone(uid, how):
 
 
 def attack_molt(uid, column):
-    """{what: possible} in a real molt. The guest runs on, where that was needed in the guardian, confined as main was."""
+    """{what: possible} in a real molt. The guest runs on, if need be in the guardian, confined as main was."""
     with Place(uid) as place, Vm("--memory", "64M", "--sandbox", "write=" + place.path("writable"),
                                  *(AS_USER if uid else AS_ROOT), cmdline="period_ms=20", start=False,
                                  **place.on_terminal()) as vm:

@@ -319,11 +319,11 @@ def test_users_own_directory():
         os.mknod(host.path("kvm"), 0o666 | stat.S_IFCHR, os.stat("/dev/kvm").st_rdev)
         os.chmod(host.path("kvm"), 0o666)
         for_all = ["sh", "-c", 'mount --bind %s /dev/kvm && exec "$@"' % host.path("kvm"), "sh", *limited[:-4]]
-        done = subprocess.run([*host.prefix(), *for_all, host.molt, "run", "--serial", "null", "--control", "name=web1"],
+        started = [host.molt, "run", "--memory", "64M", "--serial", "null", "--control", "name=web1"]
+        done = subprocess.run([*host.prefix(), *for_all, *started],
                               env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 1 and "give --control a path" in done.stderr, done
-        with subprocess.Popen([*limited, host.molt, "run", "--memory", "64M", "--serial", "null", "--control", "name=web1"],
-                              env={"XDG_RUNTIME_DIR": mine}) as run:
+        with subprocess.Popen([*limited, *started], env={"XDG_RUNTIME_DIR": mine}) as run:
             path, end = mine + "/molt/web1/control", time.monotonic() + 60
             while not os.path.exists(path) and time.monotonic() < end:
                 time.sleep(0.01)
