@@ -20,7 +20,6 @@
 #include <molt/base/path.h>
 
 #include "confine.h"
-#include "control_path.h"
 
 static int add_dir(struct confinement *c, const char *dir, size_t len, enum sandbox_dir_use use,
 		   struct error *err)
@@ -101,15 +100,12 @@ static const char *serial_path(const struct cli_args *args)
 	return path ? path + 1 : NULL;
 }
 
-static void find_own_files(struct own_files *own, const struct cli_args *args)
+static void find_own_files(struct own_files *own, const struct cli_args *args, const char *control)
 {
-	const char *control = cli_value(args, "control"), *log = cli_value(args, "log-file");
-	const char *serial = serial_path(args);
-	struct error err = ERROR_INIT;
-	_cleanup_free_ char *path = control ? control_path_of(control, &err) : NULL;
+	const char *log = cli_value(args, "log-file"), *serial = serial_path(args);
 
 	*own = (struct own_files){
-		.control = path ? path_absolute(path) : NULL,
+		.control = control ? path_absolute(control) : NULL,
 		.log = log ? path_absolute(log) : NULL,
 		.serial = serial ? path_absolute(serial) : NULL,
 	};
@@ -178,11 +174,11 @@ static void add_if_own(struct confinement *c, const char *path, enum sandbox_dir
 		 dir, use == SANDBOX_DIR_SOCKET ? "a socket will be left" : "log-reopen will fail");
 }
 
-static void add_own_dirs(struct confinement *c, const struct cli_args *args)
+static void add_own_dirs(struct confinement *c, const struct cli_args *args, const char *control)
 {
 	struct own_files own;
 
-	find_own_files(&own, args);
+	find_own_files(&own, args, control);
 	add_if_own(c, own.control, SANDBOX_DIR_SOCKET, &own);
 	add_if_own(c, own.log, SANDBOX_DIR_LOG, &own);
 	if (strncmp(cli_value(args, "serial"), "socket=", 7) == 0)
@@ -192,26 +188,27 @@ static void add_own_dirs(struct confinement *c, const struct cli_args *args)
 
 /* ---- the sandbox ---- */
 
-int confine_cold(struct confinement *c, const struct cli_args *args, struct error *err)
+int confine_cold(struct confinement *c, const struct cli_args *args, const char *control,
+		 struct error *err)
 {
 	int r;
 
 	if (!c->on)
 		return 0;
-	add_own_dirs(c, args);
+	add_own_dirs(c, args, control);
 	r = sandbox_enter(c->dirs, err);
 	if (r < 0)
 		err_prefix(err, "the sandbox cannot be had here (--sandbox off runs without)");
 	return r;
 }
 
-void confine_successor(struct confinement *c, const struct cli_args *args)
+void confine_successor(struct confinement *c, const struct cli_args *args, const char *control)
 {
 	unsigned int level = sandbox_level();
 	struct error err = ERROR_INIT;
 
 	if (c->on && !sandbox_in_force())
-		add_own_dirs(c, args);
+		add_own_dirs(c, args, control);
 	if (c->on && sandbox_enter(c->dirs, &err) < 0)
 		log_error("sandbox: not in force as it should be: %s", err.text);
 	else if (!c->on && level)

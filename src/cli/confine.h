@@ -19,14 +19,18 @@ struct confinement {
 int confine_parse(struct confinement *c, const struct cli_args *args, struct error *err);
 void confine_fini(struct confinement *c);
 
-/* For the end of a cold start, when everything is open: main's sandbox. */
-int confine_cold(struct confinement *c, const struct cli_args *args, struct error *err);
+/*
+ * For the end of a cold start, when everything is open: main's sandbox. control: the path of the
+ * control socket, or NULL.
+ */
+int confine_cold(struct confinement *c, const struct cli_args *args, const char *control,
+		 struct error *err);
 
 /*
  * For a successor that runs the guest already: adds what is newer than what it came with. Failure
  * is for the log alone: the guest is not to be lost for it.
  */
-void confine_successor(struct confinement *c, const struct cli_args *args);
+void confine_successor(struct confinement *c, const struct cli_args *args, const char *control);
 
 /* What each vCPU thread calls, NULL where the sandbox is off. */
 int (*confine_thread(const struct confinement *c))(struct error *err);

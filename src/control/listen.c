@@ -29,6 +29,11 @@ void control_listen_again(struct control *c)
 		log_warn("control: listening again: %s", strerror(-r));
 }
 
+const char *control_path(const struct control *c)
+{
+	return c ? c->guest.path : NULL;
+}
+
 void control_unlisten(struct control *c)
 {
 	const struct unix_socket_id id = { .dev = c->guest.dev, .ino = c->guest.ino };

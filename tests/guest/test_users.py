@@ -113,8 +113,8 @@ def moved(vm, *command, **arguments):
 
 
 def test_molt_is_the_default():
-    """In every image; its socket is its own, and root's programs reach it by its name."""
-    with Host() as host, HostVm(host, cmdline=TICKER) as vm:
+    """In every image; its socket is its own, and root's programs reach it by its name. Root has logged in."""
+    with Host() as host, HostVm(host, cmdline=TICKER, env=dict(os.environ, XDG_RUNTIME_DIR="/run/user/0")) as vm:
         vm.wait_ticks(2)
         where = os.path.dirname(vm.control_path)
         assert os.stat(where).st_uid == MOLT_UID and stat.S_IMODE(os.stat(where).st_mode) == 0o700

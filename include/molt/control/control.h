@@ -90,6 +90,9 @@ int control_take_fd(struct control *c, uint32_t client, const char *name, struct
  */
 void control_listen_again(struct control *c);
 
+/* Where the socket is, as it was named at the cold start; NULL without one. Lives as long as c. */
+const char *control_path(const struct control *c);
+
 /* Writes queued output as far as the sockets take it; nothing before control_start(). */
 void control_flush(struct control *c);
 
