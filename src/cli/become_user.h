@@ -27,7 +27,7 @@ int choose_user(struct chosen_user *u, const struct cli_args *args, struct error
  */
 int become_user(struct chosen_user *u, const struct cli_args *args, struct error *err);
 
-/* After a failure: says in the log as whom files were opened, where that may be the reason. */
+/* After a start that failed with that -errno: says as whom files were opened, where it may be why. */
 void become_user_explain(const struct chosen_user *u, int code);
 
 #endif

@@ -30,9 +30,9 @@ struct client {
 void client_set_timeout(struct client *c, uint64_t ms);
 
 /*
- * Connects to the control socket that is named (control_path.h) and negotiates. c is all zeroes but for deadline_ns and
- * event. The sentence says what is wrong with the socket; -ECONNREFUSED where nobody listens,
- * -ETIMEDOUT where nobody takes the connection.
+ * Connects to the control socket that is named (control_path.h) and negotiates. c is all zeroes but
+ * for deadline_ns and event. The sentence says what is wrong with the socket; -ECONNREFUSED where
+ * nobody listens, -ETIMEDOUT where nobody takes the connection.
  */
 int client_connect(struct client *c, const char *named, struct error *err);
 void client_close(struct client *c);

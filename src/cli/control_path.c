@@ -14,8 +14,8 @@
 
 #define SYSTEM_DIR "/run"
 #define SOCKET "control"
-
 #define NAME "name="
+#define SHOWN_MAX 4096 /* of a directory: longer ones are too long for a socket */
 
 /* NULL where it is a path. */
 static const char *name_in(const char *named)
@@ -43,19 +43,21 @@ static char *path_of_name(const char *name, struct error *err)
 			name);
 		return NULL;
 	}
-	if (asprintf(&path, "%s/molt/%s/" SOCKET, runtime_dir(), name) < 0)
-		path = NULL;
-	if (!path)
-		err_set(err, ENOMEM, "no memory for the path of a socket");
-	return path;
+	if (asprintf(&path, "%s/molt/%s/" SOCKET, runtime_dir(), name) >= 0)
+		return path;
+	err_set(err, ENOMEM, "no memory for the path of a socket");
+	return NULL;
 }
 
 char *control_path_of(const char *named, struct error *err)
 {
 	const char *name = name_in(named);
-	char *path = name ? path_of_name(name, err) : strdup(named);
+	char *path;
 
-	if (!path && !name)
+	if (name)
+		return path_of_name(name, err);
+	path = strdup(named);
+	if (!path)
 		err_set(err, ENOMEM, "no memory for the path of a socket");
 	return path;
 }
@@ -107,20 +109,21 @@ static int check_parent(int fd, const char *shown, struct error *err)
 }
 
 /* What a guest of that name has left while it ran as root; its successor could not look at it. */
-static int leave_to_another(const char *named, struct error *err)
+static int leave_to_another(const char *dir, struct error *err)
 {
-	_cleanup_free_ char *path = control_path_of(named, err);
-	int r = path ? unix_socket_remove_stale(path) : -ENOMEM;
+	char path[SHOWN_MAX + sizeof("/" SOCKET)];
+	int r;
 
+	snprintf(path, sizeof(path), "%s/" SOCKET, dir);
+	r = unix_socket_remove_stale(path);
 	if (r == -EADDRINUSE)
 		return err_set(err, EADDRINUSE,
 			       "control socket '%s': another process, of another user, listens there",
 			       path);
-	return r < 0 && path ? err_sys(err, -r, "control socket '%s'", path) : r;
+	return r < 0 ? err_sys(err, -r, "control socket '%s'", path) : 0;
 }
 
-static int give_dir(int fd, const char *named, const struct sandbox_user *user, const char *shown,
-		    struct error *err)
+static int give_dir(int fd, const struct sandbox_user *user, const char *shown, struct error *err)
 {
 	struct stat st;
 	int r;
@@ -133,7 +136,7 @@ static int give_dir(int fd, const char *named, const struct sandbox_user *user, 
 			       "take another name",
 			       shown, (unsigned int)st.st_uid, (unsigned int)user->uid);
 	if (st.st_uid != user->uid) {
-		r = leave_to_another(named, err);
+		r = leave_to_another(shown, err);
 		if (r == 0 && fchown(fd, user->uid, user->gid) < 0)
 			r = err_sys(err, errno, "%s", shown);
 		if (r < 0)
@@ -148,7 +151,7 @@ int control_path_make_dir(const char *named, const struct sandbox_user *user, st
 {
 	_cleanup_close_ int above = -1, parent = -1, dir = -1;
 	const char *name = name_in(named);
-	char shown[4096];
+	char shown[SHOWN_MAX];
 	int r;
 
 	if (!name)
@@ -165,5 +168,5 @@ int control_path_make_dir(const char *named, const struct sandbox_user *user, st
 		return r;
 	snprintf(shown, sizeof(shown), "%s/molt/%s", runtime_dir(), name);
 	dir = make_dir(parent, name, 0700, shown, err);
-	return dir < 0 ? dir : give_dir(dir, named, user, shown, err);
+	return dir < 0 ? dir : give_dir(dir, user, shown, err);
 }

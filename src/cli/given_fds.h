@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+/* What `molt update` opens for the running molt; see given_fds.c. */
 #ifndef MOLT_CLI_GIVEN_FDS_H
 #define MOLT_CLI_GIVEN_FDS_H
 

@@ -22,7 +22,6 @@
  * not pass a signal on; and nobody needs an init that is root.
  */
 #include <errno.h>
-#include <grp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -38,6 +37,7 @@
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
 #include <molt/base/notify.h>
+#include <molt/sandbox/sandbox.h>
 #include <molt/update/update.h>
 
 #include "init.h"
@@ -59,12 +59,12 @@ static void watch_main(struct init *in, pid_t pid)
 
 static void become_user_of_main(const struct ucred *who)
 {
-	if (geteuid() != 0 || who->uid == 0)
-		return;
-	if (setgroups(0, NULL) < 0 || setresgid(who->gid, who->gid, who->gid) < 0 ||
-	    setresuid(who->uid, who->uid, who->uid) < 0)
+	const struct sandbox_user user = { .uid = who->uid, .gid = who->gid };
+	struct error err = ERROR_INIT;
+
+	if (geteuid() == 0 && who->uid != 0 && sandbox_become(&user, &err) < 0)
 		log_warn("process 1 stays root, and may not be able to pass signals on: %s",
-			 strerror(errno));
+			 err.text);
 }
 
 /* One message, as text, and who sent it. */

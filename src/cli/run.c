@@ -412,12 +412,12 @@ static int run(struct vmm *v, int argc, char **argv, uint64_t main_ns)
 		r = take_over(v, main_ns, &err);
 	else if (r == 0)
 		r = cold_start(v, &err);
-	if (r == 0)
+	if (r == 0) {
 		r = loop_run(v->loop);
-	else
+	} else {
 		log_error("%s", err.text);
-	if (r < 0)
-		become_user_explain(&v->user, -err.code);
+		become_user_explain(&v->user, r);
+	}
 	if (r == -EINTR)
 		r = signals_exit_status(&v->signals);
 	tear_down(v);

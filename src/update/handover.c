@@ -52,12 +52,14 @@ static int check_executable(const char *path, struct error *err)
 {
 	struct stat st;
 
-	if (stat(path, &st) < 0 && errno == EACCES)
+	int r = stat(path, &st);
+
+	if (r < 0 && errno == EACCES)
 		return err_set(err, EACCES,
 			       "successor '%s': Permission denied for user %u; named to 'molt "
 			       "update' (-- FILE run) it is handed over open",
 			       path, (unsigned int)geteuid());
-	if (stat(path, &st) < 0)
+	if (r < 0)
 		return err_sys(err, errno, "successor '%s'", path);
 	if (S_ISDIR(st.st_mode))
 		return err_set(err, EISDIR, "successor '%s' is a directory", path);

@@ -77,11 +77,11 @@ struct sandbox_dir {
 
 /*
  * For the main thread, once everything is open: no capability, no new privilege, Landlock (files
- * may be changed only beneath dirs, as these say; all may be read and
- * executed), and a list of system calls that are refused. All of that survives exec, is inherited
- * by threads made from now on, and can never be taken back. Adds nothing where this level or a
- * newer one is in force. Landlock may be missing or old, which the log tells; an error is only what
- * must not be missing.
+ * may be changed only beneath dirs, as these say; all may be read and executed), and a list of the
+ * system calls that are left (src/sandbox/main.list). All of that survives exec, is inherited by
+ * threads made from now on, and can never be taken back. Adds nothing where this level or a newer
+ * one is in force. Landlock may be missing or old, which the log tells; an error is only what must
+ * not be missing.
  */
 int sandbox_enter(const struct sandbox_dir *dirs, struct error *err);
 
