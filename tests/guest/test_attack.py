@@ -22,7 +22,7 @@ import termios
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from moltvm import Skip, Vm, expect_error, molt_binary, need_kvm, run_cases, sanitized
+from moltvm import Skip, Vm, expect_error, molt_binary, need_kvm, process_status, run_cases, sanitized
 
 WRITE = "--write" in sys.argv
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -124,9 +124,8 @@ class Place:
 def status(pid):
     keys = ("Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp",
             "Seccomp_filters")
-    with open("/proc/%d/status" % pid) as f:
-        lines = dict(line.rstrip("\n").split(":", 1) for line in f)
-    return {key: lines.get(key) for key in keys}
+    found = process_status(pid)
+    return {key: found.get(key) for key in keys}
 
 
 def alone(uid, how):

@@ -18,8 +18,8 @@ import sys
 import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from moltvm import (Skip, Vm, expect_error, full, hanging_program, molt, molt_binary, need_kvm, run_cases,
-                    sanitized, write_script)
+from moltvm import (Skip, Vm, expect_error, full, hanging_program, molt, molt_binary, need_kvm,
+                    process_status, run_cases, sanitized, write_script)
 
 TICKER = "period_ms=20"
 NOBODY = 65534
@@ -33,8 +33,7 @@ def children(pid):
 
 
 def status(pid, key):
-    with open("/proc/%d/status" % pid) as f:
-        return [line for line in f if line.startswith(key + ":")][0].split()[1:]
+    return process_status(pid)[key].split()
 
 
 class Container(Vm):

@@ -14,7 +14,7 @@ import sys
 import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from moltvm import (Skip, Vm, expect_error, hanging_program, molt, molt_binary, need_kvm, run_cases,
+from moltvm import (Skip, Vm, expect_error, hanging_program, molt, molt_binary, need_kvm, process_status, run_cases,
                     sanitized)
 
 TICKER = "period_ms=20"
@@ -44,8 +44,7 @@ class Container(Vm):
 
     def inside(self, pid):
         """The number that a process has in the name space."""
-        with open("/proc/%d/status" % pid) as f:
-            return int([line for line in f if line.startswith("NSpid:")][0].split()[-1])
+        return int(process_status(pid)["NSpid"].split()[-1])
 
     def runs_on(self):
         self.wait_ticks(3)
@@ -162,11 +161,10 @@ def signals_reach(vm, nobody):
     vm.update()
 
     def ids(key):
-        with open("/proc/%d/status" % vm.init) as f:
-            return [line for line in f if line.startswith(key)][0].split()[1:]
+        return process_status(vm.init)[key].split()
 
-    vm.wait_for(lambda: ids("Uid:") == [str(nobody)] * 4, "process 1 to be that user", 20)
-    assert ids("Gid:") == [str(nobody)] * 4 and ids("Groups:") == [] and int(ids("CapEff:")[0], 16) == 0
+    vm.wait_for(lambda: ids("Uid") == [str(nobody)] * 4, "process 1 to be that user", 20)
+    assert ids("Gid") == [str(nobody)] * 4 and ids("Groups") == [] and int(ids("CapEff")[0], 16) == 0
     os.kill(vm.init, signal.SIGTERM)
     assert vm.wait_exit() == 128 + signal.SIGTERM
 

@@ -13,20 +13,15 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from moltvm import Skip, Vm, expect_error, molt, molt_binary, need_kvm, run_cases, sanitized, write_script
+from moltvm import (Skip, Vm, expect_error, molt, molt_binary, need_kvm, process_status, run_cases,
+                    sanitized, write_script)
 
 TICKER = "period_ms=20"
 NOBODY = 65534
 
 
-def status(pid, tid=None):
-    """What the kernel says of a thread: {key: text}."""
-    with open("/proc/%d/task/%d/status" % (pid, tid or pid)) as f:
-        return dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
-
-
 def filters(pid, tid=None):
-    s = status(pid, tid)
+    s = process_status(pid, tid)
     if "Seccomp_filters" not in s:
         raise Skip("this kernel does not tell the number of filters (before Linux 5.9)")
     return int(s["Seccomp_filters"])
@@ -50,7 +45,7 @@ def vcpu_threads(vm):
 def check_confined(vm, pid=None):
     """Main and the first vCPU's thread have what they should have, and not twice."""
     pid = pid or vm.pid
-    main = status(pid)
+    main = process_status(pid)
     for key in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
         assert int(main[key], 16) == 0, main
     assert main["NoNewPrivs"].strip() == "1" and main["Seccomp"].strip() == "2", main
@@ -62,9 +57,9 @@ def check_confined(vm, pid=None):
     for tid in vcpu_threads(vm)[:1]:
         # One that has not left KVM_RUN yet is not confined, nor need it be.
         # Those of a cold start were made before main's list, all others inherit it.
-        vm.wait_for(lambda t=tid: "2" in status(pid, t)["Seccomp"] and
+        vm.wait_for(lambda t=tid: "2" in process_status(pid, t)["Seccomp"] and
                     filters(pid, t) == vm.expected_filters, "the vCPU thread's filter")
-        assert int(status(pid, tid)["CapEff"], 16) == 0
+        assert int(process_status(pid, tid)["CapEff"], 16) == 0
 
 
 class StrictVm(Vm):
@@ -148,19 +143,19 @@ def test_way_back_and_guardian():
 def test_off():
     with Vm("--sandbox", "off", "--memory", "64M", cmdline=TICKER) as vm:
         vm.wait_ticks(2)
-        assert status(vm.pid)["Seccomp"].strip() == "0"
+        assert process_status(vm.pid)["Seccomp"].strip() == "0"
         vm.update()
         runs_on(vm)
-        assert status(vm.pid)["Seccomp"].strip() == "0"
+        assert process_status(vm.pid)["Seccomp"].strip() == "0"
         # The way back has no options of its own: what molt was started with counts again.
         expect_error(lambda: vm.update(molt_binary(), "run", "--sandbox", "off", "--incoming", "file:/nonexistent",
                                        no_check=True), "/nonexistent")
         runs_on(vm)
-        assert status(vm.pid)["Seccomp"].strip() == "0"
+        assert process_status(vm.pid)["Seccomp"].strip() == "0"
         # A successor may be the first to have one.
         vm.update(molt_binary(), "run")
         runs_on(vm)
-        assert filters(vm.pid) == 1 and status(vm.pid)["NoNewPrivs"].strip() == "1"
+        assert filters(vm.pid) == 1 and process_status(vm.pid)["NoNewPrivs"].strip() == "1"
         # And it cannot be lifted.
         for n in (1, 2):
             vm.update(molt_binary(), "run", "--sandbox", "off")
@@ -381,7 +376,7 @@ def test_user():
         vm.wait_ticks(2)
         user = pwd.getpwnam("nobody")
         for _ in range(3):
-            s = status(vm.pid)
+            s = process_status(vm.pid)
             assert s["Uid"].split() == [str(user.pw_uid)] * 4, s
             assert s["Gid"].split() == [str(user.pw_gid)] * 4 and not s["Groups"].split(), s
             assert os.stat(vm.control_path).st_uid == user.pw_uid
@@ -404,7 +399,7 @@ def test_user():
             expect_error(lambda: vm.update("/bin/true", no_check=True), "ended before")
             pid = failed_pid(vm)
             runs_on(vm)
-            assert status(pid, vcpu_threads(vm)[0])["Uid"].split() == [str(user.pw_uid)] * 4
+            assert process_status(pid, vcpu_threads(vm)[0])["Uid"].split() == [str(user.pw_uid)] * 4
         vm.updated()
         runs_on(vm)
 
@@ -449,7 +444,7 @@ def test_user_by_number():
                 cmdline=TICKER) as vm:
         vm.wait_ticks(2)
         vm.update()
-        s = status(vm.pid)
+        s = process_status(vm.pid)
         assert s["Uid"].split() == ["12345"] * 4 and s["Gid"].split() == ["23456"] * 4, s
         runs_on(vm)
 

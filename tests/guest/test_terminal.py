@@ -19,8 +19,8 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import release
-from moltvm import (SANITIZER, Qmp, QmpError, Skip, firmware, molt_binary, need_kvm, run_cases, sanitized,
-                    session_states, write_script)
+from moltvm import (SANITIZER, Qmp, QmpError, Skip, firmware, molt_binary, need_kvm, process_status,
+                    run_cases, sanitized, session_states, write_script)
 
 SHELLS = {"bash": ["bash", "--norc", "--noprofile", "-i"], "dash": ["dash", "-i"]}
 TIMEOUT = 60
@@ -560,8 +560,7 @@ def test_take_back_beneath_a_script():
 # ---- signals that are ignored ----
 
 def signal_set(pid, key):
-    with open("/proc/%d/status" % pid) as f:
-        mask = next(int(line.split()[1], 16) for line in f if line.startswith(key + ":"))
+    mask = int(process_status(pid)[key], 16)
     return {n for n in range(1, 65) if mask >> (n - 1) & 1}
 
 

@@ -15,7 +15,8 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import release
-from moltvm import Skip, Vm, beneath_a_release, expect_error, molt_binary, need_kvm, run_cases, sanitized
+from moltvm import (Skip, Vm, beneath_a_release, expect_error, molt_binary, need_kvm, process_status,
+                    run_cases, sanitized)
 
 TICKER = "period_ms=20"
 MOLT_UID = 4321
@@ -93,10 +94,9 @@ class HostVm(Vm):
         return []
 
     def uids(self, pid=None):
-        with open("/proc/%d/status" % (pid or self.pid), encoding="ascii") as f:
-            lines = dict(line.split(":", 1) for line in f)
-        assert not lines["Groups"].split(), lines
-        return {int(word) for key in ("Uid", "Gid") for word in lines[key].split()}
+        status = process_status(pid or self.pid)
+        assert not status["Groups"].split(), status
+        return {int(word) for key in ("Uid", "Gid") for word in status[key].split()}
 
     def runs_on(self):
         self.wait_ticks(2)

@@ -172,6 +172,12 @@ class Qmp:
         self.sock.close()
 
 
+def process_status(pid, tid=None):
+    """What the kernel says of a process, or of one of its threads: {key: text}."""
+    with open("/proc/%d/task/%d/status" % (pid, tid or pid)) as f:
+        return dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
+
+
 def session_states(session):
     """{pid: state} of all processes of a session."""
     states = {}
@@ -451,11 +457,7 @@ class Vm:
             map(describe, left())))
 
     def status(self, key):
-        with open("/proc/%d/status" % self.pid) as f:
-            for line in f:
-                if line.startswith(key + ":"):
-                    return int(line.split()[1])
-        raise KeyError(key)
+        return int(process_status(self.pid)[key].split()[0])
 
     def threads(self):
         """The names of all threads. A new one bears that of its maker until it has got round to its own."""
