@@ -50,7 +50,7 @@ static int unknown_subcommand(const char *name)
 	for (size_t i = 0; i < ARRAY_SIZE(subcommands); i++)
 		names[i] = subcommands[i].command->name;
 	names[ARRAY_SIZE(subcommands)] = "help";
-	nearest = cli_nearest(name, names, ARRAY_SIZE(names));
+	nearest = nearest_word(name, names, ARRAY_SIZE(names));
 	fprintf(stderr, "molt: unknown command '%s'", name);
 	if (nearest)
 		fprintf(stderr, "; did you mean '%s'?", nearest);
@@ -74,11 +74,11 @@ static int help(const char *name)
 	return 0;
 }
 
-static json_t *dump_option(const struct cli_option *table, const struct cli_option *opt)
+static json_t *dump_option(const struct option_def *table, const struct option_def *opt)
 {
 	json_t *aliases = json_array();
 
-	for (const struct cli_option *o = table; o->name; o++)
+	for (const struct option_def *o = table; o->name; o++)
 		if (o->alias_of && strcmp(o->alias_of, opt->name) == 0)
 			json_array_append_new(aliases, json_string(o->name));
 	return json_pack("{s:s,s:s,s:s?,s:s?,s:s?,s:o}", "name", opt->name, "help", opt->help,
@@ -95,7 +95,7 @@ static int dump_options(void)
 		const struct cli_command *cmd = subcommands[i].command;
 		json_t *list = json_array();
 
-		for (const struct cli_option *o = cmd->options; o->name; o++)
+		for (const struct option_def *o = cmd->options; o->name; o++)
 			if (!o->alias_of)
 				json_array_append_new(list, dump_option(cmd->options, o));
 		json_object_set_new(all, cmd->name,

@@ -64,15 +64,15 @@ int confine_parse(struct confinement *c, const struct cli_args *args, struct err
 	int r;
 
 	*c = (struct confinement){ 0 };
-	r = cli_list_parse(&c->options, "--sandbox", cli_value(args, "sandbox"), keys, err);
+	r = value_list_parse(&c->options, "--sandbox", cli_value(args, "sandbox"), keys, err);
 	if (r < 0)
 		return r;
-	mode = cli_list_get(&c->options, "mode");
+	mode = value_list_get(&c->options, "mode");
 	c->on = !mode || strcmp(mode, "on") == 0;
 	if (!c->on && strcmp(mode, "off") != 0)
 		r = err_set(err, EINVAL, "--sandbox '%s': it must be on or off", mode);
 	if (r == 0)
-		r = add_list(c, cli_list_get(&c->options, "write"), err);
+		r = add_list(c, value_list_get(&c->options, "write"), err);
 	if (r < 0)
 		confine_fini(c);
 	return r;
@@ -82,7 +82,7 @@ void confine_fini(struct confinement *c)
 {
 	for (size_t i = 0; c->dirs[i].path; i++)
 		free((char *)c->dirs[i].path);
-	cli_list_fini(&c->options);
+	value_list_fini(&c->options);
 	*c = (struct confinement){ 0 };
 }
 

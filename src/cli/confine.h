@@ -11,7 +11,7 @@
 
 struct confinement {
 	bool on;
-	struct cli_list options;                       /* owns what comes from --sandbox */
+	struct value_list options;                     /* owns what comes from --sandbox */
 	struct sandbox_dir dirs[CONFINE_DIRS_MAX + 1]; /* paths are owned */
 };
 

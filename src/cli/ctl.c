@@ -13,7 +13,7 @@
 
 #define TIMEOUT_MAX_MS 86400000
 
-static const struct cli_option ctl_options[] = {
+static const struct option_def ctl_options[] = {
 	{ .name = "compact", .help = "print the answer on one line" },
 	{ .name = "events",
 	  .help = "print events, one a line, until interrupted or the guest ends" },
@@ -155,8 +155,8 @@ static int check_and_run(const struct cli_args *args)
 		return cli_usage_error(cmd, "which control socket?");
 	if (args->nwords == 1 && !cli_given(args, "events"))
 		return cli_usage_error(cmd, "which command?");
-	if (cli_parse_seconds("--timeout", cli_value(args, "timeout"), 0, TIMEOUT_MAX_MS, &timeout,
-			      &err) < 0)
+	if (value_seconds("--timeout", cli_value(args, "timeout"), 0, TIMEOUT_MAX_MS, &timeout,
+			  &err) < 0)
 		return cli_usage_error(cmd, "%s", err.text);
 	if (args->nwords > 1 && make_request(args->words + 1, args->nwords - 1, &request, &err) < 0)
 		return cli_usage_error(cmd, "%s", err.text);

@@ -20,25 +20,25 @@ int cli_parse_machine(const struct cli_args *args, struct machine_config *cfg,
 		      struct memory_arg *memory, struct error *err)
 {
 	static const char *const cpu_keys[] = { "count", NULL };
-	struct cli_list cpus = { 0 };
+	struct value_list cpus = { 0 };
 	uint64_t n = 0, version = machine_model.newest;
 	int r = cli_parse_memory(cli_value(args, "memory"), memory, err);
 
 	cfg->ram_size = memory->size;
 	cfg->memory = memory->options;
 	if (r == 0)
-		r = cli_list_parse(&cpus, "--cpus", cli_value(args, "cpus"), cpu_keys, err);
+		r = value_list_parse(&cpus, "--cpus", cli_value(args, "cpus"), cpu_keys, err);
 	if (r == 0)
-		r = cli_parse_number("--cpus", cli_list_get(&cpus, "count"), 1, MACHINE_MAX_VCPUS,
-				     &n, err);
+		r = value_number("--cpus", value_list_get(&cpus, "count"), 1, MACHINE_MAX_VCPUS, &n,
+				 err);
 	if (r == 0 && cli_given(args, "machine"))
-		r = cli_parse_number("--machine", cli_value(args, "machine"), 1,
-				     machine_model.newest, &version, err);
+		r = value_number("--machine", cli_value(args, "machine"), 1, machine_model.newest,
+				 &version, err);
 	if (r == 0)
 		r = parse_cpu(args, cfg, err);
 	cfg->cpus = (uint32_t)n;
 	cfg->machine_version = (uint32_t)version;
-	cli_list_fini(&cpus);
+	value_list_fini(&cpus);
 	return r;
 }
 

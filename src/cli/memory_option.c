@@ -9,10 +9,10 @@
 #define HUGE_1G (1ull << 30)
 
 /* The index of a key's value among words (NULL-terminated); absent if the key is not there. */
-static int choice(const struct cli_list *list, const char *key, const char *const *words,
+static int choice(const struct value_list *list, const char *key, const char *const *words,
 		  int absent, struct error *err)
 {
-	const char *value = cli_list_get(list, key);
+	const char *value = value_list_get(list, key);
 	int i = 0;
 
 	if (!value)
@@ -25,9 +25,9 @@ static int choice(const struct cli_list *list, const char *key, const char *cons
 		       words[1]);
 }
 
-static int parse_hugepages(const struct cli_list *list, struct memory_arg *arg, struct error *err)
+static int parse_hugepages(const struct value_list *list, struct memory_arg *arg, struct error *err)
 {
-	const char *value = cli_list_get(list, "hugepages");
+	const char *value = value_list_get(list, "hugepages");
 	uint64_t size = 0;
 
 	arg->hugepages_given = value != NULL;
@@ -35,7 +35,7 @@ static int parse_hugepages(const struct cli_list *list, struct memory_arg *arg, 
 		return 0;
 	if (strcmp(value, "on") == 0)
 		size = MEMORY_HUGE_DEFAULT;
-	else if (cli_parse_size("--memory: hugepages", value, &size, NULL) < 0 ||
+	else if (value_size("--memory: hugepages", value, &size, NULL) < 0 ||
 		 (size != HUGE_2M && size != HUGE_1G))
 		return err_set(err, EINVAL, "--memory: hugepages=%s: it must be on, off, 2M or 1G",
 			       value);
@@ -43,7 +43,7 @@ static int parse_hugepages(const struct cli_list *list, struct memory_arg *arg, 
 	return 0;
 }
 
-static int parse_choices(const struct cli_list *list, struct memory_arg *arg, struct error *err)
+static int parse_choices(const struct value_list *list, struct memory_arg *arg, struct error *err)
 {
 	static const char *const switches[] = { "off", "on", NULL };
 	static const char *const refaults[] = { "lazy", "background", NULL };
@@ -69,20 +69,20 @@ int cli_parse_memory(const char *text, struct memory_arg *arg, struct error *err
 	static const char *const keys[] = {
 		"size", "hugepages", "thp", "prefault", "refault", NULL
 	};
-	struct cli_list list = { 0 };
-	int r = cli_list_parse(&list, "--memory", text, keys, err);
+	struct value_list list = { 0 };
+	int r = value_list_parse(&list, "--memory", text, keys, err);
 
 	*arg = (struct memory_arg){ 0 };
 	if (r < 0)
 		return r;
-	if (!cli_list_get(&list, "size"))
+	if (!value_list_get(&list, "size"))
 		r = err_set(err, EINVAL, "--memory '%s': size=SIZE is missing", text);
 	else
-		r = cli_parse_size("--memory", cli_list_get(&list, "size"), &arg->size, err);
+		r = value_size("--memory", value_list_get(&list, "size"), &arg->size, err);
 	if (r == 0)
 		r = parse_hugepages(&list, arg, err);
 	if (r == 0)
 		r = parse_choices(&list, arg, err);
-	cli_list_fini(&list);
+	value_list_fini(&list);
 	return r;
 }

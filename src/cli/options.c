@@ -11,66 +11,15 @@
 
 #include "options.h"
 
-/* ---- the nearest match ---- */
-
-#define NEAR_MAX 32 /* longer words are cut: they are no option's name */
-
-/* Levenshtein's distance. */
-static unsigned int distance(const char *a, const char *b)
-{
-	size_t la = strnlen(a, NEAR_MAX), lb = strnlen(b, NEAR_MAX);
-	unsigned int row[NEAR_MAX + 1];
-
-	for (size_t j = 0; j <= lb; j++)
-		row[j] = (unsigned int)j;
-	for (size_t i = 1; i <= la; i++) {
-		unsigned int diagonal = row[0];
-
-		row[0] = (unsigned int)i;
-		for (size_t j = 1; j <= lb; j++) {
-			unsigned int best = diagonal + (a[i - 1] != b[j - 1]);
-
-			diagonal = row[j];
-			if (row[j] + 1 < best)
-				best = row[j] + 1;
-			if (row[j - 1] + 1 < best)
-				best = row[j - 1] + 1;
-			row[j] = best;
-		}
-	}
-	return row[lb];
-}
-
-const char *cli_nearest(const char *typed, const char *const *words, size_t n)
-{
-	unsigned int limit = 1 + (unsigned int)strnlen(typed, NEAR_MAX) / 3;
-	const char *nearest = NULL;
-
-	for (size_t i = 0; i < n; i++) {
-		unsigned int d = words[i] ? distance(typed, words[i]) : limit + 1;
-
-		/* A word cut short is what many mean. */
-		if (words[i] && strlen(typed) >= 3 && strncmp(words[i], typed, strlen(typed)) == 0)
-			d = 1;
-		if (d > limit)
-			continue;
-		if (d == 0)
-			return words[i];
-		limit = d - 1;
-		nearest = words[i];
-	}
-	return nearest;
-}
-
 static const char *nearest_option(const struct cli_command *cmd, const char *typed)
 {
 	const char *names[256];
 	size_t n = 0;
 
-	for (const struct cli_option *o = cmd->options; o->name && n < ARRAY_SIZE(names) - 1; o++)
+	for (const struct option_def *o = cmd->options; o->name && n < ARRAY_SIZE(names) - 1; o++)
 		names[n++] = o->name;
 	names[n++] = "help";
-	return cli_nearest(typed, names, n);
+	return nearest_word(typed, names, n);
 }
 
 /* ---- parsing ---- */
@@ -82,11 +31,11 @@ static const char *nearest_option(const struct cli_command *cmd, const char *typ
 /* Words in their order; ':' instead of '?' for a missing value, and nothing printed. */
 #define SHORT_OPTIONS "-:h"
 
-static const struct cli_option help_option = { .name = "help" };
+static const struct option_def help_option = { .name = "help" };
 
-static const struct cli_option *find_option(const struct cli_command *cmd, const char *name)
+static const struct option_def *find_option(const struct cli_command *cmd, const char *name)
 {
-	for (const struct cli_option *o = cmd->options; o->name; o++)
+	for (const struct option_def *o = cmd->options; o->name; o++)
 		if (strcmp(o->name, name) == 0)
 			return o->alias_of ? find_option(cmd, o->alias_of) : o;
 	return NULL;
@@ -125,7 +74,7 @@ static bool typed_in_full(const char *arg, const char *name)
 }
 
 /* The option that getopt_long() found in arg, a result and optopt being given; NULL for none. */
-static const struct cli_option *found_option(const struct cli_command *cmd,
+static const struct option_def *found_option(const struct cli_command *cmd,
 					     const struct option *list, int result, const char *arg)
 {
 	int code = result == '?' || result == ':' ? optopt : result;
@@ -144,7 +93,7 @@ static const struct cli_option *found_option(const struct cli_command *cmd,
 static int unknown_option(const struct cli_command *cmd, const char *arg, struct error *err)
 {
 	const char *name = arg + strspn(arg, "-"), *nearest;
-	char typed[NEAR_MAX + 1];
+	char typed[NEAREST_WORD_MAX + 1];
 
 	snprintf(typed, sizeof(typed), "%.*s", (int)strcspn(name, "="), name);
 	nearest = nearest_option(cmd, typed);
@@ -158,7 +107,7 @@ static int unknown_option(const struct cli_command *cmd, const char *arg, struct
 static int take_option(struct cli_args *args, const struct option *list, int result,
 		       const char *arg, struct error *err)
 {
-	const struct cli_option *opt = found_option(args->command, list, result, arg);
+	const struct option_def *opt = found_option(args->command, list, result, arg);
 
 	if (!opt)
 		return unknown_option(args->command, arg, err);
@@ -246,7 +195,7 @@ const char *cli_value_at(const struct cli_args *args, const char *name, size_t i
 
 const char *cli_value(const struct cli_args *args, const char *name)
 {
-	const struct cli_option *opt = find_option(args->command, name);
+	const struct option_def *opt = find_option(args->command, name);
 
 	for (size_t i = args->ngiven; i > 0; i--)
 		if (args->given[i - 1].option == opt)
@@ -308,13 +257,13 @@ static void print_wrapped(const char *text, int column)
 	putchar('\n');
 }
 
-static void print_option(const struct cli_command *cmd, const struct cli_option *opt)
+static void print_option(const struct cli_command *cmd, const struct option_def *opt)
 {
 	int column = printf("  --%s%s%s", opt->name, opt->arg ? " " : "", opt->arg ? opt->arg : "");
 	char text[512];
 	size_t n = (size_t)snprintf(text, sizeof(text), "%s", opt->help);
 
-	for (const struct cli_option *o = cmd->options; o->name; o++)
+	for (const struct option_def *o = cmd->options; o->name; o++)
 		if (o->alias_of && strcmp(o->alias_of, opt->name) == 0 && n < sizeof(text))
 			n += (size_t)snprintf(text + n, sizeof(text) - n, " (also --%s)", o->name);
 	if (opt->def && n < sizeof(text))
@@ -325,7 +274,7 @@ static void print_option(const struct cli_command *cmd, const struct cli_option 
 void cli_print_help(const struct cli_command *cmd)
 {
 	printf("usage: molt %s %s\n\n%s.\n\noptions:\n", cmd->name, cmd->usage, cmd->summary);
-	for (const struct cli_option *o = cmd->options; o->name; o++)
+	for (const struct option_def *o = cmd->options; o->name; o++)
 		if (!o->alias_of)
 			print_option(cmd, o);
 	print_wrapped("print this text (also -h)", printf("  --help"));

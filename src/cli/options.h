@@ -17,31 +17,24 @@
 #include <stdint.h>
 
 #include <molt/base/error.h>
+#include <molt/base/option.h>
+#include <molt/base/values.h>
 
 #define EXIT_USAGE 2
-
-struct cli_option {
-	const char *name; /* without the dashes; NULL ends the table */
-	const char *arg;  /* placeholder of the value, NULL for a flag */
-	const char *help;
-	const char *def;      /* value when it is not given, or NULL */
-	const char *values;   /* for completion: what it may be, between blanks; NULL: see arg */
-	const char *alias_of; /* another name of that option; the rest is NULL then */
-};
 
 struct cli_command {
 	const char *name;
 	const char *usage;   /* what follows "molt <name>" */
 	const char *summary; /* one line */
 	const char *details; /* further text for --help, ends with a newline; or NULL */
-	const struct cli_option *options; /* ends with { .name = NULL } */
+	const struct option_def *options; /* ends with { .name = NULL } */
 };
 
 /* A command line, taken apart. Strings are argv's or the table's and live as long as these. */
 struct cli_args {
 	const struct cli_command *command;
 	struct {
-		const struct cli_option *option; /* never an alias */
+		const struct option_def *option; /* never an alias */
 		const char *value;               /* NULL for a flag */
 	} * given;                               /* in order */
 	size_t ngiven;
@@ -90,51 +83,5 @@ int cli_failure(const struct cli_command *cmd, const struct error *err);
 
 /* Prints the help text to standard output. */
 void cli_print_help(const struct cli_command *cmd);
-
-/* The word of n (NULLs are skipped) that is most like what was typed; NULL if none is near. */
-const char *cli_nearest(const char *typed, const char *const *words, size_t n);
-
-/* ---- values ---- */
-
-/*
- * "512M", "4G", "65536", "64KiB" to bytes: K, M, G, T are powers of 1024, in either case, with or
- * without "iB". what names the value in the error. -EINVAL, -ERANGE.
- */
-int cli_parse_size(const char *what, const char *text, uint64_t *bytes, struct error *err);
-
-/* A decimal or 0x number within min..max. -EINVAL, -ERANGE with the range in the sentence. */
-int cli_parse_number(const char *what, const char *text, uint64_t min, uint64_t max,
-		     uint64_t *value, struct error *err);
-
-/*
- * Seconds, "5" or "0.25" with at most three decimals, to milliseconds within min_ms..max_ms.
- * -EINVAL, -ERANGE with the range in the sentence.
- */
-int cli_parse_seconds(const char *what, const char *text, uint64_t min_ms, uint64_t max_ms,
-		      uint64_t *ms, struct error *err);
-
-#define CLI_LIST_MAX 16
-
-/* A list of key=value pairs. */
-struct cli_list {
-	char *text; /* owns what keys and values point into */
-	struct {
-		const char *key;
-		const char *value;
-	} pairs[CLI_LIST_MAX];
-	size_t count;
-};
-
-/*
- * Takes "key=value,key=value" apart. A first element without '=' is the value of keys[0]. A comma
- * in a value is written twice. keys (NULL-terminated) are the allowed ones. -EINVAL for an unknown
- * or doubled key or one without value; what names the option in the sentence.
- */
-int cli_list_parse(struct cli_list *list, const char *what, const char *text,
-		   const char *const *keys, struct error *err);
-void cli_list_fini(struct cli_list *list);
-
-/* The value of a key, or NULL. */
-const char *cli_list_get(const struct cli_list *list, const char *key);
 
 #endif

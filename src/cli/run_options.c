@@ -2,7 +2,7 @@
 /* The options of `molt run`. */
 #include "cli.h"
 
-static const struct cli_option run_options[] = {
+static const struct option_def run_options[] = {
 	{ .name = "kernel",
 	  .arg = "FILE",
 	  .help = "kernel to boot: a 64-bit bzImage or an ELF image with a PVH entry; without it "

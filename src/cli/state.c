@@ -22,7 +22,7 @@
 
 #define LIST_BYTES_MAX 8 /* longer byte arrays are printed as one string of hex digits */
 
-static const struct cli_option state_options[] = {
+static const struct option_def state_options[] = {
 	{ .name = "summary", .help = "one line a section: name, instance, version, bytes" },
 	{ .name = NULL }
 };

@@ -23,7 +23,7 @@
 #define MARGIN_MS 10000
 #define AFTERWARDS_MS 2000
 
-static const struct cli_option update_options[] = {
+static const struct option_def update_options[] = {
 	{ .name = "state",
 	  .arg = "FILE",
 	  .help = "keep the state stream in this file; without it no file is needed" },
@@ -320,8 +320,8 @@ static int check_and_run(const struct cli_args *args)
 				       args->words[1]);
 	if (cli_given(args, "check") && cli_given(args, "no-check"))
 		return cli_usage_error(cmd, "--check and --no-check: one or the other");
-	if (cli_parse_seconds("--timeout", cli_value(args, "timeout"), 1, TIMEOUT_MAX_MS,
-			      &timeout_ms, &err) < 0)
+	if (value_seconds("--timeout", cli_value(args, "timeout"), 1, TIMEOUT_MAX_MS, &timeout_ms,
+			  &err) < 0)
 		return cli_usage_error(cmd, "%s", err.text);
 	if (make_arguments(args, timeout_ms, &arguments, &err) < 0)
 		return cli_failure(cmd, &err);

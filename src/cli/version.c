@@ -11,7 +11,7 @@
 
 #include "cli.h"
 
-static const struct cli_option version_options[] = {
+static const struct option_def version_options[] = {
 	{ .name = "json", .help = "print all that is versioned, as JSON" },
 	{ .name = NULL }
 };

@@ -27,7 +27,7 @@ static void check_args(const struct cli_args *args, int argc, char **argv)
 	size_t values = 0;
 
 	for (size_t i = 0; i < args->ngiven; i++) {
-		const struct cli_option *opt = args->given[i].option;
+		const struct option_def *opt = args->given[i].option;
 
 		fuzz_must(!opt->alias_of && !opt->arg == !args->given[i].value);
 		fuzz_must(cli_given(args, opt->name));
@@ -47,7 +47,7 @@ static void check_args(const struct cli_args *args, int argc, char **argv)
 			at++;
 		fuzz_must(at < argc);
 	}
-	for (const struct cli_option *o = args->command->options; o->name; o++)
+	for (const struct option_def *o = args->command->options; o->name; o++)
 		if (!o->alias_of && o->arg)
 			fuzz_must(!cli_given(args, o->name) || cli_value(args, o->name));
 }
@@ -78,18 +78,18 @@ static void parse_numbers(const char *text)
 	char out[32];
 	int r;
 
-	r = cli_parse_size("size", text, &value, &err);
+	r = value_size("size", text, &value, &err);
 	if (r < 0)
 		fuzz_must_explain(r, &err);
 	else
 		fuzz_must(snprintf(out, sizeof(out), "%" PRIu64, value) > 0 &&
-			  cli_parse_size("size", out, &again, &err) == 0 && again == value);
-	r = cli_parse_number("number", text, 3, 1000000, &value, &err);
+			  value_size("size", out, &again, &err) == 0 && again == value);
+	r = value_number("number", text, 3, 1000000, &value, &err);
 	if (r < 0)
 		fuzz_must_explain(r, &err);
 	else
 		fuzz_must(value >= 3 && value <= 1000000);
-	r = cli_parse_seconds("seconds", text, 1, 600000, &value, &err);
+	r = value_seconds("seconds", text, 1, 600000, &value, &err);
 	if (r < 0)
 		fuzz_must_explain(r, &err);
 	else
@@ -100,19 +100,19 @@ static void parse_list(const char *text)
 {
 	static const char *const keys[] = { "size", "hugepages", "thp", "prefault", NULL };
 	struct error err = ERROR_INIT;
-	struct cli_list list;
-	int r = cli_list_parse(&list, "--memory", text, keys, &err);
+	struct value_list list;
+	int r = value_list_parse(&list, "--memory", text, keys, &err);
 
 	if (r < 0) {
 		fuzz_must_explain(r, &err);
 		return;
 	}
-	fuzz_must(list.count >= 1 && list.count <= CLI_LIST_MAX);
+	fuzz_must(list.count >= 1 && list.count <= VALUE_LIST_MAX);
 	for (size_t i = 0; i < list.count; i++) {
 		fuzz_must(list.pairs[i].value[0] != '\0');
-		fuzz_must(cli_list_get(&list, list.pairs[i].key) == list.pairs[i].value);
+		fuzz_must(value_list_get(&list, list.pairs[i].key) == list.pairs[i].value);
 	}
-	cli_list_fini(&list);
+	value_list_fini(&list);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -12,7 +12,7 @@
 
 #include "../../src/cli/cli.h"
 
-static const struct cli_option options[] = {
+static const struct option_def options[] = {
 	{ .name = "memory", .arg = "SIZE", .help = "guest RAM", .def = "256M" },
 	{ .name = "mem", .alias_of = "memory" },
 	{ .name = "kernel", .arg = "FILE", .help = "kernel" },
@@ -268,8 +268,8 @@ static void test_help_is_asked_for(void **state)
 static void test_aliases_lead_to_options(void **state)
 {
 	(void)state;
-	for (const struct cli_option *o = run_command.options; o->name; o++) {
-		const struct cli_option *target = run_command.options;
+	for (const struct option_def *o = run_command.options; o->name; o++) {
+		const struct option_def *target = run_command.options;
 
 		if (!o->alias_of) {
 			assert_non_null(o->help);
@@ -287,7 +287,7 @@ static void expect_size(const char *text, uint64_t expected)
 	struct error err = ERROR_INIT;
 	uint64_t bytes = 1;
 
-	assert_int_equal(cli_parse_size("size", text, &bytes, &err), 0);
+	assert_int_equal(value_size("size", text, &bytes, &err), 0);
 	assert_int_equal(bytes, expected);
 }
 
@@ -312,7 +312,7 @@ static void expect_no_size(const char *text, int code)
 	struct error err = ERROR_INIT;
 	uint64_t bytes = 42;
 
-	assert_int_equal(cli_parse_size("--memory", text, &bytes, &err), -code);
+	assert_int_equal(value_size("--memory", text, &bytes, &err), -code);
 	assert_int_equal(bytes, 42);
 	assert_non_null(strstr(err.text, text));
 	assert_non_null(strstr(err.text, "--memory"));
@@ -337,15 +337,15 @@ static void test_numbers(void **state)
 	uint64_t n = 0;
 
 	(void)state;
-	assert_int_equal(cli_parse_number("--cpus", "254", 1, 254, &n, &err), 0);
+	assert_int_equal(value_number("--cpus", "254", 1, 254, &n, &err), 0);
 	assert_int_equal(n, 254);
-	assert_int_equal(cli_parse_number("x", "0xfF", 0, 255, &n, &err), 0);
+	assert_int_equal(value_number("x", "0xfF", 0, 255, &n, &err), 0);
 	assert_int_equal(n, 255);
-	assert_int_equal(cli_parse_number("x", "010", 0, 255, &n, &err), 0);
+	assert_int_equal(value_number("x", "010", 0, 255, &n, &err), 0);
 	assert_int_equal(n, 10);
-	assert_int_equal(cli_parse_number("--cpus", "255", 1, 254, &n, &err), -ERANGE);
+	assert_int_equal(value_number("--cpus", "255", 1, 254, &n, &err), -ERANGE);
 	assert_string_equal(err.text, "--cpus 255 is out of range: 1 to 254");
-	assert_int_equal(cli_parse_number("--cpus", "0", 1, 254, &n, &err), -ERANGE);
+	assert_int_equal(value_number("--cpus", "0", 1, 254, &n, &err), -ERANGE);
 }
 
 static void test_no_numbers(void **state)
@@ -359,7 +359,7 @@ static void test_no_numbers(void **state)
 		struct error err = ERROR_INIT;
 		uint64_t n;
 
-		assert_int_equal(cli_parse_number("--cpus", texts[i], 0, 100, &n, &err), -EINVAL);
+		assert_int_equal(value_number("--cpus", texts[i], 0, 100, &n, &err), -EINVAL);
 		assert_non_null(strstr(err.text, "is not a number"));
 	}
 }
@@ -369,7 +369,7 @@ static void expect_seconds(const char *text, uint64_t expected)
 	struct error err = ERROR_INIT;
 	uint64_t ms = 42;
 
-	assert_int_equal(cli_parse_seconds("x", text, 0, 600000, &ms, &err), 0);
+	assert_int_equal(value_seconds("x", text, 0, 600000, &ms, &err), 0);
 	assert_int_equal(ms, expected);
 }
 
@@ -390,7 +390,7 @@ static void expect_no_seconds(const char *text, int code, const char *sentence)
 	struct error err = ERROR_INIT;
 	uint64_t ms = 42;
 
-	assert_int_equal(cli_parse_seconds("--timeout", text, 1, 600000, &ms, &err), -code);
+	assert_int_equal(value_seconds("--timeout", text, 1, 600000, &ms, &err), -code);
 	assert_int_equal(ms, 42);
 	assert_non_null(strstr(err.text, sentence));
 }
@@ -427,46 +427,46 @@ static const char *const keys[] = { "size", "file", "shared", NULL };
 static void test_list_with_a_bare_first_value(void **state)
 {
 	struct error err = ERROR_INIT;
-	struct cli_list list;
+	struct value_list list;
 
 	(void)state;
-	assert_int_equal(cli_list_parse(&list, "--memory", "512M,shared=on", keys, &err), 0);
-	assert_string_equal(cli_list_get(&list, "size"), "512M");
-	assert_string_equal(cli_list_get(&list, "shared"), "on");
-	assert_null(cli_list_get(&list, "file"));
-	cli_list_fini(&list);
+	assert_int_equal(value_list_parse(&list, "--memory", "512M,shared=on", keys, &err), 0);
+	assert_string_equal(value_list_get(&list, "size"), "512M");
+	assert_string_equal(value_list_get(&list, "shared"), "on");
+	assert_null(value_list_get(&list, "file"));
+	value_list_fini(&list);
 }
 
 static void test_list_of_keys(void **state)
 {
 	struct error err = ERROR_INIT;
-	struct cli_list list;
+	struct value_list list;
 
 	(void)state;
-	assert_int_equal(cli_list_parse(&list, "x", "file=a=b,size=1", keys, &err), 0);
-	assert_string_equal(cli_list_get(&list, "file"), "a=b");
-	assert_string_equal(cli_list_get(&list, "size"), "1");
-	cli_list_fini(&list);
+	assert_int_equal(value_list_parse(&list, "x", "file=a=b,size=1", keys, &err), 0);
+	assert_string_equal(value_list_get(&list, "file"), "a=b");
+	assert_string_equal(value_list_get(&list, "size"), "1");
+	value_list_fini(&list);
 }
 
 static void test_doubled_commas_are_part_of_the_value(void **state)
 {
 	struct error err = ERROR_INIT;
-	struct cli_list list;
+	struct value_list list;
 
 	(void)state;
-	assert_int_equal(cli_list_parse(&list, "x", "file=a,,b,,,size=1", keys, &err), 0);
-	assert_string_equal(cli_list_get(&list, "file"), "a,b,");
-	assert_string_equal(cli_list_get(&list, "size"), "1");
-	cli_list_fini(&list);
+	assert_int_equal(value_list_parse(&list, "x", "file=a,,b,,,size=1", keys, &err), 0);
+	assert_string_equal(value_list_get(&list, "file"), "a,b,");
+	assert_string_equal(value_list_get(&list, "size"), "1");
+	value_list_fini(&list);
 }
 
 static void expect_bad_list(const char *text, const char *sentence)
 {
 	struct error err = ERROR_INIT;
-	struct cli_list list;
+	struct value_list list;
 
-	assert_int_equal(cli_list_parse(&list, "--memory", text, keys, &err), -EINVAL);
+	assert_int_equal(value_list_parse(&list, "--memory", text, keys, &err), -EINVAL);
 	assert_string_equal(err.text, sentence);
 	assert_null(list.text);
 }

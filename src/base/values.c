@@ -3,12 +3,12 @@
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
-#include <molt/base/fd.h>
-
-#include "options.h"
+#include <molt/base/values.h>
 
 /* strtoull() takes signs, white space and prefixes, of which a value has none. */
 static int digits(const char *text, int base, uint64_t *value, const char **end)
@@ -41,7 +41,7 @@ static int suffix_shift(const char *suffix)
 	return 10 * (int)(letter - letters + 1);
 }
 
-int cli_parse_size(const char *what, const char *text, uint64_t *bytes, struct error *err)
+int value_size(const char *what, const char *text, uint64_t *bytes, struct error *err)
 {
 	const char *suffix = text;
 	uint64_t n = 0;
@@ -59,8 +59,8 @@ int cli_parse_size(const char *what, const char *text, uint64_t *bytes, struct e
 	return 0;
 }
 
-int cli_parse_number(const char *what, const char *text, uint64_t min, uint64_t max,
-		     uint64_t *value, struct error *err)
+int value_number(const char *what, const char *text, uint64_t min, uint64_t max, uint64_t *value,
+		 struct error *err)
 {
 	bool hex = text[0] == '0' && (text[1] == 'x' || text[1] == 'X');
 	const char *end = text;
@@ -86,8 +86,8 @@ static uint64_t thousandths(const char **end)
 	return n;
 }
 
-int cli_parse_seconds(const char *what, const char *text, uint64_t min_ms, uint64_t max_ms,
-		      uint64_t *ms, struct error *err)
+int value_seconds(const char *what, const char *text, uint64_t min_ms, uint64_t max_ms,
+		  uint64_t *ms, struct error *err)
 {
 	const char *end = text;
 	uint64_t seconds = 0, fraction = 0;
@@ -132,14 +132,14 @@ static int unknown_key(const char *what, const char *key, const char *const *key
 
 	while (keys[n])
 		n++;
-	nearest = cli_nearest(key, keys, n);
+	nearest = nearest_word(key, keys, n);
 	if (nearest)
 		return err_set(err, EINVAL, "%s: unknown key '%s'; did you mean '%s'?", what, key,
 			       nearest);
 	return err_set(err, EINVAL, "%s: unknown key '%s'", what, key);
 }
 
-static int add_element(struct cli_list *list, const char *what, char *element,
+static int add_element(struct value_list *list, const char *what, char *element,
 		       const char *const *keys, struct error *err)
 {
 	char *equals = strchr(element, '=');
@@ -163,39 +163,39 @@ static int add_element(struct cli_list *list, const char *what, char *element,
 		return unknown_key(what, key, keys, err);
 	if (!*value)
 		return err_set(err, EINVAL, "%s: '%s' has an empty value", what, key);
-	if (cli_list_get(list, key))
+	if (value_list_get(list, key))
 		return err_set(err, EINVAL, "%s: '%s' is given twice", what, key);
-	if (list->count == CLI_LIST_MAX)
-		return err_set(err, EINVAL, "%s: more than %d elements", what, CLI_LIST_MAX);
+	if (list->count == VALUE_LIST_MAX)
+		return err_set(err, EINVAL, "%s: more than %d elements", what, VALUE_LIST_MAX);
 	list->pairs[list->count].key = key;
 	list->pairs[list->count++].value = value;
 	return 0;
 }
 
-int cli_list_parse(struct cli_list *list, const char *what, const char *text,
-		   const char *const *keys, struct error *err)
+int value_list_parse(struct value_list *list, const char *what, const char *text,
+		     const char *const *keys, struct error *err)
 {
 	char *rest;
 	int r = 0;
 
-	*list = (struct cli_list){ .text = strdup(text) };
+	*list = (struct value_list){ .text = strdup(text) };
 	if (!list->text)
 		return err_set(err, ENOMEM, "no memory for '%s'", what);
 	rest = list->text;
 	while (r == 0 && rest)
 		r = add_element(list, what, next_element(&rest), keys, err);
 	if (r < 0)
-		cli_list_fini(list);
+		value_list_fini(list);
 	return r;
 }
 
-void cli_list_fini(struct cli_list *list)
+void value_list_fini(struct value_list *list)
 {
 	free(list->text);
-	*list = (struct cli_list){ 0 };
+	*list = (struct value_list){ 0 };
 }
 
-const char *cli_list_get(const struct cli_list *list, const char *key)
+const char *value_list_get(const struct value_list *list, const char *key)
 {
 	for (size_t i = 0; i < list->count; i++)
 		if (strcmp(list->pairs[i].key, key) == 0)
