@@ -16,4 +16,4 @@ const struct device_class *const device_classes[] = {
  * A class that is added once a release is out has `since` one above that release's newest machine
  * version, and so has this: docs/state-format.md, "A new device class".
  */
-const struct machine_model machine_model = { .classes = device_classes, .newest = 1 };
+const struct machine_model machine_model = { .classes = device_classes, .newest = 2 };

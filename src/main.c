@@ -74,11 +74,12 @@ static int help(const char *name)
 	return 0;
 }
 
-static json_t *dump_option(const struct option_def *table, const struct option_def *opt)
+static json_t *dump_option(const struct cli_command *cmd, const struct option_def *opt)
 {
 	json_t *aliases = json_array();
+	const struct option_def *o;
 
-	for (const struct option_def *o = table; o->name; o++)
+	for (size_t i = 0; (o = cli_option_at(cmd, i)); i++)
 		if (o->alias_of && strcmp(o->alias_of, opt->name) == 0)
 			json_array_append_new(aliases, json_string(o->name));
 	return json_pack("{s:s,s:s,s:s?,s:s?,s:s?,s:o}", "name", opt->name, "help", opt->help,
@@ -94,10 +95,11 @@ static int dump_options(void)
 	for (size_t i = 0; i < ARRAY_SIZE(subcommands); i++) {
 		const struct cli_command *cmd = subcommands[i].command;
 		json_t *list = json_array();
+		const struct option_def *o;
 
-		for (const struct option_def *o = cmd->options; o->name; o++)
+		for (size_t n = 0; (o = cli_option_at(cmd, n)); n++)
 			if (!o->alias_of)
-				json_array_append_new(list, dump_option(cmd->options, o));
+				json_array_append_new(list, dump_option(cmd, o));
 		json_object_set_new(all, cmd->name,
 				    json_pack("{s:s,s:s,s:o}", "summary", cmd->summary, "usage",
 					      cmd->usage, "options", list));

@@ -193,7 +193,7 @@ static void arm_input(struct chardev *cd, bool same)
 		cd->in_unpolled = true;
 		loop_wake_signal(&cd->wake);
 	} else if (rc < 0) {
-		log_error("%s: cannot wait for input from %s: %s; there will be none", cd->tag,
+		log_error("%s: cannot wait for input from %s: %s; there will be none", cd->name,
 			  cd->describe, strerror(-rc));
 		chardev_end_input(cd);
 	}
@@ -268,9 +268,9 @@ const char *chardev_describe(const struct chardev *cd)
 	return cd->describe;
 }
 
-const char *chardev_tag(const struct chardev *cd)
+void chardev_label(const struct chardev *cd, char *label, size_t size)
 {
-	return cd->tag;
+	snprintf(label, size, "%s%u", cd->tag, cd->instance);
 }
 
 void chardev_filename(const struct chardev *cd, char *name, size_t size)
@@ -293,7 +293,7 @@ int chardev_take_fd(const struct chardev *cd, const char *what, unsigned int kin
 {
 	char name[STREAM_NAME_MAX + 1];
 
-	return fdtable_take(fds, chardev_fd_name(cd, what, name), 0, kind, err);
+	return fdtable_take(fds, chardev_fd_name(cd, what, name), cd->instance, kind, err);
 }
 
 int chardev_add_fd(const struct chardev *cd, const char *what, int fd, struct fdtable *fds,
@@ -301,5 +301,5 @@ int chardev_add_fd(const struct chardev *cd, const char *what, int fd, struct fd
 {
 	char name[STREAM_NAME_MAX + 1];
 
-	return fdtable_add(fds, chardev_fd_name(cd, what, name), 0, fd, err);
+	return fdtable_add(fds, chardev_fd_name(cd, what, name), cd->instance, fd, err);
 }

@@ -75,6 +75,8 @@ struct chardev_kind {
 struct chardev {
 	const struct chardev_kind *kind;
 	char tag[CHARDEV_TAG_MAX + 1];
+	uint32_t instance;
+	char name[CHARDEV_TAG_MAX + 11]; /* in the log: tag, and the instance where it is not 0 */
 	char describe[CHARDEV_DESCRIBE_MAX];
 	struct loop *loop;
 	struct chardev_ops ops;
@@ -166,7 +168,7 @@ bool chardev_output_end(struct chardev *cd, bool wait);
 /* Name in the fd table: "<tag>-chardev-<what>". buf holds STREAM_NAME_MAX + 1 bytes. */
 const char *chardev_fd_name(const struct chardev *cd, const char *what, char *buf);
 
-/* Takes ("<tag>-chardev-<what>", 0) from the fd table: the descriptor or -errno. */
+/* Takes ("<tag>-chardev-<what>", instance) from the fd table: the descriptor or -errno. */
 int chardev_take_fd(const struct chardev *cd, const char *what, unsigned int kind,
 		    struct fdtable *fds, struct error *err);
 int chardev_add_fd(const struct chardev *cd, const char *what, int fd, struct fdtable *fds,

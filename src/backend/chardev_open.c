@@ -20,7 +20,7 @@ static const struct chardev_kind *kind_find(const char *name, size_t len)
 	return NULL;
 }
 
-static struct chardev *chardev_new(const char *tag, struct loop *loop,
+static struct chardev *chardev_new(const char *tag, uint32_t instance, struct loop *loop,
 				   const struct chardev_ops *ops)
 {
 	struct chardev *cd = calloc(1, sizeof(*cd));
@@ -33,6 +33,11 @@ static struct chardev *chardev_new(const char *tag, struct loop *loop,
 		return NULL;
 	}
 	snprintf(cd->tag, sizeof(cd->tag), "%s", tag);
+	cd->instance = instance;
+	if (instance)
+		snprintf(cd->name, sizeof(cd->name), "%s%u", cd->tag, instance);
+	else
+		snprintf(cd->name, sizeof(cd->name), "%s", cd->tag);
 	cd->loop = loop;
 	cd->ops = *ops;
 	cd->in_fd = -1;
@@ -101,9 +106,9 @@ static int open_incoming(struct chardev *cd, struct fdtable *fds, struct stream 
 	return cd->kind->adopt(cd, fds, err);
 }
 
-int chardev_open(struct chardev **out, const char *tag, const char *spec, struct loop *loop,
-		 const struct chardev_ops *ops, struct fdtable *fds, struct stream *stream,
-		 struct error *err)
+int chardev_open(struct chardev **out, const char *tag, uint32_t instance, const char *spec,
+		 struct loop *loop, const struct chardev_ops *ops, struct fdtable *fds,
+		 struct stream *stream, struct error *err)
 {
 	struct chardev *cd;
 	bool had_input;
@@ -113,7 +118,7 @@ int chardev_open(struct chardev **out, const char *tag, const char *spec, struct
 	if (strlen(tag) > CHARDEV_TAG_MAX)
 		return err_set(err, EINVAL, "the name \"%s\" is too long for a character backend",
 			       tag);
-	cd = chardev_new(tag, loop, ops);
+	cd = chardev_new(tag, instance, loop, ops);
 	if (!cd)
 		return err_set(err, ENOMEM, "no memory for the character backend");
 	rc = loop_wake_init(loop, &cd->wake, chardev_woken, cd, err);

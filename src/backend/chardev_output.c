@@ -70,7 +70,7 @@ static void output_works(struct chardev *cd)
 {
 	if (!atomic_exchange(&cd->out_failing, false))
 		return;
-	log_info("%s: %s takes output again", cd->tag, cd->describe);
+	log_info("%s: %s takes output again", cd->name, cd->describe);
 }
 
 static void flush_here(struct chardev *cd)
@@ -162,7 +162,7 @@ static void flush_by_thread(struct chardev *cd)
 		writer_kick(&cd->writer);
 		return;
 	}
-	log_warn("%s: %s; should %s hang, so will molt", cd->tag, err.text, cd->describe);
+	log_warn("%s: %s; should %s hang, so will molt", cd->name, err.text, cd->describe);
 	flush_here(cd);
 }
 
@@ -215,7 +215,7 @@ void chardev_lose_output(struct chardev *cd, int error, bool for_good)
 {
 	chardev_queue_drop(cd, for_good);
 	if (!atomic_exchange(&cd->out_failing, true))
-		log_error("%s: cannot write to %s: %s; the guest's output is dropped%s", cd->tag,
+		log_error("%s: cannot write to %s: %s; the guest's output is dropped%s", cd->name,
 			  cd->describe, strerror(error), for_good ? "" : " until this works again");
 }
 
@@ -276,10 +276,10 @@ static void log_loss(struct chardev *cd)
 	if (left && cd->out_fd >= 0)
 		log_warn("%s: the last %u bytes of the guest's output are lost: %s did not take "
 			 "them",
-			 cd->tag, left, cd->describe);
+			 cd->name, left, cd->describe);
 	else if (left)
 		log_info("%s: the last %u bytes of the guest's output are lost: nobody came to %s",
-			 cd->tag, left, cd->describe);
+			 cd->name, left, cd->describe);
 }
 
 bool chardev_output_end(struct chardev *cd, bool wait)

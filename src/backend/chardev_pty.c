@@ -56,7 +56,7 @@ static int pty_open(struct chardev *cd, const char *path, struct error *err)
 		return err_sys(err, -rc, "cannot use pseudo-terminal %s", name);
 	snprintf(cd->describe, sizeof(cd->describe), "pty %s", name);
 	/* Without it nobody can use it. */
-	log_always("%s: %s", cd->tag, cd->describe);
+	log_always("%s: %s", cd->name, cd->describe);
 	return 0;
 }
 
@@ -90,8 +90,8 @@ static void pty_close(struct chardev *cd, bool undo)
 
 static void pty_input_error(struct chardev *cd, int error)
 {
-	log_error("%s: cannot read from %s: %s; there will be no more input", cd->tag, cd->describe,
-		  strerror(error));
+	log_error("%s: cannot read from %s: %s; there will be no more input", cd->name,
+		  cd->describe, strerror(error));
 	chardev_end_input(cd);
 }
 

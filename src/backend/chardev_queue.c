@@ -111,7 +111,7 @@ static void log_drops(const struct chardev *cd, uint64_t bytes)
 {
 	if (bytes)
 		log_warn("%s: %s does not take the guest's output: %llu bytes dropped so far",
-			 cd->tag, cd->describe, (unsigned long long)bytes);
+			 cd->name, cd->describe, (unsigned long long)bytes);
 }
 
 void chardev_write(struct chardev *cd, const uint8_t *data, size_t len)

@@ -45,7 +45,7 @@ static void drop_peer(struct chardev *cd)
 	loop_del(&cd->in_src);
 	fd_close(&cd->in_fd);
 	set_peer(cd, -1);
-	log_debug("%s: the peer of %s left", cd->tag, cd->describe);
+	log_debug("%s: the peer of %s left", cd->name, cd->describe);
 	tell(cd, false);
 }
 
@@ -57,8 +57,8 @@ static void on_listen(void *opaque, uint32_t events)
 	(void)events;
 	if (fd < 0) {
 		if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
-			log_error("%s: cannot accept a connection on %s: %s", cd->tag, cd->describe,
-				  strerror(errno));
+			log_error("%s: cannot accept a connection on %s: %s", cd->name,
+				  cd->describe, strerror(errno));
 		return;
 	}
 	if (cd->in_fd >= 0)
@@ -88,15 +88,15 @@ static void socket_arm(struct chardev *cd)
 	else
 		rc = loop_add(cd->loop, &cd->aux_src, cd->aux_fd, events, on_listen, cd);
 	if (rc)
-		log_error("%s: cannot wait for connections on %s: %s", cd->tag, cd->describe,
+		log_error("%s: cannot wait for connections on %s: %s", cd->name, cd->describe,
 			  strerror(-rc));
 }
 
 static int socket_open(struct chardev *cd, const char *path, struct error *err)
 {
-	char what[CHARDEV_TAG_MAX + sizeof(" socket")];
+	char what[sizeof(cd->name) + sizeof(" socket")];
 
-	snprintf(what, sizeof(what), "%s socket", cd->tag);
+	snprintf(what, sizeof(what), "%s socket", cd->name);
 	cd->aux_fd = unix_socket_listen(what, path, BACKLOG, &cd->aux_id, err);
 	if (cd->aux_fd < 0)
 		return cd->aux_fd;
@@ -114,7 +114,7 @@ static int socket_adopt(struct chardev *cd, struct fdtable *fds, struct error *e
 	if (cd->aux_fd < 0)
 		return cd->aux_fd;
 	unix_socket_recognise(cd->aux_fd, &cd->aux_id);
-	if (!fdtable_has(fds, chardev_fd_name(cd, "peer", name), 0)) {
+	if (!fdtable_has(fds, chardev_fd_name(cd, "peer", name), cd->instance)) {
 		cd->in_eof = false;
 		return 0;
 	}
@@ -147,7 +147,7 @@ void chardev_listen_again(struct chardev *cd)
 	int r = cd->kind == &chardev_socket ? unix_socket_listen_again(cd->aux_fd, BACKLOG) : 0;
 
 	if (r < 0)
-		log_warn("%s: listening again at %s: %s", cd->tag, cd->describe, strerror(-r));
+		log_warn("%s: listening again at %s: %s", cd->name, cd->describe, strerror(-r));
 }
 
 static void socket_hangup(struct chardev *cd)

@@ -135,7 +135,7 @@ int chardev_save_state(struct chardev *cd, struct stream_writer *w, struct error
 	st->socket_ino = cd->aux_id.ino;
 	save_terminal(&cd->original, st);
 	save_queue(cd, st);
-	vmstate_save(w, &vms, 0, st);
+	vmstate_save(w, &vms, cd->instance, st);
 	return 0;
 }
 
@@ -148,7 +148,7 @@ int chardev_load_state(struct chardev *cd, char *kind, struct stream *stream, st
 
 	if (!st)
 		return err_set(err, ENOMEM, "no memory to load the character backend");
-	rc = vmstate_load(stream, &vms, 0, st, err);
+	rc = vmstate_load(stream, &vms, cd->instance, st, err);
 	if (rc)
 		return rc;
 	strcpy(kind, st->kind);

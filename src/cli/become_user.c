@@ -77,11 +77,12 @@ static int become(const struct chosen_user *u, const char *control, struct error
 
 int become_user(struct chosen_user *u, const struct cli_args *args, struct error *err)
 {
-	const char *control = cli_value(args, "control");
+	const char *control = cli_value(args, "control"), *serial;
 	int r;
 
-	if (strcmp(cli_value(args, "serial"), "tty") == 0)
-		chardev_keep_terminal();
+	for (size_t i = 0; (serial = cli_value_at(args, "serial", i)); i++)
+		if (strcmp(serial, "tty") == 0)
+			chardev_keep_terminal();
 	r = become(u, control, err);
 	if (r == -EINVAL && u->by_default) {
 		log_warn("molt stays root: its user name space has no user %u ('" DEFAULT_NAME "')",

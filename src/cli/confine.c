@@ -88,34 +88,33 @@ void confine_fini(struct confinement *c)
 
 /* ---- the directories ---- */
 
+#define SERIALS_MAX 4
+
 struct own_files {
-	char *control, *log, *serial; /* NULL: none */
+	char *control, *log, *serial[SERIALS_MAX]; /* NULL: none */
 };
-
-/* NULL where the backend has no path, or it is not a kind of that name. */
-static const char *serial_path(const struct cli_args *args)
-{
-	const char *path = strchr(cli_value(args, "serial"), '=');
-
-	return path ? path + 1 : NULL;
-}
 
 static void find_own_files(struct own_files *own, const struct cli_args *args, const char *control)
 {
-	const char *log = cli_value(args, "log-file"), *serial = serial_path(args);
+	const char *log = cli_value(args, "log-file"), *serial;
 
 	*own = (struct own_files){
 		.control = control ? path_absolute(control) : NULL,
 		.log = log ? path_absolute(log) : NULL,
-		.serial = serial ? path_absolute(serial) : NULL,
 	};
+	for (size_t i = 0; i < SERIALS_MAX && (serial = cli_value_at(args, "serial", i)); i++) {
+		const char *path = strchr(serial, '=');
+
+		own->serial[i] = path ? path_absolute(path + 1) : NULL;
+	}
 }
 
 static void forget_own_files(struct own_files *own)
 {
 	free(own->control);
 	free(own->log);
-	free(own->serial);
+	for (size_t i = 0; i < SERIALS_MAX; i++)
+		free(own->serial[i]);
 }
 
 static const char *last_part(const char *path)
@@ -136,10 +135,12 @@ static bool begins_with(const char *name, const char *path)
 static bool is_own_file(const struct dirent *entry, const struct own_files *own)
 {
 	const char *name = entry->d_name;
+	bool is_serial = false;
 
+	for (size_t i = 0; i < SERIALS_MAX; i++)
+		is_serial = is_serial || begins_with(name, own->serial[i]);
 	return entry->d_type != DT_DIR && entry->d_type != DT_UNKNOWN &&
-	       (begins_with(name, own->control) || begins_with(name, own->log) ||
-		begins_with(name, own->serial));
+	       (begins_with(name, own->control) || begins_with(name, own->log) || is_serial);
 }
 
 static bool holds_own_files_only(const char *dir, const struct own_files *own)
@@ -177,12 +178,14 @@ static void add_if_own(struct confinement *c, const char *path, enum sandbox_dir
 static void add_own_dirs(struct confinement *c, const struct cli_args *args, const char *control)
 {
 	struct own_files own;
+	const char *serial;
 
 	find_own_files(&own, args, control);
 	add_if_own(c, own.control, SANDBOX_DIR_SOCKET, &own);
 	add_if_own(c, own.log, SANDBOX_DIR_LOG, &own);
-	if (strncmp(cli_value(args, "serial"), "socket=", 7) == 0)
-		add_if_own(c, own.serial, SANDBOX_DIR_SOCKET, &own);
+	for (size_t i = 0; i < SERIALS_MAX && (serial = cli_value_at(args, "serial", i)); i++)
+		if (strncmp(serial, "socket=", 7) == 0)
+			add_if_own(c, own.serial[i], SANDBOX_DIR_SOCKET, &own);
 	forget_own_files(&own);
 }
 

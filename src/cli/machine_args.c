@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <molt/base/log.h>
@@ -40,6 +42,37 @@ int cli_parse_machine(const struct cli_args *args, struct machine_config *cfg,
 	cfg->machine_version = (uint32_t)version;
 	value_list_fini(&cpus);
 	return r;
+}
+
+static const struct device_class *class_of(const struct option_def *def)
+{
+	for (size_t i = 0; machine_model.classes[i]; i++) {
+		const struct device_option *opt = machine_model.classes[i]->option;
+
+		if (opt && &opt->def == def)
+			return machine_model.classes[i];
+	}
+	return NULL;
+}
+
+int cli_device_requests(const struct cli_args *args, struct device_requests *requests,
+			struct error *err)
+{
+	*requests = (struct device_requests){
+		.list = calloc(args->ngiven + 1, sizeof(struct device_request)),
+	};
+	if (!requests->list)
+		return err_set(err, ENOMEM, "no memory for the list of devices");
+	for (size_t i = 0; i < args->ngiven; i++) {
+		const struct device_class *cls = class_of(args->given[i].option);
+
+		if (cls)
+			requests->list[requests->count++] = (struct device_request){
+				.cls = cls,
+				.args = args->given[i].value,
+			};
+	}
+	return 0;
 }
 
 void cli_warn_of_differences(const struct cli_args *args, const struct machine *m)

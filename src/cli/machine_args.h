@@ -18,6 +18,16 @@
 int cli_parse_machine(const struct cli_args *args, struct machine_config *cfg,
 		      struct memory_arg *memory, struct error *err);
 
+/* What options ask for, in their order. */
+struct device_requests {
+	struct device_request *list; /* the owner frees it */
+	size_t count;
+};
+
+/* -ENOMEM. The texts are those of args. */
+int cli_device_requests(const struct cli_args *args, struct device_requests *requests,
+			struct error *err);
+
 /*
  * In a successor: what the guest sees comes from the stream. A command line that says otherwise
  * changes nothing, and the log tells.

@@ -11,12 +11,25 @@
 
 #include "options.h"
 
+const struct option_def *cli_option_at(const struct cli_command *cmd, size_t index)
+{
+	size_t own = 0;
+
+	while (cmd->options[own].name) {
+		if (own == index)
+			return &cmd->options[own];
+		own++;
+	}
+	return cmd->more ? cmd->more(index - own) : NULL;
+}
+
 static const char *nearest_option(const struct cli_command *cmd, const char *typed)
 {
 	const char *names[256];
+	const struct option_def *o;
 	size_t n = 0;
 
-	for (const struct option_def *o = cmd->options; o->name && n < ARRAY_SIZE(names) - 1; o++)
+	while (n < ARRAY_SIZE(names) - 1 && (o = cli_option_at(cmd, n)))
 		names[n++] = o->name;
 	names[n++] = "help";
 	return nearest_word(typed, names, n);
@@ -35,7 +48,9 @@ static const struct option_def help_option = { .name = "help" };
 
 static const struct option_def *find_option(const struct cli_command *cmd, const char *name)
 {
-	for (const struct option_def *o = cmd->options; o->name; o++)
+	const struct option_def *o;
+
+	for (size_t i = 0; (o = cli_option_at(cmd, i)); i++)
 		if (strcmp(o->name, name) == 0)
 			return o->alias_of ? find_option(cmd, o->alias_of) : o;
 	return NULL;
@@ -47,13 +62,13 @@ static struct option *long_options(const struct cli_command *cmd)
 	struct option *list;
 	int n = 0;
 
-	while (cmd->options[n].name)
+	while (cli_option_at(cmd, (size_t)n))
 		n++;
 	list = calloc((size_t)n + 2, sizeof(*list));
 	if (!list)
 		return NULL;
 	for (int i = 0; i < n; i++) {
-		const char *name = cmd->options[i].name;
+		const char *name = cli_option_at(cmd, (size_t)i)->name;
 
 		list[i].name = name;
 		list[i].has_arg = find_option(cmd, name)->arg ? required_argument : no_argument;
@@ -187,10 +202,13 @@ bool cli_begin(struct cli_args *args, const struct cli_command *cmd, int argc, c
 
 const char *cli_value_at(const struct cli_args *args, const char *name, size_t index)
 {
+	const struct option_def *opt = find_option(args->command, name);
+	size_t n = 0;
+
 	for (size_t i = 0; i < args->ngiven; i++)
-		if (strcmp(args->given[i].option->name, name) == 0 && index-- == 0)
+		if (args->given[i].option == opt && n++ == index)
 			return args->given[i].value;
-	return NULL;
+	return opt && n == 0 && index == 0 ? opt->def : NULL;
 }
 
 const char *cli_value(const struct cli_args *args, const char *name)
@@ -260,10 +278,11 @@ static void print_wrapped(const char *text, int column)
 static void print_option(const struct cli_command *cmd, const struct option_def *opt)
 {
 	int column = printf("  --%s%s%s", opt->name, opt->arg ? " " : "", opt->arg ? opt->arg : "");
+	const struct option_def *o;
 	char text[512];
 	size_t n = (size_t)snprintf(text, sizeof(text), "%s", opt->help);
 
-	for (const struct option_def *o = cmd->options; o->name; o++)
+	for (size_t i = 0; (o = cli_option_at(cmd, i)); i++)
 		if (o->alias_of && strcmp(o->alias_of, opt->name) == 0 && n < sizeof(text))
 			n += (size_t)snprintf(text + n, sizeof(text) - n, " (also --%s)", o->name);
 	if (opt->def && n < sizeof(text))
@@ -273,8 +292,10 @@ static void print_option(const struct cli_command *cmd, const struct option_def 
 
 void cli_print_help(const struct cli_command *cmd)
 {
+	const struct option_def *o;
+
 	printf("usage: molt %s %s\n\n%s.\n\noptions:\n", cmd->name, cmd->usage, cmd->summary);
-	for (const struct option_def *o = cmd->options; o->name; o++)
+	for (size_t i = 0; (o = cli_option_at(cmd, i)); i++)
 		if (!o->alias_of)
 			print_option(cmd, o);
 	print_wrapped("print this text (also -h)", printf("  --help"));

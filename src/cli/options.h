@@ -28,7 +28,12 @@ struct cli_command {
 	const char *summary; /* one line */
 	const char *details; /* further text for --help, ends with a newline; or NULL */
 	const struct option_def *options; /* ends with { .name = NULL } */
+	/* The index-th of what other rooms add, NULL after the last; or NULL: nothing. */
+	const struct option_def *(*more)(size_t index);
 };
+
+/* The index-th option of a command, from wherever; NULL after the last. */
+const struct option_def *cli_option_at(const struct cli_command *cmd, size_t index);
 
 /* A command line, taken apart. Strings are argv's or the table's and live as long as these. */
 struct cli_args {
@@ -66,7 +71,10 @@ bool cli_begin(struct cli_args *args, const struct cli_command *cmd, int argc, c
  */
 const char *cli_value(const struct cli_args *args, const char *name);
 
-/* The index-th value given for an option that may be repeated; NULL when there are no more. */
+/*
+ * The index-th value given for an option that may be repeated, or index 0's default; NULL when there
+ * are no more.
+ */
 const char *cli_value_at(const struct cli_args *args, const char *name, size_t index);
 
 /* Whether the option or flag was given. */

@@ -150,11 +150,6 @@ static void run_on(void *opaque)
 	_exit(status < 0 ? MACHINE_EXIT_FAILURE : status);
 }
 
-static const char *device_option(const struct device_env *env, const char *name)
-{
-	return cli_value(((struct vmm *)env->opaque)->args, name);
-}
-
 /* ---- building ---- */
 
 static struct machine_config base_config(struct vmm *v)
@@ -167,8 +162,6 @@ static struct machine_config base_config(struct vmm *v)
 			.confine = confine_thread(&v->confinement), .opaque = v,
 		},
 		.loop = v->loop,
-		.option = device_option,
-		.option_opaque = v,
 	};
 }
 
@@ -234,6 +227,7 @@ static int cold_start(struct vmm *v, struct error *err)
 	struct machine_config cfg = { 0 };
 	const char *kernel = cli_value(v->args, "kernel");
 	const char *initramfs = cli_value(v->args, "initramfs");
+	struct device_requests devices = { 0 };
 	struct memory_arg memory;
 	int r;
 
@@ -249,7 +243,12 @@ static int cold_start(struct vmm *v, struct error *err)
 		r = boot_files_open(&v->boot, kernel, initramfs, cli_value(v->args, "cmdline"),
 				    err);
 	if (r == 0)
+		r = cli_device_requests(v->args, &devices, err);
+	cfg.devices = devices.list;
+	cfg.ndevices = devices.count;
+	if (r == 0)
 		r = machine_create(&v->machine, &cfg, err);
+	free(devices.list);
 	v->machine_made = r == 0;
 	if (r == 0)
 		r = open_services(v, NULL, err);

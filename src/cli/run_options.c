@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* The options of `molt run`. */
+/* The options of `molt run`: those of no device, and where the devices' are. */
+#include <molt/vm/device.h>
+
 #include "cli.h"
 
 static const struct option_def run_options[] = {
@@ -27,11 +29,6 @@ static const struct option_def run_options[] = {
 	  .arg = "N",
 	  .help = "machine version to create: what the guest sees; the newest if not told, an older "
 		  "one for a guest that older releases of molt are to take over" },
-	{ .name = "serial",
-	  .arg = "BACKEND",
-	  .help = "what COM1 is plugged into: tty, pty, null, file=PATH or socket=PATH",
-	  .def = "tty",
-	  .values = "tty pty null file= socket=" },
 	{ .name = "control",
 	  .arg = "SOCKET",
 	  .help = "serve the control protocol at this path, or with name=NAME at "
@@ -63,6 +60,18 @@ static const struct option_def run_options[] = {
 	{ .name = NULL }
 };
 
+/* What the device classes bring. */
+static const struct option_def *device_option(size_t index)
+{
+	for (size_t i = 0; machine_model.classes[i]; i++) {
+		const struct device_option *opt = machine_model.classes[i]->option;
+
+		if (opt && index-- == 0)
+			return &opt->def;
+	}
+	return NULL;
+}
+
 const struct cli_command run_command = {
 	.name = "run",
 	.usage = "[--kernel FILE] [OPTION...]",
@@ -73,4 +82,5 @@ const struct cli_command run_command = {
 		   "usage, 3 the guest had a triple fault, 4 KVM could not run it, 128+N ended by\n"
 		   "signal N\n",
 	.options = run_options,
+	.more = device_option,
 };

@@ -6,9 +6,9 @@
  * the guest counts for nothing.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
-#include <molt/backend/chardev.h>
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
 #include <molt/base/unix_socket.h>
@@ -78,15 +78,24 @@ static int check_names(const struct cli_args *args, struct error *err)
 {
 	const char *name = cli_value(args, "name"), *control = cli_value(args, "control");
 	struct sandbox_user user;
-	int r = chardev_check_spec("--serial", cli_value(args, "serial"), err);
+	int r = control ? check_control(control, err) : 0;
 
-	if (r == 0 && control)
-		r = check_control(control, err);
 	if (r == 0 && name && strlen(name) > MACHINE_NAME_MAX)
 		r = err_set(err, EINVAL, "--name '%s' is longer than %d bytes", name,
 			    MACHINE_NAME_MAX);
 	if (r == 0 && cli_given(args, "user") && strcmp(cli_value(args, "user"), "auto") != 0)
 		r = sandbox_find_user(cli_value(args, "user"), &user, err);
+	return r;
+}
+
+static int check_devices(const struct cli_args *args, struct error *err)
+{
+	struct device_requests requests = { 0 };
+	int r = cli_device_requests(args, &requests, err);
+
+	for (size_t i = 0; i < requests.count && r == 0; i++)
+		r = device_option_check(requests.list[i].cls->option, requests.list[i].args, err);
+	free(requests.list);
 	return r;
 }
 
@@ -100,6 +109,8 @@ int cli_check_run_values(const struct cli_args *args, struct error *err)
 		r = check_boot(args, err);
 	if (r == 0)
 		r = check_names(args, err);
+	if (r == 0)
+		r = check_devices(args, err);
 	if (r == 0)
 		r = confine_parse(&confinement, args, err);
 	confine_fini(&confinement);

@@ -122,7 +122,7 @@ static json_t *chardev_info(const struct chardev *cd)
 	char name[PATH_MAX + 64], label[64];
 
 	chardev_filename(cd, name, sizeof(name));
-	snprintf(label, sizeof(label), "%s0", chardev_tag(cd));
+	chardev_label(cd, label, sizeof(label));
 	return json_pack("{s:s,s:o,s:b}", "label", label, "filename", json_any_string(name),
 			 "frontend-open", 1);
 }

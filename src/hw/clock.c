@@ -191,6 +191,7 @@ static void clock_reset(struct device *dev)
 const struct device_class clock_class = {
 	.name = "clock",
 	.since = 1,
+	.board = 1,
 	.size = sizeof(struct clock),
 	.guest_offset = offsetof(struct clock, guest),
 	.guest_size = sizeof(struct clock_guest),

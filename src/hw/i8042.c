@@ -194,6 +194,7 @@ static const struct bus_region i8042_regions[] = {
 const struct device_class i8042_class = {
 	.name = "i8042",
 	.since = 1,
+	.board = 1,
 	.size = sizeof(struct i8042),
 	.guest_offset = offsetof(struct i8042, guest),
 	.guest_size = sizeof(struct i8042_guest),

@@ -113,6 +113,7 @@ static int irqchip_post_load(struct device *dev, struct error *err)
 const struct device_class irqchip_class = {
 	.name = "irqchip",
 	.since = 1,
+	.board = 1,
 	.size = sizeof(struct irqchip),
 	.guest_offset = offsetof(struct irqchip, guest),
 	.guest_size = sizeof(struct irqchip_guest),

@@ -428,6 +428,7 @@ static const struct bus_region pit_regions[] = {
 const struct device_class pit_class = {
 	.name = "pit",
 	.since = 1,
+	.board = 1,
 	.size = sizeof(struct pit),
 	.guest_offset = offsetof(struct pit, guest),
 	.guest_size = sizeof(struct pit_guest),

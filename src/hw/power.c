@@ -221,6 +221,7 @@ static const struct bus_region power_regions[] = {
 const struct device_class power_class = {
 	.name = "power",
 	.since = 1,
+	.board = 1,
 	.size = sizeof(struct power),
 	.guest_offset = offsetof(struct power, guest),
 	.guest_size = sizeof(struct power_guest),

@@ -56,6 +56,7 @@ static const struct vmstate pvpanic_vmstate = {
 const struct device_class pvpanic_class = {
 	.name = "pvpanic",
 	.since = 1,
+	.board = 1,
 	.size = sizeof(struct pvpanic),
 	.guest_offset = sizeof(struct pvpanic),
 	.state = &pvpanic_vmstate,

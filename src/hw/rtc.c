@@ -326,6 +326,7 @@ static const struct bus_region rtc_regions[] = {
 const struct device_class rtc_class = {
 	.name = "rtc",
 	.since = 1,
+	.board = 1,
 	.size = sizeof(struct rtc),
 	.guest_offset = offsetof(struct rtc, guest),
 	.guest_size = sizeof(struct rtc_guest),

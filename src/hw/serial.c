@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * COM1: a National Semiconductor 16550A (datasheet PC16550D) at ports 0x3f8 to 0x3ff, IRQ 4.
+ * COM1 and COM2: National Semiconductor 16550A (datasheet PC16550D) at ports 0x3f8 to 0x3ff with
+ * IRQ 4, and at 0x2f8 to 0x2ff with IRQ 3.
  *
  * Theory of operation
  *
@@ -26,8 +27,7 @@
 #include <molt/hw/classes.h>
 #include <molt/vm/machine.h>
 
-#define SERIAL_BASE 0x3f8
-#define SERIAL_IRQ 4
+#define PORTS 2
 #define FIFO_BYTES 16
 #define RESET_DIVISOR 12 /* 9600 baud, as firmware leaves it: guests divide by it */
 
@@ -449,10 +449,21 @@ static void backend_quit(void *opaque)
 
 /* ---- life ---- */
 
+/* A terminal's input cannot go to two ports. */
+static bool terminal_is_taken(const struct device *dev)
+{
+	const struct machine *m = dev->machine;
+
+	for (unsigned int i = 0; i < m->ndevices; i++)
+		if (m->devices[i]->cls == dev->cls && m->devices[i]->args &&
+		    strcmp(m->devices[i]->args, "tty") == 0)
+			return true;
+	return false;
+}
+
 static int serial_create(struct device *dev, const struct device_env *env, struct error *err)
 {
 	struct serial *s = to_serial(dev);
-	const char *spec = env->option(env, "serial");
 	const struct chardev_ops ops = {
 		.room = backend_room,
 		.input = backend_input,
@@ -461,14 +472,18 @@ static int serial_create(struct device *dev, const struct device_env *env, struc
 		.opaque = s,
 	};
 
-	return chardev_open(&s->host.cd, "serial", spec ? spec : "null", env->loop, &ops, env->fds,
-			    env->stream, err);
+	if (!env->stream && env->args && strcmp(env->args, "tty") == 0 && terminal_is_taken(dev))
+		return err_set(err, EINVAL, "--serial tty: only one port can have the terminal");
+	return chardev_open(&s->host.cd, "serial", dev->instance, env->args ? env->args : "null",
+			    env->loop, &ops, env->fds, env->stream, err);
 }
 
 static int serial_attach(struct device *dev, struct error *err)
 {
+	static const uint32_t irqs[PORTS] = { 4, 3 };
+
 	(void)err;
-	irq_line_init(&to_serial(dev)->host.irq, &dev->machine->vm, SERIAL_IRQ, false);
+	irq_line_init(&to_serial(dev)->host.irq, &dev->machine->vm, irqs[dev->instance], false);
 	return 0;
 }
 
@@ -543,14 +558,35 @@ static void serial_destroy(struct device *dev)
 	chardev_close(to_serial(dev)->host.cd);
 }
 
+static const uint64_t com2[PORTS - 1] = { 0x2f8 };
+
 static const struct bus_region serial_regions[] = {
 	{
 		.kind = BUS_PIO,
-		.base = SERIAL_BASE,
+		.base = 0x3f8,
+		.more_bases = com2,
 		.len = REG_COUNT,
 		.read = serial_read,
 		.write = serial_write,
 	},
+};
+
+static int check_backend(const char *text, const struct value_list *list, struct error *err)
+{
+	(void)list;
+	return chardev_check_spec("--serial", text, err);
+}
+
+static const struct device_option serial_option = {
+	.def = {
+		.name = "serial",
+		.arg = "BACKEND",
+		.help = "what COM1 is plugged into: tty, pty, null, file=PATH or socket=PATH; given "
+			"twice, COM2 as well",
+		.def = "tty",
+		.values = "tty pty null file= socket=",
+	},
+	.check = check_backend,
 };
 
 static const char *const serial_fds[] = { CHARDEV_FD_NAMES("serial"), NULL };
@@ -565,6 +601,9 @@ static const struct takeover_kind serial_host = {
 const struct device_class serial_class = {
 	.name = "serial",
 	.since = 1,
+	.board = 1,
+	.most = PORTS,
+	.option = &serial_option,
 	.host = &serial_host,
 	.size = sizeof(struct serial),
 	.guest_offset = offsetof(struct serial, guest),

@@ -121,6 +121,7 @@ static const struct bus_region host_regions[] = {
 const struct device_class pci_host_class = {
 	.name = "pci-host",
 	.since = 1,
+	.board = 1,
 	.size = sizeof(struct pci_host),
 	.guest_offset = offsetof(struct pci_host, guest),
 	.guest_size = sizeof(struct pci_config),

@@ -26,83 +26,12 @@
 #include <molt/vm/cpuid.h>
 #include <molt/vm/machine.h>
 
+#include "device_list.h"
 #include "machine_state.h"
 #include "vcpu_run.h"
 
 #define REVIVE_TRIES 200
 #define REVIVE_PAUSE_US 50000
-
-static int create_devices(struct machine *m, const struct machine_config *cfg, bool before_vcpus,
-			  struct error *err)
-{
-	const struct device_env env = {
-		.machine = m,
-		.loop = m->loop,
-		.option = cfg->option,
-		.opaque = cfg->option_opaque,
-		.fds = cfg->fds,
-		.stream = cfg->stream,
-	};
-
-	for (size_t i = 0; m->model->classes[i]; i++) {
-		const struct device_class *cls = m->model->classes[i];
-		struct device *dev;
-		int r;
-
-		if (cls->before_vcpus != before_vcpus || cls->since > m->machine_version)
-			continue;
-		if (m->ndevices == MACHINE_MAX_DEVICES)
-			return err_set(err, ENOSPC, "more than %d devices", MACHINE_MAX_DEVICES);
-		dev = calloc(1, cls->size);
-		if (!dev)
-			return err_set(err, ENOMEM, "no memory for device '%s'", cls->name);
-		dev->cls = cls;
-		dev->machine = m;
-		pthread_mutex_init(&dev->lock, NULL);
-		r = cls->create ? cls->create(dev, &env, err) : 0;
-		if (r < 0) {
-			err_prefix(err, "device '%s'", cls->name);
-			pthread_mutex_destroy(&dev->lock);
-			free(dev);
-			return r;
-		}
-		m->devices[m->ndevices++] = dev;
-		for (unsigned int n = 0; n < cls->nregions && r == 0; n++)
-			r = bus_add(&m->bus, &cls->regions[n], dev, err);
-		if (r < 0)
-			return r;
-	}
-	return 0;
-}
-
-static void destroy_devices(struct machine *m)
-{
-	while (m->ndevices) {
-		struct device *dev = m->devices[--m->ndevices];
-
-		if (dev->cls->destroy)
-			dev->cls->destroy(dev);
-		pthread_mutex_destroy(&dev->lock);
-		free(dev);
-	}
-}
-
-static int attach_devices(struct machine *m, bool before_vcpus, struct error *err)
-{
-	for (unsigned int i = 0; i < m->ndevices; i++) {
-		struct device *dev = m->devices[i];
-		int r;
-
-		if (!dev->cls->attach || dev->cls->before_vcpus != before_vcpus)
-			continue;
-		r = dev->cls->attach(dev, err);
-		if (r < 0) {
-			err_prefix(err, "device '%s'", dev->cls->name);
-			return r;
-		}
-	}
-	return 0;
-}
 
 /* Makes the vCPUs, one after the other for KVM does them so; helpers load those that are there. */
 static int open_vcpus(struct machine *m, struct error *err)
@@ -146,16 +75,16 @@ static int build_vm(struct machine *m, const struct machine_config *cfg, struct 
 	if (r == 0)
 		r = memory_map_into(&m->memory, &m->vm, err);
 	if (r == 0)
-		r = attach_devices(m, true, err);
+		r = devices_attach(m, true, err);
 	started = vcpu_job_finish(m, r < 0 ? NULL : err); /* of start_threads() */
 	if (r < 0 || started < 0)
 		return r < 0 ? r : started;
 	vcpu_job_start(m, machine_load_vcpu);
 	r = open_vcpus(m, err);
 	if (r == 0 && cfg)
-		r = create_devices(m, cfg, false, err);
+		r = devices_create(m, cfg, false, err);
 	if (r == 0)
-		r = attach_devices(m, false, err);
+		r = devices_attach(m, false, err);
 	loaded = vcpu_job_finish(m, r < 0 ? NULL : err);
 	return r < 0 ? r : loaded;
 }
@@ -302,7 +231,9 @@ static int build(struct machine *m, const struct machine_config *cfg, struct err
 	if (r == 0)
 		r = alloc_vcpus(m, err);
 	if (r == 0)
-		r = create_devices(m, cfg, true, err);
+		r = devices_plan(m, cfg, err);
+	if (r == 0)
+		r = devices_create(m, cfg, true, err);
 	if (r == 0)
 		r = start_threads(m, err);
 	if (r == 0)
@@ -400,7 +331,7 @@ int machine_create(struct machine *m, const struct machine_config *cfg, struct e
 void machine_destroy(struct machine *m)
 {
 	free_vcpus(m);
-	destroy_devices(m);
+	devices_destroy(m);
 	memory_destroy(&m->memory);
 	loop_wake_fini(&m->request_wake);
 	kvm_close(&m->kvm);

@@ -8,6 +8,7 @@
 #include <molt/base/log.h>
 #include <molt/vm/machine.h>
 
+#include "device_list.h"
 #include "machine_state.h"
 #include "vcpu_run.h"
 
@@ -163,7 +164,7 @@ static int save_device(struct device *dev, struct stream_writer *w, struct fdtab
 	if (r == 0 && cls->save_host)
 		r = cls->save_host(dev, w, fds, err);
 	if (r < 0)
-		err_prefix(err, "device '%s'", cls->name);
+		err_prefix(err, "device '%s'", dev->id);
 	return r;
 }
 
@@ -174,6 +175,7 @@ static int save(struct machine *m, struct stream_writer *w, struct fdtable *fds,
 
 	m->guest.requests = atomic_load(&m->requests);
 	vmstate_save(w, &machine_vmstate, 0, &m->guest);
+	devices_save_list(m, w);
 	fds->vm_fd = (uint32_t)m->vm.fd;
 	r = fdtable_add(fds, "kvm", 0, m->kvm.fd, err);
 	if (r == 0)
@@ -210,17 +212,21 @@ void machine_takeover_kinds(const struct machine_model *model, struct takeover_k
 							   .fds = machine_fds });
 	takeover_kinds_add(kinds,
 			   &(struct takeover_kind){ .vms = &vcpu_vmstate, .required = true });
+	takeover_kinds_add(kinds, &(struct takeover_kind){ .vms = &devices_vmstate,
+							   .since = DEVICES_SINCE });
 	for (size_t i = 0; model->classes[i]; i++) {
 		const struct device_class *cls = model->classes[i];
 
 		if (cls->state)
-			takeover_kinds_add(kinds, &(struct takeover_kind){ .vms = cls->state,
-									   .required = true,
-									   .since = cls->since });
+			takeover_kinds_add(kinds,
+					   &(struct takeover_kind){ .vms = cls->state,
+								    .required = cls->board > 0,
+								    .since = cls->since });
 		if (cls->host) {
 			struct takeover_kind host = *cls->host;
 
 			host.since = cls->since;
+			host.required = host.required && cls->board > 0;
 			takeover_kinds_add(kinds, &host);
 		}
 	}

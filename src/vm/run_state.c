@@ -146,7 +146,7 @@ int machine_quiesce(struct machine *m, struct error *err)
 		int r = dev->cls->quiesce ? dev->cls->quiesce(dev, err) : 0;
 
 		if (r < 0) {
-			err_prefix(err, "device '%s'", dev->cls->name);
+			err_prefix(err, "device '%s'", dev->id);
 			while (i--)
 				if (m->devices[i]->cls->resume)
 					m->devices[i]->cls->resume(m->devices[i]);

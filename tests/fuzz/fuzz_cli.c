@@ -24,6 +24,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 
 static void check_args(const struct cli_args *args, int argc, char **argv)
 {
+	const struct option_def *o;
 	size_t values = 0;
 
 	for (size_t i = 0; i < args->ngiven; i++) {
@@ -47,7 +48,7 @@ static void check_args(const struct cli_args *args, int argc, char **argv)
 			at++;
 		fuzz_must(at < argc);
 	}
-	for (const struct option_def *o = args->command->options; o->name; o++)
+	for (size_t i = 0; (o = cli_option_at(args->command, i)); i++)
 		if (!o->alias_of && o->arg)
 			fuzz_must(!cli_given(args, o->name) || cli_value(args, o->name));
 }

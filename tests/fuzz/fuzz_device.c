@@ -188,8 +188,7 @@ static struct fake_machine *machine_new(struct fdtable *fds, struct stream *s, s
 	fuzz_must(m);
 	fake_machine_init(m);
 	m->vm_ioctl = vm_ioctl;
-	m->option_name = "serial";
-	m->option_value = f.option;
+	m->args = f.option;
 	m->m.vcpus = &f.vcpu;
 	m->m.guest.cpus = 1;
 	m->m.memory = f.memory;

@@ -37,6 +37,7 @@ static void scratch_reset(struct device *dev)
 
 static struct device_class scratch_class = {
 	.name = "scratch",
+	.board = 1,
 	.size = sizeof(struct scratch),
 	.guest_offset = offsetof(struct scratch, guest),
 	.guest_size = sizeof(struct scratch_guest),

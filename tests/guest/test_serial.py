@@ -129,10 +129,11 @@ def stream_through_updates(vm, line, length):
     line.got = b""
 
 
-def check_line(vm, line, length):
+def check_line(vm, line, length, greets=True):
     """What is typed before an update arrives after it, as does what is typed during it."""
-    line.wait(b"echo: ready")
-    line.wait(b"\n")
+    if greets:
+        line.wait(b"echo: ready")
+        line.wait(b"\n")
     line.echo(b"hello, world")
     vm.qmp.command("stop")
     line.write(b"typed before")
@@ -158,6 +159,34 @@ def test_socket():
             line.wait(b"echo: done")
             assert vm.wait_exit(20) == 0
         assert not os.path.exists(vm.path("com1"))
+
+
+def test_second_port():
+    """A device that is not the board's: it is in the stream's list, with a section of its own."""
+    with small("--serial", "socket=com2", kernel="echo", cmdline="port=com2", start=False) as vm:
+        vm.popen["cwd"] = vm.dir
+        vm.start()
+        vm.wait_serial("echo: ready")
+        with connect(vm.path("com2")) as sock:
+            line = Line(sock.fileno())
+            check_line(vm, line, STREAM, greets=False)
+            labels = {c["label"]: c["filename"] for c in vm.qmp.command("query-chardev")}
+            assert set(labels) == {"serial0", "serial1"} and "com2" in labels["serial1"], labels
+            line.write(b"\x04")
+            vm.wait_serial("echo: done")
+            assert vm.wait_exit(20) == 0
+        assert not os.path.exists(vm.path("com2"))
+
+
+def test_second_port_is_new():
+    for args, words in ((["--machine", "1", "--serial", "null"], "needs machine version 2"),
+                        (["--serial", "null", "--serial", "null"], "at most 2"),
+                        (["--serial", "null", "--serial", "modem"], "modem")):
+        done = molt("run", "--memory", "32M", "--serial", "null", *args)
+        assert done.returncode in (1, 2) and words in done.stderr, done
+    with open("/dev/null") as null:
+        done = molt("run", "--memory", "32M", "--serial", "tty", "--serial", "tty", stdin=null)
+    assert done.returncode == 1 and "only one port" in done.stderr, done
 
 
 def test_socket_peers_come_and_go():

@@ -129,7 +129,7 @@ void open_chardev(struct sink *s, const char *spec)
 	struct chardev_ops ops = sink_ops(s);
 	struct error err = ERROR_INIT;
 
-	assert_int_equal(chardev_open(&s->cd, "test", spec, s->loop, &ops, NULL, NULL, &err), 0);
+	assert_int_equal(chardev_open(&s->cd, "test", 0, spec, s->loop, &ops, NULL, NULL, &err), 0);
 }
 
 void open_path(struct sink *s, const char *kind)
@@ -142,7 +142,7 @@ int open_fails(struct sink *s, const char *spec, const char *words)
 {
 	struct chardev_ops ops = sink_ops(s);
 	struct error err = ERROR_INIT;
-	int rc = chardev_open(&s->cd, "test", spec, s->loop, &ops, NULL, NULL, &err);
+	int rc = chardev_open(&s->cd, "test", 0, spec, s->loop, &ops, NULL, NULL, &err);
 
 	assert_true(rc < 0);
 	assert_null(s->cd);
@@ -279,7 +279,7 @@ int load_saved(struct sink *s, struct chardev **cd, struct error *err)
 	assert_int_equal(stream_parse(&stream, s->saved, s->saved_len, err), 0);
 	if (!s->next_loop)
 		assert_int_equal(loop_create(&s->next_loop, err), 0);
-	rc = chardev_open(cd, "test", "null", s->next_loop, &ops, &s->fds, &stream, err);
+	rc = chardev_open(cd, "test", 0, "null", s->next_loop, &ops, &s->fds, &stream, err);
 	if (!rc) {
 		assert_int_equal(stream_check_claimed(&stream, err), 0);
 		assert_int_equal(fdtable_check_taken(&s->fds, err), 0);

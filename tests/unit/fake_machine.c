@@ -47,13 +47,6 @@ void machine_exit(struct machine *m, int code, const char *reason)
 	m->exit_code = code;
 }
 
-static const char *fake_option(const struct device_env *env, const char *name)
-{
-	const struct fake_machine *f = env->opaque;
-
-	return f->option_name && strcmp(f->option_name, name) == 0 ? f->option_value : NULL;
-}
-
 void fake_machine_init(struct fake_machine *f)
 {
 	struct error err = ERROR_INIT;
@@ -89,8 +82,7 @@ int fake_device_create(struct fake_machine *f, const struct device_class *cls, s
 	struct device_env env = {
 		.machine = &f->m,
 		.loop = f->m.loop,
-		.option = fake_option,
-		.opaque = f,
+		.args = f->args,
 		.fds = fds,
 		.stream = stream,
 	};

@@ -27,8 +27,7 @@ struct fake_machine {
 	int irq_status; /* what KVM_IRQ_LINE_STATUS answers: 1 after fake_machine_init() */
 	bool exited;
 	const char *exit_reason;
-	const char *option_name; /* one option of the command line */
-	const char *option_value;
+	const char *args; /* what the device is created with */
 	int (*vm_ioctl)(struct fake_machine *f, unsigned long request, uintptr_t arg);
 };
 

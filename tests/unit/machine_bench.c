@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <molt/base/fd.h>
+#include <molt/hw/classes.h>
 
 #include "machine_bench.h"
 
@@ -43,15 +44,10 @@ static void take_event(struct machine *m, void *opaque, enum machine_event ev, c
 		 detail ? detail : "");
 }
 
-static const char *no_option(const struct device_env *env, const char *name)
-{
-	(void)env;
-	(void)name;
-	return NULL;
-}
-
 void bench_prepare(struct bench *b, uint32_t cpus)
 {
+	/* The test's own terminal is none of the guest's. */
+	static const struct device_request devices[] = { { &serial_class, "null" } };
 	struct error err = ERROR_INIT;
 
 	memset(b, 0, sizeof(*b));
@@ -63,8 +59,9 @@ void bench_prepare(struct bench *b, uint32_t cpus)
 		.cpus = cpus,
 		.loop = b->loop,
 		.ops = { .load_boot = load_boot, .event = take_event, .opaque = b },
-		.option = no_option,
 		.kvm = &b->kvm->kvm,
+		.devices = devices,
+		.ndevices = ARRAY_SIZE(devices),
 	};
 }
 

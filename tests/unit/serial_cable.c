@@ -41,8 +41,7 @@ void cable_start_unplugged(struct cable *c)
 	assert_non_null(mkdtemp(c->dir));
 	snprintf(c->spec, sizeof(c->spec), "socket=%s/com1", c->dir);
 	fake_machine_init(&c->f);
-	c->f.option_name = "serial";
-	c->f.option_value = c->spec;
+	c->f.args = c->spec;
 	assert_int_equal(fake_device_create(&c->f, &serial_class, NULL, NULL, &err), 0);
 	c->peer = -1;
 }

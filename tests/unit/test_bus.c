@@ -79,7 +79,7 @@ static void test_access_reaches_its_device(void **state)
 
 	(void)state;
 	recorder_init(&r);
-	assert_int_equal(bus_add(&bus, &region, &r.dev, &err), 0);
+	assert_int_equal(bus_add(&bus, &region, region.base, &r.dev, &err), 0);
 	bus_access(&bus, BUS_PIO, 0x104, &data, 4, true);
 	assert_int_equal(r.offset, 4);
 	assert_int_equal(r.size, 4);
@@ -110,7 +110,7 @@ static void test_nobody_answers(void **state)
 
 	(void)state;
 	recorder_init(&r);
-	assert_int_equal(bus_add(&bus, &region, &r.dev, &err), 0);
+	assert_int_equal(bus_add(&bus, &region, region.base, &r.dev, &err), 0);
 	for (size_t i = 0; i < ARRAY_SIZE(holes); i++) {
 		uint64_t data = 0;
 
@@ -142,13 +142,13 @@ static void test_overlaps_are_refused(void **state)
 
 	(void)state;
 	recorder_init(&r);
-	assert_int_equal(bus_add(&bus, &first, &r.dev, &err), 0);
+	assert_int_equal(bus_add(&bus, &first, first.base, &r.dev, &err), 0);
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
-		assert_int_equal(bus_add(&bus, &bad[i], &r.dev, &err), -EEXIST);
+		assert_int_equal(bus_add(&bus, &bad[i], bad[i].base, &r.dev, &err), -EEXIST);
 		assert_non_null(strstr(err.text, "recorder"));
 	}
 	for (size_t i = 0; i < ARRAY_SIZE(good); i++)
-		assert_int_equal(bus_add(&bus, &good[i], &r.dev, &err), 0);
+		assert_int_equal(bus_add(&bus, &good[i], good[i].base, &r.dev, &err), 0);
 }
 
 static void test_any_order_of_adding(void **state)
@@ -166,7 +166,7 @@ static void test_any_order_of_adding(void **state)
 		unsigned int n = i * 77 % BUS_MAX_REGIONS;
 
 		recorder_init(&r[n]);
-		assert_int_equal(bus_add(&bus, &regions[n], &r[n].dev, &err), 0);
+		assert_int_equal(bus_add(&bus, &regions[n], regions[n].base, &r[n].dev, &err), 0);
 	}
 	for (unsigned int i = 0; i < BUS_MAX_REGIONS; i++) {
 		uint8_t data = 0;
@@ -177,7 +177,9 @@ static void test_any_order_of_adding(void **state)
 		assert_int_equal(data, 0xff);
 		assert_int_equal(r[i].reads, 1);
 	}
-	assert_int_equal(bus_add(&bus, &regions[BUS_MAX_REGIONS], &r[0].dev, &err), -ENOSPC);
+	assert_int_equal(bus_add(&bus, &regions[BUS_MAX_REGIONS], regions[BUS_MAX_REGIONS].base,
+				 &r[0].dev, &err),
+			 -ENOSPC);
 }
 
 int main(void)

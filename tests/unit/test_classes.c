@@ -175,6 +175,16 @@ static bool overlap(const struct bus_region *a, const struct bus_region *b)
 	return a->kind == b->kind && a->base < b->base + b->len && b->base < a->base + a->len;
 }
 
+/* Where the class's instance has it. */
+static struct bus_region region_of(const struct bus_region *r, uint32_t instance)
+{
+	struct bus_region there = *r;
+
+	if (instance)
+		there.base = r->more_bases[instance - 1];
+	return there;
+}
+
 static void check_region(const struct device_class *cls, const struct bus_region *r)
 {
 	if (!r->len || r->base + r->len < r->base || !r->read || !r->write)
@@ -186,31 +196,40 @@ static void check_region(const struct device_class *cls, const struct bus_region
 		fail_msg("%s: 0x%llx is RAM", cls->name, (unsigned long long)r->base);
 }
 
+static uint32_t most_of(size_t class)
+{
+	uint32_t most = device_classes[class]->most;
+
+	return most ? most : 1;
+}
+
 static void test_regions_do_not_overlap(void **state)
 {
 	/* KVM's own: PIC, ELCR. */
 	static const struct bus_region kernel[] = {
-		{ BUS_PIO, 0x20, 2, NULL, NULL },
-		{ BUS_PIO, 0xa0, 2, NULL, NULL },
-		{ BUS_PIO, 0x4d0, 2, NULL, NULL },
-		{ BUS_MMIO, 0xfec00000, 0x100, NULL, NULL },
-		{ BUS_MMIO, 0xfee00000, 0x100000, NULL, NULL },
+		{ .kind = BUS_PIO, .base = 0x20, .len = 2 },
+		{ .kind = BUS_PIO, .base = 0xa0, .len = 2 },
+		{ .kind = BUS_PIO, .base = 0x4d0, .len = 2 },
+		{ .kind = BUS_MMIO, .base = 0xfec00000, .len = 0x100 },
+		{ .kind = BUS_MMIO, .base = 0xfee00000, .len = 0x100000 },
 	};
-	const struct bus_region *all[BUS_MAX_REGIONS];
+	struct bus_region all[BUS_MAX_REGIONS];
 	size_t n = 0;
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(kernel); i++)
-		all[n++] = &kernel[i];
+		all[n++] = kernel[i];
 	for (size_t i = 0; device_classes[i]; i++)
-		for (unsigned int k = 0; k < device_classes[i]->nregions; k++) {
-			const struct bus_region *r = &device_classes[i]->regions[k];
+		for (unsigned int k = 0; k < device_classes[i]->nregions * most_of(i); k++) {
+			const struct device_class *cls = device_classes[i];
+			struct bus_region r = region_of(&cls->regions[k / most_of(i)],
+							k % most_of(i));
 
-			check_region(device_classes[i], r);
+			check_region(cls, &r);
 			for (size_t j = 0; j < n; j++)
-				if (overlap(r, all[j]))
-					fail_msg("%s: 0x%llx is taken", device_classes[i]->name,
-						 (unsigned long long)r->base);
+				if (overlap(&r, &all[j]))
+					fail_msg("%s: 0x%llx is taken", cls->name,
+						 (unsigned long long)r.base);
 			assert_true(n < ARRAY_SIZE(all));
 			all[n++] = r;
 		}

@@ -35,7 +35,7 @@ struct lamp_device {
 	}
 #define LAMP_CLASS(vms) \
 	{ \
-		.name = "lamp", .since = 1, .size = sizeof(struct lamp_device), \
+		.name = "lamp", .since = 1, .board = 1, .size = sizeof(struct lamp_device), \
 		.guest_offset = offsetof(struct lamp_device, guest), \
 		.guest_size = sizeof(struct lamp), .state = (vms) \
 	}
@@ -173,6 +173,7 @@ static const char *const scratch_fds[] = { "scratch-paper", NULL };
 static const struct takeover_kind scratch_host = { .fds = scratch_fds };
 static const struct device_class scratch_class = {
 	.name = "scratch",
+	.board = 1,
 	.since = 2,
 	.size = sizeof(struct scratch),
 	.guest_offset = offsetof(struct scratch, guest),

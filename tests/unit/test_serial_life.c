@@ -192,8 +192,7 @@ static void a_bad_option_is_an_error(void **state)
 
 	(void)state;
 	fake_machine_init(&f);
-	f.option_name = "serial";
-	f.option_value = "modem";
+	f.args = "modem";
 	assert_true(fake_device_create(&f, &serial_class, NULL, NULL, &err) < 0);
 	assert_non_null(strstr(err.text, "modem"));
 	fake_machine_fini(&f);

@@ -42,12 +42,12 @@ struct chardev_ops {
  *	pty		a new pseudo-terminal; its name goes to the log, at every level
  *	file=PATH	output appended to a file, no input
  *	socket=PATH	a listening Unix socket (0600), one peer at a time
- * tag names it in fd table and stream ("<tag>-chardev"). With fds and stream (incoming),
- * descriptors and backend state come from there and spec is ignored.
+ * tag and instance name it in fd table and stream ("<tag>-chardev"), and in the log. With fds and
+ * stream (incoming), descriptors and backend state come from there and spec is ignored.
  */
-int chardev_open(struct chardev **cd, const char *tag, const char *spec, struct loop *loop,
-		 const struct chardev_ops *ops, struct fdtable *fds, struct stream *stream,
-		 struct error *err);
+int chardev_open(struct chardev **cd, const char *tag, uint32_t instance, const char *spec,
+		 struct loop *loop, const struct chardev_ops *ops, struct fdtable *fds,
+		 struct stream *stream, struct error *err);
 
 /*
  * Whether spec is such a text, and a socket's path one that a socket can have; what ("--serial")
@@ -113,7 +113,8 @@ extern const struct vmstate chardev_vmstate;
 
 /* A sentence for the user of where it is: "pty /dev/pts/5"; valid as long as cd. */
 const char *chardev_describe(const struct chardev *cd);
-const char *chardev_tag(const struct chardev *cd);
+/* Tag and instance, as QEMU calls it: "serial0". */
+void chardev_label(const struct chardev *cd, char *label, size_t size);
 
 /* The same in QEMU's words, for query-chardev: "pty:/dev/pts/5". */
 void chardev_filename(const struct chardev *cd, char *name, size_t size);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The PIO and MMIO buses: which device answers at an address. Regions are added before the vCPUs
- * run; look-ups take no lock, the device's own lock is taken around the call.
+ * The PIO and MMIO buses: which device answers at an address. Regions come, go and move while every
+ * vCPU is parked; look-ups take no lock, the device's own lock is taken around the call.
  */
 #ifndef MOLT_VM_BUS_H
 #define MOLT_VM_BUS_H
@@ -20,12 +20,13 @@ enum bus_kind {
 };
 
 /*
- * A device's registers at one place. offset is relative to base; size is 1, 2, 4 or 8 and the
+ * A device's registers at one place. offset is relative to that; size is 1, 2, 4 or 8 and the
  * access lies inside the region whole. read returns the value, its higher bytes are ignored.
  */
 struct bus_region {
 	enum bus_kind kind;
-	uint64_t base;
+	uint64_t base;              /* where the first device of a class has it */
+	const uint64_t *more_bases; /* and the others, where there may be some */
 	uint64_t len;
 	uint64_t (*read)(struct device *dev, uint64_t offset, unsigned int size);
 	void (*write)(struct device *dev, uint64_t offset, uint64_t value, unsigned int size);
@@ -33,17 +34,26 @@ struct bus_region {
 
 #define BUS_MAX_REGIONS 128
 
+struct bus_slot {
+	uint64_t base;
+	const struct bus_region *region;
+	struct device *dev;
+};
+
 struct bus {
-	struct {
-		const struct bus_region *region;
-		struct device *dev;
-	} slots[2][BUS_MAX_REGIONS]; /* by kind, ascending base */
+	struct bus_slot slots[2][BUS_MAX_REGIONS]; /* by kind, ascending base */
 	unsigned int count[2];
 };
 
-/* -EEXIST where it overlaps another region, -ENOSPC when the bus is full. */
-int bus_add(struct bus *bus, const struct bus_region *region, struct device *dev,
+/*
+ * Puts a region at base. -EEXIST where it overlaps another one, -ENOSPC when the bus is full, -ERANGE
+ * where it would go beyond the last address. The region must live as long as it is there.
+ */
+int bus_add(struct bus *bus, const struct bus_region *region, uint64_t base, struct device *dev,
 	    struct error *err);
+
+/* Takes the device's region off, if it is on. */
+void bus_remove(struct bus *bus, const struct bus_region *region, struct device *dev);
 
 /*
  * One guest access of size bytes at data. Where nobody answers, or the access crosses a region's

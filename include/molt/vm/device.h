@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Device classes. A device is one struct that begins with `struct device` and has a part `guest`
+ * Device classes. Of a board device each machine has as many as its class says; of others there are
+ * those that options asked for at the cold start (struct device_request), or the stream's section
+ * "devices" on an update. A device is one struct that begins with `struct device` and has a part `guest`
  * (what migrates: described by a vmstate) and a part `host` (pointers, descriptors, threads). Its
  * const class says everything the machine needs to know; src/devices.c lists the classes.
  *
@@ -24,6 +26,8 @@
 
 #include <molt/base/error.h>
 #include <molt/base/loop.h>
+#include <molt/base/option.h>
+#include <molt/base/values.h>
 #include <molt/state/fdtable.h>
 #include <molt/state/kinds.h>
 #include <molt/state/stream.h>
@@ -34,25 +38,55 @@
 struct machine;
 struct device;
 
-/* What a device is created from. Pointers live as long as the machine; fds and stream do not. */
 struct chardev;
 
+#define DEVICE_ID_MAX 63
+#define DEVICE_ARGS_MAX 8191
+
+/* The option of the command line that makes a device of a class, each time that it is given. */
+struct device_option {
+	struct option_def def; /* its default is for board devices that it is not given for */
+	/*
+	 * Where its value is a list: the keys that it may have, NULL-terminated. "id" is every
+	 * list's, and seen to by the machine. NULL: the value is one word, the class's affair.
+	 */
+	const char *const *keys;
+	/*
+	 * Whether the value is wrong whatever the host is like; nothing is opened. list is NULL
+	 * where keys is. 0, -EINVAL or -ERANGE with the sentence.
+	 */
+	int (*check)(const char *text, const struct value_list *list, struct error *err);
+};
+
+/* A device that an option asks for. */
+struct device_request {
+	const struct device_class *cls;
+	const char *args; /* the option's value */
+};
+
+/* What a device is created from. Pointers live as long as the machine; fds and stream do not. */
 struct device_env {
 	struct machine *machine;
 	struct loop *loop;
-	/* Value of a host-side option of the command line by its name, or NULL. */
-	const char *(*option)(const struct device_env *env, const char *name);
-	void *opaque;
+	/*
+	 * What the option said, or the predecessor's that made it; NULL for a board device without.
+	 * args holds it as text, list taken apart where the option's value is a list.
+	 */
+	const char *args;
+	const struct value_list *list;
 	/* Incoming: where descriptors and backend state come from; NULL on a cold start. */
 	struct fdtable *fds;
 	struct stream *stream;
 };
 
 struct device_class {
-	const char *name;    /* also the section name */
-	uint32_t since;      /* the first machine version that has this device */
-	size_t size;         /* of the whole struct */
-	size_t guest_offset; /* of the guest part, described by state */
+	const char *name;   /* also the section name */
+	uint32_t since;     /* the first machine version that has this device */
+	unsigned int board; /* how many each machine has */
+	unsigned int most;  /* how many one can have, from DEVICES_SINCE on; 0: not more */
+	const struct device_option *option; /* NULL: none of the user's affair */
+	size_t size;                        /* of the whole struct */
+	size_t guest_offset;                /* of the guest part, described by state */
 	size_t guest_size;
 	const struct vmstate *state; /* NULL: nothing migrates */
 	const struct bus_region *regions;
@@ -101,7 +135,9 @@ struct device_class {
 struct device {
 	const struct device_class *cls;
 	struct machine *machine;
-	uint32_t instance;
+	uint32_t instance;          /* counts those of its class */
+	char id[DEVICE_ID_MAX + 1]; /* for queries: what the user called it, or class and number */
+	char *args;                 /* see struct device_env */
 	pthread_mutex_t lock;
 };
 
@@ -115,6 +151,14 @@ static inline void *device_guest(struct device *dev)
  * before_vcpus first.
  */
 extern const struct device_class *const device_classes[];
+
+/* The first machine version with more than board devices. */
+#define DEVICES_SINCE 2
+
+/*
+ * Whether an option's value is right, whatever the host is like, "id" included. 0, -EINVAL, -ERANGE.
+ */
+int device_option_check(const struct device_option *opt, const char *text, struct error *err);
 
 /*
  * Which machines a molt can make: of version N, for N from 1 to newest, with all classes whose

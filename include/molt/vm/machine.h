@@ -135,7 +135,9 @@ struct machine {
 	bool awake; /* in an update's pause: parked threads stay awake, where a CPU can be spared */
 	struct stream *incoming; /* while it is built from one */
 
-	struct device *devices[MACHINE_MAX_DEVICES];
+	struct device *planned[MACHINE_MAX_DEVICES]; /* all that there will be; device.c */
+	unsigned int nplanned;
+	struct device *devices[MACHINE_MAX_DEVICES]; /* those that are there, in order of creation */
 	unsigned int ndevices;
 
 	_Atomic uint32_t requests;
@@ -153,9 +155,9 @@ struct machine_config {
 	struct machine_ops ops;
 	struct loop *loop;
 	struct memory_options memory;
-	/* Host-side options for devices, see struct device_env. */
-	const char *(*option)(const struct device_env *env, const char *name);
-	void *option_opaque;
+	/* Cold start: what options ask for, in their order. */
+	const struct device_request *devices;
+	size_t ndevices;
 	/* Incoming: all of the above that the guest sees comes from the stream instead. */
 	struct stream *stream;
 	struct fdtable *fds;
