@@ -43,6 +43,12 @@ ARGS = [
     b'\x05512M', b'\x050x1000', b'\x0599999', b'\x050.25', b'\x0518446744073709551615',
     b'\x06512M,hugepages=2M,thp=on', b'\x06size=a,,b,prefault=on,thp=',
 ]
+
+
+def piece(at, data):
+    return struct.pack('<HB', at, len(data)) + data
+
+
 # See fuzz_client.c: a command line, the state that the server writes, what it sends.
 STREAM = (struct.pack('<8sII32s16s16sII', b'MOLTSTRM', 1, 1, b'fuzz', bytes(16), bytes(16), 0, 0) +
           struct.pack('<IIIII48sI', 0x54434553, 0, 1, 0, 0, b's', 0) +
@@ -83,6 +89,21 @@ JSON = [
     b'\x03{"id":18446744073709551616,"execute":"x"}{"id":[-1.5e999, "\\u0000"],"a":}'
     b"{'\\u0069d':'it\\'s'}",
 ]
+# See fuzz_virtqueue.c: the queue's shape, then pieces of guest RAM.
+VIRTQUEUE_CHAIN = (piece(0, struct.pack('<QIHHQIHHQIHH', 0x8000, 16, 1, 1, 0x9000, 512, 3, 2,
+                                        0xa000, 1, 2, 0)) +
+                   piece(0x1000, struct.pack('<HHHH', 0, 1, 0, 0)))
+VIRTQUEUE_TABLE = (piece(0x4000, struct.pack('<QIHHQIHH', 0x8000, 16, 1, 1, 0x9000, 512, 2, 0)) +
+                   piece(0, struct.pack('<QIHHQIHH', 0xa000, 8, 1, 1, 0x4000, 32, 4, 0)) +
+                   piece(0x1000, struct.pack('<HHHH', 0, 1, 0, 0)))
+VIRTQUEUES = {
+    'chain': bytes([0x03, 7, 0, 0, 0, 0]) + VIRTQUEUE_CHAIN,
+    'event-idx': bytes([0x0b, 7, 0, 0, 0, 0]) + VIRTQUEUE_CHAIN + piece(0x1003, b'\0'),
+    'indirect': bytes([0x13, 7, 0, 0, 0, 0]) + VIRTQUEUE_TABLE,
+    'no-indirect': bytes([0x03, 7, 0, 0, 0, 0]) + VIRTQUEUE_TABLE,
+    'size': bytes([0x80, 3, 0, 7, 0, 0, 0, 0]),
+    'addresses': bytes([0x22, 7, 0, 0]) + struct.pack('<QQQHH', 0x5000, 2**64 - 2, 0x7000, 0, 0),
+}
 # See fuzz_device.c: register accesses, then what the host does.
 DEVICES = {
     'serial': bytes([13, 1, 0, 3, 0x80, 1, 0, 0, 1, 1, 0, 3, 3, 1, 0, 1, 5, 1, 0, 4, 0xb,
@@ -151,6 +172,8 @@ def main():
         write('client', name, struct.pack('<BH', line, len(state)) + state + text)
     for name, ops in DEVICES.items():
         write('device_' + name, 'ops', ops)
+    for name, data in VIRTQUEUES.items():
+        write('virtqueue', name, data)
     for name in ('ticker', 'reset'):
         write('pvh', name, BOOT_HEAD + elf(build / f'firmware/{name}.elf'))
     write('pvh', 'notes-aligned-to-8', BOOT_HEAD + elf(build / 'firmware/ticker.elf', 8))
