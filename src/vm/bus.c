@@ -27,7 +27,8 @@ int bus_add(struct bus *bus, const struct bus_region *region, uint64_t base, str
 	while (at < n && slots[at].base < base)
 		at++;
 	for (unsigned int i = at ? at - 1 : 0; i < n && i <= at; i++)
-		if (overlap(base, region->len, slots[i].base, slots[i].region->len))
+		if (!region->beneath && !slots[i].region->beneath &&
+		    overlap(base, region->len, slots[i].base, slots[i].region->len))
 			return err_set(err, EEXIST,
 				       "bus: region 0x%llx+0x%llx of '%s' overlaps that of '%s'",
 				       (unsigned long long)base, (unsigned long long)region->len,

@@ -47,3 +47,16 @@ void irq_line_restore(struct irq_line *line, bool level)
 	if (level && line->level_triggered)
 		drive(line);
 }
+
+/* #syscalls vcpu: ioctl(KVM_SIGNAL_MSI) */
+void irq_msi(struct kvm_vm *vm, uint64_t address, uint32_t data)
+{
+	const struct kvm_msi msi = {
+		.address_lo = (uint32_t)address,
+		.address_hi = (uint32_t)(address >> 32),
+		.data = data,
+	};
+
+	/* What it refuses is the guest's nonsense. */
+	kvm_vm_call(vm, KVM_SIGNAL_MSI, &msi);
+}

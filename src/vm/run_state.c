@@ -15,7 +15,7 @@
 /* Requests after which no vCPU may execute another instruction until main has acted. */
 #define STOPPING_REQUESTS \
 	((uint32_t)(MACHINE_REQ_SHUTDOWN | MACHINE_REQ_RESET | MACHINE_REQ_TRIPLE_FAULT | \
-		    MACHINE_REQ_VCPU_ERROR))
+		    MACHINE_REQ_VCPU_ERROR | MACHINE_REQ_SERVICE))
 
 const char *run_state_name(enum run_state state)
 {
@@ -112,6 +112,13 @@ static void guest_failed(struct machine *m, int code, const char *what)
 	machine_exit(m, code, "guest-panic");
 }
 
+static void service_devices(struct machine *m)
+{
+	for (unsigned int i = 0; i < m->ndevices; i++)
+		if (m->devices[i]->cls->service)
+			m->devices[i]->cls->service(m->devices[i]);
+}
+
 void machine_handle_requests(void *opaque)
 {
 	struct machine *m = opaque;
@@ -136,6 +143,10 @@ void machine_handle_requests(void *opaque)
 		machine_exit(m, MACHINE_EXIT_OK, "guest-shutdown");
 	} else if (reqs & MACHINE_REQ_RESET) {
 		guest_reset(m);
+	} else if (reqs & MACHINE_REQ_SERVICE) {
+		service_devices(m);
+		if (m->guest.run_state == RUN_STATE_RUNNING)
+			machine_unpark_vcpus(m);
 	}
 }
 

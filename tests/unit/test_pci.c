@@ -12,7 +12,7 @@
 
 struct bridge {
 	struct device dev;
-	struct pci_config guest; /* as in host.c, which keeps its struct to itself */
+	struct pci_config guest; /* and more, which host.c keeps to itself */
 };
 
 static const struct bus_region *ecam(void)
@@ -22,11 +22,11 @@ static const struct bus_region *ecam(void)
 
 static int setup(void **state)
 {
-	struct bridge *b = calloc(1, sizeof(*b));
+	struct bridge *b = calloc(1, pci_host_class.size);
 
 	if (!b)
 		return -1;
-	assert_int_equal(pci_host_class.size, sizeof(*b));
+	assert_true(pci_host_class.size >= sizeof(*b));
 	b->dev.cls = &pci_host_class;
 	pci_host_class.reset(&b->dev);
 	*state = b;

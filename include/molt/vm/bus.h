@@ -28,6 +28,7 @@ struct bus_region {
 	uint64_t base;              /* where the first device of a class has it */
 	const uint64_t *more_bases; /* and the others, where there may be some */
 	uint64_t len;
+	bool beneath; /* regions of others may lie over parts of it; they win */
 	uint64_t (*read)(struct device *dev, uint64_t offset, unsigned int size);
 	void (*write)(struct device *dev, uint64_t offset, uint64_t value, unsigned int size);
 };

@@ -115,6 +115,12 @@ struct device_class {
 	 * dead.
 	 */
 	void (*revive)(struct device *dev);
+	/*
+	 * Asked for by MACHINE_REQ_SERVICE, of every device, with every vCPU parked: what a guest's
+	 * access changes and only main may do (regions, descriptors). It finds out itself whether
+	 * there is anything to be done.
+	 */
+	void (*service)(struct device *dev);
 	/* Brings the guest part up to date (e.g. from KVM) before it is saved. */
 	int (*pre_save)(struct device *dev, struct error *err);
 	/* Host state of the backend, as sections of its own, and its descriptors. */
@@ -138,6 +144,7 @@ struct device {
 	uint32_t instance;          /* counts those of its class */
 	char id[DEVICE_ID_MAX + 1]; /* for queries: what the user called it, or class and number */
 	char *args;                 /* see struct device_env */
+	void *transport;            /* between bus and device, if any: a struct virtio */
 	pthread_mutex_t lock;
 };
 

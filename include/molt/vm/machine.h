@@ -46,6 +46,7 @@ enum machine_request {
 	MACHINE_REQ_TRIPLE_FAULT = 1 << 2,
 	MACHINE_REQ_VCPU_ERROR = 1 << 3, /* KVM internal error, failed entry, ... */
 	MACHINE_REQ_PANICKED = 1 << 4,   /* guest says it panicked (pvpanic); it goes on running */
+	MACHINE_REQ_SERVICE = 1 << 5,    /* a device needs main, see struct device_class */
 };
 
 /* Why the process ends; the exit codes of molt(1). */

@@ -1,0 +1,10 @@
+/* SPDX-License-Identifier: MIT */
+/* The device classes of this room, for the class table in src/devices.c. */
+#ifndef MOLT_VIRTIO_CLASSES_H
+#define MOLT_VIRTIO_CLASSES_H
+
+#include <molt/vm/device.h>
+
+extern const struct device_class virtio_rng_class;
+
+#endif
