@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: MIT */
+/* The two places that wait: a cold start for its back-end, a reset of the machine for its end. */
+#include <errno.h>
+#include <poll.h>
+
+#include <molt/base/fd.h>
+
+#include "vhost_front_impl.h"
+
+#define NS_PER_MS 1000000ull
+
+static bool is_ready(const struct vhost_front *f)
+{
+	return f->guest->ready;
+}
+
+static bool is_stopped(const struct vhost_front *f)
+{
+	return !f->guest->started && !f->guest->tell_stopped;
+}
+
+static int ms_until(uint64_t at)
+{
+	uint64_t now = now_ns();
+	uint64_t ms = at > now ? (at - now + NS_PER_MS - 1) / NS_PER_MS : 0;
+
+	return ms < 1000 ? (int)ms : 1000;
+}
+
+/* One turn of an event loop with these two sockets and one timer alone. */
+static void turn(struct vhost_front *f, uint64_t until)
+{
+	struct pollfd fds[] = {
+		{ .fd = f->conn_source.loop ? f->conn.fd : -1 },
+		{ .fd = f->channel_source.loop ? f->channel.fd : -1 },
+	};
+	bool timer = f->timer.loop && f->timer.at_ns < until;
+
+	fds[0].events = (short)f->conn_source.events; /* EPOLLIN is POLLIN, and so on */
+	fds[1].events = (short)f->channel_source.events;
+	if (poll(fds, ARRAY_SIZE(fds), ms_until(timer ? f->timer.at_ns : until)) < 0)
+		return;
+	if (f->timer.loop && now_ns() >= f->timer.at_ns) {
+		loop_timer_cancel(&f->timer);
+		vhost_front_on_timer(f);
+		return;
+	}
+	if (fds[0].revents)
+		vhost_front_on_conn(f, (uint32_t)fds[0].revents);
+	else if (fds[1].revents)
+		vhost_front_on_channel(f, (uint32_t)fds[1].revents);
+}
+
+static bool wait_for(struct vhost_front *f, bool (*done)(const struct vhost_front *f),
+		     unsigned int ms)
+{
+	uint64_t until = now_ns() + ms * NS_PER_MS;
+
+	while (!done(f)) {
+		if (now_ns() >= until || !f->live)
+			return false;
+		turn(f, until);
+	}
+	return true;
+}
+
+int vhost_front_wait_ready(struct vhost_front *f, unsigned int ms, struct error *err)
+{
+	const char *why;
+
+	if (wait_for(f, is_ready, ms))
+		return 0;
+	why = f->last_error.code ? f->last_error.text : "it does not answer";
+	if (!f->setup.path)
+		return err_set(err, ETIMEDOUT, "%s: the back-end was not ready within %u ms: %s",
+			       f->setup.name, ms, why);
+	return err_set(err, ETIMEDOUT,
+		       "%s: no vhost-user back-end was ready at '%s' within %u ms: %s; start it "
+		       "first, and see that it may be connected to",
+		       f->setup.name, f->setup.path, ms, why);
+}
+
+int vhost_front_wait_stopped(struct vhost_front *f, unsigned int ms, struct error *err)
+{
+	if (wait_for(f, is_stopped, ms))
+		return 0;
+	return err_set(err, ETIMEDOUT, "%s: the back-end at '%s' has not stopped within %u ms",
+		       f->setup.name, f->setup.path ? f->setup.path : "a socketpair", ms);
+}
