@@ -36,7 +36,8 @@ static void daemon_start(struct bench *b)
 	snprintf(disk, sizeof(disk), "driver=%s,node-name=disk,file=file", b->format);
 	snprintf(export, sizeof(export),
 		 "type=vhost-user-blk,id=e,addr.type=unix,addr.path=%s,node-name=disk,writable=on,"
-		 "num-queues=%d", b->path, DRIVER_QUEUES);
+		 "num-queues=%d",
+		 b->path, DRIVER_QUEUES);
 	b->daemon = fork();
 	assert_true(b->daemon >= 0);
 	if (b->daemon == 0) {
@@ -59,8 +60,7 @@ static void daemon_end(struct bench *b, int sig)
 	b->daemon = 0;
 }
 
-static bool bench_init(struct bench *b, const char *format, unsigned int queues,
-		       unsigned int depth)
+static bool bench_init(struct bench *b, const char *format, unsigned int queues, unsigned int depth)
 {
 	memset(b, 0, offsetof(struct bench, d));
 	if (access(DAEMON, X_OK) < 0) {
@@ -108,7 +108,7 @@ static void wait_ready(struct bench *b)
 
 #define WITH_DAEMON(b, queues, depth) \
 	struct bench b; \
-	\
+\
 	(void)state; \
 	if (!bench_init(&b, "raw", queues, depth)) \
 		skip(); \
@@ -159,7 +159,9 @@ static void kill_and_start(struct bench *b, int sig, unsigned int times)
 {
 	driver_start(&b->d);
 	for (unsigned int i = 0; i < times; i++) {
-		driver_run_for(&b->d, 20 + 7 * (i % 10));
+		driver_run(&b->d, 50 + 7 * (i % 10));
+		assert_true(driver_submit(&b->d) > 0);
+		usleep(13 * (i % 20));
 		daemon_end(b, sig);
 		driver_run_for(&b->d, 5);
 		daemon_start(b);

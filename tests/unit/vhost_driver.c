@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -308,7 +309,7 @@ static void take_used(struct driver *d, struct driver_queue *q)
 		complete(d, q, used->ring[q->used++ % DRIVER_SIZE].id);
 }
 
-static unsigned int turn(struct driver *d)
+unsigned int driver_submit(struct driver *d)
 {
 	unsigned int flying = 0;
 
@@ -323,6 +324,13 @@ static unsigned int turn(struct driver *d)
 			kick(q);
 		flying += q->flying;
 	}
+	return flying;
+}
+
+static unsigned int turn(struct driver *d)
+{
+	unsigned int flying = driver_submit(d);
+
 	assert_true(loop_turn(d->loop, 1) >= 0);
 	return flying;
 }
@@ -331,8 +339,7 @@ static void say_what_hangs(const struct driver *d)
 {
 	fail_msg("nothing comes back any more: %u, %u, %u, %u in flight; %s; %s",
 		 d->queue[0].flying, d->queue[1].flying, d->queue[2].flying, d->queue[3].flying,
-		 vhost_front_state_name(vhost_front_state(&d->front)),
-		 d->front.last_error.text);
+		 vhost_front_state_name(vhost_front_state(&d->front)), d->front.last_error.text);
 }
 
 void driver_run(struct driver *d, uint64_t count)
@@ -397,4 +404,63 @@ void driver_verify(struct driver *d)
 			;
 	}
 	d->quiet = false;
+}
+
+static const struct vmstate_field front_fields[] = { VHOST_FRONT_FIELDS(struct driver, guest),
+						     VMSTATE_END };
+
+static const struct vmstate front_vmstate = {
+	.name = "test-front",
+	.version = 1,
+	.min_version = 1,
+	.size = sizeof(struct driver),
+	.fields = front_fields,
+};
+
+static void save(struct driver *d, struct stream_writer *w, struct fdtable *t)
+{
+	const struct stream_header header = { .format = STREAM_FORMAT };
+	struct error err = ERROR_INIT;
+
+	vhost_front_quiesce(&d->front);
+	assert_int_equal(stream_writer_init(w, 1 << 16, &err), 0);
+	stream_begin(w, &header);
+	vmstate_save(w, &front_vmstate, 0, d);
+	assert_int_equal(stream_end(w, &err), 0);
+	assert_int_equal(vhost_front_save_fds(&d->front, 3, t, &err), 0);
+	/* As an exec leaves them: open, and nobody else's. */
+	for (uint32_t i = 0; i < t->count; i++)
+		t->entries[i].fd = fcntl(t->entries[i].fd, F_DUPFD_CLOEXEC, 3);
+	vhost_front_destroy(&d->front);
+}
+
+static void load(struct driver *d, const struct stream_writer *w, struct fdtable *t)
+{
+	struct stream s = { 0 };
+	struct error err = ERROR_INIT;
+
+	memset(&d->guest, 0, sizeof(d->guest));
+	assert_int_equal(stream_parse(&s, w->data, w->len, &err), 0);
+	if (vmstate_load(&s, &front_vmstate, 0, d, &err) < 0)
+		fail_msg("%s", err.text);
+	stream_fini(&s);
+	vhost_front_init(&d->front, &d->guest, &d->setup);
+	for (unsigned int i = 0; i < d->queues; i++)
+		vhost_front_set_fds(&d->front, i, d->queue[i].kick, d->queue[i].call, -1);
+	if (vhost_front_adopt(&d->front, 3, t, &err) < 0)
+		fail_msg("%s", err.text);
+	assert_int_equal(fdtable_check_taken(t, &err), 0);
+}
+
+void driver_update(struct driver *d)
+{
+	struct fdtable *t = calloc(1, sizeof(*t));
+	struct stream_writer w;
+
+	assert_non_null(t);
+	save(d, &w, t);
+	load(d, &w, t);
+	stream_writer_fini(&w);
+	free(t);
+	vhost_front_resume(&d->front);
 }

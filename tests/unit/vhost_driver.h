@@ -57,6 +57,9 @@ void driver_reset_rings(struct driver *d);
 /* Starts the front-end with all queues, each from its base. */
 void driver_start(struct driver *d);
 
+/* Takes back what has come, submits what is possible; how many are in flight then. */
+unsigned int driver_submit(struct driver *d);
+
 /* Submits and takes back what is possible until count more requests came back. */
 void driver_run(struct driver *d, uint64_t count);
 
@@ -71,6 +74,12 @@ void driver_run_for(struct driver *d, unsigned int ms);
 
 /* Reads every block of which something is known. */
 void driver_verify(struct driver *d);
+
+/*
+ * An update: the front-end is saved to a stream and an fd table, thrown away, and made anew from
+ * them. Whoever has a copy of it notices.
+ */
+void driver_update(struct driver *d);
 
 extern const struct vhost_front_ops driver_ops;
 

@@ -1,0 +1,264 @@
+/* SPDX-License-Identifier: MIT */
+/* The front-end with a back-end that does each thing wrong once, and with an update at each moment. */
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+#include <molt/base/log.h>
+
+#include "vhost_driver.h"
+#include "vhost_mock.h"
+#include "vhost_user_bench.h"
+
+#define QUEUES 2
+#define LONG_NS 5000000000ull
+
+/* A device's life: ready, started, a configuration changed, stopped. */
+struct scene {
+	struct driver d;
+	struct mock mock;
+	bool mock_there;
+	bool started, changed, stop_asked;
+	unsigned int turns;
+	uint64_t since_ns; /* the mock is there */
+	unsigned int update_at; /* 0: never; then each turn from here on is one if update_all */
+	bool update_all;
+	uint64_t protocol;
+	unsigned int fds_before;
+};
+
+static void new_mock(struct scene *s)
+{
+	int fd;
+
+	if (s->mock_there)
+		mock_fini(&s->mock);
+	mock_init(&s->mock, &fd);
+	s->mock_there = true;
+	s->since_ns = now_ns();
+	s->mock.protocol = s->protocol;
+	s->mock.config[0] = s->changed ? 2 : 1;
+	vhost_front_give_socket(&s->d.front, fd);
+}
+
+static void scene_init(struct scene *s)
+{
+	memset(s, 0, sizeof(*s));
+	log_set_level(LOG_LEVEL_ERROR - 1);
+	s->fds_before = open_descriptors();
+	s->protocol = UINT64_MAX;
+	driver_init(&s->d, NULL, QUEUES, 1);
+	s->d.setup.reply_ms = 60;
+	s->d.setup.drain_ms = 60;
+	vhost_front_init(&s->d.front, &s->d.guest, &s->d.setup);
+	for (unsigned int i = 0; i < QUEUES; i++)
+		vhost_front_set_fds(&s->d.front, i, s->d.queue[i].kick, s->d.queue[i].call, -1);
+	vhost_front_resume(&s->d.front);
+	new_mock(s);
+}
+
+static void scene_fini(struct scene *s)
+{
+	mock_fini(&s->mock);
+	driver_fini(&s->d);
+	assert_int_equal(open_descriptors(), s->fds_before);
+}
+
+static void change_config(struct scene *s)
+{
+	s->changed = true;
+	s->mock.config[0] = 2;
+	if (s->mock.channel >= 0)
+		mock_config_change(&s->mock, true);
+}
+
+/* What the owner would do next. */
+static void act(struct scene *s)
+{
+	struct driver *d = &s->d;
+
+	if (d->ready && !s->started) {
+		s->started = true;
+		driver_start(d);
+	} else if (d->running && !s->changed) {
+		change_config(s);
+	} else if (s->changed && !s->stop_asked && vhost_front_config(&d->front)[0] == 2) {
+		s->stop_asked = true;
+		assert_int_equal(vhost_front_stop(&d->front, true), 0);
+	}
+}
+
+static void scene_turn(struct scene *s)
+{
+	unsigned int lost = s->d.lost;
+
+	while (mock_serve(&s->mock))
+		;
+	assert_int_equal(loop_turn(s->d.loop, 1), 0);
+	if (s->d.lost > lost)
+		new_mock(s);
+	act(s);
+	s->turns++;
+	if (s->update_at &&
+	    (s->turns == s->update_at || (s->update_all && s->turns >= s->update_at)))
+		driver_update(&s->d);
+}
+
+static void play(struct scene *s, const char *what, int at)
+{
+	while (!s->d.stopped) {
+		scene_turn(s);
+		if (now_ns() - s->since_ns > LONG_NS)
+			fail_msg("%s at message %d: no end; %s; %u lost, %u failed: %s", what, at,
+				 vhost_front_state_name(vhost_front_state(&s->d.front)), s->d.lost,
+				 s->d.failed, s->d.last_error.text);
+	}
+	/* At rest, and nothing of it is left that would go on. */
+	assert_int_equal(s->d.queue_stopped, QUEUES);
+	assert_int_equal(s->d.running > 0, 1);
+}
+
+static void all_goes_well(void **state)
+{
+	static const uint32_t expected[] = {
+		VHOST_USER_GET_FEATURES,
+		VHOST_USER_GET_PROTOCOL_FEATURES,
+		VHOST_USER_SET_PROTOCOL_FEATURES,
+		VHOST_USER_GET_QUEUE_NUM,
+		VHOST_USER_SET_BACKEND_REQ_FD,
+		VHOST_USER_SET_OWNER,
+		VHOST_USER_GET_CONFIG,
+		VHOST_USER_SET_FEATURES,
+		VHOST_USER_SET_MEM_TABLE,
+		VHOST_USER_GET_INFLIGHT_FD,
+		VHOST_USER_SET_INFLIGHT_FD,
+		VHOST_USER_SET_VRING_NUM,
+		VHOST_USER_SET_VRING_BASE,
+		VHOST_USER_SET_VRING_ADDR,
+		VHOST_USER_SET_VRING_CALL,
+		VHOST_USER_SET_VRING_KICK,
+		VHOST_USER_SET_VRING_ENABLE,
+	};
+	struct scene s;
+
+	(void)state;
+	scene_init(&s);
+	play(&s, "nothing", 0);
+	assert_true(s.mock.count > ARRAY_SIZE(expected));
+	assert_memory_equal(s.mock.seen, expected, sizeof(expected));
+	assert_int_equal(s.d.failed, 0);
+	assert_int_equal(s.d.lost, 0);
+	assert_int_equal(s.d.ready, 1);
+	assert_int_equal(s.d.running, 1);
+	assert_int_equal(s.d.config_changed, 1);
+	assert_int_equal(vhost_front_state(&s.d.front), VHOST_FRONT_READY);
+	scene_fini(&s);
+}
+
+static unsigned int messages_of_a_life(void)
+{
+	struct scene s;
+	unsigned int count;
+
+	scene_init(&s);
+	play(&s, "nothing", 0);
+	count = s.mock.count;
+	scene_fini(&s);
+	return count;
+}
+
+/* Each fault at each message. */
+static void each_thing_wrong_once(void **state)
+{
+	unsigned int count = messages_of_a_life();
+
+	(void)state;
+	assert_true(count > 20);
+	for (unsigned int fault = 0; fault < FAULTS; fault++)
+		for (unsigned int at = 0; at < count; at++) {
+			struct scene s;
+
+			scene_init(&s);
+			s.mock.fault_at = (int)at;
+			s.mock.fault = fault;
+			play(&s, mock_fault_names[fault], (int)at);
+			scene_fini(&s);
+		}
+}
+
+/* An update after each turn of the loop, one in a life: the back-end hears the same. */
+static void an_update_at_each_moment(void **state)
+{
+	struct scene plain;
+
+	(void)state;
+	scene_init(&plain);
+	play(&plain, "nothing", 0);
+	for (unsigned int at = 1; at <= plain.turns; at++) {
+		struct scene s;
+
+		scene_init(&s);
+		s.update_at = at;
+		play(&s, "update", (int)at);
+		assert_int_equal(s.mock.count, plain.mock.count);
+		assert_memory_equal(s.mock.seen, plain.mock.seen, sizeof(s.mock.seen));
+		assert_memory_equal(s.mock.seen_index, plain.mock.seen_index,
+				    sizeof(s.mock.seen_index));
+		assert_int_equal(s.d.lost + s.d.failed, 0);
+		scene_fini(&s);
+	}
+	scene_fini(&plain);
+}
+
+/* Nothing but updates, with a back-end that goes wrong in between. */
+static void an_update_at_all_moments(void **state)
+{
+	unsigned int count = messages_of_a_life();
+
+	(void)state;
+	for (unsigned int fault = 0; fault < FAULTS; fault++)
+		for (unsigned int at = fault % 4; at < count; at += 4) {
+			struct scene s;
+
+			scene_init(&s);
+			s.update_at = 1;
+			s.update_all = true;
+			s.mock.fault_at = (int)at;
+			s.mock.fault = fault;
+			play(&s, mock_fault_names[fault], (int)at);
+			scene_fini(&s);
+		}
+}
+
+/* Each protocol feature alone is missing, and all are. */
+static void fewer_protocol_features(void **state)
+{
+	(void)state;
+	for (unsigned int bit = 0; bit < 20; bit++) {
+		struct scene s;
+
+		if (bit == VHOST_USER_PROTOCOL_F_CONFIG || bit == VHOST_USER_PROTOCOL_F_MQ ||
+		    bit == VHOST_USER_PROTOCOL_F_BACKEND_REQ)
+			continue;
+		scene_init(&s);
+		s.mock.protocol = s.protocol = ~(1ull << bit);
+		play(&s, "without", (int)bit);
+		assert_int_equal(s.d.lost + s.d.failed, 0);
+		assert_false(s.mock.agreed & 1ull << bit);
+		scene_fini(&s);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(all_goes_well),
+		cmocka_unit_test(each_thing_wrong_once),
+		cmocka_unit_test(an_update_at_each_moment),
+		cmocka_unit_test(an_update_at_all_moments),
+		cmocka_unit_test(fewer_protocol_features),
+	};
+
+	return cmocka_run_group_tests_name("vhost_front", tests, NULL, NULL);
+}
