@@ -445,8 +445,11 @@ static void load(struct driver *d, const struct stream_writer *w, struct fdtable
 		fail_msg("%s", err.text);
 	stream_fini(&s);
 	vhost_front_init(&d->front, &d->guest, &d->setup);
-	for (unsigned int i = 0; i < d->queues; i++)
-		vhost_front_set_fds(&d->front, i, d->queue[i].kick, d->queue[i].call, -1);
+	for (unsigned int i = 0; i < d->setup.queues; i++) {
+		const struct driver_queue *q = &d->queue[i < d->queues ? i : 0];
+
+		vhost_front_set_fds(&d->front, i, q->kick, q->call, -1);
+	}
 	if (vhost_front_adopt(&d->front, 3, t, &err) < 0)
 		fail_msg("%s", err.text);
 	assert_int_equal(fdtable_check_taken(t, &err), 0);

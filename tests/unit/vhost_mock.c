@@ -189,6 +189,30 @@ static void misbehave(struct mock *m, struct vhost_user_message *r)
 	}
 }
 
+static bool slowly(struct mock *m)
+{
+	struct wire w = { .hdr = m->slow_answer.hdr };
+	bool first = m->slow_sent == 0;
+
+	if (m->slow_sent == m->slow_whole)
+		return false;
+	memcpy(&w.payload, &m->slow_answer.payload, sizeof(w.payload));
+	send_wire_from(m->conn.fd, &w, m->slow_sent++, 1, m->slow_answer.fds,
+		       first ? m->slow_answer.nfds : 0);
+	return true;
+}
+
+static void send_answer(struct mock *m, const struct vhost_user_message *r)
+{
+	if (!m->slow) {
+		m->closed = vhost_user_send(&m->conn, r) < 0;
+		return;
+	}
+	m->slow_answer = *r;
+	m->slow_sent = 0;
+	m->slow_whole = 12 + r->hdr.size;
+}
+
 bool mock_serve(struct mock *m)
 {
 	struct vhost_user_message msg, r;
@@ -196,7 +220,7 @@ bool mock_serve(struct mock *m)
 	bool wanted;
 	int got;
 
-	if (m->conn.fd < 0 || m->silent || m->closed)
+	if (m->conn.fd < 0 || m->silent || m->closed || slowly(m))
 		return false;
 	got = vhost_user_receive(&m->conn, &msg, &err);
 	if (got == 0)
@@ -209,7 +233,7 @@ bool mock_serve(struct mock *m)
 	if ((int)m->count - 1 == m->fault_at)
 		misbehave(m, &r);
 	else if (wanted)
-		m->closed = vhost_user_send(&m->conn, &r) < 0;
+		send_answer(m, &r);
 	vhost_user_close_fds(&msg);
 	return true;
 }

@@ -45,6 +45,9 @@ struct mock {
 	int fault_at; /* -1: never */
 	enum mock_fault fault;
 	bool silent;
+	bool slow; /* answers come byte by byte, one at a call */
+	struct vhost_user_message slow_answer;
+	unsigned int slow_sent, slow_whole;
 	bool closed; /* by the front-end */
 };
 

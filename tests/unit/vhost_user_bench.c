@@ -12,13 +12,14 @@ struct wire wire(uint32_t request, uint32_t flags, uint32_t size)
 	return w;
 }
 
-void send_wire(int fd, const struct wire *w, size_t len, const int *fds, size_t nfds)
+void send_wire_from(int fd, const struct wire *w, size_t from, size_t len, const int *fds,
+		    size_t nfds)
 {
 	union {
 		struct cmsghdr align;
 		char space[CMSG_SPACE(16 * sizeof(int))];
 	} control = { 0 };
-	struct iovec iov = { .iov_base = (char *)(uintptr_t)w, .iov_len = len };
+	struct iovec iov = { .iov_base = (char *)(uintptr_t)w + from, .iov_len = len };
 	struct msghdr mh = { .msg_iov = &iov, .msg_iovlen = 1 };
 
 	if (nfds) {
@@ -30,6 +31,11 @@ void send_wire(int fd, const struct wire *w, size_t len, const int *fds, size_t 
 		memcpy(CMSG_DATA(&control.align), fds, nfds * sizeof(int));
 	}
 	assert_int_equal(sendmsg(fd, &mh, MSG_NOSIGNAL), len);
+}
+
+void send_wire(int fd, const struct wire *w, size_t len, const int *fds, size_t nfds)
+{
+	send_wire_from(fd, w, 0, len, fds, nfds);
 }
 
 unsigned int open_descriptors(void)

@@ -27,6 +27,10 @@ struct wire wire(uint32_t request, uint32_t flags, uint32_t size);
 /* Sends the first len bytes of it, with nfds descriptors, and expects that all go out. */
 void send_wire(int fd, const struct wire *w, size_t len, const int *fds, size_t nfds);
 
+/* The same for len bytes from byte `from` on. */
+void send_wire_from(int fd, const struct wire *w, size_t from, size_t len, const int *fds,
+		    size_t nfds);
+
 /* How many descriptors this process has open. */
 unsigned int open_descriptors(void);
 
