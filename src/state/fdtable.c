@@ -90,6 +90,10 @@ const char *fd_kind_name(enum fd_kind kind)
 		return "pipe";
 	case FD_KIND_OTHER:
 		return "other";
+	case FD_KIND_EVENTFD:
+		return "eventfd";
+	case FD_KIND_IO_URING:
+		return "io_uring";
 	}
 	return "unknown";
 }
@@ -107,6 +111,22 @@ static int socket_kind(int fd)
 	if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &len) < 0)
 		return -errno;
 	return listening ? FD_KIND_LISTEN : FD_KIND_STREAM;
+}
+
+/* What has no type of file is an anonymous inode, and only its link tells of what kind. */
+static int anonymous_kind(int fd)
+{
+	char path[32], target[32];
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	n = readlink(path, target, sizeof(target) - 1);
+	if (n < 0)
+		return FD_KIND_OTHER;
+	target[n] = '\0';
+	if (strcmp(target, "anon_inode:[eventfd]") == 0)
+		return FD_KIND_EVENTFD;
+	return strcmp(target, "anon_inode:[io_uring]") == 0 ? FD_KIND_IO_URING : FD_KIND_OTHER;
 }
 
 int fd_kind_of(int fd)
@@ -129,7 +149,7 @@ int fd_kind_of(int fd)
 		return isatty(fd) ? FD_KIND_TTY : FD_KIND_CHAR;
 	if (S_ISFIFO(st.st_mode))
 		return FD_KIND_PIPE;
-	return FD_KIND_OTHER;
+	return (st.st_mode & S_IFMT) == 0 ? anonymous_kind(fd) : FD_KIND_OTHER;
 }
 
 static struct fdtable_entry *find(const struct fdtable *t, const char *name, uint32_t id)

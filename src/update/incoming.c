@@ -298,6 +298,7 @@ int update_commit(struct update *u, struct incoming *in, struct error *err)
 	machine_keep_awake(u->machine, false);
 	u->ops.main_pid(u->ops.opaque, getpid());
 	tell_end(u, in, wire, ready_ns, entered_ns);
+	machine_fast_paths(u->machine, true);
 	guard_link_release(in->guard, machine_spare_cpus(u->machine, &spare) ? &spare : NULL);
 	update_keep_guardian(u, &in->guard->child);
 	for (uint32_t i = 0; i < wire->nguardians; i++) {

@@ -79,6 +79,19 @@ static void undo_prepare(struct update *u)
 	u->wire = NULL;
 }
 
+/* They cost up to milliseconds, and the guest runs on without. */
+static int do_slow_paths(struct update *u, struct error *err)
+{
+	(void)err;
+	machine_fast_paths(u->machine, false);
+	return 0;
+}
+
+static void undo_slow_paths(struct update *u)
+{
+	machine_fast_paths(u->machine, true);
+}
+
 static int do_guard(struct update *u, struct error *err)
 {
 	int r;
@@ -186,6 +199,7 @@ static int do_save(struct update *u, struct error *err)
 
 static const struct stage stages[] = {
 	{ "prepare", do_prepare, undo_prepare },
+	{ "slow paths", do_slow_paths, undo_slow_paths },
 	{ "guard", do_guard, undo_guard },
 	{ "pause", do_pause, undo_pause },
 	{ "quiesce", do_quiesce, undo_quiesce },

@@ -375,6 +375,20 @@ int devices_attach(struct machine *m, bool before_vcpus, struct error *err)
 	return 0;
 }
 
+int devices_before_reset(struct machine *m, struct error *err)
+{
+	int r = 0;
+
+	for (unsigned int i = 0; i < m->ndevices && r == 0; i++) {
+		struct device *dev = m->devices[i];
+
+		r = dev->cls->before_reset ? dev->cls->before_reset(dev, err) : 0;
+		if (r < 0)
+			err_prefix(err, "device '%s'", dev->id);
+	}
+	return r;
+}
+
 void devices_destroy(struct machine *m)
 {
 	while (m->ndevices) {

@@ -22,6 +22,9 @@ int devices_create(struct machine *m, const struct machine_config *cfg, bool bef
 /* The same for attach, to the machine's KVM VM. */
 int devices_attach(struct machine *m, bool before_vcpus, struct error *err);
 
+/* See struct device_class. */
+int devices_before_reset(struct machine *m, struct error *err);
+
 void devices_destroy(struct machine *m);
 
 /* The sections "devices", one for each that is not the board's. */

@@ -332,6 +332,7 @@ void machine_destroy(struct machine *m)
 {
 	free_vcpus(m);
 	devices_destroy(m);
+	msi_routes_fini(&m->msi_routes);
 	memory_destroy(&m->memory);
 	loop_wake_fini(&m->request_wake);
 	kvm_close(&m->kvm);
@@ -345,8 +346,11 @@ int machine_reset(struct machine *m, const char *reason, struct error *err)
 	int r;
 
 	machine_park_vcpus(m);
+	r = devices_before_reset(m, err);
 	tear_down_vm(m);
-	r = memory_clear(&m->memory, err);
+	msi_routes_forget_vm(&m->msi_routes);
+	if (r == 0)
+		r = memory_clear(&m->memory, err);
 	if (r == 0)
 		r = build_vm(m, NULL, err);
 	if (r == 0)

@@ -167,6 +167,13 @@ int machine_quiesce(struct machine *m, struct error *err)
 	return 0;
 }
 
+void machine_fast_paths(struct machine *m, bool on)
+{
+	for (unsigned int i = 0; i < m->ndevices; i++)
+		if (m->devices[i]->cls->fast_path)
+			m->devices[i]->cls->fast_path(m->devices[i], on);
+}
+
 void machine_unquiesce(struct machine *m)
 {
 	for (unsigned int i = 0; i < m->ndevices; i++)

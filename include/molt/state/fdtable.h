@@ -15,7 +15,7 @@
 #include <molt/state/stream.h>
 
 #define FDTABLE_ENV "MOLT_FDTABLE" /* the memfd's number, in decimal */
-#define FDTABLE_MAX 512
+#define FDTABLE_MAX 2048
 
 enum fd_kind {
 	FD_KIND_FILE = 1, /* regular file */
@@ -26,6 +26,8 @@ enum fd_kind {
 	FD_KIND_CHAR,     /* other character device, such as /dev/kvm */
 	FD_KIND_PIPE,
 	FD_KIND_OTHER, /* whatever was inherited as standard input or output */
+	FD_KIND_EVENTFD,
+	FD_KIND_IO_URING,
 };
 
 const char *fd_kind_name(enum fd_kind kind);

@@ -121,6 +121,16 @@ struct device_class {
 	 * there is anything to be done.
 	 */
 	void (*service)(struct device *dev);
+	/*
+	 * Whether KVM may serve its eventfds by itself; called while the guest runs. See
+	 * machine_fast_paths().
+	 */
+	void (*fast_path)(struct device *dev, bool on);
+	/*
+	 * Before a guest's reset, when RAM is still what it was: whoever else writes to it has to be
+	 * stopped. -errno: it cannot be, and the machine ends.
+	 */
+	int (*before_reset)(struct device *dev, struct error *err);
 	/* Brings the guest part up to date (e.g. from KVM) before it is saved. */
 	int (*pre_save)(struct device *dev, struct error *err);
 	/* Host state of the backend, as sections of its own, and its descriptors. */

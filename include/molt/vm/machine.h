@@ -21,6 +21,7 @@
 #include <molt/vm/device.h>
 #include <molt/vm/kvm.h>
 #include <molt/vm/memory.h>
+#include <molt/vm/msi_route.h>
 #include <molt/vm/vcpu.h>
 
 #define MACHINE_MAX_VCPUS 254 /* 8-bit APIC ids; 255 is the broadcast */
@@ -114,6 +115,7 @@ struct machine {
 	int avoid_vm_fd; /* what kvm_vm_create() is not to use, or -1 */
 	struct memory memory;
 	struct bus bus;
+	struct msi_routes msi_routes;
 	struct loop *loop;
 	struct machine_ops ops;
 
@@ -251,6 +253,12 @@ int machine_power_button(struct machine *m, struct error *err);
  * twice.
  */
 void machine_job_control(struct machine *m, bool stopping);
+
+/*
+ * Whether devices may have KVM serve their eventfds, which an update takes off before the pause and
+ * allows again behind it. For the guest there is no difference.
+ */
+void machine_fast_paths(struct machine *m, bool on);
 
 /*
  * Devices drained, and running again. The second is also what makes an incoming machine's devices

@@ -1,0 +1,294 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+#include <molt/base/log.h>
+#include <molt/vm/machine.h>
+#include <molt/vm/msi_route.h>
+
+#include "fast_path.h"
+
+/* A VM that goes may hold an eventfd for some time yet. */
+#define RETRY_NS 20000000
+
+void fast_path_init(struct fast_path *p, struct virtio *v, void (*error)(struct virtio *v))
+{
+	memset(p, 0, sizeof(*p));
+	p->v = v;
+	p->error = error;
+	for (uint32_t q = 0; q < VIRTIO_QUEUES_MAX; q++) {
+		p->queues[q].path = p;
+		p->queues[q].kick_fd = p->queues[q].call_fd = -1;
+	}
+	p->error_fd = -1;
+}
+
+static uint32_t fd_id(const struct fast_path *p, uint32_t queue)
+{
+	return p->v->pci.slot * VIRTIO_QUEUES_MAX + queue;
+}
+
+int fast_path_open(struct fast_path *p, uint32_t queue, struct error *err)
+{
+	struct fast_queue *q = &p->queues[queue];
+	int *const fds[] = { &p->error_fd, &q->kick_fd, &q->call_fd };
+
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
+		if (*fds[i] >= 0)
+			continue;
+		*fds[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+		if (*fds[i] < 0)
+			return err_sys(err, errno, "eventfd for queue %u", queue);
+	}
+	return 0;
+}
+
+int fast_path_save(const struct fast_path *p, struct fdtable *fds, struct error *err)
+{
+	int r = 0;
+
+	for (uint32_t i = 0; i < p->v->id.nqueues && r == 0; i++) {
+		const struct fast_queue *q = &p->queues[i];
+
+		if (q->call_fd < 0)
+			continue;
+		r = fdtable_add(fds, "virtio-kick", fd_id(p, i), q->kick_fd, err);
+		if (r == 0)
+			r = fdtable_add(fds, "virtio-call", fd_id(p, i), q->call_fd, err);
+	}
+	if (r == 0 && p->error_fd >= 0)
+		r = fdtable_add(fds, "virtio-error", p->v->pci.slot, p->error_fd, err);
+	return r;
+}
+
+static int take(struct fdtable *fds, const char *name, uint32_t id, int *fd, struct error *err)
+{
+	*fd = fdtable_take(fds, name, id, FD_KIND_EVENTFD, err);
+	return *fd < 0 ? *fd : 0;
+}
+
+int fast_path_adopt(struct fast_path *p, struct fdtable *fds, struct error *err)
+{
+	int r = 0;
+
+	for (uint32_t i = 0; i < p->v->id.nqueues && r == 0; i++) {
+		struct fast_queue *q = &p->queues[i];
+
+		if (!fdtable_has(fds, "virtio-kick", fd_id(p, i)))
+			continue;
+		r = take(fds, "virtio-kick", fd_id(p, i), &q->kick_fd, err);
+		if (r == 0)
+			r = take(fds, "virtio-call", fd_id(p, i), &q->call_fd, err);
+	}
+	if (r == 0 && fdtable_has(fds, "virtio-error", p->v->pci.slot))
+		r = take(fds, "virtio-error", p->v->pci.slot, &p->error_fd, err);
+	return r;
+}
+
+void fast_path_kick(struct fast_path *p, uint32_t queue)
+{
+	const uint64_t one = 1;
+	ssize_t n = p->queues[queue].kick_fd < 0
+			    ? 0
+			    : write(p->queues[queue].kick_fd, &one, sizeof(one));
+
+	(void)n; /* full: the back-end has plenty of kicks to read */
+}
+
+/* ---- the slow way ---- */
+
+static bool drain(int fd)
+{
+	uint64_t count;
+
+	return read(fd, &count, sizeof(count)) == sizeof(count);
+}
+
+static void called(void *opaque, uint32_t events)
+{
+	struct fast_queue *q = opaque;
+	struct virtio *v = q->path->v;
+
+	(void)events;
+	pthread_mutex_lock(&v->dev->lock);
+	if (drain(q->call_fd))
+		virtio_notify_queue(v, (uint32_t)(q - q->path->queues));
+	pthread_mutex_unlock(&v->dev->lock);
+}
+
+static void failed(void *opaque, uint32_t events)
+{
+	struct fast_path *p = opaque;
+
+	(void)events;
+	pthread_mutex_lock(&p->v->dev->lock);
+	if (drain(p->error_fd))
+		p->error(p->v);
+	pthread_mutex_unlock(&p->v->dev->lock);
+}
+
+static void wait_for_call(struct fast_queue *q, bool on)
+{
+	struct loop *loop = q->path->v->dev->machine->loop;
+	int r = 0;
+
+	if (!on)
+		loop_del(&q->call_source);
+	else if (!q->call_source.loop)
+		r = loop_add(loop, &q->call_source, q->call_fd, EPOLLIN, called, q);
+	if (r < 0)
+		log_error("device '%s': waiting for its back-end: %s", q->path->v->dev->id,
+			  strerror(-r));
+}
+
+/* ---- the fast way ---- */
+
+static void set_kick(struct fast_queue *q, uint64_t address)
+{
+	struct kvm_vm *vm = &q->path->v->dev->machine->vm;
+
+	if (q->kick_address == address)
+		return;
+	if (q->kick_address)
+		msi_ioeventfd(vm, q->kick_fd, q->kick_address, false);
+	q->kick_address = 0;
+	if (address && msi_ioeventfd(vm, q->kick_fd, address, true) == 0)
+		q->kick_address = address;
+}
+
+static void call_off(struct fast_queue *q)
+{
+	if (q->call_fast)
+		msi_irqfd(&q->path->v->dev->machine->vm, q->call_fd, q->gsi, false);
+	q->call_fast = false;
+}
+
+static void call_on(struct fast_queue *q, uint64_t address, uint32_t data)
+{
+	struct machine *m = q->path->v->dev->machine;
+	int r = 0;
+
+	if (!q->gsi)
+		r = msi_route_alloc(&m->msi_routes);
+	if (r < 0)
+		return;
+	if (r > 0)
+		q->gsi = (uint32_t)r;
+	msi_route_set(&m->msi_routes, q->gsi, address, data);
+	r = msi_routes_commit(&m->msi_routes, &m->vm);
+	if (r == 0 && !q->call_fast)
+		r = msi_irqfd(&m->vm, q->call_fd, q->gsi, true);
+	if (r == 0)
+		q->call_fast = true;
+	else
+		call_off(q);
+}
+
+static void retry(void *opaque)
+{
+	struct fast_path *p = opaque;
+
+	/* The device looks at everything again. */
+	machine_request(p->v->dev->machine, MACHINE_REQ_SERVICE);
+}
+
+static void update_queue(struct fast_path *p, uint32_t queue, bool used)
+{
+	struct fast_queue *q = &p->queues[queue];
+	struct virtio *v = p->v;
+	bool fast = p->allowed && p->live && used, want_call;
+	uint64_t address = 0;
+	uint32_t data = 0;
+
+	if (q->call_fd < 0)
+		return;
+	set_kick(q, fast && v->pci.mapped
+			    ? v->pci.mapped + VIRTIO_BAR_NOTIFY + queue * VIRTIO_NOTIFY_STRIDE
+			    : 0);
+	want_call = fast && pci_msix_message(&v->pci, v->guest->vector[queue], &address, &data);
+	if (want_call)
+		call_on(q, address, data);
+	else
+		call_off(q);
+	wait_for_call(q, p->live && !q->call_fast);
+	if (want_call && !q->call_fast && !p->retry.loop)
+		loop_timer_set(v->dev->machine->loop, &p->retry, now_ns() + RETRY_NS, retry, p);
+}
+
+/* A vector is fast while any of its queues is. */
+static void tell_vectors(struct fast_path *p)
+{
+	struct virtio *v = p->v;
+
+	for (uint32_t n = 0; n < v->pci.id.nvectors; n++)
+		pci_msix_fast(&v->pci, n, false);
+	for (uint32_t q = 0; q < v->id.nqueues; q++)
+		if (p->queues[q].call_fast)
+			pci_msix_fast(&v->pci, v->guest->vector[q], true);
+}
+
+void fast_path_update(struct fast_path *p, const uint8_t *used)
+{
+	for (uint32_t q = 0; q < p->v->id.nqueues; q++)
+		update_queue(p, q, used[q]);
+	tell_vectors(p);
+}
+
+void fast_path_forget_vm(struct fast_path *p)
+{
+	for (uint32_t q = 0; q < VIRTIO_QUEUES_MAX; q++) {
+		p->queues[q].kick_address = 0;
+		p->queues[q].call_fast = false;
+	}
+}
+
+/* ---- life ---- */
+
+void fast_path_quiesce(struct fast_path *p)
+{
+	static const uint8_t none[VIRTIO_QUEUES_MAX];
+
+	p->live = false;
+	fast_path_update(p, none);
+	loop_del(&p->error_source);
+	loop_timer_cancel(&p->retry);
+}
+
+void fast_path_resume(struct fast_path *p)
+{
+	int r = 0;
+
+	p->live = true;
+	for (uint32_t i = 0; i < p->v->id.nqueues; i++)
+		if (p->queues[i].call_fd >= 0)
+			wait_for_call(&p->queues[i], !p->queues[i].call_fast);
+	if (p->error_fd >= 0 && !p->error_source.loop)
+		r = loop_add(p->v->dev->machine->loop, &p->error_source, p->error_fd, EPOLLIN,
+			     failed, p);
+	if (r < 0)
+		log_error("device '%s': waiting for its back-end's errors: %s", p->v->dev->id,
+			  strerror(-r));
+}
+
+void fast_path_fini(struct fast_path *p)
+{
+	if (!p->v)
+		return;
+	loop_timer_cancel(&p->retry);
+	for (uint32_t i = 0; i < VIRTIO_QUEUES_MAX; i++) {
+		struct fast_queue *q = &p->queues[i];
+
+		loop_del(&q->call_source);
+		if (q->gsi)
+			msi_route_free(&p->v->dev->machine->msi_routes, q->gsi);
+		fd_close(&q->kick_fd);
+		fd_close(&q->call_fd);
+	}
+	loop_del(&p->error_source);
+	fd_close(&p->error_fd);
+	p->v = NULL;
+}
