@@ -192,27 +192,28 @@ static void add_own_dirs(struct confinement *c, const struct cli_args *args, con
 /* ---- the sandbox ---- */
 
 int confine_cold(struct confinement *c, const struct cli_args *args, const char *control,
-		 struct error *err)
+		 bool back_ends, struct error *err)
 {
 	int r;
 
 	if (!c->on)
 		return 0;
 	add_own_dirs(c, args, control);
-	r = sandbox_enter(c->dirs, err);
+	r = sandbox_enter(c->dirs, back_ends, err);
 	if (r < 0)
 		err_prefix(err, "the sandbox cannot be had here (--sandbox off runs without)");
 	return r;
 }
 
-void confine_successor(struct confinement *c, const struct cli_args *args, const char *control)
+void confine_successor(struct confinement *c, const struct cli_args *args, const char *control,
+		       bool back_ends)
 {
 	unsigned int level = sandbox_level();
 	struct error err = ERROR_INIT;
 
 	if (c->on && !sandbox_in_force())
 		add_own_dirs(c, args, control);
-	if (c->on && sandbox_enter(c->dirs, &err) < 0)
+	if (c->on && sandbox_enter(c->dirs, back_ends, &err) < 0)
 		log_error("sandbox: not in force as it should be: %s", err.text);
 	else if (!c->on && level)
 		log_warn("--sandbox off: level %u is in force since before, and cannot be lifted; only "

@@ -21,16 +21,17 @@ void confine_fini(struct confinement *c);
 
 /*
  * For the end of a cold start, when everything is open: main's sandbox. control: the path of the
- * control socket, or NULL.
+ * control socket, or NULL. back_ends: as for sandbox_enter().
  */
 int confine_cold(struct confinement *c, const struct cli_args *args, const char *control,
-		 struct error *err);
+		 bool back_ends, struct error *err);
 
 /*
  * For a successor that runs the guest already: adds what is newer than what it came with. Failure
  * is for the log alone: the guest is not to be lost for it.
  */
-void confine_successor(struct confinement *c, const struct cli_args *args, const char *control);
+void confine_successor(struct confinement *c, const struct cli_args *args, const char *control,
+		       bool back_ends);
 
 /* What each vCPU thread calls, NULL where the sandbox is off. */
 int (*confine_thread(const struct confinement *c))(struct error *err);

@@ -256,7 +256,8 @@ static int cold_start(struct vmm *v, struct error *err)
 	if (r == 0)
 		fd_close_inherited();
 	if (r == 0)
-		r = confine_cold(&v->confinement, v->args, control_path(v->control), err);
+		r = confine_cold(&v->confinement, v->args, control_path(v->control),
+				 machine_has_back_ends(&v->machine), err);
 	if (r == 0)
 		r = log_start(err);
 	if (r < 0)
@@ -351,7 +352,8 @@ static int take_over(struct vmm *v, uint64_t main_ns, struct error *err)
 		r = update_commit(v->update, &in, err);
 	if (r == 0) {
 		fd_close_inherited();
-		confine_successor(&v->confinement, v->args, control_path(v->control));
+		confine_successor(&v->confinement, v->args, control_path(v->control),
+				  machine_has_back_ends(&v->machine));
 		start_log();
 		control_start(v->control);
 		cli_warn_of_differences(v->args, &v->machine);

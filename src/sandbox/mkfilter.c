@@ -138,7 +138,7 @@ static const struct {
 };
 
 static int sanitized;
-static char in_main[KNOWN_CALLS]; /* calls that main's list names */
+static char in_main[KNOWN_CALLS]; /* calls that main's list names, for every guest */
 
 static void die(const char *file, const char *what, const char *word)
 {
@@ -332,20 +332,27 @@ static int collect(scmp_filter_ctx ctx, const char *file, const char *list)
 	return found;
 }
 
-/* Whether the line is for the build that we are; its words are what *line points to then. */
-static int is_for_this_build(char **line)
+static int strip(char **line, const char *prefix)
 {
-	static const char *const builds[] = { "plain:", "sanitized:" };
+	if (strncmp(*line, prefix, strlen(prefix)) != 0)
+		return 0;
+	*line += strlen(prefix);
+	return 1;
+}
 
-	for (int i = 0; i < 2; i++)
-		if (strncmp(*line, builds[i], strlen(builds[i])) == 0) {
-			*line += strlen(builds[i]);
-			return sanitized == i;
-		}
+/* Whether the line is for this build and this list; its words are what *line points to then. */
+static int is_for_this_list(char **line, int back_ends)
+{
+	if (strip(line, "back-ends:"))
+		return back_ends;
+	if (strip(line, "plain:"))
+		return !sanitized;
+	if (strip(line, "sanitized:"))
+		return sanitized;
 	return **line != '#';
 }
 
-static void read_main_list(scmp_filter_ctx ctx, const char *file)
+static void read_main_list(scmp_filter_ctx ctx, const char *file, int back_ends)
 {
 	char buf[512], *save = NULL;
 	FILE *in = fopen(file, "r");
@@ -355,13 +362,13 @@ static void read_main_list(scmp_filter_ctx ctx, const char *file)
 	while (fgets(buf, sizeof(buf), in)) {
 		char *line = buf;
 
-		if (!is_for_this_build(&line))
+		if (!is_for_this_list(&line, back_ends))
 			continue;
 		for (char *word = strtok_r(line, " \t\n", &save); word;
 		     word = strtok_r(NULL, " \t\n", &save)) {
 			int nr = add_call(ctx, file, word);
 
-			if (nr >= 0)
+			if (nr >= 0 && !back_ends)
 				in_main[nr] = 1;
 		}
 	}
@@ -414,7 +421,7 @@ static void write_thread_list(FILE *out, const char *list, char **files, int n)
  * Another architecture's calls would be a way around the list. x32's have a bit that makes them
  * newer than all that are known.
  */
-static void write_main_list(FILE *out, const char *file)
+static void write_main_list(FILE *out, const char *name, const char *file, int back_ends)
 {
 	static const struct sock_filter newer[] = {
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
@@ -425,11 +432,11 @@ static void write_main_list(FILE *out, const char *file)
 	};
 	scmp_filter_ctx ctx = seccomp_init(SCMP_ACT_ERRNO(EPERM));
 
-	must("main", "bad architecture",
+	must(name, "bad architecture",
 	     seccomp_attr_set(ctx, SCMP_FLTATR_ACT_BADARCH, SCMP_ACT_ERRNO(ENOSYS)));
-	must("main", "optimization", seccomp_attr_set(ctx, SCMP_FLTATR_CTL_OPTIMIZE, 2));
-	read_main_list(ctx, file);
-	print_filter(out, "main", ctx, newer, sizeof(newer) / sizeof(newer[0]));
+	must(name, "optimization", seccomp_attr_set(ctx, SCMP_FLTATR_CTL_OPTIMIZE, 2));
+	read_main_list(ctx, file, back_ends);
+	print_filter(out, name, ctx, newer, sizeof(newer) / sizeof(newer[0]));
 }
 
 static void write_names(FILE *out)
@@ -457,7 +464,8 @@ int main(int argc, char **argv)
 		die(argv[2], strerror(errno), "");
 	fprintf(out,
 		"/* Made by mkfilter from main.list and the declarations in the sources. */\n");
-	write_main_list(out, argv[3]);
+	write_main_list(out, "main", argv[3], 0);
+	write_main_list(out, "main_with_back_ends", argv[3], 1);
 	write_thread_list(out, "vcpu", argv + 4, argc - 4);
 	write_names(out);
 	return fclose(out) ? 1 : 0;

@@ -81,7 +81,7 @@ bool sandbox_in_force(void)
 	return sandbox_level() >= SANDBOX_LEVEL;
 }
 
-int sandbox_enter(const struct sandbox_dir *dirs, struct error *err)
+int sandbox_enter(const struct sandbox_dir *dirs, bool back_ends, struct error *err)
 {
 	struct error why = ERROR_INIT;
 	int abi, r;
@@ -99,7 +99,11 @@ int sandbox_enter(const struct sandbox_dir *dirs, struct error *err)
 		log_warn("sandbox: files are not protected: %s", why.text);
 		abi = 0;
 	}
-	r = install(filter_main, ARRAY_SIZE(filter_main), err);
+	if (back_ends)
+		r = install(filter_main_with_back_ends, ARRAY_SIZE(filter_main_with_back_ends),
+			    err);
+	else
+		r = install(filter_main, ARRAY_SIZE(filter_main), err);
 	if (r == 0)
 		log_info("sandbox: level %d, no capabilities, %s %d, system calls filtered",
 			 SANDBOX_LEVEL, abi ? "Landlock ABI" : "no Landlock:", abi);

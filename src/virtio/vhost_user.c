@@ -214,6 +214,7 @@ const struct device_class vhost_user_class = {
 	.name = "vhost-user",
 	.since = 2,
 	.most = DEVICES_MAX,
+	.back_end = true,
 	.option = &vhost_user_option,
 	.host = &vhost_user_host,
 	.size = sizeof(struct vhost_user),

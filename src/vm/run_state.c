@@ -167,6 +167,14 @@ int machine_quiesce(struct machine *m, struct error *err)
 	return 0;
 }
 
+bool machine_has_back_ends(const struct machine *m)
+{
+	for (unsigned int i = 0; i < m->ndevices; i++)
+		if (m->devices[i]->cls->back_end)
+			return true;
+	return false;
+}
+
 void machine_fast_paths(struct machine *m, bool on)
 {
 	for (unsigned int i = 0; i < m->ndevices; i++)

@@ -87,11 +87,11 @@ static void enter_twice(void)
 	int filters = own_status("Seccomp_filters");
 
 	CHECK(sandbox_level() == 0);
-	CHECK(sandbox_enter(nowhere, &err) == 0);
+	CHECK(sandbox_enter(nowhere, false, &err) == 0);
 	CHECK(sandbox_level() == SANDBOX_LEVEL);
 	CHECK(filters < 0 || own_status("Seccomp_filters") == filters + 1);
 	for (int i = 0; i < 20; i++)
-		CHECK(sandbox_enter(nowhere, &err) == 0);
+		CHECK(sandbox_enter(nowhere, false, &err) == 0);
 	CHECK(filters < 0 || own_status("Seccomp_filters") == filters + 1);
 	CHECK(own_status("CapPrm") == 0);
 	CHECK(own_status("NoNewPrivs") == 1);
@@ -111,7 +111,7 @@ static void refused_calls(void)
 {
 	struct error err = ERROR_INIT;
 
-	CHECK(sandbox_enter(nowhere, &err) == 0);
+	CHECK(sandbox_enter(nowhere, false, &err) == 0);
 	CHECK(mount("none", "/", "tmpfs", 0, NULL) == -1 && errno == EPERM);
 	CHECK(unshare(0) == -1 && errno == EPERM);
 	CHECK(syscall(SYS_bpf, 0, NULL, 0) == -1 && errno == EPERM);
@@ -154,7 +154,7 @@ static void files(void)
 	struct error err = ERROR_INIT;
 	char path[64];
 
-	CHECK(sandbox_enter(write, &err) == 0);
+	CHECK(sandbox_enter(write, false, &err) == 0);
 	snprintf(path, sizeof(path), "%s/file", dir);
 	CHECK(open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600) >= 0);
 	CHECK(unlink(path) == 0);

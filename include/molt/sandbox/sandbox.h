@@ -82,8 +82,10 @@ struct sandbox_dir {
  * threads made from now on, and can never be taken back. Adds nothing where this level or a newer
  * one is in force. Landlock may be missing or old, which the log tells; an error is only what must
  * not be missing.
+ *
+ * back_ends: the guest has devices of vhost-user back-ends, for which the list has some calls more.
  */
-int sandbox_enter(const struct sandbox_dir *dirs, struct error *err);
+int sandbox_enter(const struct sandbox_dir *dirs, bool back_ends, struct error *err);
 
 /*
  * For a process whose threads will call sandbox_enter_thread(): says in the log which call it was

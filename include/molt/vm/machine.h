@@ -254,6 +254,9 @@ int machine_power_button(struct machine *m, struct error *err);
  */
 void machine_job_control(struct machine *m, bool stopping);
 
+/* Whether any of its devices is served by another process. */
+bool machine_has_back_ends(const struct machine *m);
+
 /*
  * Whether devices may have KVM serve their eventfds, which an update takes off before the pause and
  * allows again behind it. For the guest there is no difference.
