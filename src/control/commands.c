@@ -44,9 +44,10 @@ static int run_query_cpus_fast(void *opaque, const struct command_origin *origin
 		char path[32];
 
 		snprintf(path, sizeof(path), "/machine/cpu[%u]", i);
-		json_array_append_new(*result, json_pack("{s:i,s:s,s:i,s:s}", "cpu-index", (int)i,
-							 "qom-path", path, "thread-id",
-							 (int)m->vcpus[i].tid, "target", "x86_64"));
+		json_array_append_new(*result,
+				      json_pack("{s:i,s:s,s:i,s:s}", "cpu-index", (int)i,
+						"qom-path", path, "thread-id",
+						(int)m->crew.members[i].tid, "target", "x86_64"));
 	}
 	return 0;
 }

@@ -30,9 +30,6 @@
 #include "machine_state.h"
 #include "vcpu_run.h"
 
-#define REVIVE_TRIES 200
-#define REVIVE_PAUSE_US 50000
-
 /* Makes the vCPUs, one after the other for KVM does them so; helpers load those that are there. */
 static int open_vcpus(struct machine *m, struct error *err)
 {
@@ -42,25 +39,8 @@ static int open_vcpus(struct machine *m, struct error *err)
 		if (r < 0)
 			return r;
 		if (m->incoming)
-			vcpu_job_offer(m, 1);
+			crew_job_offer(&m->crew, 1);
 	}
-	return 0;
-}
-
-static int start_thread(struct vcpu *v, struct error *err)
-{
-	return v->id ? vcpu_start(v, err) : 0;
-}
-
-/* The first thread, which starts the others while main makes the VM. */
-static int start_threads(struct machine *m, struct error *err)
-{
-	int r = vcpu_start(&m->vcpus[0], err);
-
-	if (r < 0 || m->guest.cpus == 1)
-		return r;
-	vcpu_job_start(m, start_thread);
-	vcpu_job_offer(m, m->guest.cpus);
 	return 0;
 }
 
@@ -76,16 +56,16 @@ static int build_vm(struct machine *m, const struct machine_config *cfg, struct 
 		r = memory_map_into(&m->memory, &m->vm, err);
 	if (r == 0)
 		r = devices_attach(m, true, err);
-	started = vcpu_job_finish(m, r < 0 ? NULL : err); /* of start_threads() */
+	started = crew_job_finish(&m->crew, r < 0 ? NULL : err); /* of crew_start() */
 	if (r < 0 || started < 0)
 		return r < 0 ? r : started;
-	vcpu_job_start(m, machine_load_vcpu);
+	crew_job_start(&m->crew, machine_load_vcpu, m);
 	r = open_vcpus(m, err);
 	if (r == 0 && cfg)
 		r = devices_create(m, cfg, false, err);
 	if (r == 0)
 		r = devices_attach(m, false, err);
-	loaded = vcpu_job_finish(m, r < 0 ? NULL : err);
+	loaded = crew_job_finish(&m->crew, r < 0 ? NULL : err);
 	return r < 0 ? r : loaded;
 }
 
@@ -140,6 +120,11 @@ static int cold_start(struct machine *m, struct error *err)
 
 static int alloc_vcpus(struct machine *m, struct error *err)
 {
+	int r = crew_init(&m->crew, &vcpu_crew_ops, m, m->guest.cpus, err);
+
+	if (r < 0)
+		return r;
+	crew_keep_awake(&m->crew, m->incoming != NULL);
 	m->vcpus = calloc(m->guest.cpus, sizeof(*m->vcpus));
 	m->vcpu_states = calloc(m->guest.cpus, sizeof(*m->vcpu_states));
 	if (!m->vcpus || !m->vcpu_states)
@@ -150,7 +135,6 @@ static int alloc_vcpus(struct machine *m, struct error *err)
 		v->machine = m;
 		v->id = i;
 		v->fd = -1;
-		atomic_init(&v->host_cpu, -1);
 		v->state = &m->vcpu_states[i];
 	}
 	return 0;
@@ -158,9 +142,9 @@ static int alloc_vcpus(struct machine *m, struct error *err)
 
 static void free_vcpus(struct machine *m)
 {
-	for (uint32_t i = 0; m->vcpus && i < m->guest.cpus; i++)
-		vcpu_stop(&m->vcpus[i]);
+	crew_stop(&m->crew);
 	tear_down_vm(m);
+	crew_fini(&m->crew);
 	free(m->vcpu_states);
 	free(m->vcpus);
 	m->vcpu_states = NULL;
@@ -225,8 +209,6 @@ static int build(struct machine *m, const struct machine_config *cfg, struct err
 	if (r == 0)
 		r = open_host(m, cfg, err);
 	if (r == 0)
-		r = vcpu_install_kick(err);
-	if (r == 0)
 		r = loop_wake_init(m->loop, &m->request_wake, machine_handle_requests, m, err);
 	if (r == 0)
 		r = alloc_vcpus(m, err);
@@ -235,75 +217,37 @@ static int build(struct machine *m, const struct machine_config *cfg, struct err
 	if (r == 0)
 		r = devices_create(m, cfg, true, err);
 	if (r == 0)
-		r = start_threads(m, err);
+		r = crew_start(&m->crew, err);
 	if (r == 0)
 		r = build_vm(m, cfg, err);
 	if (r == 0)
 		r = cfg->stream ? machine_load(m, cfg->stream, err) : cold_start(m, err);
 	if (r == 0)
-		vcpus_wait_parked(m);
+		crew_wait_parked(&m->crew);
 	/* What the guest asked of the predecessor just before it stopped. */
 	if (r == 0 && atomic_load(&m->requests))
 		loop_wake_signal(&m->request_wake);
 	return r;
 }
 
-static void init_locks(struct machine *m)
-{
-	pthread_mutex_init(&m->vcpu_lock, NULL);
-	pthread_cond_init(&m->vcpu_unpark, NULL);
-	pthread_cond_init(&m->vcpu_parked, NULL);
-}
-
-/* A host that has no thread to give now may have one soon. */
-static int restart_vcpu(struct vcpu *v, struct error *err)
-{
-	int r;
-
-	for (int try = 0;; try++) {
-		r = vcpu_start(v, err);
-		if (r == 0 || try == REVIVE_TRIES)
-			return r;
-		if (try == 0)
-			log_warn("%s; trying again", err->text);
-		usleep(REVIVE_PAUSE_US);
-	}
-}
-
 int machine_revive(struct machine *m, struct error *err)
 {
-	/*
-	 * The threads died while they waited on the condition, and glibc would wait for them for
-	 * ever in the next broadcast. Main may have died with any lock held. With nobody there the
-	 * objects can simply be made again.
-	 */
-	init_locks(m);
-	atomic_store(&m->job.count, 0);
-	atomic_store(&m->job.left, 0);
-	m->job.result = 0;
+	crew_forget(&m->crew);
+	/* Main may have died with any lock held. With nobody there they can be made again. */
 	for (unsigned int i = 0; i < m->ndevices; i++) {
 		pthread_mutex_init(&m->devices[i]->lock, NULL);
 		if (m->devices[i]->cls->revive)
 			m->devices[i]->cls->revive(m->devices[i]);
 	}
-	for (uint32_t i = 0; i < m->guest.cpus; i++) {
-		vcpu_forget_thread(&m->vcpus[i]);
+	for (uint32_t i = 0; i < m->guest.cpus; i++)
 		vcpu_leave_steal_time(&m->vcpus[i]);
-	}
 	machine_tell_paused(m);
 	return machine_revive_vcpus(m, err);
 }
 
 int machine_revive_vcpus(struct machine *m, struct error *err)
 {
-	int r = 0;
-
-	for (uint32_t i = 0; i < m->guest.cpus && r == 0; i++)
-		if (!m->vcpus[i].started)
-			r = restart_vcpu(&m->vcpus[i], err);
-	if (r == 0)
-		machine_park_vcpus(m);
-	return r;
+	return crew_revive(&m->crew, err);
 }
 
 int machine_create(struct machine *m, const struct machine_config *cfg, struct error *err)
@@ -314,13 +258,10 @@ int machine_create(struct machine *m, const struct machine_config *cfg, struct e
 	m->kvm.fd = m->vm.fd = -1;
 	m->loop = cfg->loop;
 	m->ops = cfg->ops;
-	m->host_cpus = vcpu_count_host_cpus();
 	m->retry_ns = VCPU_RETRY_NS;
 	m->incoming = cfg->stream;
-	m->awake = cfg->stream != NULL;
 	m->avoid_vm_fd = cfg->fds ? (int)cfg->fds->vm_fd : -1;
 	m->model = cfg->model ? cfg->model : &machine_model;
-	init_locks(m);
 	r = build(m, cfg, err);
 	m->incoming = NULL;
 	if (r < 0)
@@ -336,9 +277,6 @@ void machine_destroy(struct machine *m)
 	memory_destroy(&m->memory);
 	loop_wake_fini(&m->request_wake);
 	kvm_close(&m->kvm);
-	pthread_cond_destroy(&m->vcpu_parked);
-	pthread_cond_destroy(&m->vcpu_unpark);
-	pthread_mutex_destroy(&m->vcpu_lock);
 }
 
 int machine_reset(struct machine *m, const char *reason, struct error *err)

@@ -59,9 +59,10 @@ int machine_load_config(struct machine *m, struct stream *s, struct error *err)
 	return r < 0 ? r : machine_check_config(m, err);
 }
 
-int machine_load_vcpu(struct vcpu *v, struct error *err)
+int machine_load_vcpu(void *opaque, uint32_t id, struct error *err)
 {
-	struct machine *m = v->machine;
+	struct machine *m = opaque;
+	struct vcpu *v = &m->vcpus[id];
 	int r = vmstate_load(m->incoming, &vcpu_vmstate, v->id, v->state, err);
 
 	if (r < 0)
@@ -120,9 +121,10 @@ static int describe_vcpu(struct machine *m, struct vcpu_state *st, struct error 
 	return 0;
 }
 
-static int get_vcpu(struct vcpu *v, struct error *err)
+static int get_vcpu(void *opaque, uint32_t id, struct error *err)
 {
-	struct machine *m = v->machine;
+	struct machine *m = opaque;
+	struct vcpu *v = &m->vcpus[id];
 	int r = vcpu_state_get(v->state, &m->kvm, v->fd, &m->guest.msrs.saved, err);
 
 	if (r < 0) {
@@ -136,7 +138,7 @@ static int get_vcpu(struct vcpu *v, struct error *err)
 
 static int save_vcpus(struct machine *m, struct stream_writer *w, bool describe, struct error *err)
 {
-	int r = describe ? 0 : vcpu_job_read(m, get_vcpu, err);
+	int r = describe ? 0 : crew_job_read(&m->crew, m->guest.cpus, get_vcpu, m, err);
 
 	for (uint32_t i = 0; i < m->guest.cpus && r == 0; i++) {
 		struct vcpu_state *st = m->vcpus[i].state;

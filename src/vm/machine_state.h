@@ -11,8 +11,8 @@ int machine_load_config(struct machine *m, struct stream *s, struct error *err);
 /* Refuses a configuration that no machine can have. */
 int machine_check_config(const struct machine *m, struct error *err);
 
-/* The state from m->incoming of a vCPU that was just made; a job of vcpu_job.c. */
-int machine_load_vcpu(struct vcpu *v, struct error *err);
+/* A job of the crew's: the state from m->incoming of a vCPU that was just made; opaque: m. */
+int machine_load_vcpu(void *opaque, uint32_t id, struct error *err);
 
 /* Everything else of a machine whose VM was just built. */
 int machine_load(struct machine *m, struct stream *s, struct error *err);

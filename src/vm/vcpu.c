@@ -1,12 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * vCPU threads. Theory of operation.
+ * What a vCPU's thread does. Theory of operation.
  *
- * Each thread loops: wait in the park until its goal is to run, then KVM_RUN until it is not. Main
- * sets the goal, and kicks with a signal whose handler sets run->immediate_exit: if the signal
- * comes before KVM_RUN is entered, KVM_RUN returns at once; if it comes inside, KVM leaves with
- * EINTR; if it comes before the loop clears immediate_exit, the goal that is read after the
- * clearing tells. So no kick is ever lost.
+ * It is a member of a crew (crew.c), which parks it and lets it go. The kick sets
+ * run->immediate_exit, with which KVM_RUN returns at once.
  *
  * A vCPU may only be saved at an instruction boundary: after a PIO or MMIO exit KVM completes the
  * instruction at the *next* KVM_RUN. Parking therefore enters KVM_RUN with immediate_exit set until
@@ -22,48 +19,19 @@
  * touched, and so it costs an update nothing before the guest runs. What it still may do, itself:
  * #syscalls vcpu: ioctl(KVM_RUN) ioctl(KVM_SET_SIGNAL_MASK) ioctl(KVM_GET_REGS)
  * #syscalls vcpu: ioctl(KVM_GET_SREGS)
- * where it runs (mostly no system call), waiting, being kicked, and its end (glibc's)
- * #syscalls vcpu: getcpu
- * #syscalls vcpu: futex rt_sigreturn rt_sigprocmask madvise exit
  */
 #include <errno.h>
 #include <inttypes.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
 #include <molt/vm/machine.h>
 
 #include "vcpu_run.h"
-
-#define PARK_SPIN_NS 200000
-#define AWAKE_NS 2000000 /* about as long as a successor takes to build the machine */
-
-/* The kick handler has no other way to find the vCPU of the thread it interrupted. */
-static _Thread_local struct kvm_run *kick_run;
-
-static void on_kick(int sig)
-{
-	(void)sig;
-	if (kick_run)
-		kick_run->immediate_exit = 1;
-}
-
-int vcpu_install_kick(struct error *err)
-{
-	struct sigaction sa = { .sa_handler = on_kick };
-
-	if (sigaction(VCPU_KICK_SIGNAL, &sa, NULL) < 0)
-		return err_sys(err, errno, "sigaction for the vCPU kick");
-	return 0;
-}
 
 static void log_registers(struct vcpu *v)
 {
@@ -157,7 +125,7 @@ static void confine(struct vcpu *v)
 {
 	struct error err = ERROR_INIT;
 
-	v->confined = true;
+	v->member->confined = true;
 	if (v->machine->ops.confine && v->machine->ops.confine(&err) < 0)
 		log_error("vCPU %u runs without its sandbox: %s", v->id, err.text);
 }
@@ -175,7 +143,7 @@ static bool run_once(struct vcpu *v)
 	 */
 	if (r == -EINTR || (r == -EAGAIN && vcpu_retry(v)))
 		return false;
-	if (!v->confined)
+	if (!v->member->confined)
 		confine(v);
 	if (r < 0) {
 		log_error("vCPU %u: KVM_RUN: %s", v->id, strerror(-r));
@@ -184,11 +152,6 @@ static bool run_once(struct vcpu *v)
 	}
 	handle_exit(v);
 	return true;
-}
-
-static bool may_run(struct vcpu *v)
-{
-	return atomic_load(&v->goal) == VCPU_RUN && !machine_is_stopping(v->machine);
 }
 
 /* After EINTR there is nothing to complete, nor where KVM cannot run the vCPU any more. */
@@ -200,16 +163,23 @@ static void complete(struct vcpu *v, bool half_done)
 	}
 }
 
-static void run_until_parked(struct vcpu *v)
+static struct vcpu *vcpu_of(struct crew_member *cm)
 {
+	struct machine *m = cm->crew->opaque;
+
+	return &m->vcpus[cm->id];
+}
+
+static void run_until_parked(struct crew_member *cm)
+{
+	struct vcpu *v = vcpu_of(cm);
 	bool half_done = false;
 
-	atomic_store(&v->host_cpu, sched_getcpu());
-	atomic_store(&v->entered_ns, now_ns());
+	v->member = cm;
 	for (;;) {
 		v->run->immediate_exit = 0;
 		atomic_signal_fence(memory_order_seq_cst);
-		if (!may_run(v))
+		if (!crew_may_run(cm))
 			break;
 		half_done = run_once(v);
 	}
@@ -232,8 +202,9 @@ static int set_signal_mask(struct vcpu *v, const sigset_t *blocked)
 	return kvm_call(&v->machine->kvm, v->fd, KVM_SET_SIGNAL_MASK, blocked ? &mask : NULL);
 }
 
-static void settle(struct vcpu *v)
+static void settle(struct crew_member *cm)
 {
+	struct vcpu *v = vcpu_of(cm);
 	bool half_done;
 	sigset_t blocked;
 
@@ -243,7 +214,7 @@ static void settle(struct vcpu *v)
 		return;
 	sigfillset(&blocked);
 	sigdelset(&blocked, VCPU_SETTLE_SIGNAL);
-	sigdelset(&blocked, VCPU_KICK_SIGNAL);
+	sigdelset(&blocked, CREW_KICK_SIGNAL);
 	if (set_signal_mask(v, &blocked) < 0)
 		return;
 	v->run->immediate_exit = 0;
@@ -254,60 +225,30 @@ static void settle(struct vcpu *v)
 	complete(v, half_done);
 }
 
-/*
- * Where a CPU can be spared. Called and left with the lock held; true where it was dropped
- * meanwhile, so that the caller looks again at what it waits for.
- */
-static bool stay_awake(struct vcpu *v, bool *awake, uint64_t until)
+static void kick(struct crew_member *cm)
 {
-	struct machine *m = v->machine;
-
-	if (!*awake || !m->awake || v->id + 1 >= m->host_cpus)
-		return false;
-	pthread_mutex_unlock(&m->vcpu_lock);
-	while (*awake && atomic_load(&v->goal) == VCPU_PARK && !vcpu_job_is_open(m))
-		*awake = vcpu_wait_awake(until);
-	pthread_mutex_lock(&m->vcpu_lock);
-	return true;
+	vcpu_of(cm)->run->immediate_exit = 1;
 }
 
-/* Waits in the park. False when the thread is to end. */
-static bool wait_in_park(struct vcpu *v)
+static void started(struct crew_member *cm)
 {
-	struct machine *m = v->machine;
-	uint64_t now = now_ns();
-	bool awake = true;
-
-	pthread_mutex_lock(&m->vcpu_lock);
-	atomic_store(&v->parked, true);
-	pthread_cond_broadcast(&m->vcpu_parked);
-	while (atomic_load(&v->goal) != VCPU_QUIT && !may_run(v))
-		if (!vcpu_job_help(m, v->confined) && !stay_awake(v, &awake, now + AWAKE_NS))
-			pthread_cond_wait(&m->vcpu_unpark, &m->vcpu_lock);
-	atomic_store(&v->parked, false);
-	pthread_mutex_unlock(&m->vcpu_lock);
-	return atomic_load(&v->goal) != VCPU_QUIT;
+	pthread_kill(cm->thread, VCPU_SETTLE_SIGNAL);
 }
 
-static void *vcpu_thread(void *opaque)
+static bool held(struct crew *crew)
 {
-	struct vcpu *v = opaque;
-	char name[16];
-
-	snprintf(name, sizeof(name), "vcpu%u", v->id);
-	pthread_setname_np(pthread_self(), name);
-	v->tid = (pid_t)syscall(SYS_gettid);
-	v->stopped_ns = now_ns();
-	while (wait_in_park(v)) {
-		kick_run = v->run;
-		run_until_parked(v);
-		/* While parked the mapping may go (reset), and a late kick must not touch it. */
-		kick_run = NULL;
-		v->stopped_ns = now_ns();
-		settle(v);
-	}
-	return NULL;
+	return machine_is_stopping(crew->opaque);
 }
+
+const struct crew_ops vcpu_crew_ops = {
+	.name = "vcpu",
+	.title = "vCPU",
+	.run = run_until_parked,
+	.kick = kick,
+	.settle = settle,
+	.started = started,
+	.held = held,
+};
 
 int vcpu_open(struct vcpu *v, struct error *err)
 {
@@ -337,142 +278,4 @@ void vcpu_close(struct vcpu *v)
 		munmap(v->run, v->run_size);
 	v->run = NULL;
 	fd_close(&v->fd);
-}
-
-int vcpu_start(struct vcpu *v, struct error *err)
-{
-	sigset_t all, old;
-	int r;
-
-	/*
-	 * Signals for the process go to main; only the kick reaches a vCPU thread, and what it gets
-	 * for a forbidden system call.
-	 */
-	sigfillset(&all);
-	sigdelset(&all, VCPU_KICK_SIGNAL);
-	sigdelset(&all, SIGSYS);
-	atomic_store(&v->goal, VCPU_PARK);
-	atomic_store(&v->parked, false);
-	v->confined = false;
-	r = pthread_sigmask(SIG_SETMASK, &all, &old);
-	if (r)
-		return err_sys(err, r, "signals of vCPU %u's thread", v->id);
-	r = pthread_create(&v->thread, NULL, vcpu_thread, v);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	if (r)
-		return err_sys(err, r, "thread for vCPU %u", v->id);
-	v->started = true;
-	pthread_kill(v->thread, VCPU_SETTLE_SIGNAL);
-	return 0;
-}
-
-void vcpu_stop(struct vcpu *v)
-{
-	if (!v->started)
-		return;
-	pthread_mutex_lock(&v->machine->vcpu_lock);
-	atomic_store(&v->goal, VCPU_QUIT);
-	pthread_cond_broadcast(&v->machine->vcpu_unpark);
-	pthread_mutex_unlock(&v->machine->vcpu_lock);
-	pthread_kill(v->thread, VCPU_KICK_SIGNAL);
-	pthread_join(v->thread, NULL);
-	v->started = false;
-}
-
-void vcpu_forget_thread(struct vcpu *v)
-{
-	/*
-	 * The kernel clears a dying thread's id, so this frees its stack; if not, that is all we
-	 * lose.
-	 */
-	if (v->started)
-		pthread_tryjoin_np(v->thread, NULL);
-	v->started = false;
-}
-
-static bool all_parked(struct machine *m)
-{
-	for (uint32_t i = 0; i < m->guest.cpus; i++)
-		if (!atomic_load(&m->vcpus[i].parked))
-			return false;
-	return true;
-}
-
-void vcpus_wait_parked(struct machine *m)
-{
-	const uint64_t give_up = now_ns() + PARK_SPIN_NS;
-
-	/*
-	 * Most are there at once, sooner than this thread would have gone to sleep and come back.
-	 */
-	while (m->host_cpus > 1 && !all_parked(m) && vcpu_wait_awake(give_up))
-		;
-	pthread_mutex_lock(&m->vcpu_lock);
-	while (!all_parked(m))
-		pthread_cond_wait(&m->vcpu_parked, &m->vcpu_lock);
-	pthread_mutex_unlock(&m->vcpu_lock);
-}
-
-uint64_t machine_park_vcpus(struct machine *m)
-{
-	uint64_t last = 0;
-
-	for (uint32_t i = 0; i < m->guest.cpus; i++) {
-		atomic_store(&m->vcpus[i].goal, VCPU_PARK);
-		pthread_kill(m->vcpus[i].thread, VCPU_KICK_SIGNAL);
-	}
-	vcpus_wait_parked(m);
-	for (uint32_t i = 0; i < m->guest.cpus; i++)
-		if (m->vcpus[i].stopped_ns > last)
-			last = m->vcpus[i].stopped_ns;
-	return last;
-}
-
-void machine_keep_awake(struct machine *m, bool on)
-{
-	pthread_mutex_lock(&m->vcpu_lock);
-	m->awake = on;
-	pthread_mutex_unlock(&m->vcpu_lock);
-}
-
-void machine_unpark_vcpus(struct machine *m)
-{
-	pthread_mutex_lock(&m->vcpu_lock);
-	for (uint32_t i = 0; i < m->guest.cpus; i++) {
-		atomic_store(&m->vcpus[i].entered_ns, 0);
-		atomic_store(&m->vcpus[i].goal, VCPU_RUN);
-	}
-	pthread_mutex_unlock(&m->vcpu_lock);
-	/* Not before: who is awake already needs the lock. */
-	pthread_cond_broadcast(&m->vcpu_unpark);
-}
-
-uint64_t machine_wait_entered(struct machine *m)
-{
-	for (;;) {
-		uint64_t first = UINT64_MAX;
-
-		for (uint32_t i = 0; i < m->guest.cpus; i++) {
-			uint64_t t = atomic_load(&m->vcpus[i].entered_ns);
-
-			if (t && t < first)
-				first = t;
-		}
-		if (first != UINT64_MAX || machine_is_stopping(m))
-			return first == UINT64_MAX ? now_ns() : first;
-		sched_yield();
-	}
-}
-
-bool machine_spare_cpus(struct machine *m, cpu_set_t *spare)
-{
-	if (sched_getaffinity(0, sizeof(*spare), spare) < 0)
-		return false;
-	for (uint32_t i = 0; i < m->guest.cpus; i++) {
-		int cpu = atomic_load(&m->vcpus[i].host_cpu);
-
-		if (cpu >= 0)
-			CPU_CLR((size_t)cpu, spare);
-	}
-	return CPU_COUNT(spare) > 0;
 }

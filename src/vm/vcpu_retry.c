@@ -17,8 +17,6 @@
  * #syscalls vcpu: ioctl(KVM_GET_MP_STATE) futex
  */
 #include <errno.h>
-#include <pthread.h>
-#include <time.h>
 
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
@@ -36,16 +34,6 @@ static bool waits_for_its_start(struct vcpu *v)
 
 	return kvm_call(&v->machine->kvm, v->fd, KVM_GET_MP_STATE, &mp) == 0 &&
 	       mp.mp_state == KVM_MP_STATE_UNINITIALIZED;
-}
-
-static void wait_a_little(struct machine *m, uint64_t until_ns)
-{
-	const struct timespec until = { .tv_sec = (time_t)(until_ns / 1000000000),
-					.tv_nsec = (long)(until_ns % 1000000000) };
-
-	pthread_mutex_lock(&m->vcpu_lock);
-	pthread_cond_clockwait(&m->vcpu_unpark, &m->vcpu_lock, CLOCK_MONOTONIC, &until);
-	pthread_mutex_unlock(&m->vcpu_lock);
 }
 
 static void tell(struct vcpu *v)
@@ -76,6 +64,6 @@ bool vcpu_retry(struct vcpu *v)
 	}
 	if (retry->told && now - retry->since_ns >= v->machine->retry_ns)
 		return false;
-	wait_a_little(v->machine, now + WAIT_NS);
+	crew_nap(v->member, now + WAIT_NS);
 	return true;
 }

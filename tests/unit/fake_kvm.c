@@ -495,7 +495,7 @@ static void halt(struct fake_kvm *f, struct fake_vcpu *v)
 	pthread_mutex_unlock(&f->lock);
 	/* Blocked around the look at immediate_exit, or a kick in between would be slept over. */
 	sigemptyset(&kick);
-	sigaddset(&kick, VCPU_KICK_SIGNAL);
+	sigaddset(&kick, CREW_KICK_SIGNAL);
 	pthread_sigmask(SIG_BLOCK, &kick, &old);
 	if (!immediate_exit(v) && ppoll(&pfd, 1, &recheck, &old) > 0)
 		(void)!read(v->wake, &count, sizeof(count));

@@ -7,7 +7,7 @@
 struct fake {
 	struct bench bench;
 	struct machine machine;
-	struct vcpu vcpus[2];
+	struct crew_member vcpus[2];
 	char calls[256]; /* what the machine was asked, in order */
 	bool fails;
 };
@@ -79,7 +79,7 @@ static int setup(void **state)
 	bench_init(&f->bench);
 	f->machine.guest.cpus = 2;
 	f->machine.guest.run_state = RUN_STATE_RUNNING;
-	f->machine.vcpus = f->vcpus;
+	f->machine.crew.members = f->vcpus;
 	f->vcpus[0].tid = 1000;
 	f->vcpus[1].tid = 1001;
 	f->machine.ops.event = take_event;

@@ -6,7 +6,6 @@
 #ifndef MOLT_VM_MACHINE_H
 #define MOLT_VM_MACHINE_H
 
-#include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -18,6 +17,7 @@
 #include <molt/state/stream.h>
 #include <molt/vm/bus.h>
 #include <molt/vm/cpuid.h>
+#include <molt/vm/crew.h>
 #include <molt/vm/device.h>
 #include <molt/vm/kvm.h>
 #include <molt/vm/memory.h>
@@ -122,21 +122,8 @@ struct machine {
 	uint64_t retry_ns;  /* how long a vCPU that KVM has no room for is tried again */
 	struct vcpu *vcpus; /* guest.cpus of them */
 	struct vcpu_state *vcpu_states; /* one each */
-	pthread_mutex_t vcpu_lock;
-	pthread_cond_t vcpu_unpark; /* threads wait here while parked */
-	pthread_cond_t vcpu_parked; /* main waits here for the last to park */
-	struct {
-		int (*fn)(struct vcpu *v, struct error *err);
-		bool reads;             /* confined threads may help */
-		_Atomic uint32_t next;  /* the first vCPU that nobody has taken */
-		_Atomic uint32_t count; /* 0: no job */
-		_Atomic uint32_t left;  /* not yet done */
-		int result;
-		struct error err;
-	} job; /* under vcpu_lock; see vcpu_job.c */
-	uint32_t host_cpus;
-	bool awake; /* in an update's pause: parked threads stay awake, where a CPU can be spared */
-	struct stream *incoming; /* while it is built from one */
+	struct crew crew;               /* the threads that run them, a member each */
+	struct stream *incoming;        /* while it is built from one */
 
 	struct device *planned[MACHINE_MAX_DEVICES]; /* all that there will be; device.c */
 	unsigned int nplanned;

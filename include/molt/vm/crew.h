@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A crew: threads of this process that work, and park together when they are told to. A parked
+ * member waits; what it works on is complete, and may be read and changed. A crew knows no machine:
+ * the threads of the vCPUs are one.
+ *
+ * All functions are for the thread that owns the crew, here called main, unless they say otherwise.
+ * The kick is a signal and reaches the caller's process only. So where two processes share this
+ * memory (CLONE_VM), each has crews of its own, be it for the same work: one parks, then the other
+ * is let go.
+ */
+#ifndef MOLT_VM_CREW_H
+#define MOLT_VM_CREW_H
+
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include <molt/base/error.h>
+
+#define CREW_KICK_SIGNAL (SIGRTMIN + 1)
+#define CREW_NAME_MAX 11 /* with the member's number behind it the kernel keeps 15 bytes */
+
+enum crew_goal {
+	CREW_PARK,
+	CREW_RUN,
+	CREW_QUIT,
+};
+
+struct crew;
+
+struct crew_member {
+	struct crew *crew;
+	uint32_t id; /* 0 to crew->count - 1 */
+	pthread_t thread;
+	bool started;
+	pid_t tid;           /* of its latest thread */
+	bool confined;       /* the thread has given up what it does not need; run() sets it */
+	_Atomic int goal;    /* enum crew_goal, set by main */
+	_Atomic bool parked; /* set under crew->lock; true where there is no thread */
+	uint64_t stopped_ns; /* CLOCK_MONOTONIC when run() last returned */
+	_Atomic uint64_t entered_ns; /* when it last left the park for run(); 0: not since told to */
+	_Atomic int host_cpu;        /* and on which CPU of the host; -1: not yet */
+};
+
+/* What a kind of crew does. Called on the member's own thread, unless it says otherwise. */
+struct crew_ops {
+	const char *name;  /* of its threads, followed by the member's number; see CREW_NAME_MAX */
+	const char *title; /* the same for the user: "vCPU" */
+
+	/*
+	 * Works, until crew_may_run() says no; may return sooner, and is called again. Where it
+	 * blocks it does these in this order, and no kick is lost: takes back what kick() has done,
+	 * asks crew_may_run(), blocks.
+	 */
+	void (*run)(struct crew_member *cm);
+	/*
+	 * In the signal handler, while run() is running: makes the call in which it blocks, or is
+	 * about to, return at once. NULL: the signal alone does, for instance with ppoll().
+	 */
+	void (*kick)(struct crew_member *cm);
+	/* run() has returned: what else there is to do before it counts as parked; or NULL. */
+	void (*settle)(struct crew_member *cm);
+	/*
+	 * On the thread that has just started this one, in main's place or a member's; or NULL.
+	 */
+	void (*started)(struct crew_member *cm);
+	/* On any thread, often: true while nobody is to run, whatever main says; or NULL. */
+	bool (*held)(struct crew *crew);
+};
+
+/* A share of a job: one item, 0 to the number of those offered - 1. On any thread of the crew. */
+typedef int crew_job_fn(void *opaque, uint32_t item, struct error *err);
+
+struct crew {
+	const struct crew_ops *ops;
+	void *opaque; /* the user's */
+	struct crew_member *members;
+	uint32_t count;
+	uint32_t host_cpus; /* that this process may use; 1: nobody waits awake */
+	pthread_mutex_t lock;
+	pthread_cond_t unpark; /* threads wait here while parked */
+	pthread_cond_t parked; /* main waits here for the last to park */
+	bool awake;            /* see crew_keep_awake() */
+	struct {
+		crew_job_fn *fn;
+		void *opaque;
+		bool reads;             /* confined members may help */
+		_Atomic uint32_t next;  /* the first item that nobody has taken */
+		_Atomic uint32_t count; /* 0: no job */
+		_Atomic uint32_t left;  /* not yet done */
+		int result;
+		struct error err;
+	} job; /* under lock; see crew_job.c */
+};
+
+/* ---- its life ---- */
+
+/*
+ * Of count members, without threads. Catches CREW_KICK_SIGNAL for the process. -ENOMEM, or what
+ * sigaction() says.
+ */
+int crew_init(struct crew *crew, const struct crew_ops *ops, void *opaque, uint32_t count,
+	      struct error *err);
+
+/* Without threads: after crew_stop(). A crew of zeroes is left as it is. */
+void crew_fini(struct crew *crew);
+
+/*
+ * Starts the threads, which park: the first one, and it starts the others as a job, while main does
+ * something else. crew_job_finish() says whether they are all there; it is to be called if this
+ * returned 0, and before any other job. With all signals blocked but the kick and SIGSYS, which is
+ * what a forbidden system call brings. -errno of pthread_create(). crew_stop() after an error.
+ */
+int crew_start(struct crew *crew, struct error *err);
+
+/* Ends the threads that there are, wherever they are, one after the other. */
+void crew_stop(struct crew *crew);
+
+/*
+ * The threads have gone with the process that they were in, and this one has its memory (CLONE_VM).
+ * They may have held the lock, and died on the conditions: they are made again. Nobody runs then.
+ * To be followed by crew_revive().
+ */
+void crew_forget(struct crew *crew);
+
+/*
+ * Starts the threads that are missing, and parks all. A host that has none to give now may have
+ * some soon: -errno if one is still missing after ten seconds of trying. May be called again, until
+ * it returns 0.
+ */
+int crew_revive(struct crew *crew, struct error *err);
+
+/* ---- running and parking ---- */
+
+/*
+ * Kicks all, waits until every one is parked, and returns the time when the last one stopped
+ * (CLOCK_MONOTONIC, ns). One that was parked already counts with the time of then.
+ */
+uint64_t crew_park(struct crew *crew);
+
+/* Waits the same, but kicks nobody: they were started, or told, before. */
+void crew_wait_parked(struct crew *crew);
+
+void crew_unpark(struct crew *crew);
+
+/* Waits until the first has left the park after crew_unpark(), or held() is true; its time. */
+uint64_t crew_wait_entered(struct crew *crew);
+
+/*
+ * While it is on, members that park stay awake for some milliseconds, to help with jobs and to run
+ * soon; but for the main thread's sake one CPU less than there are.
+ */
+void crew_keep_awake(struct crew *crew, bool on);
+
+/*
+ * The host's CPUs that this process may use and where no member was when it last left the park.
+ * False where there are none, or that cannot be known (a host with more CPUs than a cpu_set_t).
+ */
+bool crew_spare_cpus(const struct crew *crew, cpu_set_t *spare);
+
+/* For run(): whether it is to go on. */
+bool crew_may_run(struct crew_member *cm);
+
+/*
+ * For run(): waits until then (CLOCK_MONOTONIC, ns) on the condition of the park, so by no other
+ * system call than the park itself. Nothing ends it early for sure, so it is to be short.
+ */
+void crew_nap(struct crew_member *cm, uint64_t until_ns);
+
+/* ---- jobs: work that main shares with the parked members ---- */
+
+/*
+ * The next count items are ready for the job that was started. Until it finishes, main is free to
+ * do something else. A member that is confined helps with none of it. fn takes no lock that could
+ * be left behind, and allocates nothing where the process may die meanwhile.
+ */
+void crew_job_start(struct crew *crew, crew_job_fn *fn, void *opaque);
+void crew_job_offer(struct crew *crew, uint32_t count);
+
+/* Does what is left, and waits for the others; the first failure is the job's. */
+int crew_job_finish(struct crew *crew, struct error *err);
+
+/* All in one step, for a job of which members that are confined may do a share, too. */
+int crew_job_read(struct crew *crew, uint32_t count, crew_job_fn *fn, void *opaque,
+		  struct error *err);
+
+#endif

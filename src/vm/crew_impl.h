@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT */
+/* What the files of the crew share. */
+#ifndef MOLT_VM_CREW_IMPL_H
+#define MOLT_VM_CREW_IMPL_H
+
+#include <molt/vm/crew.h>
+
+/* The handler of CREW_KICK_SIGNAL, for the process. */
+int crew_catch_kick(struct error *err);
+
+/* A member's thread, from the park on; opaque: the member. */
+void *crew_thread(void *opaque);
+
+/* A thread in the park: does one item if there is one left. Called with the lock held. */
+bool crew_job_help(struct crew *crew, bool confined);
+bool crew_job_is_open(struct crew *crew);
+
+/*
+ * Waits for an instant without going to sleep. False: do so now, it is past until or the CPU is
+ * wanted.
+ */
+bool crew_wait_awake(uint64_t until);
+
+#endif
