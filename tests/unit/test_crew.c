@@ -1,0 +1,263 @@
+/* SPDX-License-Identifier: MIT */
+/* Threads that park and run, with no KVM: kicks in all places, stops, and what a thread looks like. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+
+#include "crew_bench.h"
+
+#define SECOND 1000000000ull
+#define STORM 5000
+
+static unsigned int count_threads(void)
+{
+	DIR *dir = opendir("/proc/self/task");
+	unsigned int n = 0;
+
+	assert_non_null(dir);
+	for (struct dirent *e = readdir(dir); e; e = readdir(dir))
+		n += e->d_name[0] != '.';
+	closedir(dir);
+	return n;
+}
+
+/* One that was joined may be there for another instant. */
+static void assert_threads(unsigned int wanted)
+{
+	const uint64_t end = now_ns() + 10 * SECOND;
+
+	while (count_threads() != wanted && now_ns() < end)
+		usleep(100);
+	assert_int_equal(count_threads(), wanted);
+}
+
+/* The text behind "name:" in a thread's status. */
+static void read_thread(pid_t tid, const char *name, char *text, size_t size)
+{
+	char path[64], line[256];
+	bool found = false;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/status", (int)tid);
+	f = fopen(path, "re");
+	assert_non_null(f);
+	while (!found && fgets(line, sizeof(line), f))
+		found = strncmp(line, name, strlen(name)) == 0;
+	fclose(f);
+	assert_true(found);
+	snprintf(text, size, "%s", line + strlen(name) + 2);
+	text[strcspn(text, " \n")] = '\0';
+}
+
+/* ---- kicks ---- */
+
+static void test_all_are_parked_after_each_park(void **state)
+{
+	struct crew_bench *b;
+	uint64_t last = 0;
+
+	(void)state;
+	b = crew_bench_new(4);
+	for (unsigned int i = 0; i < STORM; i++) {
+		uint64_t before, stopped;
+
+		crew_keep_awake(&b->crew, i / 100 % 2);
+		crew_unpark(&b->crew);
+		if (i % 2)
+			assert_true(crew_wait_entered(&b->crew) > last);
+		if (i % 3 == 0)
+			usleep(i % 50);
+		if (i % 7 == 0)
+			crew_bench_wake(b, i % 4);
+		before = now_ns();
+		stopped = crew_park(&b->crew);
+		assert_true(crew_bench_is_quiet(b));
+		assert_true(stopped <= now_ns());
+		/* One that never left the park keeps the time of before. */
+		assert_true(stopped >= before || i % 2 == 0 || stopped > last);
+		last = stopped;
+		for (uint32_t n = 0; n < 4; n++)
+			assert_true(b->crew.members[n].parked);
+	}
+	crew_bench_free(b);
+}
+
+static void test_a_kick_before_the_call(void **state)
+{
+	struct crew_bench *b;
+
+	(void)state;
+	b = crew_bench_new(1);
+	atomic_store(&b->sleepers[0].place, BEFORE_SLEEP);
+	for (int i = 0; i < 50; i++) {
+		atomic_store(&b->sleepers[0].there, false);
+		crew_unpark(&b->crew);
+		while (!atomic_load(&b->sleepers[0].there))
+			usleep(50);
+		crew_park(&b->crew);
+		assert_true(crew_bench_is_quiet(b));
+	}
+	crew_bench_free(b);
+}
+
+static void test_a_kick_in_the_call(void **state)
+{
+	unsigned int counts[SLEEPERS_MAX];
+	struct crew_bench *b;
+	char how[8];
+
+	(void)state;
+	b = crew_bench_new(2);
+	for (int i = 0; i < 50; i++) {
+		crew_bench_count_sleeps(b, counts);
+		crew_unpark(&b->crew);
+		assert_true(crew_bench_wait_asleep(b, counts));
+		do
+			read_thread(b->crew.members[1].tid, "State", how, sizeof(how));
+		while (strcmp(how, "S") != 0);
+		crew_park(&b->crew);
+		assert_true(crew_bench_is_quiet(b));
+	}
+	crew_bench_free(b);
+}
+
+/* It has woken up for another reason, and takes the flag back after the kick has set it. */
+static void test_a_kick_after_the_call(void **state)
+{
+	unsigned int counts[SLEEPERS_MAX];
+	struct crew_bench *b;
+
+	(void)state;
+	b = crew_bench_new(1);
+	atomic_store(&b->sleepers[0].place, AFTER_SLEEP);
+	for (int i = 0; i < 50; i++) {
+		atomic_store(&b->sleepers[0].there, false);
+		crew_bench_count_sleeps(b, counts);
+		crew_unpark(&b->crew);
+		assert_true(crew_bench_wait_asleep(b, counts));
+		crew_bench_wake(b, 0);
+		while (!atomic_load(&b->sleepers[0].there))
+			usleep(50);
+		crew_park(&b->crew);
+		assert_true(crew_bench_is_quiet(b));
+		assert_int_equal(b->sleepers[0].sleeps, counts[0] + 1);
+	}
+	crew_bench_free(b);
+}
+
+/* What kick() marks may be gone by then. */
+static void test_a_kick_in_the_park_marks_nothing(void **state)
+{
+	unsigned int counts[SLEEPERS_MAX];
+	struct crew_bench *b;
+
+	(void)state;
+	b = crew_bench_new(2);
+	crew_bench_count_sleeps(b, counts);
+	crew_unpark(&b->crew);
+	assert_true(crew_bench_wait_asleep(b, counts));
+	crew_park(&b->crew);
+	assert_int_equal(b->sleepers[0].kicks + b->sleepers[1].kicks, 2);
+	for (int i = 0; i < 20; i++)
+		crew_park(&b->crew);
+	crew_stop(&b->crew);
+	assert_int_equal(b->sleepers[0].kicks + b->sleepers[1].kicks, 2);
+	crew_bench_free(b);
+}
+
+static void test_nobody_runs_while_held(void **state)
+{
+	unsigned int counts[SLEEPERS_MAX];
+	struct crew_bench *b;
+
+	(void)state;
+	b = crew_bench_new(3);
+	atomic_store(&b->held, true);
+	crew_unpark(&b->crew);
+	assert_true(crew_wait_entered(&b->crew) > 0);
+	crew_park(&b->crew);
+	for (uint32_t i = 0; i < 3; i++)
+		assert_int_equal(b->sleepers[i].sleeps, 0);
+	atomic_store(&b->held, false);
+	crew_bench_count_sleeps(b, counts);
+	crew_unpark(&b->crew);
+	assert_true(crew_bench_wait_asleep(b, counts));
+	/* It comes while they run: they park by themselves once they look. */
+	atomic_store(&b->held, true);
+	for (uint32_t i = 0; i < 3; i++)
+		crew_bench_wake(b, i);
+	crew_wait_parked(&b->crew);
+	assert_true(crew_bench_is_quiet(b));
+	crew_bench_free(b);
+}
+
+/* ---- threads ---- */
+
+static void test_threads_have_names_and_no_signals_but_the_kick(void **state)
+{
+	struct crew_bench *b;
+	uint64_t blocked;
+	char text[32];
+
+	(void)state;
+	b = crew_bench_new(2);
+	read_thread(b->crew.members[1].tid, "Name", text, sizeof(text));
+	assert_string_equal(text, "sleeper1");
+	read_thread(b->crew.members[1].tid, "SigBlk", text, sizeof(text));
+	blocked = strtoull(text, NULL, 16);
+	assert_false(blocked >> (CREW_KICK_SIGNAL - 1) & 1);
+	assert_false(blocked >> (SIGSYS - 1) & 1);
+	assert_true(blocked >> (SIGTERM - 1) & 1);
+	assert_true(blocked >> (SIGUSR1 - 1) & 1);
+	assert_true(blocked >> (SIGRTMAX - 1) & 1);
+	crew_bench_free(b);
+}
+
+static void test_they_end_wherever_they_are(void **state)
+{
+	const unsigned int threads = count_threads();
+	unsigned int counts[SLEEPERS_MAX] = { 0 };
+	struct crew_bench *b;
+
+	(void)state;
+	for (int i = 0; i < 50; i++) {
+		b = crew_bench_new(4);
+		assert_threads(threads + 4);
+		if (i % 2)
+			crew_unpark(&b->crew);
+		if (i % 4 == 3)
+			assert_true(crew_bench_wait_asleep(b, counts));
+		crew_stop(&b->crew);
+		assert_threads(threads);
+		assert_true(crew_bench_is_quiet(b));
+		crew_stop(&b->crew);
+		crew_bench_free(b);
+	}
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_all_are_parked_after_each_park),
+		cmocka_unit_test(test_a_kick_before_the_call),
+		cmocka_unit_test(test_a_kick_in_the_call),
+		cmocka_unit_test(test_a_kick_after_the_call),
+		cmocka_unit_test(test_a_kick_in_the_park_marks_nothing),
+		cmocka_unit_test(test_nobody_runs_while_held),
+		cmocka_unit_test(test_threads_have_names_and_no_signals_but_the_kick),
+		cmocka_unit_test(test_they_end_wherever_they_are),
+	};
+
+	return cmocka_run_group_tests_name("crew", tests, NULL, NULL);
+}

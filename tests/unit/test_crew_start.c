@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: MIT */
+/* A host that has no thread to give for a crew. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+#include <molt/base/log.h>
+
+#include "crew_bench.h"
+
+#define SECOND 1000000000ull
+
+/* No address space has room for a stack like that. */
+static void allow_threads(bool allowed)
+{
+	static size_t usual;
+	pthread_attr_t attr;
+
+	assert_int_equal(pthread_attr_init(&attr), 0);
+	if (!usual)
+		assert_int_equal(pthread_attr_getstacksize(&attr, &usual), 0);
+	assert_int_equal(pthread_attr_setstacksize(&attr, allowed ? usual : 1ul << 47), 0);
+	assert_int_equal(pthread_setattr_default_np(&attr), 0);
+	pthread_attr_destroy(&attr);
+}
+
+static void test_not_even_the_first_thread(void **state)
+{
+	struct error err = ERROR_INIT;
+	struct crew_bench *b;
+
+	(void)state;
+	b = crew_bench_new(0);
+	assert_true(crew_bench_init(b, 3, &err));
+	allow_threads(false);
+	assert_int_equal(crew_start(&b->crew, &err), -EAGAIN);
+	allow_threads(true);
+	assert_non_null(strstr(err.text, "thread for sleeper 0"));
+	crew_bench_free(b);
+}
+
+static void no_more_threads(struct crew_member *cm)
+{
+	(void)cm;
+	allow_threads(false);
+}
+
+/* One of three, which parks and runs without the others. */
+static struct crew_bench *start_one_of_three(void)
+{
+	struct crew_bench *b = crew_bench_new(0);
+	struct error err = ERROR_INIT;
+
+	assert_true(crew_bench_init(b, 3, &err));
+	b->ops.started = no_more_threads;
+	assert_int_equal(crew_start(&b->crew, &err), 0);
+	assert_int_equal(crew_job_finish(&b->crew, &err), -EAGAIN);
+	assert_non_null(strstr(err.text, "thread for sleeper "));
+	b->ops.started = NULL;
+	for (int i = 0; i < 10; i++) {
+		crew_park(&b->crew);
+		crew_unpark(&b->crew);
+		crew_wait_entered(&b->crew);
+	}
+	crew_unpark(&b->crew);
+	for (int i = 0; !atomic_load(&b->sleepers[0].sleeps) && i < 10000; i++)
+		usleep(1000);
+	crew_park(&b->crew);
+	assert_true(b->sleepers[0].sleeps > 0);
+	assert_int_equal(b->sleepers[1].sleeps + b->sleepers[2].sleeps, 0);
+	return b;
+}
+
+static void *allow_soon(void *unused)
+{
+	usleep(120000);
+	allow_threads(true);
+	return unused;
+}
+
+static void test_missing_threads_come_when_the_host_has_some(void **state)
+{
+	unsigned int counts[SLEEPERS_MAX];
+	struct error err = ERROR_INIT;
+	struct crew_bench *b;
+	pthread_t helper;
+	uint64_t began;
+
+	(void)state;
+	b = start_one_of_three();
+	allow_threads(true);
+	began = now_ns();
+	assert_int_equal(pthread_create(&helper, NULL, allow_soon, NULL), 0);
+	allow_threads(false);
+	assert_int_equal(crew_revive(&b->crew, &err), 0);
+	assert_true(now_ns() - began > SECOND / 10);
+	pthread_join(helper, NULL);
+	crew_bench_count_sleeps(b, counts);
+	crew_unpark(&b->crew);
+	assert_true(crew_bench_wait_asleep(b, counts));
+	crew_park(&b->crew);
+	assert_true(crew_bench_is_quiet(b));
+	crew_bench_free(b);
+}
+
+static void test_it_is_told_when_there_are_none_for_long(void **state)
+{
+	struct error err = ERROR_INIT;
+	uint64_t began = now_ns();
+	struct crew_bench *b;
+
+	(void)state;
+	b = start_one_of_three();
+	assert_int_equal(crew_revive(&b->crew, &err), -EAGAIN);
+	assert_true(now_ns() - began > 9 * SECOND);
+	assert_non_null(strstr(err.text, "thread for sleeper 1"));
+	allow_threads(true);
+	assert_int_equal(crew_revive(&b->crew, &err), 0);
+	for (uint32_t i = 0; i < 3; i++)
+		assert_true(b->crew.members[i].started && b->crew.members[i].parked);
+	crew_bench_free(b);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_not_even_the_first_thread),
+		cmocka_unit_test(test_missing_threads_come_when_the_host_has_some),
+		cmocka_unit_test(test_it_is_told_when_there_are_none_for_long),
+	};
+
+	log_set_fd(-1); /* "trying again": provoked here */
+	return cmocka_run_group_tests_name("crew_start", tests, NULL, NULL);
+}
