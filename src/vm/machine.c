@@ -19,10 +19,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <unistd.h>
 
 #include <molt/base/fd.h>
-#include <molt/base/log.h>
 #include <molt/vm/cpuid.h>
 #include <molt/vm/machine.h>
 

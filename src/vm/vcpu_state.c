@@ -157,7 +157,7 @@ static int get_lapic(struct vcpu_state *st, struct kvm *kvm, int fd, const struc
 #define ST_(member) .offset = offsetof(struct vcpu_state, member)
 
 /*
- * vCPU threads help with the reading (vcpu_job.c) when they are confined already, so they may make
+ * vCPU threads help with the reading (crew_job.c) when they are confined already, so they may make
  * the calls of this table with these names:
  * #syscalls vcpu: ioctls(KVM_GET_)
  */
