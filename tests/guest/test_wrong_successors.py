@@ -98,8 +98,8 @@ def test_stream_format_of_another_age():
 
 def test_machine_version_of_another_age():
     with start_probe(os.environ["MOLT_NEXT"]) as vm:
-        refused(vm, [molt_binary(), "run"], "machine version 2")
-        survived(vm, [molt_binary(), "run"], "machine version 2")
+        refused(vm, [molt_binary(), "run"], "machine version 3")
+        survived(vm, [molt_binary(), "run"], "machine version 3")
         right_one_still_works(vm)
 
 
