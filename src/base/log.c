@@ -67,6 +67,11 @@ static struct {
 	bool failed;          /* the last write: what is lost is told when one succeeds */
 } state = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
+const char *log_level_name(enum log_level level)
+{
+	return level_names[level < 0 ? LOG_LEVEL_INFO : level];
+}
+
 int log_level_parse(const char *name)
 {
 	for (int i = LOG_LEVEL_ERROR; i <= LOG_LEVEL_DEBUG; i++)
@@ -125,7 +130,7 @@ static size_t begin_line(char *line, enum log_level level)
 	len = (size_t)print_time(line, LOG_LINE_MAX, ts.tv_sec);
 	return len + (size_t)snprintf(line + len, LOG_LINE_MAX - len,
 				      ".%06ldZ molt[%d] %s: ", ts.tv_nsec / 1000, (int)getpid(),
-				      level_names[level < 0 ? LOG_LEVEL_INFO : level]);
+				      log_level_name(level));
 }
 
 /*

@@ -71,6 +71,13 @@ static int spawn(struct update *u, struct error *err)
 {
 	const int shared[] = { u->check.stream_fd, u->check.table_fd, u->check.answer_fd };
 	_cleanup_free_ char **envp = NULL;
+	struct program program = {
+		.fd = u->program_fd,
+		.argv = u->argv,
+		.shared = shared,
+		.nshared = ARRAY_SIZE(shared),
+		.standard_error = -1,
+	};
 	int empty[2], code;
 	char text[64];
 
@@ -78,12 +85,13 @@ static int spawn(struct update *u, struct error *err)
 	envp = handover_environ(text, err);
 	if (!envp)
 		return -ENOMEM;
+	program.envp = envp;
 	/* The guest's keyboard is not for a checker to read. */
 	if (pipe2(empty, O_CLOEXEC) < 0)
 		return err_sys(err, errno, "pipe for the check");
 	close(empty[1]);
-	code = program_spawn(u->program_fd, u->argv, envp, shared, ARRAY_SIZE(shared), empty[0],
-			     &u->check.child);
+	program.standard_input = empty[0];
+	code = program_spawn(&program, &u->check.child);
 	close(empty[0]);
 	return code ? err_sys(err, code, "successor '%s'", u->argv[0]) : 0;
 }

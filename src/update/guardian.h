@@ -12,7 +12,7 @@
 #include <molt/base/error.h>
 #include <molt/state/fdtable.h>
 
-#include "child.h"
+#include <molt/base/child.h>
 
 #define GUARD_REASON_MAX 1024
 #define GUARD_DEADLINE_MS 5000

@@ -3,10 +3,10 @@
 #ifndef MOLT_UPDATE_INTERNAL_H
 #define MOLT_UPDATE_INTERNAL_H
 
+#include <molt/base/child.h>
 #include <molt/base/new_file.h>
 #include <molt/update/update.h>
 
-#include "child.h"
 #include "guardian.h"
 
 #define UPDATE_ID_MAX 1024
@@ -175,17 +175,6 @@ void handover_fini(struct update *u);
  * no ELF file, or may not be executed where it is.
  */
 int program_copy(int fd, const char *name, struct error *err);
-
-/* Executes a program: by fd, or argv[0] where that is -1. Returns only -errno. */
-int program_exec(int fd, char *const *argv, char *const *envp);
-
-/*
- * The same in a child, in a process group of its own, with signals as a program expects them:
- * close-on-exec is taken off the shared descriptors. 0, or why it did not become the program, as a
- * positive errno; *child is to be waited for where there is one all the same.
- */
-int program_spawn(int fd, char *const *argv, char *const *envp, const int *shared, size_t nshared,
-		  int standard_input, struct child *child);
 
 /* self.c: a descriptor of the binary that we run, for reading; the caller's. */
 int update_self_open(const struct update_self *self, bool *by_kept_fd, struct error *err);

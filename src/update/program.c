@@ -34,7 +34,6 @@
 
 #define PROGRAM_MAX_BYTES (256u << 20)
 #define COPY_BYTES (1u << 20)
-#define SPAWN_STACK_BYTES (64u << 10)
 
 #ifndef MFD_EXEC
 #define MFD_EXEC 0x0010u
@@ -136,86 +135,4 @@ int program_copy(int fd, const char *name, struct error *err)
 	r = out;
 	out = -1;
 	return r;
-}
-
-int program_exec(int fd, char *const *argv, char *const *envp)
-{
-	if (fd < 0)
-		syscall(SYS_execve, argv[0], argv, envp);
-	else
-		syscall(SYS_execveat, fd, "", argv, envp, AT_EMPTY_PATH);
-	return -errno;
-}
-
-/*
- * What molt blocks and ignores for itself a program that it starts is not to inherit: a script's
- * timeout(1) could not end anything. What was ignored before molt was started (SIGHUP under nohup)
- * stays so.
- */
-static void default_signals(void)
-{
-	static const int ours[] = { SIGPIPE, SIGXFSZ, SIGCHLD };
-	const struct sigaction act = { .sa_handler = SIG_DFL };
-	sigset_t none;
-
-	for (size_t i = 0; i < ARRAY_SIZE(ours); i++)
-		sigaction(ours[i], &act, NULL);
-	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
-}
-
-struct spawn {
-	int fd;
-	char *const *argv, *const *envp;
-	const int *shared;
-	size_t nshared;
-	int standard_input;
-	int code; /* why the child has not become the program */
-};
-
-/* In the child, which shares our memory: system calls and nothing else. */
-static int become(const struct spawn *s)
-{
-	setpgid(0, 0);
-	if (dup2(s->standard_input, STDIN_FILENO) < 0)
-		return errno;
-	for (size_t i = 0; i < s->nshared; i++)
-		if (fcntl(s->shared[i], F_SETFD, 0) < 0)
-			return errno;
-	default_signals();
-	return -program_exec(s->fd, s->argv, s->envp);
-}
-
-static int spawned(void *opaque)
-{
-	struct spawn *s = opaque;
-
-	s->code = become(s);
-	_exit(127);
-}
-
-int program_spawn(int fd, char *const *argv, char *const *envp, const int *shared, size_t nshared,
-		  int standard_input, struct child *child)
-{
-	struct spawn s = { fd, argv, envp, shared, nshared, standard_input, 0 };
-	_Alignas(16) char stack[SPAWN_STACK_BYTES];
-	sigset_t all, old;
-	int failed;
-
-	*child = CHILD_NONE;
-	/* A handler that ran in the child would run in our memory. */
-	sigfillset(&all);
-	sigprocmask(SIG_SETMASK, &all, &old);
-	/*
-	 * As vfork(), but with its pidfd, or not at all: one that nobody can wait for or kill must
-	 * not come to be.
-	 */
-	child->pid = __clone(spawned, stack + sizeof(stack),
-			     CLONE_VM | CLONE_VFORK | CLONE_PIDFD | SIGCHLD, &s, &child->fd);
-	failed = errno;
-	sigprocmask(SIG_SETMASK, &old, NULL);
-	if (child->pid >= 0)
-		return s.code;
-	*child = CHILD_NONE;
-	return failed;
 }

@@ -13,7 +13,7 @@
 
 #include <molt/base/fd.h>
 
-#include "src/update/child.h"
+#include <molt/base/child.h>
 
 static struct child sleeper(void)
 {

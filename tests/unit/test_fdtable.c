@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -21,7 +22,7 @@
 #include <molt/base/fd.h>
 #include <molt/state/fdtable.h>
 
-#define KINDS 8
+#define KINDS FD_KIND_EVENTFD
 
 struct fixture {
 	struct fdtable *out;
@@ -75,7 +76,8 @@ static void open_all(struct fixture *f)
 	f->fds[FD_KIND_TTY - 1] = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC);
 	f->fds[FD_KIND_CHAR - 1] = open("/dev/null", O_RDWR | O_CLOEXEC);
 	f->fds[FD_KIND_PIPE - 1] = ends[0];
-	f->fds[FD_KIND_OTHER - 1] = eventfd(0, EFD_CLOEXEC);
+	f->fds[FD_KIND_OTHER - 1] = epoll_create1(EPOLL_CLOEXEC);
+	f->fds[FD_KIND_EVENTFD - 1] = eventfd(0, EFD_CLOEXEC);
 	f->others[0] = pair[1];
 	f->others[1] = ends[1];
 }

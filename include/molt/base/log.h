@@ -34,6 +34,7 @@ enum log_level {
 
 /* "error", "warn", "info" or "debug" to a level; -EINVAL for any other name. */
 int log_level_parse(const char *name);
+const char *log_level_name(enum log_level level);
 
 void log_set_level(enum log_level level);
 enum log_level log_get_level(void);

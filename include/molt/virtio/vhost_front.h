@@ -75,6 +75,7 @@ struct vhost_front_guest {
 	bool config_dirty;
 	bool tell_config;
 	bool has_inflight;
+	uint8_t reserved[5];
 	uint16_t queue_num;
 	uint16_t inflight_queues;
 	uint16_t inflight_queue_size;
@@ -91,6 +92,7 @@ struct vhost_front_guest {
 	uint8_t queue_flags[VHOST_FRONT_MAX_QUEUES];
 	uint16_t queue_size[VHOST_FRONT_MAX_QUEUES];
 	uint16_t queue_base[VHOST_FRONT_MAX_QUEUES];
+	uint8_t reserved2[4];
 	uint64_t queue_desc[VHOST_FRONT_MAX_QUEUES];
 	uint64_t queue_avail[VHOST_FRONT_MAX_QUEUES];
 	uint64_t queue_used[VHOST_FRONT_MAX_QUEUES];
@@ -112,6 +114,7 @@ struct vhost_front_guest {
 	VMSTATE_BOOL(s, m.reset_wanted), VMSTATE_BOOL(s, m.tell_stopped), \
 	VMSTATE_BOOL(s, m.tell_lost), VMSTATE_BOOL(s, m.config_dirty), \
 	VMSTATE_BOOL(s, m.tell_config), VMSTATE_BOOL(s, m.has_inflight), \
+	VMSTATE_UNSAVED(s, m.reserved, "padding"), VMSTATE_UNSAVED(s, m.reserved2, "padding"), \
 	VMSTATE_U16(s, m.queue_num), VMSTATE_U16(s, m.inflight_queues), \
 	VMSTATE_U16(s, m.inflight_queue_size), VMSTATE_U64(s, m.inflight_size), \
 	VMSTATE_U64(s, m.inflight_offset), VMSTATE_U64(s, m.features), \

@@ -4,10 +4,11 @@
  * as soon as its process was waited for, a pidfd never is. Nothing in molt waits for "any" child,
  * so one that was not waited for here keeps its number.
  */
-#ifndef MOLT_UPDATE_CHILD_H
-#define MOLT_UPDATE_CHILD_H
+#ifndef MOLT_BASE_CHILD_H
+#define MOLT_BASE_CHILD_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <sys/types.h>
 
 struct child {
@@ -23,6 +24,27 @@ struct child {
  * With CLONE_PIDFD the child and the pidfd, in the fifth argument, come to be together.
  */
 int __clone(int (*fn)(void *), void *stack, int flags, void *arg, ...);
+
+/* A program to be started as a child. */
+struct program {
+	int fd; /* its file; -1: argv[0] names it */
+	char *const *argv;
+	char *const *envp;
+	const int *shared; /* descriptors that it gets under their numbers */
+	size_t nshared;
+	int standard_input; /* what becomes its standard input; -1: ours */
+	int standard_error;
+};
+
+/*
+ * Starts it, in a process group of its own, with signals as a program expects them. 0, or why it did
+ * not become the program, as a positive errno; *child is to be waited for where there is one all the
+ * same.
+ */
+int program_spawn(const struct program *program, struct child *child);
+
+/* Executes a program: by fd, or argv[0] where that is -1. Returns only -errno. */
+int program_exec(int fd, char *const *argv, char *const *envp);
 
 /*
  * Gets the pidfd of c->pid, a child of ours that nobody has waited for, unless it is there. False

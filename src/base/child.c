@@ -6,9 +6,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <molt/base/child.h>
 #include <molt/base/fd.h>
-
-#include "child.h"
 
 #ifndef P_PIDFD
 #define P_PIDFD 3 /* Linux 5.4, waitid(2) */

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Nothing is lost when the process ends, for whatever reason: descriptors, counters and limits are
+ * the VMM's as well, requests in flight are in a table that the front-end keeps. So another is
+ * started at once; where they end one soon after the other, less and less often.
+ *
+ * A process has ended when its pidfd says so, which is after its last thread: until then the kernel
+ * may still be writing for it to guest RAM or to the disk, and no other is started.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+#include <molt/base/log.h>
+
+#include "io_process.h"
+
+#define LEAVE_MS 1000
+#define SOON_NS 5000000000ull
+#define DELAY_MIN_MS 50
+#define DELAY_MAX_MS 1000
+
+void io_process_init(struct io_process *p, struct loop *loop, const char *name)
+{
+	memset(p, 0, sizeof(*p));
+	p->loop = loop;
+	p->name = name;
+	p->child = p->leaving = CHILD_NONE;
+}
+
+static int spawn(struct io_process *p, int socket, struct child *child, struct error *err)
+{
+	static char *const environment[] = { NULL };
+	int fds[IO_PROCESS_FDS_MAX], code;
+	size_t nfds = 0;
+	_cleanup_free_ char *text = p->arguments(p->opaque, socket, fds, &nfds);
+	char level[8];
+	char *const argv[] = { "/proc/self/exe", "io", "--log-level", level, "--disk", text, NULL };
+	const struct program program = {
+		.fd = -1,
+		.argv = argv,
+		.envp = environment,
+		.shared = fds,
+		.nshared = nfds,
+		.standard_input = -1,
+		.standard_error = log_get_fd(),
+	};
+
+	if (!text)
+		return err_set(err, ENOMEM, "no memory for the I/O process's arguments");
+	snprintf(level, sizeof(level), "%s", log_level_name(log_get_level()));
+	code = program_spawn(&program, child);
+	if (code == 0)
+		return 0;
+	child_wait(child, 0);
+	return err_sys(err, code, "starting the I/O process");
+}
+
+static int start(struct io_process *p, struct child *child, struct error *err)
+{
+	int ends[2], r;
+
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) < 0)
+		return err_sys(err, errno, "socket for the I/O process");
+	r = spawn(p, ends[1], child, err);
+	close(ends[1]);
+	if (r < 0) {
+		close(ends[0]);
+		return r;
+	}
+	p->started_ns = now_ns();
+	fd_set_nonblock(ends[0], true);
+	p->started(p->opaque, ends[0]);
+	return 0;
+}
+
+int io_process_start(struct io_process *p, struct error *err)
+{
+	return p->child.pid ? 0 : start(p, &p->child, err);
+}
+
+static void try_again(void *opaque);
+
+static void start_later(struct io_process *p)
+{
+	unsigned int ms = p->failures ? DELAY_MIN_MS << (p->failures - 1) : 0;
+
+	loop_timer_set(p->loop, &p->again,
+		       now_ns() + (ms > DELAY_MAX_MS ? DELAY_MAX_MS : ms) * 1000000ull, try_again,
+		       p);
+}
+
+static void try_again(void *opaque)
+{
+	struct error err = ERROR_INIT;
+	struct io_process *p = opaque;
+
+	if (io_process_start(p, &err) < 0) {
+		log_error("disk '%s': %s; trying again", p->name, err.text);
+		p->failures += p->failures < 5;
+		start_later(p);
+		return;
+	}
+	io_process_watch(p);
+}
+
+static void has_exited(void *opaque, uint32_t events)
+{
+	struct io_process *p = opaque;
+	pid_t pid = p->child.pid;
+
+	(void)events;
+	loop_del(&p->exited);
+	if (!child_wait(&p->child, 0)) {
+		fd_close(&p->child.fd); /* another process's child: after a guardian took over */
+		p->child = CHILD_NONE;
+	}
+	p->failures = now_ns() - p->started_ns < SOON_NS ? p->failures + (p->failures < 5) : 0;
+	log_warn("disk '%s': its I/O process %d has ended; another is started, and goes on with "
+		 "what it has left",
+		 p->name, (int)pid);
+	start_later(p);
+}
+
+void io_process_watch(struct io_process *p)
+{
+	int r = 0;
+
+	if (p->child.pid && !p->exited.loop)
+		r = loop_add(p->loop, &p->exited, p->child.fd, EPOLLIN, has_exited, p);
+	else if (!p->child.pid && !p->again.loop)
+		start_later(p);
+	if (r < 0)
+		log_error("disk '%s': its I/O process cannot be waited for: %s", p->name,
+			  strerror(-r));
+}
+
+static void see_off(struct io_process *p, int ms)
+{
+	loop_del(&p->left);
+	if (p->leaving.pid && !child_wait(&p->leaving, ms))
+		fd_close(&p->leaving.fd);
+	p->leaving = CHILD_NONE;
+}
+
+static void has_left(void *opaque, uint32_t events)
+{
+	(void)events;
+	see_off(opaque, 0);
+}
+
+void io_process_unwatch(struct io_process *p)
+{
+	loop_del(&p->exited);
+	loop_timer_cancel(&p->again);
+	see_off(p, LEAVE_MS);
+}
+
+int io_process_replace(struct io_process *p, struct error *err)
+{
+	struct child next = CHILD_NONE;
+	int r = start(p, &next, err);
+
+	if (r < 0)
+		return r;
+	/* The old one's socket is closed by now, and it ends. */
+	io_process_unwatch(p);
+	p->leaving = p->child;
+	p->child = next;
+	if (p->leaving.pid)
+		r = loop_add(p->loop, &p->left, p->leaving.fd, EPOLLIN, has_left, p);
+	if (r < 0)
+		see_off(p, LEAVE_MS);
+	io_process_watch(p);
+	return 0;
+}
+
+void io_process_end(struct io_process *p, unsigned int ms)
+{
+	io_process_unwatch(p);
+	if (p->child.pid && !child_wait(&p->child, (int)ms)) {
+		child_kill(&p->child, false);
+		child_wait(&p->child, (int)ms);
+	}
+	fd_close(&p->child.fd);
+	p->child = CHILD_NONE;
+}

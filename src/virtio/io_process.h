@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A disk's I/O process, as the VMM sees it: started, started again when it ends, replaced by one of
+ * this binary after an update. What the process does is docs/io.md's; here it is a program that
+ * inherits descriptors and speaks vhost-user over the one that vhost_front has the other end of.
+ *
+ * For main.
+ */
+#ifndef MOLT_VIRTIO_IO_PROCESS_H
+#define MOLT_VIRTIO_IO_PROCESS_H
+
+#include <stdint.h>
+#include <sys/types.h>
+
+#include <molt/base/child.h>
+#include <molt/base/loop.h>
+
+#define IO_PROCESS_FDS_MAX 80
+
+struct io_process {
+	struct loop *loop;
+	const char *name; /* the disk's, for the log; has to stay */
+	struct child child;
+	struct loop_source exited;
+	struct child leaving; /* the one before, which was replaced */
+	struct loop_source left;
+	struct loop_timer again;
+	uint64_t started_ns;
+	unsigned int failures; /* that soon followed each other */
+	/*
+	 * What there is to say to a new process: its arguments (the caller's to free) with the
+	 * number of its end of the socket in them, and the descriptors that it inherits.
+	 */
+	char *(*arguments)(void *opaque, int socket, int *fds, size_t *nfds);
+	/* A new process is there; the other end of its socket, which is the callee's. */
+	void (*started)(void *opaque, int socket);
+	void *opaque;
+};
+
+void io_process_init(struct io_process *p, struct loop *loop, const char *name);
+
+/* Starts one, if none is there, and calls started(). -errno with the sentence. */
+int io_process_start(struct io_process *p, struct error *err);
+
+/*
+ * Begins to wait for its end, and to start another then; and leaves off. Both harmless twice. The
+ * second waits for one that is leaving.
+ */
+void io_process_watch(struct io_process *p);
+void io_process_unwatch(struct io_process *p);
+
+/*
+ * Starts another beside the one that is there, which is left to itself: it ends when its socket is
+ * closed. -errno: nothing has changed.
+ */
+int io_process_replace(struct io_process *p, struct error *err);
+
+/* Ends it, and waits for that as long as it takes up to ms. */
+void io_process_end(struct io_process *p, unsigned int ms);
+
+#endif
