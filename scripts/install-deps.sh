@@ -8,7 +8,7 @@
 set -eu
 
 # gcc, C library, build system; JSON; capabilities, the seccomp filters' compiler; the ASL compiler for the DSDT
-build="gcc libc6-dev pkg-config meson ninja-build python3 libjansson-dev libcap-dev libseccomp-dev acpica-tools"
+build="gcc libc6-dev pkg-config meson ninja-build python3 libjansson-dev libcap-dev libseccomp-dev liburing-dev acpica-tools"
 # unit tests; releases from the history; fetching kernels for the lab; manual page check; checks of the sources;
 # shells whose completion is tested
 tests="libcmocka-dev git ca-certificates cpio kmod xz-utils mandoc clang-format clang-tidy cppcheck shellcheck"

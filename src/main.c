@@ -18,7 +18,7 @@ static const struct subcommand {
 	int (*run)(int argc, char **argv);
 } subcommands[] = {
 	{ &run_command, cmd_run },     { &update_command, cmd_update },   { &ctl_command, cmd_ctl },
-	{ &state_command, cmd_state }, { &version_command, cmd_version },
+	{ &state_command, cmd_state }, { &version_command, cmd_version }, { &io_command, cmd_io },
 };
 
 static void print_usage(FILE *out)

@@ -22,7 +22,7 @@ FLOORS = {
     'vm': 3,
     'boot': 4, 'hw': 4, 'pci': 4,
     'virtio': 5,
-    'devices.c': 6,
+    'devices.c': 6, 'io': 6,
     'update': 7,
     'control': 8,
     'cli': 9,

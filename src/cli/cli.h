@@ -10,6 +10,7 @@ extern const struct cli_command update_command;
 extern const struct cli_command ctl_command;
 extern const struct cli_command state_command;
 extern const struct cli_command version_command;
+extern const struct cli_command io_command;
 
 /* Each takes its own name in argv[0] and returns the exit status. */
 int cmd_run(int argc, char **argv);
@@ -30,5 +31,6 @@ int cmd_update(int argc, char **argv);
 int cmd_ctl(int argc, char **argv);
 int cmd_state(int argc, char **argv);
 int cmd_version(int argc, char **argv);
+int cmd_io(int argc, char **argv);
 
 #endif

@@ -40,6 +40,7 @@
 
 #include <asm/termbits.h>
 #include <linux/audit.h>
+#include <linux/fcntl.h>
 #include <linux/filter.h>
 #include <linux/fs.h>
 #include <linux/ioprio.h>
@@ -119,6 +120,11 @@ static const struct {
 	NAME(FIONBIO),
 	NAME(FIOCLEX),
 	NAME(FIONCLEX),
+	NAME(F_DUPFD_CLOEXEC),
+	NAME(F_GETFL),
+	NAME(F_SETFL),
+	NAME(F_ADD_SEALS),
+	NAME(F_GET_SEALS),
 	NAME(BLKGETSIZE64),
 	NAME(BLKROGET),
 	NAME(BLKSSZGET),
@@ -131,6 +137,7 @@ static const struct {
 	NAME(AF_UNIX),
 	NAME(CLONE_NEW),
 	NAME(PRIO_PROCESS),
+	NAME(PR_SET_NAME),
 	NAME(IOPRIO_WHO_PROCESS),
 	NAME(SANDBOX_PROBE),
 	NAME(SANDBOX_ANSWER),
@@ -323,7 +330,10 @@ static int collect(scmp_filter_ctx ctx, const char *file, const char *list)
 				word[strcspn(word, ")")] = '\0';
 				allow_table(ctx, file, word + 7, in);
 			} else {
-				must_be_in_main(file, add_call(ctx, file, word), word);
+				int nr = add_call(ctx, file, word);
+
+				if (strcmp(list, "vcpu") == 0)
+					must_be_in_main(file, nr, word);
 			}
 			found++;
 		}
@@ -467,6 +477,7 @@ int main(int argc, char **argv)
 	write_main_list(out, "main", argv[3], 0);
 	write_main_list(out, "main_with_back_ends", argv[3], 1);
 	write_thread_list(out, "vcpu", argv + 4, argc - 4);
+	write_thread_list(out, "io", argv + 4, argc - 4);
 	write_names(out);
 	return fclose(out) ? 1 : 0;
 }

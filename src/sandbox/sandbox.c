@@ -38,7 +38,8 @@
 #include "lists.h"
 #include "syscall_filters.h"
 
-static int install(const struct sock_filter *filter, size_t len, struct error *err)
+static int install_with(const struct sock_filter *filter, size_t len, unsigned int flags,
+			struct error *err)
 {
 	const struct sock_fprog prog = {
 		.len = (unsigned short)len,
@@ -46,10 +47,15 @@ static int install(const struct sock_filter *filter, size_t len, struct error *e
 	};
 
 	/* No foreign code runs in molt for which speculation would have to be held back. */
-	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW, &prog) <
-	    0)
+	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags | SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+		    &prog) != 0)
 		return err_sys(err, errno, "seccomp filter");
 	return 0;
+}
+
+static int install(const struct sock_filter *filter, size_t len, struct error *err)
+{
+	return install_with(filter, len, 0, err);
 }
 
 static int no_new_privileges(struct error *err)
@@ -159,4 +165,32 @@ int sandbox_enter_thread(struct error *err)
 	if (landlock_abi() && landlock_confine_thread(&why) < 0)
 		log_warn("sandbox: a vCPU thread goes without Landlock: %s", why.text);
 	return install(filter_vcpu, ARRAY_SIZE(filter_vcpu), err);
+}
+
+int sandbox_prepare_io(struct error *err)
+{
+	struct error why = ERROR_INIT;
+	int r;
+
+	capabilities_drop_bounding();
+	r = capabilities_drop(err);
+	if (r == 0)
+		r = no_new_privileges(err);
+	if (r < 0)
+		return r;
+	if (landlock_abi() && landlock_confine_thread(&why) < 0)
+		log_warn("sandbox: the I/O process goes without Landlock: %s", why.text);
+	return 0;
+}
+
+int sandbox_enter_io(struct error *err)
+{
+	int r;
+
+	if (MOLT_SANITIZED)
+		return 0;
+	r = sandbox_catch_forbidden_calls(err);
+	if (r < 0)
+		return r;
+	return install_with(filter_io, ARRAY_SIZE(filter_io), SECCOMP_FILTER_FLAG_TSYNC, err);
 }

@@ -101,4 +101,17 @@ int sandbox_catch_forbidden_calls(struct error *err);
  */
 int sandbox_enter_thread(struct error *err);
 
+/*
+ * For the I/O process, before it makes any thread: no capability, no new privilege, and no access to
+ * files, network and other processes by name.
+ */
+int sandbox_prepare_io(struct error *err);
+
+/*
+ * Then, with all threads made: for all of them, only the system calls that the sources declare for
+ * list "io" are left. Any other ends the process, and the log says which. Not in builds with a
+ * sanitizer.
+ */
+int sandbox_enter_io(struct error *err);
+
 #endif

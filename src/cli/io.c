@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: MIT */
+/* `molt io`: the I/O process, which `molt run` starts. Not for people. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <molt/base/fd.h>
+#include <molt/base/log.h>
+#include <molt/io/io.h>
+#include <molt/virtio/queue.h>
+
+#include "cli.h"
+
+static const struct cli_option io_options[] = {
+	{ .name = "disk",
+	  .arg = "KEY=VALUE,...",
+	  .help = "serve a disk whose descriptors are inherited (repeatable)" },
+	{ .name = "log-level",
+	  .arg = "LEVEL",
+	  .help = "error, warn, info or debug",
+	  .def = "info",
+	  .values = "error warn info debug" },
+	{ .name = NULL }
+};
+
+const struct cli_command io_command = {
+	.name = "io",
+	.usage = "--disk KEY=VALUE,... ...",
+	.summary = "Move the data of a guest's disks; started by 'molt run', not for people",
+	.details = "It opens nothing: all descriptors are inherited, by number.\n"
+		   "Keys: id=NAME socket=FD file=FD board=FD event=FD rings=FD:FD... readonly=on|off\n"
+		   "discard=on|off serial=TEXT queues=N queue-size=N\n",
+	.options = io_options,
+};
+
+static const char *const keys[] = { "id",     "socket", "file",       "board",
+				    "event",  "rings",  "readonly",   "discard",
+				    "serial", "queues", "queue-size", NULL };
+
+static int number(const struct cli_list *l, const char *key, const char *def, uint64_t min,
+		  uint64_t max, uint64_t *value, struct error *err)
+{
+	const char *text = cli_list_get(l, key);
+	char what[32] = "--disk: ";
+
+	strncat(what, key, sizeof(what) - strlen(what) - 1);
+	if (!text && !def)
+		return err_set(err, EINVAL, "%s is missing", what);
+	return cli_parse_number(what, text ? text : def, min, max, value, err);
+}
+
+static int descriptor(const struct cli_list *l, const char *key, int *fd, struct error *err)
+{
+	uint64_t value = 0;
+	int r = number(l, key, NULL, 3, 1 << 20, &value, err);
+
+	*fd = (int)value;
+	return r;
+}
+
+static int on_off(const struct cli_list *l, const char *key, bool def, bool *value,
+		  struct error *err)
+{
+	const char *text = cli_list_get(l, key);
+
+	*value = text ? strcmp(text, "on") == 0 : def;
+	if (text && !*value && strcmp(text, "off") != 0)
+		return err_set(err, EINVAL, "--disk: %s=%s: on or off", key, text);
+	return 0;
+}
+
+static int parse_rings(struct io_disk_options *d, const char *text, struct error *err)
+{
+	d->nrings = 0;
+	while (text && *text) {
+		char *end;
+		unsigned long fd = strtoul(text, &end, 10);
+
+		if (end == text || (*end && *end != ':') || fd < 3 || fd > 1 << 20 ||
+		    d->nrings == d->nqueues)
+			return err_set(err, EINVAL, "--disk: rings: one descriptor for each queue");
+		d->rings[d->nrings++] = (int)fd;
+		text = *end ? end + 1 : end;
+	}
+	if (d->nrings && d->nrings != d->nqueues)
+		return err_set(err, EINVAL, "--disk: rings: one descriptor for each queue");
+	return 0;
+}
+
+static int parse_numbers(struct io_disk_options *d, const struct cli_list *l, struct error *err)
+{
+	uint64_t queues = 0, size = 0;
+	int r = descriptor(l, "socket", &d->socket, err);
+
+	d->event = -1;
+	if (r == 0)
+		r = descriptor(l, "file", &d->file, err);
+	if (r == 0)
+		r = descriptor(l, "board", &d->board, err);
+	if (r == 0 && cli_list_get(l, "event"))
+		r = descriptor(l, "event", &d->event, err);
+	if (r == 0)
+		r = number(l, "queues", "1", 1, IO_BOARD_QUEUES_MAX, &queues, err);
+	if (r == 0)
+		r = number(l, "queue-size", "256", 4, VIRTQUEUE_SIZE_MAX, &size, err);
+	if (r == 0 && size & (size - 1))
+		r = err_set(err, EINVAL, "--disk: queue-size must be a power of 2");
+	d->nqueues = (unsigned int)queues;
+	d->queue_size = (unsigned int)size;
+	return r;
+}
+
+static int parse_disk(struct io_disk_options *d, struct cli_list *l, const char *text,
+		      struct error *err)
+{
+	int r = cli_list_parse(l, "--disk", text, keys, err);
+
+	if (r == 0)
+		r = parse_numbers(d, l, err);
+	if (r == 0)
+		r = parse_rings(d, cli_list_get(l, "rings"), err);
+	if (r == 0)
+		r = on_off(l, "readonly", false, &d->readonly, err);
+	if (r == 0)
+		r = on_off(l, "discard", true, &d->discard, err);
+	if (r < 0)
+		return r;
+	d->id = cli_list_get(l, "id");
+	d->serial = cli_list_get(l, "serial");
+	if (!d->id)
+		return err_set(err, EINVAL, "--disk: id is missing");
+	if (!d->serial)
+		d->serial = d->id;
+	if (strlen(d->serial) > IO_SERIAL_MAX && cli_list_get(l, "serial"))
+		return err_set(err, EINVAL, "--disk: serial has more than %d bytes", IO_SERIAL_MAX);
+	return 0;
+}
+
+static int run(const struct cli_args *args, struct error *err)
+{
+	struct io_disk_options *disks = calloc(IO_DISKS_MAX, sizeof(*disks));
+	struct cli_list *lists = calloc(IO_DISKS_MAX, sizeof(*lists));
+	const char *text;
+	unsigned int n = 0;
+	int r = disks && lists ? 0 : err_set(err, ENOMEM, "no memory");
+
+	while (r == 0 && (text = cli_value_at(args, "disk", n))) {
+		if (n == IO_DISKS_MAX)
+			r = err_set(err, EINVAL, "more than %d disks", IO_DISKS_MAX);
+		else
+			r = parse_disk(&disks[n], &lists[n], text, err);
+		n += r == 0;
+	}
+	if (r == 0 && n == 0)
+		r = err_set(err, EINVAL, "--disk is missing");
+	if (r == 0)
+		r = io_run(disks, n, err);
+	for (unsigned int i = 0; lists && i < n; i++)
+		cli_list_fini(&lists[i]);
+	free(lists);
+	free(disks);
+	return r;
+}
+
+int cmd_io(int argc, char **argv)
+{
+	struct error err = ERROR_INIT;
+	struct cli_args args;
+	int status, level;
+
+	if (!cli_begin(&args, &io_command, argc, argv, &status)) {
+		cli_args_fini(&args);
+		return status;
+	}
+	level = log_level_parse(cli_value(&args, "log-level"));
+	if (level < 0)
+		level = err_set(&err, EINVAL, "--log-level: error, warn, info or debug");
+	else
+		log_set_level((enum log_level)level);
+	if (level >= 0 && run(&args, &err) == 0)
+		status = 0;
+	else
+		status = cli_failure(&io_command, &err);
+	cli_args_fini(&args);
+	return status;
+}
