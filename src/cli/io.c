@@ -11,7 +11,7 @@
 
 #include "cli.h"
 
-static const struct cli_option io_options[] = {
+static const struct option_def io_options[] = {
 	{ .name = "disk",
 	  .arg = "KEY=VALUE,...",
 	  .help = "serve a disk whose descriptors are inherited (repeatable)" },
@@ -37,19 +37,19 @@ static const char *const keys[] = { "id",     "socket", "file",       "board",
 				    "event",  "rings",  "readonly",   "discard",
 				    "serial", "queues", "queue-size", NULL };
 
-static int number(const struct cli_list *l, const char *key, const char *def, uint64_t min,
+static int number(const struct value_list *l, const char *key, const char *def, uint64_t min,
 		  uint64_t max, uint64_t *value, struct error *err)
 {
-	const char *text = cli_list_get(l, key);
+	const char *text = value_list_get(l, key);
 	char what[32] = "--disk: ";
 
 	strncat(what, key, sizeof(what) - strlen(what) - 1);
 	if (!text && !def)
 		return err_set(err, EINVAL, "%s is missing", what);
-	return cli_parse_number(what, text ? text : def, min, max, value, err);
+	return value_number(what, text ? text : def, min, max, value, err);
 }
 
-static int descriptor(const struct cli_list *l, const char *key, int *fd, struct error *err)
+static int descriptor(const struct value_list *l, const char *key, int *fd, struct error *err)
 {
 	uint64_t value = 0;
 	int r = number(l, key, NULL, 3, 1 << 20, &value, err);
@@ -58,10 +58,10 @@ static int descriptor(const struct cli_list *l, const char *key, int *fd, struct
 	return r;
 }
 
-static int on_off(const struct cli_list *l, const char *key, bool def, bool *value,
+static int on_off(const struct value_list *l, const char *key, bool def, bool *value,
 		  struct error *err)
 {
-	const char *text = cli_list_get(l, key);
+	const char *text = value_list_get(l, key);
 
 	*value = text ? strcmp(text, "on") == 0 : def;
 	if (text && !*value && strcmp(text, "off") != 0)
@@ -87,7 +87,7 @@ static int parse_rings(struct io_disk_options *d, const char *text, struct error
 	return 0;
 }
 
-static int parse_numbers(struct io_disk_options *d, const struct cli_list *l, struct error *err)
+static int parse_numbers(struct io_disk_options *d, const struct value_list *l, struct error *err)
 {
 	uint64_t queues = 0, size = 0;
 	int r = descriptor(l, "socket", &d->socket, err);
@@ -97,7 +97,7 @@ static int parse_numbers(struct io_disk_options *d, const struct cli_list *l, st
 		r = descriptor(l, "file", &d->file, err);
 	if (r == 0)
 		r = descriptor(l, "board", &d->board, err);
-	if (r == 0 && cli_list_get(l, "event"))
+	if (r == 0 && value_list_get(l, "event"))
 		r = descriptor(l, "event", &d->event, err);
 	if (r == 0)
 		r = number(l, "queues", "1", 1, IO_BOARD_QUEUES_MAX, &queues, err);
@@ -110,28 +110,28 @@ static int parse_numbers(struct io_disk_options *d, const struct cli_list *l, st
 	return r;
 }
 
-static int parse_disk(struct io_disk_options *d, struct cli_list *l, const char *text,
+static int parse_disk(struct io_disk_options *d, struct value_list *l, const char *text,
 		      struct error *err)
 {
-	int r = cli_list_parse(l, "--disk", text, keys, err);
+	int r = value_list_parse(l, "--disk", text, keys, err);
 
 	if (r == 0)
 		r = parse_numbers(d, l, err);
 	if (r == 0)
-		r = parse_rings(d, cli_list_get(l, "rings"), err);
+		r = parse_rings(d, value_list_get(l, "rings"), err);
 	if (r == 0)
 		r = on_off(l, "readonly", false, &d->readonly, err);
 	if (r == 0)
 		r = on_off(l, "discard", true, &d->discard, err);
 	if (r < 0)
 		return r;
-	d->id = cli_list_get(l, "id");
-	d->serial = cli_list_get(l, "serial");
+	d->id = value_list_get(l, "id");
+	d->serial = value_list_get(l, "serial");
 	if (!d->id)
 		return err_set(err, EINVAL, "--disk: id is missing");
 	if (!d->serial)
 		d->serial = d->id;
-	if (strlen(d->serial) > IO_SERIAL_MAX && cli_list_get(l, "serial"))
+	if (strlen(d->serial) > IO_SERIAL_MAX && value_list_get(l, "serial"))
 		return err_set(err, EINVAL, "--disk: serial has more than %d bytes", IO_SERIAL_MAX);
 	return 0;
 }
@@ -139,7 +139,7 @@ static int parse_disk(struct io_disk_options *d, struct cli_list *l, const char 
 static int run(const struct cli_args *args, struct error *err)
 {
 	struct io_disk_options *disks = calloc(IO_DISKS_MAX, sizeof(*disks));
-	struct cli_list *lists = calloc(IO_DISKS_MAX, sizeof(*lists));
+	struct value_list *lists = calloc(IO_DISKS_MAX, sizeof(*lists));
 	const char *text;
 	unsigned int n = 0;
 	int r = disks && lists ? 0 : err_set(err, ENOMEM, "no memory");
@@ -156,7 +156,7 @@ static int run(const struct cli_args *args, struct error *err)
 	if (r == 0)
 		r = io_run(disks, n, err);
 	for (unsigned int i = 0; lists && i < n; i++)
-		cli_list_fini(&lists[i]);
+		value_list_fini(&lists[i]);
 	free(lists);
 	free(disks);
 	return r;

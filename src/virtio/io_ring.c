@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Makes a restricted io_uring; see include/molt/io/ring.h and engine_uring.c. */
+/* Makes a restricted io_uring; see include/molt/virtio/io_ring.h and engine_uring.c. */
 #include <errno.h>
 #include <stdint.h>
 #include <string.h>
@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include <molt/base/fd.h>
-#include <molt/io/ring.h>
+#include <molt/virtio/io_ring.h>
 
 #define ENTRIES_MIN 8u
 

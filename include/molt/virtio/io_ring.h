@@ -4,8 +4,8 @@
  * which nobody can; each I/O process inherits them. They are restricted to the operations that a
  * disk needs, for ever: a process that was taken over can open, connect or send nothing with them.
  */
-#ifndef MOLT_IO_RING_H
-#define MOLT_IO_RING_H
+#ifndef MOLT_VIRTIO_IO_RING_H
+#define MOLT_VIRTIO_IO_RING_H
 
 #include <linux/io_uring.h>
 
