@@ -9,9 +9,19 @@
 #include <molt/vm/device.h>
 
 const struct device_class *const device_classes[] = {
-	&irqchip_class,  &pit_class,        &clock_class,      &serial_class,
-	&rtc_class,      &i8042_class,      &power_class,      &pvpanic_class,
-	&pci_host_class, &virtio_rng_class, &vhost_user_class, NULL
+	&irqchip_class,
+	&pit_class,
+	&clock_class,
+	&serial_class,
+	&rtc_class,
+	&i8042_class,
+	&power_class,
+	&pvpanic_class,
+	&pci_host_class,
+	&virtio_rng_class,
+	&disk_class,
+	&vhost_user_class,
+	NULL
 };
 
 /*

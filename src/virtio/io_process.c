@@ -8,6 +8,7 @@
  * may still be writing for it to guest RAM or to the disk, and no other is started.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,7 +21,7 @@
 
 #include "io_process.h"
 
-#define LEAVE_MS 1000
+#define LEAVE_MS 100
 #define SOON_NS 5000000000ull
 #define DELAY_MIN_MS 50
 #define DELAY_MAX_MS 1000
@@ -40,9 +41,11 @@ static int spawn(struct io_process *p, int socket, struct child *child, struct e
 	size_t nfds = 0;
 	_cleanup_free_ char *text = p->arguments(p->opaque, socket, fds, &nfds);
 	char level[8];
-	char *const argv[] = { "/proc/self/exe", "io", "--log-level", level, "--disk", text, NULL };
+	char *const argv[] = { "molt", "io", "--log-level", level, "--disk", text, NULL };
+	/* This binary, whatever is at its path by now. */
+	_cleanup_close_ int self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
 	const struct program program = {
-		.fd = -1,
+		.fd = self,
 		.argv = argv,
 		.envp = environment,
 		.shared = fds,
@@ -53,6 +56,8 @@ static int spawn(struct io_process *p, int socket, struct child *child, struct e
 
 	if (!text)
 		return err_set(err, ENOMEM, "no memory for the I/O process's arguments");
+	if (self < 0)
+		return err_sys(err, errno, "/proc/self/exe");
 	snprintf(level, sizeof(level), "%s", log_level_name(log_get_level()));
 	code = program_spawn(&program, child);
 	if (code == 0)

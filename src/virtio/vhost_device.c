@@ -80,7 +80,7 @@ static void settle_queue(struct vhost_device *d, uint32_t q)
 static void settle(struct vhost_device *d)
 {
 	struct vhost_device_guest *g = d->guest;
-	bool live = virtio_is_live(&d->virtio);
+	bool live = virtio_is_live(&d->virtio) && !g->held;
 	uint64_t features = g->virtio.driver_features & vhost_front_features(&d->front);
 	uint8_t used[VIRTIO_QUEUES_MAX];
 
@@ -92,6 +92,8 @@ static void settle(struct vhost_device *d)
 		memset(g->base, 0, sizeof(g->base));
 		virtio_reset_done(&d->virtio);
 	}
+	if (g->held && !g->started && !g->stopping && d->setup.holds)
+		d->setup.holds(d->setup.opaque);
 	for (uint32_t q = 0; q < d->virtio.id.nqueues; q++)
 		settle_queue(d, q);
 	for (uint32_t q = 0; q < VIRTIO_QUEUES_MAX; q++)
@@ -354,6 +356,12 @@ void vhost_device_reset(struct vhost_device *d)
 void vhost_device_service(struct vhost_device *d)
 {
 	pci_function_service(&d->virtio.pci);
+	lock_and_settle(d);
+}
+
+void vhost_device_hold(struct vhost_device *d, bool on)
+{
+	d->guest->held = on;
 	lock_and_settle(d);
 }
 

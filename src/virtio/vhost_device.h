@@ -23,7 +23,8 @@ struct vhost_device_guest {
 	uint8_t given[VIRTIO_QUEUES_MAX]; /* enum given: what the front-end has of it */
 	bool started;                     /* the front-end, and not stopped again */
 	bool stopping;                    /* that is under way */
-	uint8_t reserved[6];
+	bool held; /* by its owner: the back-end is to have no queue, whatever the driver wants */
+	uint8_t reserved[5];
 };
 
 /* clang-format off */
@@ -34,6 +35,7 @@ struct vhost_device_guest {
 	VMSTATE_U8_ARRAY(s, m.given), \
 	VMSTATE_BOOL(s, m.started), \
 	VMSTATE_BOOL(s, m.stopping), \
+	VMSTATE_BOOL(s, m.held), \
 	VMSTATE_UNSAVED(s, m.reserved, "padding")
 /* clang-format on */
 
@@ -53,6 +55,8 @@ struct vhost_device_setup {
 	/* What the guest is shown of the configuration; NULL: what the back-end says. */
 	void (*show_config)(struct device *dev, uint8_t *config);
 	void (*lost)(void *opaque);
+	/* After vhost_device_hold(): the back-end has no queue any more. Device's lock held. */
+	void (*holds)(void *opaque);
 	void *opaque;
 };
 
@@ -78,6 +82,12 @@ int vhost_device_create(struct vhost_device *d, struct device *dev,
 			struct fdtable *fds, int (*give)(struct vhost_device *d, struct error *err),
 			unsigned int wait_ms, struct error *err);
 void vhost_device_destroy(struct vhost_device *d);
+
+/*
+ * For another back-end to take its place: takes all queues back (holds tells when that is done), or
+ * gives them out again. The guest sees requests that take a little longer. Main, no lock held.
+ */
+void vhost_device_hold(struct vhost_device *d, bool on);
 
 /* The class's callbacks of the same names. */
 void vhost_device_attach(struct vhost_device *d);

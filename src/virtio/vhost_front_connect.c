@@ -78,7 +78,8 @@ void vhost_front_drop(struct vhost_front *f, const struct error *err)
 	if (err)
 		complain(f, err);
 	else
-		log_info("%s: the vhost-user back-end at '%s' has gone", f->setup.name, place(f));
+		log_write(f->setup.path ? LOG_LEVEL_INFO : LOG_LEVEL_DEBUG,
+			  "%s: the vhost-user back-end at '%s' has gone", f->setup.name, place(f));
 	if (err && f->setup.ops->failed)
 		f->setup.ops->failed(f->setup.opaque, err);
 }

@@ -207,6 +207,13 @@ void machine_fast_paths(struct machine *m, bool on)
 			m->devices[i]->cls->fast_path(m->devices[i], on);
 }
 
+void machine_updated(struct machine *m)
+{
+	for (unsigned int i = 0; i < m->ndevices; i++)
+		if (m->devices[i]->cls->updated)
+			m->devices[i]->cls->updated(m->devices[i]);
+}
+
 void machine_unquiesce(struct machine *m)
 {
 	for (unsigned int i = 0; i < m->ndevices; i++)

@@ -6,6 +6,7 @@
 #include <molt/vm/device.h>
 
 extern const struct device_class virtio_rng_class; /* entropy, served by the VMM itself */
+extern const struct device_class disk_class;       /* a file, served by `molt io` */
 extern const struct device_class vhost_user_class; /* whatever somebody else serves */
 
 #endif

@@ -127,6 +127,8 @@ struct device_class {
 	 * machine_fast_paths().
 	 */
 	void (*fast_path)(struct device *dev, bool on);
+	/* In a successor that runs the guest: what can be done afterwards. */
+	void (*updated)(struct device *dev);
 	/*
 	 * Before a guest's reset, when RAM is still what it was: whoever else writes to it has to be
 	 * stopped. -errno: it cannot be, and the machine ends.

@@ -250,6 +250,9 @@ bool machine_has_back_ends(const struct machine *m);
  */
 void machine_fast_paths(struct machine *m, bool on);
 
+/* In a successor, when the guest runs and whoever asked has his answer; see struct device_class. */
+void machine_updated(struct machine *m);
+
 /*
  * Devices drained, and running again. The second is also what makes an incoming machine's devices
  * live, after the commit.

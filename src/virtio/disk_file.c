@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: MIT */
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+
+#include "disk_file.h"
+
+static int check_kind(const char *path, int fd, struct error *err)
+{
+	struct stat st;
+
+	if (fstat(fd, &st) < 0)
+		return err_sys(err, errno, "disk %s", path);
+	if (S_ISDIR(st.st_mode))
+		return err_set(err, EISDIR, "disk %s is a directory", path);
+	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		return err_set(err, EINVAL, "disk %s is neither a file nor a block device", path);
+	return 0;
+}
+
+static int check_mode(const struct disk_options *o, int fd, struct error *err)
+{
+	int mode = fcntl(fd, F_GETFL);
+
+	if (mode < 0)
+		return err_sys(err, errno, "disk %s: descriptor %d", o->path, fd);
+	if ((mode & O_ACCMODE) == O_WRONLY || (!o->readonly && (mode & O_ACCMODE) != O_RDWR))
+		return err_set(err, EACCES, "disk %s: descriptor %d is not open for %s", o->path,
+			       fd, o->readonly ? "reading" : "reading and writing (readonly=on)");
+	if (o->direct && !(mode & O_DIRECT) && fcntl(fd, F_SETFL, mode | O_DIRECT) < 0)
+		return err_sys(err, errno, "disk %s: direct=on", o->path);
+	return 0;
+}
+
+static int lock(const struct disk_options *o, int fd, struct error *err)
+{
+	struct flock whole = {
+		.l_type = o->readonly ? F_RDLCK : F_WRLCK,
+		.l_whence = SEEK_SET,
+	};
+
+	if (fcntl(fd, F_OFD_SETLK, &whole) == 0)
+		return 0;
+	if (errno == EAGAIN || errno == EACCES)
+		return err_set(err, EBUSY,
+			       "disk %s is in use: another process has it locked%s; see lslocks(8)",
+			       o->path, o->readonly ? " for writing" : "");
+	/* A file system without locks: whoever takes such a one has been told. */
+	return err_sys(err, errno, "locking disk %s", o->path);
+}
+
+static int open_path(const struct disk_options *o, struct error *err)
+{
+	int flags = (o->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK |
+		    (o->direct ? O_DIRECT : 0);
+	int fd = open(o->path, flags);
+
+	if (fd >= 0)
+		return fd;
+	if (errno == EINVAL && o->direct)
+		return err_set(err, EINVAL, "disk %s: its file system has no direct=on", o->path);
+	return err_sys(err, errno, "disk %s", o->path);
+}
+
+int disk_file_open(const struct disk_options *o, int *fd, struct error *err)
+{
+	int r;
+
+	*fd = o->fd >= 0 ? fcntl(o->fd, F_DUPFD_CLOEXEC, 3) : open_path(o, err);
+	if (*fd < 0)
+		return o->fd >= 0 ? err_sys(err, errno, "--disk fd=%d", o->fd) : *fd;
+	r = check_kind(o->path, *fd, err);
+	if (r == 0)
+		r = check_mode(o, *fd, err);
+	if (r == 0)
+		r = lock(o, *fd, err);
+	if (r < 0)
+		fd_close(fd);
+	return r;
+}
