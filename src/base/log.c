@@ -128,9 +128,8 @@ static size_t begin_line(char *line, enum log_level level)
 
 	clock_gettime(CLOCK_REALTIME, &ts);
 	len = (size_t)print_time(line, LOG_LINE_MAX, ts.tv_sec);
-	return len + (size_t)snprintf(line + len, LOG_LINE_MAX - len,
-				      ".%06ldZ molt[%d] %s: ", ts.tv_nsec / 1000, (int)getpid(),
-				      log_level_name(level));
+	return len + (size_t)snprintf(line + len, LOG_LINE_MAX - len, ".%06ldZ molt[%d] %s: ",
+				      ts.tv_nsec / 1000, (int)getpid(), log_level_name(level));
 }
 
 /*

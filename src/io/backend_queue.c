@@ -119,8 +119,8 @@ int io_set_vring_kick(struct io_disk *d, struct vhost_user_message *msg, struct 
 		return r;
 	__atomic_store_n(&q->kick_nonblock, fcntl(q->kick_fd, F_GETFL) & O_NONBLOCK,
 			 __ATOMIC_RELAXED);
-	if (q->kickable && (write(q->kick_fd, &one, sizeof(one)) < 0 ||
-			    write(old, &one, sizeof(one)) < 0))
+	if (q->kickable &&
+	    (write(q->kick_fd, &one, sizeof(one)) < 0 || write(old, &one, sizeof(one)) < 0))
 		log_warn("disk '%s', queue %u: %s", d->opt->id, q->index, strerror(errno));
 	q->kickable = true;
 	return start_if_complete(q, err);

@@ -92,7 +92,7 @@ struct device_class {
 	const struct bus_region *regions;
 	unsigned int nregions;
 
-	bool back_end;     /* another process serves it, by vhost-user */
+	bool back_end; /* another process serves it, by vhost-user */
 	bool before_vcpus; /* created and attached before vCPUs; KVM wants that of its interrupt chips */
 
 	/* What the host side adds to stream and fd table (save_host), NULL if nothing. */
