@@ -52,7 +52,17 @@ void bus_remove(struct bus *bus, const struct bus_region *region, struct device 
 		}
 }
 
-/* The last region that begins at or below addr, if the access lies inside it; else -1. */
+static bool holds(const struct bus_slot *slot, uint64_t addr, unsigned int size)
+{
+	uint64_t offset = addr - slot->base, len = slot->region->len;
+
+	return addr >= slot->base && offset < len && size <= len - offset;
+}
+
+/*
+ * The last region that begins at or below addr, if the access lies inside it; else the last of those
+ * that are beneath others, if it lies inside that; else -1.
+ */
 static int find(const struct bus *bus, enum bus_kind kind, uint64_t addr, unsigned int size)
 {
 	int low = 0, high = (int)bus->count[kind] - 1, hit = -1;
@@ -67,13 +77,10 @@ static int find(const struct bus *bus, enum bus_kind kind, uint64_t addr, unsign
 			high = mid - 1;
 		}
 	}
-	if (hit >= 0) {
-		uint64_t offset = addr - bus->slots[kind][hit].base;
-		uint64_t len = bus->slots[kind][hit].region->len;
-
-		if (offset >= len || size > len - offset)
-			return -1;
-	}
+	while (hit >= 0 && !holds(&bus->slots[kind][hit], addr, size))
+		do
+			hit--;
+		while (hit >= 0 && !bus->slots[kind][hit].region->beneath);
 	return hit;
 }
 

@@ -151,6 +151,52 @@ static void test_overlaps_are_refused(void **state)
 		assert_int_equal(bus_add(&bus, &good[i], good[i].base, &r.dev, &err), 0);
 }
 
+/* 0xcf8 with 0xcf9 over it: whoever lies over a region has its own bytes, and not those behind. */
+static void test_beneath(void **state)
+{
+	static const struct bus_region lower = {
+		.kind = BUS_PIO,
+		.base = 0xcf8,
+		.len = 8,
+		.beneath = true,
+		.read = on_read,
+		.write = on_write
+	};
+	static const struct bus_region upper = REGION(BUS_PIO, 0xcf9, 1);
+	static const struct bus_region other = REGION(BUS_PIO, 0x100, 8);
+	struct recorder l, u, o;
+	struct error err = ERROR_INIT;
+	uint32_t data = 0;
+
+	(void)state;
+	for (unsigned int upper_first = 0; upper_first < 2; upper_first++) {
+		struct bus bus = { 0 };
+
+		recorder_init(&l);
+		recorder_init(&u);
+		recorder_init(&o);
+		if (upper_first)
+			assert_int_equal(bus_add(&bus, &upper, upper.base, &u.dev, &err), 0);
+		assert_int_equal(bus_add(&bus, &lower, lower.base, &l.dev, &err), 0);
+		if (!upper_first)
+			assert_int_equal(bus_add(&bus, &upper, upper.base, &u.dev, &err), 0);
+		assert_int_equal(bus_add(&bus, &other, other.base, &o.dev, &err), 0);
+		bus_access(&bus, BUS_PIO, 0xcf9, &data, 1, true);
+		assert_int_equal(u.writes, 1);
+		bus_access(&bus, BUS_PIO, 0xcf8, &data, 4, true);
+		bus_access(&bus, BUS_PIO, 0xcf9, &data, 2, true);
+		bus_access(&bus, BUS_PIO, 0xcfc, &data, 4, true);
+		assert_int_equal(l.offset, 4);
+		bus_access(&bus, BUS_PIO, 0xcff, &data, 1, true);
+		assert_int_equal(l.offset, 7);
+		bus_access(&bus, BUS_PIO, 0xcff, &data, 2, true);
+		bus_access(&bus, BUS_PIO, 0xd00, &data, 1, true);
+		assert_int_equal(l.writes, 4);
+		assert_int_equal(u.writes, 1);
+		assert_int_equal(o.writes, 0);
+	}
+}
+
 static void test_any_order_of_adding(void **state)
 {
 	struct bus_region regions[BUS_MAX_REGIONS + 1];
@@ -188,6 +234,7 @@ int main(void)
 		cmocka_unit_test(test_access_reaches_its_device),
 		cmocka_unit_test(test_nobody_answers),
 		cmocka_unit_test(test_overlaps_are_refused),
+		cmocka_unit_test(test_beneath),
 		cmocka_unit_test(test_any_order_of_adding),
 	};
 
