@@ -3,6 +3,7 @@
 #ifndef GUEST_H
 #define GUEST_H
 
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -58,6 +59,7 @@ extern uint64_t print_gap;
 
 void print(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Format into a buffer; always ends it with a NUL; returns the length. */
+size_t format_args(char *buffer, size_t size, const char *format, va_list args);
 size_t format_line(char *buffer, size_t size, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
@@ -186,12 +188,63 @@ static inline uint16_t inw(uint16_t port)
 	return value;
 }
 
+static inline void outl(uint16_t port, uint32_t value)
+{
+	__asm__ volatile("outl %0, %1" : : "a"(value), "Nd"(port));
+}
+
+static inline uint32_t inl(uint16_t port)
+{
+	uint32_t value;
+
+	__asm__ volatile("inl %1, %0" : "=a"(value) : "Nd"(port));
+	return value;
+}
+
+/* Device registers, by accesses of 1, 2, 4 or 8 bytes. */
+static inline uint64_t mmio_read(uintptr_t at, unsigned int size)
+{
+	switch (size) {
+	case 1:
+		return *(volatile uint8_t *)at;
+	case 2:
+		return *(volatile uint16_t *)at;
+	case 4:
+		return *(volatile uint32_t *)at;
+	default:
+		return *(volatile uint64_t *)at;
+	}
+}
+
+static inline void mmio_write(uintptr_t at, uint64_t value, unsigned int size)
+{
+	switch (size) {
+	case 1:
+		*(volatile uint8_t *)at = (uint8_t)value;
+		break;
+	case 2:
+		*(volatile uint16_t *)at = (uint16_t)value;
+		break;
+	case 4:
+		*(volatile uint32_t *)at = (uint32_t)value;
+		break;
+	default:
+		*(volatile uint64_t *)at = value;
+	}
+}
+
 static inline uint64_t rdtsc(void)
 {
 	uint32_t low, high;
 
 	__asm__ volatile("rdtsc" : "=a"(low), "=d"(high) : : "memory");
 	return (uint64_t)high << 32 | low;
+}
+
+/* What was stored before is seen by all before what is loaded behind it. */
+static inline void memory_fence(void)
+{
+	__asm__ volatile("mfence" : : : "memory");
 }
 
 static inline void cpu_relax(void)

@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* Lines on COM1. Output is polled, one status read per FIFO full: every port access is an exit. */
-#include <stdarg.h>
-
 #include "guest.h"
 
 #define COM1 0x3f8
@@ -101,16 +99,24 @@ static void put_format(struct output *out, const char *f, va_list args)
 	}
 }
 
-size_t format_line(char *buffer, size_t size, const char *format, ...)
+size_t format_args(char *buffer, size_t size, const char *format, va_list args)
 {
 	struct output out = { buffer, buffer + size - 1 };
-	va_list args;
 
-	va_start(args, format);
 	put_format(&out, format, args);
-	va_end(args);
 	*out.next = '\0';
 	return (size_t)(out.next - buffer);
+}
+
+size_t format_line(char *buffer, size_t size, const char *format, ...)
+{
+	va_list args;
+	size_t length;
+
+	va_start(args, format);
+	length = format_args(buffer, size, format, args);
+	va_end(args);
+	return length;
 }
 
 void print(const char *format, ...)
