@@ -344,7 +344,9 @@ int virtio_post_load(struct virtio *v, struct error *err)
 	if (g->nqueues != v->id.nqueues || g->queue_max != v->id.queue_max)
 		return err_set(err, EINVAL, "%u queues of %u, but here they are %u of %u",
 			       g->nqueues, g->queue_max, v->id.nqueues, v->id.queue_max);
-	if (g->device_features & ~v->id.features || g->driver_features & ~g->device_features)
+	/* Until it says FEATURES_OK a driver may write what it likes. */
+	if (g->device_features & ~v->id.features ||
+	    (g->status & VIRTIO_CONFIG_S_FEATURES_OK && g->driver_features & ~g->device_features))
 		return err_set(err, EINVAL, "features 0x%llx of 0x%llx, but this molt has 0x%llx",
 			       (unsigned long long)g->driver_features,
 			       (unsigned long long)g->device_features,
