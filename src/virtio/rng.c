@@ -102,17 +102,22 @@ static void serve(struct rng *r)
 		virtio_notify_queue(&r->host.virtio, 0);
 }
 
-static void rng_kick(struct virtio *v, uint32_t queue)
+static void serve_all(struct rng *r)
 {
-	struct rng *r = to_rng(v->dev);
+	struct virtio *v = &r->host.virtio;
 
-	(void)queue;
-	if (!r->host.queue.mem)
+	if (!r->host.queue.mem || !virtio_is_live(v))
 		return;
 	serve(r);
 	/* What another vCPU has added meanwhile is for when no vCPU adds any more. */
 	if (virtio_is_live(v) && virtqueue_enable_kicks(&r->host.queue))
 		machine_request(v->dev->machine, MACHINE_REQ_SERVICE);
+}
+
+static void rng_kick(struct virtio *v, uint32_t queue)
+{
+	(void)queue;
+	serve_all(to_rng(v->dev));
 }
 
 static int set_up(struct rng *r, struct error *err)
@@ -197,8 +202,7 @@ static void rng_service(struct device *dev)
 	struct rng *r = to_rng(dev);
 
 	pci_function_service(&r->host.virtio.pci);
-	if (r->host.queue.mem && virtio_is_live(&r->host.virtio))
-		serve(r);
+	serve_all(r);
 }
 
 static int rng_post_load(struct device *dev, struct error *err)
