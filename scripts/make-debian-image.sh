@@ -126,7 +126,9 @@ end_child() {
 	child=
 }
 clean_up() {
+	status=$?
 	trap '' HUP INT TERM
+	[ "$status" = 0 ] || say "ended early; nothing is left behind" >&2
 	end_child
 	rm -f "$output$new" "$kernel$new" "$initrd$new"
 	# Should anything be mounted in there after all, it is not ours to empty.
@@ -240,14 +242,18 @@ echo "$hostname" >"$root/etc/hostname"
 printf '127.0.0.1\tlocalhost\n127.0.1.1\t%s\n::1\tlocalhost\n' "$hostname" >"$root/etc/hosts"
 
 archives=$root/var/cache/apt/archives
-find "$cache" -maxdepth 1 -name '*.deb' -exec cp -l -n -t "$archives" {} + 2>/dev/null ||
-	find "$cache" -maxdepth 1 -name '*.deb' -exec cp -n -t "$archives" {} +
+copy_missing() {
+	for deb in "$1"/*.deb; do
+		[ ! -e "$deb" ] || [ -e "$2/${deb##*/}" ] || cp "$deb" "$2/"
+	done
+}
+copy_missing "$cache" "$archives"
 in_root "apt-get update" apt-get -q update
 in_root "apt-get dist-upgrade" apt-get -q -y -o APT::Keep-Downloaded-Packages=true dist-upgrade
 # shellcheck disable=SC2086 # a list of words
 in_root "apt-get install" apt-get -q -y --no-install-recommends -o APT::Keep-Downloaded-Packages=true \
 	install linux-image-cloud-amd64 $packages
-find "$archives" -maxdepth 1 -name '*.deb' -exec cp -u -t "$cache" {} +
+copy_missing "$archives" "$cache"
 
 say "3/5 login and configuration"
 if [ -n "$password_file" ]; then
