@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Run a command in the lab: a nested host, emulated in software, with a real kvm_amd in it.
 
-    lab.py run [--cpus N] [--mem SIZE] [--timeout S] [--rw DIR] -- COMMAND ARGS...
+    lab.py run [--cpus N] [--mem SIZE] [--timeout S] [--rw DIR] [--disk FILE]... -- COMMAND ARGS...
 
 The command sees this machine's files read-only, DIR writable at its own path, fresh /tmp, /run, /dev/shm, /proc and
 /sys, and a working /dev/kvm.  Its output comes out here as it is written; its exit status is lab.py's.  Statuses of
@@ -67,6 +67,8 @@ def parse(argv):
     run.add_argument("--mem", default="4G", help="its memory, as QEMU's -m (4G; 12G makes the boot 2 s longer)")
     run.add_argument("--timeout", type=float, default=None, help="seconds that the command may take (no limit)")
     run.add_argument("--rw", default=None, metavar="DIR", help="a directory that the command may write to")
+    run.add_argument("--disk", action="append", default=[], metavar="FILE",
+                     help="a raw image that the command finds as /dev/vda, the next as /dev/vdb; writes do not reach it")
     run.add_argument("--module", action="append", default=[], help="one more kernel module for the nested host")
     run.add_argument("--verbose", action="store_true", help="say on stderr how long things took")
     run.add_argument("command", nargs="*", metavar="-- COMMAND ARGS")
@@ -99,7 +101,8 @@ def build_initramfs(path, manifest, args):
     archive.copy("bin/busybox", manifest["busybox"])
     archive.symlink("bin/sh", "busybox")
     archive.copy("init", os.path.join(os.path.dirname(os.path.abspath(__file__)), "init"))
-    ordered = modules.ModuleSet(manifest["host_modules"]).load_order(HOST_MODULES + args.module)
+    ordered = modules.ModuleSet(manifest["host_modules"]).load_order(
+        HOST_MODULES + args.module + (["virtio_blk"] if args.disk else []))
     for name, image in ordered:
         archive.file(f"lab/{name}.ko", image)
     archive.file("lab/modules", "\n".join(name for name, _ in ordered).encode())
@@ -128,6 +131,10 @@ def qemu_arguments(manifest, args, work):
     ]
     if args.rw:
         arguments += ["-virtfs", f"{share},path={args.rw.replace(',', ',,')},mount_tag=rw"]
+    for i, disk in enumerate(args.disk):
+        # The file may be a disk of several labs at once: what this one writes goes to a file that is unlinked at once.
+        arguments += ["-drive", f"if=none,id=disk{i},file={disk.replace(',', ',,')},format=raw,snapshot=on,cache=unsafe,"
+                      "discard=unmap", "-device", f"virtio-blk-pci,drive=disk{i}"]
     return arguments
 
 

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT
 """Run a test script in the lab and pass its TAP on; the outside half of the lab's tests, started by meson.
 
-    lab_test.py --molt FILE --next FILE --firmware DIR --labcheck FILE [--cpus N] [--mem SIZE] [--timeout S] SCRIPT [ARGS...]
+    lab_test.py --molt FILE --next FILE --firmware DIR --labcheck FILE [--cpus N] [--mem SIZE] [--timeout S]
+                [--disks N] [--module NAME]... SCRIPT [ARGS...]
 
 SCRIPT is a file of this directory. All that it needs is copied into one directory, which the nested host sees: sources
 and build may lie under /tmp, of which the nested host has its own. Where the lab cannot be had the test is skipped, and
@@ -24,6 +25,7 @@ TESTS = os.path.dirname(HERE)
 sys.path[:0] = [HERE, os.path.join(HERE, "guest"), os.path.join(TESTS, "lib")]
 
 import fetch  # noqa: E402
+import image  # noqa: E402
 import lab  # noqa: E402
 import mkguest  # noqa: E402
 import release  # noqa: E402
@@ -43,6 +45,8 @@ def parse():
     parser.add_argument("--cpus", default="2")
     parser.add_argument("--mem", default="4G")
     parser.add_argument("--timeout", default="600", help="seconds that the script may take in the lab")
+    parser.add_argument("--disks", type=int, default=0, help="copies of the Debian image that it has, as /dev/vda ...")
+    parser.add_argument("--module", action="append", default=[], help="one more kernel module for the nested host")
     parser.add_argument("script")
     parser.add_argument("arguments", nargs="*")
     return parser.parse_args()
@@ -68,6 +72,18 @@ def stage_release(stage):
         return {"MOLT_NO_RELEASE": str(e)}
 
 
+def stage_debian(stage, args):
+    """Kernel and initramfs of the Debian on a disk; the disks themselves are the nested host's."""
+    if not args.disks:
+        return {}
+    debian = image.ensure()
+    return {
+        "MOLT_LAB_DEBIAN_KERNEL": shutil.copy(debian.kernel, os.path.join(stage, "debian.vmlinuz")),
+        "MOLT_LAB_DEBIAN_INITRAMFS": shutil.copy(debian.initramfs, os.path.join(stage, "debian.initrd")),
+        "MOLT_LAB_DEBIAN_CMDLINE": image.KERNEL_COMMAND_LINE,
+    }
+
+
 def prepare(stage, args):
     """Fill the directory; the environment for the script."""
     copy_tests(stage)
@@ -82,6 +98,7 @@ def prepare(stage, args):
     kernel, initramfs = mkguest.build(os.path.join(stage, "initramfs"), args.labcheck)
     environment = {
         **stage_release(stage),
+        **stage_debian(stage, args),
         "MOLT": os.path.join(stage, "molt"),
         "MOLT_NEXT": os.path.join(stage, "molt-next"),
         "MOLT_FIRMWARE": os.path.join(stage, "firmware"),
@@ -121,8 +138,12 @@ def collect(source, into):
 def run_in_lab(stage, args, environment, before):
     """(exit status, what the lab itself said, points with those before)"""
     command = [sys.executable, os.path.join(HERE, "lab.py"), "run", "--cpus", args.cpus, "--mem", args.mem, "--timeout",
-               args.timeout, "--rw", stage, "--", "/usr/bin/env", "python3",
-               os.path.join(stage, "tests", "lab", args.script), *args.arguments]
+               args.timeout, "--rw", stage]
+    for name in args.module:
+        command += ["--module", name]
+    for _ in range(args.disks):
+        command += ["--disk", image.ensure().disk]
+    command += ["--", "/usr/bin/env", "python3", os.path.join(stage, "tests", "lab", args.script), *args.arguments]
     said = []
     process = subprocess.Popen(command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -144,6 +165,8 @@ def main():
     args = parse()
     try:
         fetch.ensure()
+        if args.disks:
+            image.ensure()
     except fetch.FetchError as e:
         skip_all("the lab cannot be fetched: %s" % e)
     with tempfile.TemporaryDirectory(prefix="molt-lab-test-") as stage:

@@ -36,6 +36,8 @@ class StockGuest:
     binaries: what is installed there, in turn, beginning with the one that the guest is started in.
     """
 
+    files = "MOLT_LAB"      # _KERNEL, _INITRAMFS, _CMDLINE: variables of the environment
+
     def __init__(self, *options, kernel=None, cmdline="", binaries=None, env=None):
         self.binaries = itertools.cycle(binaries or [moltvm.molt_binary()])
         self.dir = tempfile.mkdtemp(prefix="stock-guest-")
@@ -43,9 +45,10 @@ class StockGuest:
         self.serial = os.path.join(self.dir, "serial")
         self.install_binary()
         self.trace = KvmTrace()
-        self.vm = moltvm.Vm("--initramfs", os.environ["MOLT_LAB_INITRAMFS"], *options, binary=self.binary,
-                            kernel=kernel or os.environ["MOLT_LAB_KERNEL"],
-                            cmdline=os.environ["MOLT_LAB_CMDLINE"] + " " + cmdline, serial="socket=" + self.serial, env=env)
+        self.vm = moltvm.Vm("--initramfs", os.environ[self.files + "_INITRAMFS"], *options, binary=self.binary,
+                            kernel=kernel or os.environ[self.files + "_KERNEL"],
+                            cmdline=os.environ[self.files + "_CMDLINE"] + " " + cmdline,
+                            serial="socket=" + self.serial, env=env)
         self.pid = self.vm.pid
         self.updates = 0
         self.reports = []
