@@ -239,7 +239,7 @@ def commit_until_killed(guest, first, victim):
 def postgres_kills(report):
     acked, lost, newest = 0, [], 0
     for number in range(POSTGRES_KILLS + 1):
-        with DebianGuest("--disk", "path=" + DISK) as guest:
+        with DebianGuest("--disk", "path=" + DISK, postgres=True) as guest:
             seconds = guest.boot()
             guest.wait_postgres()
             guest.sql("CREATE TABLE IF NOT EXISTS acked (row integer PRIMARY KEY)")
