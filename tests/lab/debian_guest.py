@@ -38,12 +38,11 @@ done
 """
 
 # Says of each row that its transaction was committed, as psql hears it from the server.
-COMMITS = """#!/bin/sh
+COMMITS = r"""#!/bin/sh
 cd /
 row=$1
 while :; do
-    echo "INSERT INTO acked VALUES ($row);"
-    echo "\\\\echo ack=$row."
+    printf 'INSERT INTO acked VALUES (%d);\n\\echo ack=%d.\n' "$row" "$row"
     row=$((row + 1))
 done | su postgres -c 'psql -qAt -v ON_ERROR_STOP=1'
 """
@@ -71,7 +70,7 @@ class DebianGuest(StockGuest):
 
     def wait_booted(self):
         """Until systemd has nothing to start any more, whose answer is returned: "running", if nothing failed."""
-        return self.shell.run("systemctl is-system-running --wait", BOOT_LIMIT)[0].strip()
+        return self.shell.run("systemctl is-system-running --wait; udevadm settle", BOOT_LIMIT)[0].strip()
 
     def must(self, command, timeout=60):
         output, status = self.shell.run(command, timeout)

@@ -27,7 +27,7 @@ SIZE = "2G"
 MASKED = ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service",
           "fstrim.timer", "man-db.timer", "logrotate.timer", "systemd-tmpfiles-clean.timer", "cron.service")
 KERNEL_COMMAND_LINE = " ".join([
-    "root=/dev/vda rw console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check mitigations=off audit=0 apparmor=0",
+    "root=/dev/vda rw console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check mitigations=off audit=0",
     *("systemd.mask=" + unit for unit in MASKED)])
 
 Image = collections.namedtuple("Image", "disk kernel initramfs")
