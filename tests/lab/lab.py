@@ -131,7 +131,6 @@ def qemu_arguments(manifest, args, work):
     ]
     if args.rw:
         arguments += ["-virtfs", f"{share},path={args.rw.replace(',', ',,')},mount_tag=rw"]
-    arguments += os.environ.get("LAB_EXTRA", "").split()
     for i, disk in enumerate(args.disk):
         # The file may be a disk of several labs at once: what this one writes goes to a file that is unlinked at once.
         arguments += ["-drive", f"if=none,id=disk{i},file={disk.replace(',', ',,')},format=raw,snapshot=on,cache=unsafe,"
