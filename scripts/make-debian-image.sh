@@ -93,6 +93,7 @@ suite=${suite:-${own_suite:-stable}}
 
 # ---- what has to be there ----
 
+PATH=$PATH:/usr/sbin:/sbin
 missing=
 for tool in debootstrap mke2fs e2fsck chroot setsid truncate; do
 	command -v "$tool" >/dev/null 2>&1 || missing="$missing $tool"
@@ -147,7 +148,6 @@ done
 # Runs a command and keeps what it says. In the background, for then a signal to us is heard at once; in a process
 # group of its own, which can be killed as a whole.
 run() {
-	echo "--- $*" >>"$log"
 	if [ -n "$verbose" ]; then
 		setsid "$@" </dev/null 2>&1 &
 	else
@@ -163,8 +163,9 @@ run() {
 need() {
 	what=$1
 	shift
+	echo "--- $what" >>"$log"
 	run "$@" && return 0
-	[ -n "$verbose" ] || tail -n 25 "$log" | sed 's/^/    /' >&2
+	[ -n "$verbose" ] || tail -n 15 "$log" | sed 's/^/    /' >&2
 	fail "$what failed"
 }
 
