@@ -53,7 +53,7 @@ void vhost_front_forget_inflight(struct vhost_front *f)
 	fd_close(&f->inflight_fd);
 	f->guest->has_inflight = false;
 	for (unsigned int i = 0; i < VHOST_FRONT_MAX_QUEUES; i++)
-		f->guest->queue_flags[i] &= (uint8_t)~QUEUE_DEAD;
+		f->guest->queue_flags[i] &= (uint16_t)~QUEUE_DEAD;
 }
 
 void vhost_front_drop(struct vhost_front *f, const struct error *err)

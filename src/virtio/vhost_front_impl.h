@@ -6,14 +6,16 @@
 #include <molt/virtio/vhost_front.h>
 
 /* In queue_flags. */
-#define QUEUE_WANTED 1u   /* by the owner */
-#define QUEUE_LIVE 2u     /* the back-end has it */
-#define QUEUE_ASKED 4u    /* and was asked to give it back */
-#define QUEUE_GIVEN 8u    /* and has; queue_base is its answer */
-#define QUEUE_TELL 16u    /* the owner waits for queue_stopped */
-#define QUEUE_ENABLED 32u /* as the owner said */
-#define QUEUE_KICK 64u    /* set up anew: to be kicked once all is set up */
-#define QUEUE_DEAD 128u   /* given up with requests in flight: they are not to be resubmitted */
+#define QUEUE_WANTED 1u      /* by the owner */
+#define QUEUE_LIVE 2u        /* the back-end has it */
+#define QUEUE_ASKED 4u       /* and was asked to give it back */
+#define QUEUE_GIVEN 8u       /* and has; queue_base is its answer */
+#define QUEUE_TELL 16u       /* the owner waits for queue_stopped */
+#define QUEUE_ENABLED 32u    /* as the owner said */
+#define QUEUE_KICK 64u       /* set up anew: to be kicked once all is set up */
+#define QUEUE_DEAD 128u      /* given up with requests in flight: they are not to be resubmitted */
+#define QUEUE_LOST 256u      /* nobody knows what was in flight: it is not set up again */
+#define QUEUE_TELL_LOST 512u /* and the owner is to be told */
 
 #define BIT64(n) (1ull << (n))
 #define INFLIGHT_MAX (64ull << 20) /* bytes of an inflight table */
@@ -79,6 +81,13 @@ bool vhost_front_tell_queues(struct vhost_front *f);
 bool vhost_front_queues_with(const struct vhost_front *f, unsigned int flags);
 /* Confirmed to be set up: kick each, so that nothing waits for ever. */
 void vhost_front_kick_queues(struct vhost_front *f);
+/*
+ * vhost_front_order.c: whether a back-end that has died without an inflight table has finished
+ * requests in their order, so that the next can go on from the used ring's index. flying: how many
+ * were in flight.
+ */
+bool vhost_front_in_order(const struct vhost_front *f, unsigned int queue, unsigned int *flying);
+
 /* The connection is gone. */
 void vhost_front_lose_queues(struct vhost_front *f);
 /* Makes zero what the inflight table has of queues that were given up. */

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include <molt/base/fd.h>
+#include <molt/base/log.h>
 
 #include "vhost_front_impl.h"
 
@@ -63,7 +64,7 @@ int vhost_front_start_queue(struct vhost_front *f, unsigned int queue,
 		return -EALREADY;
 	if (g->tell_stopped || g->queue_flags[queue] & (QUEUE_TELL | QUEUE_LIVE))
 		return -EBUSY;
-	g->queue_flags[queue] |= (uint8_t)(QUEUE_WANTED | (q->enabled ? QUEUE_ENABLED : 0));
+	g->queue_flags[queue] |= (uint16_t)(QUEUE_WANTED | (q->enabled ? QUEUE_ENABLED : 0));
 	g->queue_size[queue] = q->size;
 	g->queue_base[queue] = q->base;
 	g->queue_desc[queue] = q->desc;
@@ -75,14 +76,16 @@ int vhost_front_start_queue(struct vhost_front *f, unsigned int queue,
 
 int vhost_front_stop_queue(struct vhost_front *f, unsigned int queue)
 {
-	uint8_t *flags;
+	uint16_t *flags;
 
 	if (queue >= VHOST_FRONT_MAX_QUEUES)
 		return -ENOENT;
 	flags = &f->guest->queue_flags[queue];
 	if (!(*flags & QUEUE_WANTED))
 		return -ENOENT;
-	*flags = (uint8_t)((*flags & ~(QUEUE_WANTED | QUEUE_ENABLED)) | QUEUE_TELL);
+	*flags = (uint16_t)((*flags &
+			     ~(QUEUE_WANTED | QUEUE_ENABLED | QUEUE_LOST | QUEUE_TELL_LOST)) |
+			    QUEUE_TELL);
 	vhost_front_soon(f);
 	return 0;
 }
@@ -167,7 +170,7 @@ int vhost_front_set_up_queues(struct vhost_front *f, struct error *err)
 	if (g->queue_step)
 		return set_up_step(f, err);
 	for (unsigned int i = 0; i < VHOST_FRONT_MAX_QUEUES; i++) {
-		if ((g->queue_flags[i] & (QUEUE_WANTED | QUEUE_LIVE)) != QUEUE_WANTED)
+		if ((g->queue_flags[i] & (QUEUE_WANTED | QUEUE_LIVE | QUEUE_LOST)) != QUEUE_WANTED)
 			continue;
 		g->queue_at = (uint16_t)i;
 		return set_up_step(f, err);
@@ -213,7 +216,7 @@ static int ask_back(struct vhost_front *f, unsigned int queue, struct error *err
 
 static int take_back(struct vhost_front *f, unsigned int queue, struct error *err)
 {
-	uint8_t *flags = &f->guest->queue_flags[queue];
+	uint16_t *flags = &f->guest->queue_flags[queue];
 
 	if (!(*flags & QUEUE_ASKED))
 		return ask_back(f, queue, err);
@@ -223,7 +226,7 @@ static int take_back(struct vhost_front *f, unsigned int queue, struct error *er
 		f->settle_ns = now_ns() + SETTLE_MS * NS_PER_MS;
 		return 0;
 	}
-	*flags &= (uint8_t) ~(QUEUE_LIVE | QUEUE_ASKED | QUEUE_GIVEN | QUEUE_KICK);
+	*flags &= (uint16_t) ~(QUEUE_LIVE | QUEUE_ASKED | QUEUE_GIVEN | QUEUE_KICK);
 	if (!vhost_front_queues_with(f, QUEUE_ASKED))
 		f->guest->drain_by_ns = 0;
 	return 1;
@@ -259,6 +262,23 @@ int vhost_front_queue_given(struct vhost_front *f, const struct vhost_user_messa
 	return 0;
 }
 
+static void tell_lost(struct vhost_front *f, unsigned int queue)
+{
+	struct error err = ERROR_INIT;
+	unsigned int flying;
+
+	vhost_front_in_order(f, queue, &flying);
+	err_set(&err, EIO,
+		"%s: the vhost-user back-end has gone with %u requests of queue %u in flight; it "
+		"kept no inflight table and did not finish requests in their order, so nobody "
+		"knows which are done: the device needs a reset (end such a back-end by SIGTERM, "
+		"or take one with the protocol feature INFLIGHT_SHMFD)",
+		f->setup.name, flying, queue);
+	log_error("%s", err.text);
+	if (f->setup.ops->requests_lost)
+		f->setup.ops->requests_lost(f->setup.opaque, queue, &err);
+}
+
 bool vhost_front_tell_queues(struct vhost_front *f)
 {
 	struct vhost_front_guest *g = f->guest;
@@ -266,9 +286,14 @@ bool vhost_front_tell_queues(struct vhost_front *f)
 	for (unsigned int i = 0; i < VHOST_FRONT_MAX_QUEUES; i++) {
 		bool half = g->queue_step && g->queue_at == i;
 
+		if (g->queue_flags[i] & QUEUE_TELL_LOST) {
+			g->queue_flags[i] &= (uint16_t)~QUEUE_TELL_LOST;
+			tell_lost(f, i);
+			return true;
+		}
 		if ((g->queue_flags[i] & (QUEUE_TELL | QUEUE_LIVE)) != QUEUE_TELL || half)
 			continue;
-		g->queue_flags[i] &= (uint8_t)~QUEUE_TELL;
+		g->queue_flags[i] &= (uint16_t)~QUEUE_TELL;
 		if (f->setup.ops->queue_stopped)
 			f->setup.ops->queue_stopped(f->setup.opaque, i, g->queue_base[i]);
 		return true;
@@ -296,7 +321,7 @@ void vhost_front_kick_queues(struct vhost_front *f)
 	for (unsigned int i = 0; i < VHOST_FRONT_MAX_QUEUES; i++) {
 		if (!(g->queue_flags[i] & QUEUE_KICK))
 			continue;
-		g->queue_flags[i] &= (uint8_t)~QUEUE_KICK;
+		g->queue_flags[i] &= (uint16_t)~QUEUE_KICK;
 		signal_fd(f->kick_fd[i]);
 		if (g->queue_base[i])
 			signal_fd(f->call_fd[i]);
@@ -307,14 +332,17 @@ static void lose_queue(struct vhost_front *f, unsigned int queue)
 {
 	struct vhost_front_guest *g = f->guest;
 	bool asked_back = !(g->queue_flags[queue] & QUEUE_WANTED);
+	unsigned int flying;
 	uint16_t used;
 
 	/* Of one that was given back only the rest of the requests was waited for. */
 	if (used_index(f, queue, &used))
 		g->queue_base[queue] = used;
-	if (asked_back && g->has_inflight)
-		g->queue_flags[queue] |= QUEUE_DEAD;
-	g->queue_flags[queue] &= (uint8_t) ~(QUEUE_LIVE | QUEUE_ASKED | QUEUE_GIVEN | QUEUE_KICK);
+	if (g->has_inflight)
+		g->queue_flags[queue] |= asked_back ? QUEUE_DEAD : 0;
+	else if (!asked_back && !vhost_front_in_order(f, queue, &flying))
+		g->queue_flags[queue] |= QUEUE_LOST | QUEUE_TELL_LOST;
+	g->queue_flags[queue] &= (uint16_t) ~(QUEUE_LIVE | QUEUE_ASKED | QUEUE_GIVEN | QUEUE_KICK);
 }
 
 void vhost_front_lose_queues(struct vhost_front *f)
@@ -350,7 +378,7 @@ void vhost_front_clear_dead(struct vhost_front *f)
 	for (unsigned int i = 0; i < VHOST_FRONT_MAX_QUEUES; i++) {
 		if (!(g->queue_flags[i] & QUEUE_DEAD))
 			continue;
-		g->queue_flags[i] &= (uint8_t)~QUEUE_DEAD;
+		g->queue_flags[i] &= (uint16_t)~QUEUE_DEAD;
 		if (i < g->inflight_queues)
 			clear_slot(f, i);
 	}

@@ -100,6 +100,15 @@ static void on_failed(void *opaque, const struct error *err)
 	d->last_error = *err;
 }
 
+static void on_requests_lost(void *opaque, unsigned int queue, const struct error *err)
+{
+	struct driver *d = opaque;
+
+	(void)queue;
+	d->requests_lost++;
+	d->last_error = *err;
+}
+
 /* Any capacity will do, the rest must be as it was. */
 static int check_config(void *opaque, const uint8_t *old, const uint8_t *now, uint32_t len,
 			struct error *err)
@@ -118,6 +127,7 @@ const struct vhost_front_ops driver_ops = {
 	.lost = on_lost,
 	.config_changed = on_config_changed,
 	.failed = on_failed,
+	.requests_lost = on_requests_lost,
 	.check_config = check_config,
 };
 
@@ -181,6 +191,10 @@ void driver_reset_rings(struct driver *d)
 		struct driver_queue *q = &d->queue[i];
 
 		memset(at(d, q, 0), 0, HEADERS);
+		/* Whether a write that was in flight was done nobody knows. */
+		for (unsigned int s = 0; s < d->depth; s++)
+			if (q->slot[s].busy && q->slot[s].write)
+				d->generation[q->slot[s].block] = 0;
 		q->avail = q->used = q->base = 0;
 		q->flying = 0;
 		memset(q->slot, 0, sizeof(q->slot));
@@ -346,7 +360,7 @@ void driver_run(struct driver *d, uint64_t count)
 {
 	uint64_t last = d->done, since = now_ns(), goal = d->done + count;
 
-	while (d->done < goal) {
+	while (d->done < goal && !d->requests_lost) {
 		turn(d);
 		if (d->done != last) {
 			last = d->done;

@@ -45,6 +45,7 @@ struct driver {
 	uint64_t done; /* requests that came back */
 	bool quiet;    /* nothing new is submitted */
 	unsigned int ready, running, stopped, lost, config_changed, failed, queue_stopped;
+	unsigned int requests_lost;
 	struct error last_error;
 };
 
@@ -60,7 +61,7 @@ void driver_start(struct driver *d);
 /* Takes back what has come, submits what is possible; how many are in flight then. */
 unsigned int driver_submit(struct driver *d);
 
-/* Submits and takes back what is possible until count more requests came back. */
+/* Submits and takes back what is possible until count more requests came back, or some are lost. */
 void driver_run(struct driver *d, uint64_t count);
 
 /* Submits nothing new; until all came back. */

@@ -89,7 +89,7 @@ struct vhost_front_guest {
 	uint64_t drain_by_ns;
 	uint32_t config_len;
 	uint8_t config[VHOST_USER_MAX_CONFIG];
-	uint8_t queue_flags[VHOST_FRONT_MAX_QUEUES];
+	uint16_t queue_flags[VHOST_FRONT_MAX_QUEUES];
 	uint16_t queue_size[VHOST_FRONT_MAX_QUEUES];
 	uint16_t queue_base[VHOST_FRONT_MAX_QUEUES];
 	uint8_t reserved2[4];
@@ -120,7 +120,7 @@ struct vhost_front_guest {
 	VMSTATE_U64(s, m.inflight_offset), VMSTATE_U64(s, m.features), \
 	VMSTATE_U64(s, m.offered), VMSTATE_U64(s, m.protocol), VMSTATE_U64(s, m.acked), \
 	VMSTATE_U64(s, m.reply_by_ns), VMSTATE_U64(s, m.drain_by_ns), \
-	VMSTATE_U8_VAR(s, m.config, m.config_len), VMSTATE_U8_ARRAY(s, m.queue_flags), \
+	VMSTATE_U8_VAR(s, m.config, m.config_len), VMSTATE_U16_ARRAY(s, m.queue_flags), \
 	VMSTATE_U16_ARRAY(s, m.queue_size), VMSTATE_U16_ARRAY(s, m.queue_base), \
 	VMSTATE_U64_ARRAY(s, m.queue_desc), VMSTATE_U64_ARRAY(s, m.queue_avail), \
 	VMSTATE_U64_ARRAY(s, m.queue_used), \
@@ -142,6 +142,12 @@ struct vhost_front_ops {
 	void (*stopped)(void *opaque);
 	/* The connection is gone; for sockets that are given: the owner has to give another. */
 	void (*lost)(void *opaque);
+	/*
+	 * The back-end died without an inflight table, and nobody can know which requests of the
+	 * queue are done. It is not set up again before vhost_front_stop() or a stop of the queue:
+	 * the device needs a reset.
+	 */
+	void (*requests_lost)(void *opaque, unsigned int queue, const struct error *err);
 	/* vhost_front_config() is another now, and check_config has agreed to it. */
 	void (*config_changed)(void *opaque);
 	/* The back-end cannot be used as it is; the connection is dropped and tried anew. */
