@@ -1,0 +1,555 @@
+/* SPDX-License-Identifier: MIT */
+/* What the owner asks for at any time, and back-ends that come and go. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+#include <molt/base/log.h>
+
+#include "vhost_driver.h"
+#include "vhost_mock.h"
+#include "vhost_user_bench.h"
+
+#define QUEUES 2
+#define USED 0x2000 /* of a queue's area, as vhost_driver.c has it */
+
+struct stage {
+	struct driver d;
+	struct mock mock;
+	unsigned int fds_before;
+};
+
+static void new_mock(struct stage *s)
+{
+	int fd;
+
+	if (s->mock.conn.role)
+		mock_fini(&s->mock);
+	mock_init(&s->mock, &fd);
+	s->mock.queues = QUEUES;
+	vhost_front_give_socket(&s->d.front, fd);
+}
+
+static void stage_init(struct stage *s)
+{
+	memset(s, 0, sizeof(*s));
+	log_set_level(LOG_LEVEL_ERROR - 1);
+	s->fds_before = open_descriptors();
+	driver_init(&s->d, NULL, QUEUES, 1);
+	s->d.front.setup.drain_ms = s->d.setup.drain_ms = 60;
+	s->d.front.setup.reply_ms = s->d.setup.reply_ms = 60;
+	vhost_front_resume(&s->d.front);
+}
+
+static void stage_fini(struct stage *s)
+{
+	if (s->mock.conn.role)
+		mock_fini(&s->mock);
+	driver_fini(&s->d);
+	assert_int_equal(open_descriptors(), s->fds_before);
+}
+
+static void turns(struct stage *s, unsigned int ms)
+{
+	uint64_t until = now_ns() + ms * 1000000ull;
+
+	while (now_ns() < until) {
+		mock_serve(&s->mock);
+		assert_int_equal(loop_turn(s->d.loop, 0), 0);
+	}
+}
+
+static void until(struct stage *s, const unsigned int *what, unsigned int value)
+{
+	uint64_t end = now_ns() + 5000000000ull;
+
+	while (*what < value) {
+		mock_serve(&s->mock);
+		assert_int_equal(loop_turn(s->d.loop, 1), 0);
+		if (now_ns() > end)
+			fail_msg("waited in vain; %s; %s",
+				 vhost_front_state_name(vhost_front_state(&s->d.front)),
+				 s->d.last_error.text);
+	}
+}
+
+static void run(struct stage *s)
+{
+	stage_init(s);
+	new_mock(s);
+	until(s, &s->d.ready, 1);
+	driver_start(&s->d);
+	until(s, &s->d.running, 1);
+}
+
+static void put16(struct stage *s, unsigned int queue, uint32_t offset, uint16_t value)
+{
+	assert_int_equal(memory_write(&s->d.mem, s->d.queue[queue].gpa + offset, &value,
+				      sizeof(value)),
+			 0);
+}
+
+static unsigned int times_seen(const struct mock *m, uint32_t request)
+{
+	unsigned int n = 0;
+
+	for (unsigned int i = 0; i < m->count; i++)
+		n += m->seen[i] == request;
+	return n;
+}
+
+static void started_while_disconnected(void **state)
+{
+	struct stage s;
+
+	(void)state;
+	stage_init(&s);
+	new_mock(&s);
+	until(&s, &s.d.ready, 1);
+	fd_close(&s.mock.conn.fd);
+	until(&s, &s.d.lost, 1);
+	driver_start(&s.d);
+	turns(&s, 5);
+	assert_int_equal(vhost_front_state(&s.d.front), VHOST_FRONT_DISCONNECTED);
+	new_mock(&s);
+	until(&s, &s.d.running, 1);
+	assert_int_equal(s.d.ready, 2);
+	stage_fini(&s);
+}
+
+static void stopped_while_disconnected(void **state)
+{
+	struct stage s;
+
+	(void)state;
+	run(&s);
+	fd_close(&s.mock.conn.fd);
+	until(&s, &s.d.lost, 1);
+	put16(&s, 1, USED + 2, 77);
+	assert_int_equal(vhost_front_stop(&s.d.front, false), 0);
+	assert_int_equal(vhost_front_stop(&s.d.front, false), -EALREADY);
+	assert_int_equal(vhost_front_start(&s.d.front, 0), -EBUSY);
+	until(&s, &s.d.stopped, 1);
+	assert_int_equal(s.d.queue_stopped, 2);
+	assert_int_equal(s.d.queue[1].base, 0); /* it was lost before anything came */
+	stage_fini(&s);
+}
+
+static void stopped_before_a_back_end_came(void **state)
+{
+	struct stage s;
+
+	(void)state;
+	stage_init(&s);
+	assert_int_equal(vhost_front_start(&s.d.front, 1), -EINVAL);
+	assert_int_equal(vhost_front_start(&s.d.front, 0), 0);
+	assert_int_equal(vhost_front_stop(&s.d.front, true), 0);
+	until(&s, &s.d.stopped, 1);
+	stage_fini(&s);
+}
+
+/* At each message of the setup: it is set up to its end and taken back, and can be started again. */
+static void stopped_while_it_is_set_up(void **state)
+{
+	(void)state;
+	for (unsigned int at = 7; at < 24; at++) {
+		struct stage s;
+
+		stage_init(&s);
+		new_mock(&s);
+		until(&s, &s.d.ready, 1);
+		driver_start(&s.d);
+		while (s.mock.count < at) {
+			mock_serve(&s.mock);
+			loop_turn(s.d.loop, 1);
+		}
+		vhost_front_stop(&s.d.front, at % 2);
+		until(&s, &s.d.stopped, 1);
+		driver_start(&s.d);
+		until(&s, &s.d.running, at < 24 ? 1 : 2);
+		turns(&s, 2);
+		assert_int_equal(vhost_front_state(&s.d.front), VHOST_FRONT_RUNNING);
+		assert_int_equal(s.d.lost + s.d.failed, 0);
+		stage_fini(&s);
+	}
+}
+
+static void one_queue_alone(void **state)
+{
+	struct vhost_front_queue q = { .size = 32,
+				       .desc = 0x200000,
+				       .avail = 0x201000,
+				       .used = 0x202000,
+				       .base = 9,
+				       .enabled = true };
+	unsigned int before;
+	struct stage s;
+
+	(void)state;
+	run(&s);
+	before = s.mock.count;
+	s.mock.base[1] = 5;
+	put16(&s, 1, USED + 2, 5);
+	assert_int_equal(vhost_front_stop_queue(&s.d.front, 1), 0);
+	assert_int_equal(vhost_front_stop_queue(&s.d.front, 1), -ENOENT);
+	assert_int_equal(vhost_front_start_queue(&s.d.front, 1, &q), -EBUSY);
+	until(&s, &s.d.queue_stopped, 1);
+	assert_int_equal(s.d.queue[1].base, 5);
+	assert_int_equal(s.mock.count, before + 1);
+	assert_int_equal(vhost_front_start_queue(&s.d.front, 1, &q), 0);
+	turns(&s, 20);
+	assert_int_equal(s.mock.base[1], 9);
+	assert_int_equal(s.mock.count, before + 1 + 6 + 1);
+	assert_int_equal(vhost_front_state(&s.d.front), VHOST_FRONT_RUNNING);
+	assert_int_equal(s.d.stopped + s.d.lost, 0);
+	stage_fini(&s);
+}
+
+static void a_queue_that_cannot_be(void **state)
+{
+	static const struct {
+		unsigned int queue;
+		uint16_t size;
+	} wrong[] = { { QUEUES, 64 }, { 64, 64 }, { UINT32_MAX, 64 },
+		      { 0, 0 },       { 0, 3 },   { 0, 65535 } };
+	struct stage s;
+
+	(void)state;
+	stage_init(&s);
+	for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
+		struct vhost_front_queue q = { .size = wrong[i].size };
+
+		assert_int_equal(vhost_front_start_queue(&s.d.front, wrong[i].queue, &q), -EINVAL);
+	}
+	assert_int_equal(vhost_front_stop_queue(&s.d.front, UINT32_MAX), -ENOENT);
+	stage_fini(&s);
+}
+
+/* The answer comes before the last requests are done: then it is not told yet. */
+static void a_back_end_that_answers_too_early(void **state)
+{
+	struct stage s;
+
+	(void)state;
+	run(&s);
+	s.d.front.setup.drain_ms = 5000;
+	s.mock.base[0] = 4;
+	put16(&s, 0, USED + 2, 3);
+	vhost_front_stop_queue(&s.d.front, 0);
+	turns(&s, 30);
+	assert_int_equal(times_seen(&s.mock, VHOST_USER_GET_VRING_BASE), 1);
+	assert_int_equal(s.d.queue_stopped, 0);
+	driver_update(&s.d);
+	turns(&s, 10);
+	assert_int_equal(s.d.queue_stopped, 0);
+	put16(&s, 0, USED + 2, 4);
+	until(&s, &s.d.queue_stopped, 1);
+	assert_int_equal(s.d.lost, 0);
+	stage_fini(&s);
+}
+
+/* The guest has written nonsense there: nobody waits for it. */
+static void a_used_index_that_cannot_be(void **state)
+{
+	struct stage s;
+
+	(void)state;
+	run(&s);
+	s.d.front.setup.drain_ms = 5000;
+	put16(&s, 0, USED + 2, 30000);
+	vhost_front_stop_queue(&s.d.front, 0);
+	until(&s, &s.d.queue_stopped, 1);
+	assert_int_equal(s.d.lost, 0);
+	stage_fini(&s);
+}
+
+/* It loses the connection, the queue is told to be stopped, and the others come back. */
+static void a_back_end_that_never_gives_a_queue_back(void **state)
+{
+	uint8_t table[8192];
+	struct stage s;
+	struct stat first, second;
+
+	(void)state;
+	run(&s);
+	memset(table, 0xaa, sizeof(table));
+	assert_int_equal(pwrite(s.mock.inflight, table, sizeof(table), 0), sizeof(table));
+	assert_int_equal(fstat(s.mock.inflight, &first), 0);
+	put16(&s, 1, USED + 2, 6);
+	vhost_front_stop_queue(&s.d.front, 1);
+	s.mock.silent = true;
+	until(&s, &s.d.lost, 1);
+	until(&s, &s.d.queue_stopped, 1);
+	assert_int_equal(s.d.queue[1].base, 6);
+	assert_non_null(strstr(s.d.last_error.text, "in flight"));
+	new_mock(&s);
+	until(&s, &s.d.running, 2);
+	/* The table went to the new one, without what the queue had in it. */
+	assert_int_equal(times_seen(&s.mock, VHOST_USER_GET_INFLIGHT_FD), 0);
+	assert_int_equal(times_seen(&s.mock, VHOST_USER_SET_INFLIGHT_FD), 1);
+	assert_int_equal(fstat(s.d.front.inflight_fd, &second), 0);
+	assert_int_equal(first.st_ino, second.st_ino);
+	assert_int_equal(pread(s.d.front.inflight_fd, table, sizeof(table), 0), sizeof(table));
+	assert_int_equal(table[0], 0xaa);
+	assert_int_equal(table[4095], 0xaa);
+	for (size_t i = 4096; i < sizeof(table); i++)
+		assert_int_equal(table[i], 0);
+	stage_fini(&s);
+}
+
+static void the_inflight_table_is_kept_until_a_reset(void **state)
+{
+	struct stage s;
+
+	(void)state;
+	run(&s);
+	vhost_front_stop(&s.d.front, false);
+	until(&s, &s.d.stopped, 1);
+	driver_start(&s.d);
+	until(&s, &s.d.running, 2);
+	assert_int_equal(times_seen(&s.mock, VHOST_USER_GET_INFLIGHT_FD), 1);
+	assert_int_equal(times_seen(&s.mock, VHOST_USER_SET_INFLIGHT_FD), 2);
+	vhost_front_stop(&s.d.front, true);
+	until(&s, &s.d.stopped, 2);
+	assert_int_equal(times_seen(&s.mock, VHOST_USER_RESET_DEVICE), 1);
+	driver_start(&s.d);
+	until(&s, &s.d.running, 3);
+	assert_int_equal(times_seen(&s.mock, VHOST_USER_GET_INFLIGHT_FD), 2);
+	stage_fini(&s);
+}
+
+static uint64_t taken(int fd)
+{
+	uint64_t count;
+
+	return read(fd, &count, sizeof(count)) == sizeof(count) ? count : 0;
+}
+
+/* Each queue is kicked and each interrupt raised once, with the index that guest RAM has. */
+static void nothing_waits_for_ever(void **state)
+{
+	struct stage s;
+
+	(void)state;
+	run(&s);
+	assert_int_equal(taken(s.d.queue[0].kick), 1);
+	assert_int_equal(taken(s.d.queue[0].call), 0);
+	put16(&s, 0, USED + 2, 300);
+	fd_close(&s.mock.conn.fd);
+	until(&s, &s.d.lost, 1);
+	new_mock(&s);
+	until(&s, &s.d.running, 2);
+	assert_int_equal(s.mock.base[0], 300);
+	assert_int_equal(taken(s.d.queue[0].kick), 1);
+	assert_int_equal(taken(s.d.queue[0].call), 1);
+	assert_int_equal(s.d.config_changed, 0);
+	stage_fini(&s);
+}
+
+/* What comes back must be as good. */
+static void less_than_before(struct stage *s, const char *words)
+{
+	until(s, &s->d.failed, s->d.failed + 1);
+	if (!strstr(s->d.last_error.text, words))
+		fail_msg("'%s' is not in '%s'", words, s->d.last_error.text);
+	assert_int_equal(s->d.running, 1);
+}
+
+static void another_version_of_the_back_end(void **state)
+{
+	struct stage s;
+
+	(void)state;
+	run(&s);
+	fd_close(&s.mock.conn.fd);
+	until(&s, &s.d.lost, 1);
+	new_mock(&s);
+	s.mock.features = ~(1ull << 9);
+	less_than_before(&s, "0x200");
+	new_mock(&s);
+	s.mock.queues = 1;
+	less_than_before(&s, "1 queues");
+	new_mock(&s);
+	s.mock.config[20] = 7;
+	less_than_before(&s, "geometry");
+	new_mock(&s);
+	s.mock.protocol = 0;
+	less_than_before(&s, "CONFIG");
+	new_mock(&s);
+	s.mock.protocol = ~1ull;
+	less_than_before(&s, "MQ");
+	/* One feature less that the guest does not use, and a larger disk. */
+	new_mock(&s);
+	s.mock.features = ~(1ull << 13);
+	s.mock.config[3] = 1;
+	until(&s, &s.d.running, 2);
+	assert_int_equal(s.d.config_changed, 1);
+	assert_int_equal(vhost_front_config(&s.d.front)[3], 1);
+	assert_int_equal(vhost_front_features(&s.d.front),
+			 UINT64_MAX & ~(1ull << VHOST_USER_F_PROTOCOL_FEATURES));
+	stage_fini(&s);
+}
+
+/* The guest has chosen nothing yet, but was shown everything. */
+static void less_than_the_guest_was_shown(void **state)
+{
+	struct stage s;
+
+	(void)state;
+	stage_init(&s);
+	new_mock(&s);
+	s.mock.features = 1;
+	until(&s, &s.d.failed, 1);
+	assert_non_null(strstr(s.d.last_error.text, "molt needs"));
+	new_mock(&s);
+	until(&s, &s.d.ready, 1);
+	new_mock(&s);
+	s.mock.features = ~(1ull << 13);
+	until(&s, &s.d.failed, 2);
+	assert_non_null(strstr(s.d.last_error.text, "was shown"));
+	stage_fini(&s);
+}
+
+/* Requests of the back-end without end: the loop goes on, and each turn has an end. */
+static void a_flood_on_the_channel(void **state)
+{
+	struct wire w = wire(VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, VHOST_USER_VERSION, 0);
+	struct stage s;
+
+	(void)state;
+	run(&s);
+	for (int i = 0; i < 3000; i++) {
+		if (send(s.mock.channel, &w, 12, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+			break;
+	}
+	turns(&s, 20);
+	assert_int_equal(vhost_front_state(&s.d.front), VHOST_FRONT_RUNNING);
+	assert_int_equal(s.d.config_changed, 0);
+	stage_fini(&s);
+}
+
+static void a_channel_that_takes_no_answers(void **state)
+{
+	struct wire w = wire(VHOST_USER_BACKEND_CONFIG_CHANGE_MSG,
+			     VHOST_USER_VERSION | VHOST_USER_FLAG_NEED_REPLY, 0);
+	struct stage s;
+
+	(void)state;
+	run(&s);
+	while (!s.d.failed) {
+		if (s.mock.channel >= 0)
+			send(s.mock.channel, &w, 12, MSG_DONTWAIT | MSG_NOSIGNAL);
+		turns(&s, 0);
+		loop_turn(s.d.loop, 0);
+		mock_serve(&s.mock);
+	}
+	stage_fini(&s);
+}
+
+static void a_closed_channel_is_no_fault(void **state)
+{
+	struct stage s;
+
+	(void)state;
+	run(&s);
+	fd_close(&s.mock.channel);
+	turns(&s, 5);
+	assert_int_equal(s.d.front.channel.fd, -1);
+	assert_int_equal(vhost_front_state(&s.d.front), VHOST_FRONT_RUNNING);
+	driver_update(&s.d);
+	turns(&s, 5);
+	assert_int_equal(s.d.lost + s.d.failed, 0);
+	stage_fini(&s);
+}
+
+static void nobody_at_the_path(void **state)
+{
+	struct error err = ERROR_INIT;
+	uint64_t begin = now_ns();
+	struct driver d;
+
+	(void)state;
+	log_set_level(LOG_LEVEL_ERROR - 1);
+	driver_init(&d, "/nonexistent/socket", 1, 1);
+	vhost_front_resume(&d.front);
+	assert_int_equal(vhost_front_wait_ready(&d.front, 100, &err), -ETIMEDOUT);
+	assert_true(now_ns() - begin > 100000000ull && now_ns() - begin < 2000000000ull);
+	assert_non_null(strstr(err.text, "/nonexistent/socket"));
+	assert_non_null(strstr(err.text, "No such file"));
+	assert_non_null(strstr(err.text, "start it first"));
+	driver_fini(&d);
+}
+
+static int listener(const char *path, int backlog)
+{
+	struct sockaddr_un sun = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	strcpy(sun.sun_path, path);
+	unlink(path);
+	assert_int_equal(bind(fd, (struct sockaddr *)&sun, sizeof(sun)), 0);
+	assert_int_equal(listen(fd, backlog), 0);
+	return fd;
+}
+
+/* Its backlog is full: connect() would block, and does not. */
+static void somebody_who_never_accepts(void **state)
+{
+	struct error err = ERROR_INIT;
+	char path[64];
+	struct driver d;
+	int fd, hog[4];
+
+	(void)state;
+	log_set_level(LOG_LEVEL_ERROR - 1);
+	snprintf(path, sizeof(path), "/tmp/molt-vhost-%d", getpid());
+	fd = listener(path, 0);
+	for (int i = 0; i < 4; i++) {
+		struct sockaddr_un sun = { .sun_family = AF_UNIX };
+
+		strcpy(sun.sun_path, path);
+		hog[i] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+		if (connect(hog[i], (struct sockaddr *)&sun, sizeof(sun)) < 0)
+			assert_int_equal(errno, EAGAIN);
+	}
+	driver_init(&d, path, 1, 1);
+	vhost_front_resume(&d.front);
+	assert_int_equal(vhost_front_wait_ready(&d.front, 100, &err), -ETIMEDOUT);
+	assert_non_null(strstr(err.text, path));
+	for (int i = 0; i < 4; i++)
+		close(hog[i]);
+	driver_fini(&d);
+	close(fd);
+	unlink(path);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(started_while_disconnected),
+		cmocka_unit_test(stopped_while_disconnected),
+		cmocka_unit_test(stopped_before_a_back_end_came),
+		cmocka_unit_test(stopped_while_it_is_set_up),
+		cmocka_unit_test(one_queue_alone),
+		cmocka_unit_test(a_queue_that_cannot_be),
+		cmocka_unit_test(a_back_end_that_answers_too_early),
+		cmocka_unit_test(a_used_index_that_cannot_be),
+		cmocka_unit_test(a_back_end_that_never_gives_a_queue_back),
+		cmocka_unit_test(the_inflight_table_is_kept_until_a_reset),
+		cmocka_unit_test(nothing_waits_for_ever),
+		cmocka_unit_test(another_version_of_the_back_end),
+		cmocka_unit_test(less_than_the_guest_was_shown),
+		cmocka_unit_test(a_flood_on_the_channel),
+		cmocka_unit_test(a_channel_that_takes_no_answers),
+		cmocka_unit_test(a_closed_channel_is_no_fault),
+		cmocka_unit_test(nobody_at_the_path),
+		cmocka_unit_test(somebody_who_never_accepts),
+	};
+
+	return cmocka_run_group_tests_name("vhost_restart", tests, NULL, NULL);
+}
