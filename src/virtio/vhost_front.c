@@ -141,7 +141,7 @@ static int serve_session(struct vhost_front *f, struct error *err)
 	if (r || vhost_front_queues_with(f, QUEUE_ASKED))
 		return r;
 	if (!g->started && !g->queue_step)
-		return end_session(f);
+		return vhost_front_draining(f) ? 0 : end_session(f);
 	r = vhost_front_set_up_queues(f, err);
 	if (r == 0 && !f->blocked && g->unconfirmed)
 		return vhost_front_barrier(f, err);

@@ -78,6 +78,8 @@ int vhost_front_queue_given(struct vhost_front *f, const struct vhost_user_messa
 			    struct error *err);
 /* The owner is told of queues that are stopped. */
 bool vhost_front_tell_queues(struct vhost_front *f);
+/* Whether a queue is to be taken back. */
+bool vhost_front_draining(const struct vhost_front *f);
 bool vhost_front_queues_with(const struct vhost_front *f, unsigned int flags);
 /* Confirmed to be set up: kick each, so that nothing waits for ever. */
 void vhost_front_kick_queues(struct vhost_front *f);

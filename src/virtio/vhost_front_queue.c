@@ -5,8 +5,11 @@
  * A back-end answers GET_VRING_BASE with the index in the available ring that it would have read
  * next. Some answer while requests are still in flight (the storage daemon of QEMU 7.2 does), so
  * the answer alone does not say that guest RAM is not touched any more. It does when the used ring
- * has come as far: then as many requests were finished as were begun. Where the guest has written
- * nonsense into its rings, nobody waits for them to agree.
+ * has come as far: then as many requests were finished as were begun. And that daemon has closed
+ * the call descriptor by then, so that the next request which it finishes makes it give up for
+ * good. So a back-end of that kind, told by its having no inflight table, is asked when all that
+ * the guest has made available is finished, or half of the time for it is over. Where the guest has
+ * written nonsense into its rings, nobody waits for them to agree.
  */
 #include <endian.h>
 #include <errno.h>
@@ -48,6 +51,14 @@ bool vhost_front_queues_with(const struct vhost_front *f, unsigned int flags)
 {
 	for (unsigned int i = 0; i < VHOST_FRONT_MAX_QUEUES; i++)
 		if (f->guest->queue_flags[i] & flags)
+			return true;
+	return false;
+}
+
+bool vhost_front_draining(const struct vhost_front *f)
+{
+	for (unsigned int i = 0; i < VHOST_FRONT_MAX_QUEUES; i++)
+		if ((f->guest->queue_flags[i] & (QUEUE_WANTED | QUEUE_LIVE)) == QUEUE_LIVE)
 			return true;
 	return false;
 }
@@ -189,14 +200,26 @@ static bool used_index(const struct vhost_front *f, unsigned int queue, uint16_t
 	return true;
 }
 
-static bool settled(const struct vhost_front *f, unsigned int queue)
+/* Whether the used ring has come as far as index, or never will. */
+static bool finished(const struct vhost_front *f, unsigned int queue, uint16_t index)
 {
 	uint16_t used, behind;
 
-	if (!used_index(f, queue, &used))
+	if (!f->setup.finishes || !used_index(f, queue, &used))
 		return true;
-	behind = (uint16_t)(f->guest->queue_base[queue] - used);
+	behind = (uint16_t)(index - used);
 	return behind == 0 || behind > f->guest->queue_size[queue];
+}
+
+static bool may_be_asked(const struct vhost_front *f, unsigned int queue)
+{
+	uint64_t half = f->setup.drain_ms * NS_PER_MS / 2;
+	uint16_t avail;
+
+	if (vhost_front_has(f, VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD) ||
+	    memory_read(f->setup.mem, f->guest->queue_avail[queue] + 2, &avail, sizeof(avail)) < 0)
+		return true;
+	return finished(f, queue, le16toh(avail)) || now_ns() + half >= f->guest->drain_by_ns;
 }
 
 static int ask_back(struct vhost_front *f, unsigned int queue, struct error *err)
@@ -209,8 +232,6 @@ static int ask_back(struct vhost_front *f, unsigned int queue, struct error *err
 	if (r <= 0)
 		return r;
 	g->queue_flags[queue] |= QUEUE_ASKED;
-	if (!g->drain_by_ns)
-		g->drain_by_ns = now_ns() + f->setup.drain_ms * NS_PER_MS;
 	return 1;
 }
 
@@ -218,16 +239,19 @@ static int take_back(struct vhost_front *f, unsigned int queue, struct error *er
 {
 	uint16_t *flags = &f->guest->queue_flags[queue];
 
-	if (!(*flags & QUEUE_ASKED))
-		return ask_back(f, queue, err);
-	if (!(*flags & QUEUE_GIVEN))
+	if (!f->guest->drain_by_ns)
+		f->guest->drain_by_ns = now_ns() + f->setup.drain_ms * NS_PER_MS;
+	if (*flags & QUEUE_ASKED && !(*flags & QUEUE_GIVEN))
 		return 0;
-	if (!settled(f, queue)) {
+	if (*flags & QUEUE_GIVEN ? !finished(f, queue, f->guest->queue_base[queue])
+				 : !may_be_asked(f, queue)) {
 		f->settle_ns = now_ns() + SETTLE_MS * NS_PER_MS;
 		return 0;
 	}
+	if (!(*flags & QUEUE_ASKED))
+		return ask_back(f, queue, err);
 	*flags &= (uint16_t) ~(QUEUE_LIVE | QUEUE_ASKED | QUEUE_GIVEN | QUEUE_KICK);
-	if (!vhost_front_queues_with(f, QUEUE_ASKED))
+	if (!vhost_front_draining(f))
 		f->guest->drain_by_ns = 0;
 	return 1;
 }

@@ -255,6 +255,6 @@ int vhost_front_adopt(struct vhost_front *f, uint32_t id, struct fdtable *t, str
 	if (r < 0)
 		return r;
 	limit(&g->reply_by_ns, g->awaiting, f->setup.reply_ms);
-	limit(&g->drain_by_ns, vhost_front_queues_with(f, QUEUE_ASKED), f->setup.drain_ms);
+	limit(&g->drain_by_ns, vhost_front_draining(f), f->setup.drain_ms);
 	return 0;
 }

@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -161,6 +162,7 @@ void driver_init(struct driver *d, const char *path, unsigned int queues, unsign
 		.queues = (uint16_t)queues,
 		.max_queue_size = DRIVER_SIZE,
 		.config_len = 60,
+		.finishes = true,
 	};
 	vhost_front_init(&d->front, &d->guest, &d->setup);
 	for (unsigned int i = 0; i < queues; i++) {
@@ -172,12 +174,31 @@ void driver_init(struct driver *d, const char *path, unsigned int queues, unsign
 		q->call = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 		vhost_front_set_fds(&d->front, i, q->kick, q->call, -1);
 	}
+	driver_watch(d);
+}
+
+static void on_call(void *opaque, uint32_t events)
+{
+	struct driver_queue *q = opaque;
+	uint64_t count;
+
+	(void)events;
+	q->interrupts += read(q->call, &count, sizeof(count)) == sizeof(count);
+}
+
+void driver_watch(struct driver *d)
+{
+	for (unsigned int i = 0; i < d->queues; i++)
+		assert_int_equal(loop_add(d->loop, &d->queue[i].call_source, d->queue[i].call,
+					  EPOLLIN, on_call, &d->queue[i]),
+				 0);
 }
 
 void driver_fini(struct driver *d)
 {
 	vhost_front_destroy(&d->front);
 	for (unsigned int i = 0; i < d->queues; i++) {
+		loop_del(&d->queue[i].call_source);
 		fd_close(&d->queue[i].kick);
 		fd_close(&d->queue[i].call);
 	}
@@ -315,10 +336,7 @@ static void complete(struct driver *d, struct driver_queue *q, uint32_t id)
 static void take_used(struct driver *d, struct driver_queue *q)
 {
 	const struct used *used = at(d, q, USED);
-	uint64_t count;
 
-	if (read(q->call, &count, sizeof(count)) < 0)
-		count = 0;
 	while (__atomic_load_n(&used->idx, __ATOMIC_ACQUIRE) != q->used)
 		complete(d, q, used->ring[q->used++ % DRIVER_SIZE].id);
 }
@@ -431,53 +449,63 @@ static const struct vmstate front_vmstate = {
 	.fields = front_fields,
 };
 
-static void save(struct driver *d, struct stream_writer *w, struct fdtable *t)
+int driver_save_state(struct driver *d)
 {
 	const struct stream_header header = { .format = STREAM_FORMAT };
 	struct error err = ERROR_INIT;
+	struct stream_writer w;
+	int fd = fd_memfd("state", 0);
 
-	vhost_front_quiesce(&d->front);
-	assert_int_equal(stream_writer_init(w, 1 << 16, &err), 0);
-	stream_begin(w, &header);
-	vmstate_save(w, &front_vmstate, 0, d);
-	assert_int_equal(stream_end(w, &err), 0);
-	assert_int_equal(vhost_front_save_fds(&d->front, 3, t, &err), 0);
-	/* As an exec leaves them: open, and nobody else's. */
-	for (uint32_t i = 0; i < t->count; i++)
-		t->entries[i].fd = fcntl(t->entries[i].fd, F_DUPFD_CLOEXEC, 3);
-	vhost_front_destroy(&d->front);
+	assert_int_equal(stream_writer_init(&w, 1 << 16, &err), 0);
+	stream_begin(&w, &header);
+	vmstate_save(&w, &front_vmstate, 0, d);
+	assert_int_equal(stream_end(&w, &err), 0);
+	assert_int_equal(fd_write_all(fd, w.data, w.len), 0);
+	stream_writer_fini(&w);
+	return fd;
 }
 
-static void load(struct driver *d, const struct stream_writer *w, struct fdtable *t)
+void driver_load_state(struct driver *d, int fd)
 {
-	struct stream s = { 0 };
 	struct error err = ERROR_INIT;
+	struct stream s = { 0 };
+	size_t len;
+	void *buf;
 
 	memset(&d->guest, 0, sizeof(d->guest));
-	assert_int_equal(stream_parse(&s, w->data, w->len, &err), 0);
+	assert_int_equal(fd_read_file(fd, "state", 1 << 20, &buf, &len, &err), 0);
+	assert_int_equal(stream_parse(&s, buf, len, &err), 0);
 	if (vmstate_load(&s, &front_vmstate, 0, d, &err) < 0)
 		fail_msg("%s", err.text);
 	stream_fini(&s);
+	free(buf);
 	vhost_front_init(&d->front, &d->guest, &d->setup);
 	for (unsigned int i = 0; i < d->setup.queues; i++) {
 		const struct driver_queue *q = &d->queue[i < d->queues ? i : 0];
 
 		vhost_front_set_fds(&d->front, i, q->kick, q->call, -1);
 	}
-	if (vhost_front_adopt(&d->front, 3, t, &err) < 0)
-		fail_msg("%s", err.text);
-	assert_int_equal(fdtable_check_taken(t, &err), 0);
 }
 
 void driver_update(struct driver *d)
 {
 	struct fdtable *t = calloc(1, sizeof(*t));
-	struct stream_writer w;
+	struct error err = ERROR_INIT;
+	int state;
 
 	assert_non_null(t);
-	save(d, &w, t);
-	load(d, &w, t);
-	stream_writer_fini(&w);
+	vhost_front_quiesce(&d->front);
+	state = driver_save_state(d);
+	assert_int_equal(vhost_front_save_fds(&d->front, 3, t, &err), 0);
+	/* As an exec leaves them: open, and nobody else's. */
+	for (uint32_t i = 0; i < t->count; i++)
+		t->entries[i].fd = fcntl(t->entries[i].fd, F_DUPFD_CLOEXEC, 3);
+	vhost_front_destroy(&d->front);
+	driver_load_state(d, state);
+	close(state);
+	if (vhost_front_adopt(&d->front, 3, t, &err) < 0)
+		fail_msg("%s", err.text);
+	assert_int_equal(fdtable_check_taken(t, &err), 0);
 	free(t);
 	vhost_front_resume(&d->front);
 }

@@ -24,6 +24,8 @@ struct driver_queue {
 	uint16_t base;
 	unsigned int flying;
 	int kick, call;
+	struct loop_source call_source;
+	unsigned int interrupts;
 	struct {
 		bool busy, write;
 		uint32_t block;
@@ -51,6 +53,9 @@ struct driver {
 
 void driver_init(struct driver *d, const char *path, unsigned int queues, unsigned int depth);
 void driver_fini(struct driver *d);
+
+/* Interrupts wake up the loop from here on. */
+void driver_watch(struct driver *d);
 
 /* The rings begin anew, as after a reset. */
 void driver_reset_rings(struct driver *d);
@@ -81,6 +86,10 @@ void driver_verify(struct driver *d);
  * them. Whoever has a copy of it notices.
  */
 void driver_update(struct driver *d);
+
+/* Its halves: a memfd with the stream, and a front-end that is to be adopted. */
+int driver_save_state(struct driver *d);
+void driver_load_state(struct driver *d, int fd);
 
 extern const struct vhost_front_ops driver_ops;
 

@@ -172,6 +172,11 @@ struct vhost_front_setup {
 	uint16_t queues;            /* at least as many must be there; 1..VHOST_FRONT_MAX_QUEUES */
 	uint16_t queues_without_mq; /* that a back-end without the protocol feature MQ has; 0: 1 */
 	uint16_t max_queue_size;
+	/*
+	 * Whether the device finishes by itself what it was given, as a disk does; a network card
+	 * keeps its buffers until a packet comes. Only then is it waited for.
+	 */
+	bool finishes;
 	uint32_t config_len;   /* bytes of configuration space to ask for; 0: none */
 	unsigned int reply_ms; /* for an answer; 0: 10 s */
 	unsigned int drain_ms; /* for requests in flight at a stop; 0: 30 s */
