@@ -12,11 +12,12 @@
 
 #include "vhost_daemon.h"
 
-#define WITH_DAEMON(b, queues, depth) \
+#define WITH_DAEMON(b, queues, depth) WITH_IMAGE(b, "raw", queues, depth)
+#define WITH_IMAGE(b, format, queues, depth) \
 	struct daemon_bench b; \
 \
 	(void)state; \
-	if (!daemon_bench_init(&b, "raw", queues, depth)) \
+	if (!daemon_bench_init(&b, format, queues, depth)) \
 		skip(); \
 	daemon_start(&b); \
 	daemon_wait_ready(&b)
@@ -34,6 +35,24 @@ static void reads_and_writes(void **state)
 	driver_verify(&b.d);
 	assert_int_equal(b.d.running, 1);
 	assert_int_equal(b.d.lost, 0);
+	daemon_bench_fini(&b);
+}
+
+static void reads_and_writes_qcow2(void **state)
+{
+	WITH_IMAGE(b, "qcow2", 2, 8);
+	driver_start(&b.d);
+	for (unsigned int i = 0; i < 50; i++) {
+		driver_run(&b.d, 60);
+		driver_submit(&b.d);
+		driver_update(&b.d);
+	}
+	daemon_end(&b, SIGTERM);
+	daemon_start(&b);
+	driver_run(&b.d, 500);
+	driver_verify(&b.d);
+	assert_int_equal(b.d.running, 2);
+	assert_int_equal(b.d.failed, 0);
 	daemon_bench_fini(&b);
 }
 
@@ -167,6 +186,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(reads_and_writes),
+		cmocka_unit_test(reads_and_writes_qcow2),
 		cmocka_unit_test(stops_and_starts),
 		cmocka_unit_test(terminated_and_started_again),
 		cmocka_unit_test(killed_and_started_again),

@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: MIT */
+#include <endian.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -13,10 +15,12 @@
 
 #include <cmocka.h>
 
+#include <molt/base/fd.h>
 #include <molt/base/log.h>
 
 #include "vhost_daemon.h"
 
+#define DISK (64 << 20)
 #define DAEMON "/usr/bin/qemu-storage-daemon"
 
 void daemon_start(struct daemon_bench *b)
@@ -50,13 +54,41 @@ void daemon_end(struct daemon_bench *b, int sig)
 	b->daemon = 0;
 }
 
+static void put64(int fd, uint64_t value, off_t at)
+{
+	value = htobe64(value);
+	assert_int_equal(pwrite(fd, &value, sizeof(value), at), sizeof(value));
+}
+
+/*
+ * An empty qcow2, as QEMU's docs/interop/qcow2.txt has it: of clusters of 64 KiB one for the
+ * header, the refcount table, its only block, and the L1 table.
+ */
+static void make_qcow2(int fd)
+{
+	static const uint32_t header[] = { 0x514649fb, 2, 0,       0, 0,       16, 0, DISK, 0,
+					   1,          0, 3 << 16, 0, 1 << 16, 1,  0, 0,    0 };
+
+	for (size_t i = 0; i < ARRAY_SIZE(header); i++) {
+		uint32_t value = htobe32(header[i]);
+
+		assert_int_equal(pwrite(fd, &value, sizeof(value), (off_t)(4 * i)), sizeof(value));
+	}
+	put64(fd, 2 << 16, 1 << 16);
+	put64(fd, 0x0001000100010001ull, 2 << 16);
+	assert_int_equal(ftruncate(fd, 4 << 16), 0);
+}
+
 static void make_image(const struct daemon_bench *b)
 {
-	FILE *f = fopen(b->image, "w");
+	int fd = open(b->image, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
 
-	assert_non_null(f);
-	assert_int_equal(ftruncate(fileno(f), 64 << 20), 0);
-	fclose(f);
+	assert_true(fd >= 0);
+	if (strcmp(b->format, "qcow2") == 0)
+		make_qcow2(fd);
+	else
+		assert_int_equal(ftruncate(fd, DISK), 0);
+	close(fd);
 }
 
 bool daemon_bench_init(struct daemon_bench *b, const char *format, unsigned int queues,
