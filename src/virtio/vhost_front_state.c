@@ -210,7 +210,9 @@ static const char *misfit(const struct vhost_front *f)
 		return "its step with a queue";
 	if (g->ready && (!g->known || g->step < STEP_READY))
 		return "that it is ready";
-	if (g->known ? g->config_len != f->setup.config_len : g->started)
+	if (g->tell_stopped && (g->started || vhost_front_queues_with(f, QUEUE_WANTED)))
+		return "that it is being stopped";
+	if (g->known ? g->config_len != f->setup.config_len : g->config_len > sizeof(g->config))
 		return "its configuration";
 	if (g->acked & ~g->features)
 		return "its features";

@@ -53,6 +53,20 @@ def piece(at, data):
 STREAM = (struct.pack('<8sII32s16s16sII', b'MOLTSTRM', 1, 1, b'fuzz', bytes(16), bytes(16), 0, 0) +
           struct.pack('<IIIII48sI', 0x54434553, 0, 1, 0, 0, b's', 0) +
           struct.pack('<IIII', 0x21444e45, 1, 0, 0))
+# See fuzz_vhostfront.c: all is asked and answered; the device is started, with a queue at 64 KiB.
+SERVED, UPDATE, CHANGE = b'\x0c', b'\x09', b'\x01\x00\x0c' + struct.pack('<III', 2, 9, 0)
+BEGUN = SERVED + b'\x03' + bytes(8) + b'\x05' + struct.pack('<BQQBHB', 6, 0x4000, 0x5000, 0x60, 0, 1)
+STOPS = {False: b'\x04' + SERVED, True: b'\x14' + SERVED}
+VHOST = {
+    'life': BEGUN + SERVED + STOPS[False] + BEGUN + SERVED + STOPS[True],
+    'update': BEGUN + UPDATE + b'\x0d\x0d' + UPDATE + SERVED + UPDATE + b'\x04\x0d' + UPDATE + SERVED,
+    'config': BEGUN + SERVED + CHANGE + b'\x0d\x0d' + CHANGE + UPDATE + SERVED,
+    'lost': BEGUN + SERVED + b'\x18\x0d\x07' + SERVED + b'\x06\x01\x0d\x0b\x00\x80\x0d\x07' + SERVED,
+    'spoilt': BEGUN + SERVED + b'\x19\x03\x10\x00\x01\x20\x00\x07\x30\x01\x09' + SERVED,
+    'rings': BEGUN + SERVED + b'\x0a\x05\x00\x60\x02\x0a\x09\x00\x50\x02\x18\x0d\x07' + SERVED,
+    'half': b'\x0d\x00\x00\x06\x01\x00\x00\x00\x05\x00' + UPDATE + b'\x0d\x00\x01\x02\x00\x00' + UPDATE,
+    'wrong': b'\x0d\x42\x04\x05\x08\x01\x0c\x01\x10\xff\x0d\x07\x0d\x32\x00\x02\x05\x04' + SERVED,
+}
 HELLO = b'{"QMP":{"version":{},"capabilities":[]}}\r\n\x01{"return":{}}\r\n\x01'
 EVENT = b'{"event":"UPDATE_FAILED","data":{"error":"no","pid":7},"timestamp":{"seconds":1}}\r\n'
 ERROR = b'{"error":{"class":"GenericError","desc":"no \\u001b[2J\\u202e\\nmolt update: yes"}}\r\n'
@@ -174,6 +188,8 @@ def main():
         write('device_' + name, 'ops', ops)
     for name, data in VIRTQUEUES.items():
         write('virtqueue', name, data)
+    for name, text in VHOST.items():
+        write('vhostfront', name, text)
     for name in ('ticker', 'reset'):
         write('pvh', name, BOOT_HEAD + elf(build / f'firmware/{name}.elf'))
     write('pvh', 'notes-aligned-to-8', BOOT_HEAD + elf(build / 'firmware/ticker.elf', 8))
