@@ -205,6 +205,9 @@ static const char *misfit(const struct vhost_front *f)
 
 	if (g->step >= STEPS || (!g->connected && (g->step || g->awaiting || g->channel)))
 		return "its step";
+	if (!g->known && (g->step > STEP_READY ||
+			  (g->step == STEP_READY && g->awaiting != VHOST_USER_GET_CONFIG)))
+		return "its step";
 	if (g->queue_step >= QUEUE_STEPS || g->queue_at >= VHOST_FRONT_MAX_QUEUES ||
 	    (g->queue_step && g->step != STEP_SESSION))
 		return "its step with a queue";
