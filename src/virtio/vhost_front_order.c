@@ -7,10 +7,11 @@
  * whatever its buffers hold by now, and the earlier one never. The rings cannot tell: the available
  * ring's slots are used again while a request is in flight.
  *
- * So evidence is looked for: a stretch that ends at the used index, and is half a ring long, in
- * which the same requests came and were finished. Had one that came before the used index been left
- * over, another would be in its place. A guest that always uses the same descriptor makes all
- * stretches alike; it has one request in flight at a time, which makes it right.
+ * So evidence is looked for: a stretch that ends at the used index, and is half a ring long or
+ * begins where the ring began, in which the same requests came and were finished. Had one that came
+ * before the used index been left over, another would be in its place. What this cannot see: half a
+ * ring of requests, one after the other on the same descriptor, beside an older one that is still
+ * in flight.
  */
 #include <endian.h>
 #include <stdlib.h>
@@ -65,13 +66,25 @@ static void count(int *difference, unsigned int *differ, int head, int by)
 		--*differ;
 }
 
+/* Whether the used ring was never filled: what is behind its index is as the driver made it. */
+static bool is_young(const struct rings *r)
+{
+	for (unsigned int i = r->used_index; i < r->size; i++) {
+		uint64_t entry;
+
+		if (memory_read(r->mem, r->used + 4 + 8ull * i, &entry, sizeof(entry)) < 0 || entry)
+			return false;
+	}
+	return r->used_index < r->size;
+}
+
 /* Goes back from the used index. flying: requests in flight, their slots are behind it. */
 static bool some_stretch_fits(const struct rings *r, int *difference, unsigned int flying)
 {
 	unsigned int longest = r->size - flying, differ = 0;
 	unsigned int enough = r->size / 2u;
 
-	if (r->used_index < enough)
+	if (r->used_index < enough && is_young(r))
 		enough = r->used_index;
 	for (unsigned int n = 1; n <= longest; n++) {
 		uint16_t index = (uint16_t)(r->used_index - n);

@@ -16,7 +16,8 @@
 #include "vhost_user_bench.h"
 
 #define QUEUES 2
-#define USED 0x2000 /* of a queue's area, as vhost_driver.c has it */
+#define AVAIL 0x1000 /* in a queue's area, as vhost_driver.c has it */
+#define USED 0x2000
 
 struct stage {
 	struct driver d;
@@ -352,6 +353,90 @@ static void nothing_waits_for_ever(void **state)
 	stage_fini(&s);
 }
 
+/* What a dead back-end without an inflight table has left in the rings of queue 0, of 64. */
+static const struct leftover {
+	const char *what;
+	const char *came;    /* a letter for each request, the last of them in flight or not */
+	const char *done;    /* in this order */
+	unsigned int before; /* requests long done, in order, before them */
+	bool lost;
+} leftovers[] = {
+	{ "nothing was asked", "", "", 0, false },
+	{ "nothing was done yet", "abc", "", 0, false },
+	{ "all is done, in another order", "abcd", "dbca", 0, false },
+	{ "the last is in flight", "abcd", "abc", 0, false },
+	{ "the first is in flight", "abcd", "bcd", 0, true },
+	{ "one in the middle is", "abcdefgh", "abcefg", 0, true },
+	{ "another order, then the last is", "abcdef", "badce", 0, false },
+	{ "in order for long", "abcd", "ab", 1000, false },
+	{ "out of order at the end", "abcd", "bc", 1000, true },
+	{ "another order, all of them done", "abcd", "bac", 1000, false },
+	{ "the indices have wrapped", "abcd", "ab", 65534, false },
+	{ "the same, and the first is in flight", "abcd", "bcd", 65533, true },
+	{ "too many to tell", "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUV", "", 1000, true },
+};
+
+/* At a free-running index; of the letters the number. */
+static void put_head(struct stage *s, uint32_t ring, size_t index, unsigned int head)
+{
+	uint32_t entry = ring == AVAIL ? 2 : 8;
+
+	put16(s, 0, ring + 4 + entry * (uint32_t)(index % DRIVER_SIZE), (uint16_t)(head % 64));
+}
+
+static void put_rings(struct stage *s, const struct leftover *l)
+{
+	size_t came = strlen(l->came), done = strlen(l->done);
+
+	for (unsigned int i = 0; i < l->before; i++) {
+		put_head(s, AVAIL, i, i % 50);
+		put_head(s, USED, i, i % 50);
+	}
+	for (size_t i = 0; i < came; i++)
+		put_head(s, AVAIL, l->before + i, (unsigned char)l->came[i]);
+	for (size_t i = 0; i < done; i++)
+		put_head(s, USED, l->before + i, (unsigned char)l->done[i]);
+	put16(s, 0, AVAIL + 2, (uint16_t)(l->before + came));
+	put16(s, 0, USED + 2, (uint16_t)(l->before + done));
+}
+
+static void died_without_an_inflight_table(const struct leftover *l)
+{
+	const uint64_t without = ~(1ull << VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
+	struct stage s;
+
+	stage_init(&s);
+	new_mock(&s);
+	s.mock.protocol = without;
+	until(&s, &s.d.ready, 1);
+	driver_start(&s.d);
+	until(&s, &s.d.running, 1);
+	put_rings(&s, l);
+	fd_close(&s.mock.conn.fd);
+	until(&s, &s.d.lost, 1);
+	new_mock(&s);
+	s.mock.protocol = without;
+	until(&s, &s.d.running, 2);
+	if (s.d.requests_lost != l->lost)
+		fail_msg("%s: %u", l->what, s.d.requests_lost);
+	assert_int_equal(times_seen(&s.mock, VHOST_USER_SET_VRING_KICK), l->lost ? 1 : 2);
+	if (!l->lost)
+		assert_int_equal(s.mock.base[0], (uint16_t)(l->before + strlen(l->done)));
+	vhost_front_stop(&s.d.front, true);
+	until(&s, &s.d.stopped, 1);
+	driver_reset_rings(&s.d);
+	driver_start(&s.d);
+	until(&s, &s.d.running, 3);
+	stage_fini(&s);
+}
+
+static void what_is_left_in_the_rings(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(leftovers); i++)
+		died_without_an_inflight_table(&leftovers[i]);
+}
+
 /* What comes back must be as good. */
 static void less_than_before(struct stage *s, const char *words)
 {
@@ -543,6 +628,7 @@ int main(void)
 		cmocka_unit_test(a_back_end_that_never_gives_a_queue_back),
 		cmocka_unit_test(the_inflight_table_is_kept_until_a_reset),
 		cmocka_unit_test(nothing_waits_for_ever),
+		cmocka_unit_test(what_is_left_in_the_rings),
 		cmocka_unit_test(another_version_of_the_back_end),
 		cmocka_unit_test(less_than_the_guest_was_shown),
 		cmocka_unit_test(a_flood_on_the_channel),
