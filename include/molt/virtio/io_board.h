@@ -25,7 +25,7 @@
 
 /*
  * Latencies, in nanoseconds: bucket 0 is all below 1024, then come two for each power of two
- * ([1024, 1536), [1536, 2048), [2048, 3072)...); the last has all from about 12.9 s on.
+ * ([1024, 1536), [1536, 2048), [2048, 3072)...); the last has all from about 8.6 s on.
  */
 #define IO_BOARD_BUCKETS 48
 
