@@ -118,6 +118,18 @@ VIRTQUEUES = {
     'size': bytes([0x80, 3, 0, 7, 0, 0, 0, 0]),
     'addresses': bytes([0x22, 7, 0, 0]) + struct.pack('<QQQHH', 0x5000, 2**64 - 2, 0x7000, 0, 0),
 }
+# See fuzz_backend.c: steps.
+BACKEND_REQUEST = (piece(0x300, struct.pack('<IIQ', 0, 0, 3)) +
+                   b'\x03' + piece(0, struct.pack('<QIHHQIHHQIHH', 0x300, 16, 1, 1, 0x4000, 512, 3, 2,
+                                                 0x310, 1, 2, 0)) +
+                   b'\x03' + piece(0x1000, struct.pack('<HHHH', 0, 1, 0, 0)))
+BACKENDS = {
+    'read': b'\x07\x02' + bytes(10) + b'\x03' + BACKEND_REQUEST + b'\x05\x06',
+    'two-queues': b'\x02' + bytes(10) + b'\x0a' + bytes(10) + b'\x03' + BACKEND_REQUEST + b'\x05\x05\x06\x0e',
+    'messages': b''.join(bytes([0, size, request, 8, fds]) + bytes(fds) + bytes(size) for request, size, fds in (
+        (1, 0, 0), (16, 8, 0), (2, 8, 0), (5, 40, 1), (31, 24, 0), (32, 24, 1), (8, 8, 0), (9, 40, 0), (10, 8, 0),
+        (12, 8, 1), (13, 8, 1), (14, 8, 1), (18, 8, 0), (24, 12, 0), (21, 0, 1), (11, 8, 0), (34, 0, 0))),
+}
 # See fuzz_device.c: register accesses, then what the host does.
 DEVICES = {
     'serial': bytes([13, 1, 0, 3, 0x80, 1, 0, 0, 1, 1, 0, 3, 3, 1, 0, 1, 5, 1, 0, 4, 0xb,
@@ -186,6 +198,8 @@ def main():
         write('client', name, struct.pack('<BH', line, len(state)) + state + text)
     for name, ops in DEVICES.items():
         write('device_' + name, 'ops', ops)
+    for name, data in BACKENDS.items():
+        write('backend', name, data)
     for name, data in VIRTQUEUES.items():
         write('virtqueue', name, data)
     for name, text in VHOST.items():
