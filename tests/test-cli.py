@@ -684,6 +684,7 @@ class Values(Base):
         ("run", "control"): ["", LONG],
         ("run", "name"): [LONG],
         ("run", "log-level"): ["", "loud"],
+        ("io", "log-level"): ["", "loud"],
         ("run", "sandbox"): ["", "x", "write=x", "on,write=:", "mode=on,mode=on"],
         ("run", "user"): ["", "nobody-such", "0:", "0:no-such-group"],
         ("update", "timeout"): [*SECONDS, "0", "600.001"],
@@ -691,7 +692,7 @@ class Values(Base):
     }
     # Paths, about which the file system has the last word; and what only a predecessor gives.
     ANY = {("run", "kernel"), ("run", "initramfs"), ("run", "log-file"), ("run", "incoming"),
-           ("update", "state")}
+           ("update", "state"), ("io", "disk")}
 
     def setUp(self):
         super().setUp()
@@ -837,7 +838,7 @@ class Main(Base):
 
     def test_unknown_command(self):
         self.expect(molt("updaet"), 2, "", "did you mean 'update'?")
-        self.expect(molt("xyzzy"), 2, "", "commands: run update ctl state version help")
+        self.expect(molt("xyzzy"), 2, "", "commands: run update ctl state version io help")
         self.expect(molt("help", "xyzzy"), 2, "", "unknown command 'xyzzy'")
 
     def test_unknown_option(self):
@@ -882,7 +883,7 @@ class Completion(Base):
 
     # What is typed, and what it may become.
     CASES = [
-        ("molt ", {"run", "update", "ctl", "state", "version", "help"}),
+        ("molt ", {"run", "update", "ctl", "state", "version", "io", "help"}),
         ("molt up", {"update"}),
         ("molt help st", {"state"}),
         ("molt --init", {"--initramfs", "--initrd"}),

@@ -172,15 +172,13 @@ int cmd_io(int argc, char **argv)
 		cli_args_fini(&args);
 		return status;
 	}
-	level = log_level_parse(cli_value(&args, "log-level"));
-	if (level < 0)
-		level = err_set(&err, EINVAL, "--log-level: error, warn, info or debug");
-	else
+	level = cli_parse_log_level(&args, &err);
+	if (level >= 0)
 		log_set_level((enum log_level)level);
-	if (level >= 0 && run(&args, &err) == 0)
-		status = 0;
+	if (level < 0)
+		status = cli_usage_error(&io_command, "%s", err.text);
 	else
-		status = cli_failure(&io_command, &err);
+		status = run(&args, &err) == 0 ? 0 : cli_failure(&io_command, &err);
 	cli_args_fini(&args);
 	return status;
 }

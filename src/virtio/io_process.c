@@ -93,11 +93,10 @@ static void try_again(void *opaque);
 
 static void start_later(struct io_process *p)
 {
-	unsigned int ms = p->failures ? DELAY_MIN_MS << (p->failures - 1) : 0;
+	uint64_t ms = p->failures ? (uint64_t)DELAY_MIN_MS << (p->failures - 1) : 0;
 
 	loop_timer_set(p->loop, &p->again,
-		       now_ns() + (ms > DELAY_MAX_MS ? DELAY_MAX_MS : ms) * 1000000ull, try_again,
-		       p);
+		       now_ns() + (ms > DELAY_MAX_MS ? DELAY_MAX_MS : ms) * 1000000, try_again, p);
 }
 
 static void try_again(void *opaque)

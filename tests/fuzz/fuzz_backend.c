@@ -16,7 +16,7 @@
 
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
-#include <molt/io/ring.h>
+#include <molt/virtio/io_ring.h>
 
 #include "fuzz.h"
 #include "src/io/internal.h"

@@ -38,6 +38,7 @@ static struct {
 	struct update *checking; /* waits for the answer of a successor in check mode */
 	struct machine machine;
 	struct vcpu vcpus[2];
+	struct crew_member members[2];
 	char dir[32];
 	int client;
 	bool with_fd; /* the next byte sent brings a descriptor */
@@ -176,6 +177,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	fuzz_must(f.answers);
 	f.machine.loop = f.loop;
 	f.machine.vcpus = f.vcpus;
+	f.machine.crew.members = f.members;
 	atexit(remove_dir);
 	return 0;
 }
