@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The machine as the guest's ACPI sees it. It is the same for every machine of one machine
- * version: nothing in here depends on the command line. CPUs are in the MADT alone.
+ * version: nothing in here depends on the command line. CPUs are in the MADT
+ * alone. What a later version added is between #ifdef and #endif.
  *
  * No _PRT: virtio devices use MSI-X only and have no interrupt pin. No PS/2 device: the FADT says
  * that there is no 8042; the reset line of one is all there is.
@@ -38,6 +39,9 @@ DefinitionBlock ("", "DSDT", 2, "MOLT  ", "MOLTDSDT", 1)
 			 */
 			Name (_CRS, ResourceTemplate ()
 			{
+#ifdef MACHINE_VERSION_2
+				IO (Decode16, 0x0CF8, 0x0CF8, 0x01, 0x08)
+#endif
 				WordBusNumber (ResourceProducer, MinFixed, MaxFixed, PosDecode,
 					0x0000, 0x0000, 0x0000, 0x0000, 0x0001)
 				DWordMemory (ResourceProducer, PosDecode, MinFixed, MaxFixed,
@@ -87,6 +91,36 @@ DefinitionBlock ("", "DSDT", 2, "MOLT  ", "MOLTDSDT", 1)
 				IRQNoFlags () { 4 }
 			})
 		}
+
+#ifdef MACHINE_VERSION_2
+		/* There if the user asked for it: where nobody is, ports read as all ones. */
+		OperationRegion (C2RG, SystemIO, 0x02F8, 0x08)
+		Field (C2RG, ByteAcc, NoLock, Preserve)
+		{
+			Offset (0x05),
+			C2LS, 8
+		}
+
+		Device (COM2)
+		{
+			Name (_HID, EisaId ("PNP0501"))
+			Name (_UID, 0x02)
+			Name (_CRS, ResourceTemplate ()
+			{
+				IO (Decode16, 0x02F8, 0x02F8, 0x01, 0x08)
+				IRQNoFlags () { 3 }
+			})
+
+			Method (_STA, 0, NotSerialized)
+			{
+				If (C2LS == 0xFF)
+				{
+					Return (Zero)
+				}
+				Return (0x0F)
+			}
+		}
+#endif
 
 		Device (RTC0)
 		{

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Puts built files into molt's read-only data, each between blob_NAME and blob_NAME_end. The
- * DSDT's file name comes from the build as DSDT_FILE, the demo guest's as TICKER_FILE.
+ * Puts built files into molt's read-only data, each between blob_NAME and blob_NAME_end. Their names
+ * come from the build: the DSDTs' as DSDT1_FILE (of machine version 1) and so on, the demo guest's
+ * as TICKER_FILE.
  */
 	.macro	blob name, file
 	.section .rodata.blob_\name, "a", @progbits
@@ -15,7 +16,8 @@ blob_\name\()_end:
 	.byte	0	/* so that the end lies inside the section */
 	.endm
 
-	blob	dsdt, DSDT_FILE
+	blob	dsdt1, DSDT1_FILE
+	blob	dsdt2, DSDT2_FILE
 	blob	ticker, TICKER_FILE
 
 	.section .note.GNU-stack, "", @progbits

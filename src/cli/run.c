@@ -31,7 +31,7 @@
 #include "machine_args.h"
 #include "signals.h"
 
-extern const unsigned char blob_dsdt[], blob_dsdt_end[];
+extern const unsigned char blob_dsdt1[], blob_dsdt1_end[], blob_dsdt2[], blob_dsdt2_end[];
 extern const unsigned char blob_ticker[], blob_ticker_end[];
 
 struct vmm;
@@ -70,8 +70,9 @@ static int load_boot(struct machine *m, void *opaque, struct error *err)
 		.cmdline = v->boot.cmdline,
 		.builtin = blob_ticker,
 		.builtin_len = (size_t)(blob_ticker_end - blob_ticker),
-		.dsdt = blob_dsdt,
-		.dsdt_len = (size_t)(blob_dsdt_end - blob_dsdt),
+		.dsdt = m->machine_version == 1 ? blob_dsdt1 : blob_dsdt2,
+		.dsdt_len = m->machine_version == 1 ? (size_t)(blob_dsdt1_end - blob_dsdt1)
+						    : (size_t)(blob_dsdt2_end - blob_dsdt2),
 		.cpus = m->guest.cpus,
 		.machine_version = m->machine_version,
 	};
