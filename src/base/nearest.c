@@ -38,9 +38,6 @@ const char *nearest_word(const char *typed, const char *const *words, size_t n)
 	for (size_t i = 0; i < n; i++) {
 		unsigned int d = words[i] ? distance(typed, words[i]) : limit + 1;
 
-		/* A word cut short is what many mean. */
-		if (words[i] && strlen(typed) >= 3 && strncmp(words[i], typed, strlen(typed)) == 0)
-			d = 1;
 		if (d > limit)
 			continue;
 		if (d == 0)
@@ -48,5 +45,9 @@ const char *nearest_word(const char *typed, const char *const *words, size_t n)
 		limit = d - 1;
 		nearest = words[i];
 	}
+	/* A word cut short is what many mean. */
+	for (size_t i = 0; i < n && strlen(typed) >= 3; i++)
+		if (words[i] && strncmp(words[i], typed, strlen(typed)) == 0)
+			return words[i];
 	return nearest;
 }

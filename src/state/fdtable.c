@@ -160,10 +160,10 @@ static struct fdtable_entry *find(const struct fdtable *t, const char *name, uin
 	return NULL;
 }
 
-int fdtable_add(struct fdtable *t, const char *name, uint32_t id, int fd, struct error *err)
+static int add(struct fdtable *t, const char *name, uint32_t id, int fd, int kind,
+	       struct error *err)
 {
 	struct fdtable_entry *e = &t->entries[t->count];
-	int kind = fd_kind_of(fd);
 
 	if (kind < 0)
 		return err_sys(err, -kind, "descriptor %d for '%s' %u", fd, name, id);
@@ -178,6 +178,24 @@ int fdtable_add(struct fdtable *t, const char *name, uint32_t id, int fd, struct
 	snprintf(e->name, sizeof(e->name), "%s", name);
 	t->count++;
 	return 0;
+}
+
+int fdtable_add(struct fdtable *t, const char *name, uint32_t id, int fd, struct error *err)
+{
+	int kind = fd_kind_of(fd);
+
+	return add(t, name, id, fd, kind > FD_KIND_OTHER ? FD_KIND_OTHER : kind, err);
+}
+
+int fdtable_add_as(struct fdtable *t, const char *name, uint32_t id, int fd, enum fd_kind kind,
+		   struct error *err)
+{
+	int real = fd_kind_of(fd);
+
+	if (real >= 0 && real != (int)kind)
+		return err_set(err, EINVAL, "descriptor %d for '%s' %u is a %s, not a %s", fd, name,
+			       id, fd_kind_name((enum fd_kind)real), fd_kind_name(kind));
+	return add(t, name, id, fd, real, err);
 }
 
 int fdtable_write_by(const struct fdtable *t, struct stream_writer *w, int memfd, struct error *err)
@@ -255,7 +273,6 @@ static int check_entry(const struct entry_wire *in, struct error *err)
 	if (kind < 0)
 		return err_sys(err, -kind, "fd table: descriptor %u for '%s' %u", in->fd, in->name,
 			       in->id);
-	/* 0.1.0 knows no kinds of anonymous inodes. */
 	if (in->kind == FD_KIND_OTHER && kind > FD_KIND_OTHER)
 		return 0;
 	if ((uint32_t)kind != in->kind && !is_terminal_gone(in->kind, kind))

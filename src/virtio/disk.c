@@ -371,11 +371,12 @@ static int disk_save_host(struct device *dev, struct stream_writer *w, struct fd
 	if (r == 0)
 		r = fdtable_add(fds, "disk-board", id, d->host.board_fd, err);
 	if (r == 0)
-		r = fdtable_add(fds, "disk-event", id, d->host.event, err);
+		r = fdtable_add_as(fds, "disk-event", id, d->host.event, FD_KIND_EVENTFD, err);
 	if (r == 0 && d->host.process.child.fd >= 0)
 		r = fdtable_add(fds, "disk-process", id, d->host.process.child.fd, err);
 	for (uint32_t i = 0; i < d->host.nrings && r == 0; i++)
-		r = fdtable_add(fds, "disk-ring", ring_id(d, i), d->host.rings[i], err);
+		r = fdtable_add_as(fds, "disk-ring", ring_id(d, i), d->host.rings[i],
+				   FD_KIND_IO_URING, err);
 	return r < 0 ? r : vhost_device_save_host(&d->host.device, fds, err);
 }
 

@@ -56,12 +56,15 @@ int fast_path_save(const struct fast_path *p, struct fdtable *fds, struct error 
 
 		if (q->call_fd < 0)
 			continue;
-		r = fdtable_add(fds, "virtio-kick", fd_id(p, i), q->kick_fd, err);
+		r = fdtable_add_as(fds, "virtio-kick", fd_id(p, i), q->kick_fd, FD_KIND_EVENTFD,
+				   err);
 		if (r == 0)
-			r = fdtable_add(fds, "virtio-call", fd_id(p, i), q->call_fd, err);
+			r = fdtable_add_as(fds, "virtio-call", fd_id(p, i), q->call_fd,
+					   FD_KIND_EVENTFD, err);
 	}
 	if (r == 0 && p->error_fd >= 0)
-		r = fdtable_add(fds, "virtio-error", p->v->pci.slot, p->error_fd, err);
+		r = fdtable_add_as(fds, "virtio-error", p->v->pci.slot, p->error_fd,
+				   FD_KIND_EVENTFD, err);
 	return r;
 }
 

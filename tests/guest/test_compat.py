@@ -81,7 +81,8 @@ def test_release_and_the_path_of_a_serial_socket():
     """A release does not tell which file is its socket's: that is removed, and no other is."""
     for binaries in ([released(), molt_binary()], [molt_binary(), released(), molt_binary()]):
         for replaced in (False, True):
-            with Vm("--memory", "32M", cmdline="period_ms=20", binary=binaries[0], start=False,
+            machine = ["--machine", "1"] if binaries[0] == molt_binary() else []
+            with Vm("--memory", "32M", *machine, cmdline="period_ms=20", binary=binaries[0], start=False,
                     env=beneath_a_release()) as vm:
                 path = vm.path("com1")
                 vm.argv[vm.argv.index("--serial") + 1] = "socket=" + path

@@ -151,7 +151,7 @@ def test_a_release_and_back():
         raise Skip(str(why)) from why
     with Host() as host:
         old = shutil.copy(old, host.path("bin/old"))
-        with HostVm(host, cmdline=TICKER, env=beneath_a_release()) as vm:
+        with HostVm(host, "--machine", "1", cmdline=TICKER, env=beneath_a_release()) as vm:
             vm.wait_ticks(2)
             for binary in (old, host.molt, old, host.molt):
                 vm.update(binary, "run", "--control", "name=web1", "--serial", "file=" + vm.serial_path)

@@ -115,7 +115,9 @@ static int teardown(void **state)
 static void add_all(struct fixture *f)
 {
 	for (int i = 0; i < KINDS; i++)
-		assert_int_equal(fdtable_add(f->out, "thing", (uint32_t)i, f->fds[i], &f->err), 0);
+		assert_int_equal(fdtable_add_as(f->out, "thing", (uint32_t)i, f->fds[i],
+						(enum fd_kind)(i + 1), &f->err),
+				 0);
 }
 
 static void pass(struct fixture *f)
@@ -145,6 +147,19 @@ static void test_kinds(void **state)
 	}
 	assert_string_equal(fd_kind_name((enum fd_kind)99), "unknown");
 	assert_int_equal(fd_kind_of(-1), -EBADF);
+}
+
+/* A release that does not know the kind takes it all the same. */
+static void test_what_was_other_stays_so(void **state)
+{
+	struct fixture *f = *state;
+	int fd = f->fds[FD_KIND_EVENTFD - 1];
+
+	assert_int_equal(fdtable_add(f->out, "thing", 0, fd, &f->err), 0);
+	assert_int_equal(f->out->entries[0].kind, FD_KIND_OTHER);
+	assert_int_equal(fdtable_add_as(f->out, "thing", 1, fd, FD_KIND_FILE, &f->err), -EINVAL);
+	pass(f);
+	assert_int_equal(fdtable_take(f->in, "thing", 0, FD_KIND_OTHER, &f->err), fd);
 }
 
 static void test_file_on_tmpfs_is_a_file(void **state)
@@ -464,6 +479,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		CASE(test_kinds),
+		CASE(test_what_was_other_stays_so),
 		CASE(test_file_on_tmpfs_is_a_file),
 		CASE(test_datagram_socket_is_other),
 		CASE(test_round_trip),

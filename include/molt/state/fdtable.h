@@ -74,6 +74,13 @@ struct fdtable {
  */
 int fdtable_add(struct fdtable *t, const char *name, uint32_t id, int fd, struct error *err);
 
+/*
+ * The same for an eventfd or a ring, by its kind. fdtable_add() calls these "other", as all did
+ * before there were machines with such descriptors. -EINVAL where it is of another kind.
+ */
+int fdtable_add_as(struct fdtable *t, const char *name, uint32_t id, int fd, enum fd_kind kind,
+		   struct error *err);
+
 /* Writes the table into memfd (from its start), close-on-exec untouched. */
 int fdtable_write(const struct fdtable *t, int memfd, struct error *err);
 
