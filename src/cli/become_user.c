@@ -75,14 +75,18 @@ static int become(const struct chosen_user *u, const char *control, struct error
 	return r < 0 ? r : sandbox_become(&u->user, err);
 }
 
+static bool is_tty(const char *backend)
+{
+	return backend && strcmp(backend, "tty") == 0;
+}
+
 int become_user(struct chosen_user *u, const struct cli_args *args, struct error *err)
 {
-	const char *control = cli_value(args, "control"), *serial;
+	const char *control = cli_value(args, "control");
 	int r;
 
-	for (size_t i = 0; (serial = cli_value_at(args, "serial", i)); i++)
-		if (strcmp(serial, "tty") == 0)
-			chardev_keep_terminal();
+	if (is_tty(cli_value(args, "serial")) || is_tty(cli_value(args, "serial2")))
+		chardev_keep_terminal();
 	r = become(u, control, err);
 	if (r == -EINVAL && u->by_default) {
 		log_warn("molt stays root: its user name space has no user %u ('" DEFAULT_NAME "')",

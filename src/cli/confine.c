@@ -88,10 +88,12 @@ void confine_fini(struct confinement *c)
 
 /* ---- the directories ---- */
 
-#define SERIALS_MAX 4
+#define SERIALS 2
+
+static const char *const serials[SERIALS] = { "serial", "serial2" };
 
 struct own_files {
-	char *control, *log, *serial[SERIALS_MAX]; /* NULL: none */
+	char *control, *log, *serial[SERIALS]; /* NULL: none */
 };
 
 static void find_own_files(struct own_files *own, const struct cli_args *args, const char *control)
@@ -102,10 +104,10 @@ static void find_own_files(struct own_files *own, const struct cli_args *args, c
 		.control = control ? path_absolute(control) : NULL,
 		.log = log ? path_absolute(log) : NULL,
 	};
-	for (size_t i = 0; i < SERIALS_MAX && (serial = cli_value_at(args, "serial", i)); i++) {
-		const char *path = strchr(serial, '=');
-
-		own->serial[i] = path ? path_absolute(path + 1) : NULL;
+	for (size_t i = 0; i < SERIALS; i++) {
+		serial = cli_value(args, serials[i]);
+		serial = serial ? strchr(serial, '=') : NULL;
+		own->serial[i] = serial ? path_absolute(serial + 1) : NULL;
 	}
 }
 
@@ -113,7 +115,7 @@ static void forget_own_files(struct own_files *own)
 {
 	free(own->control);
 	free(own->log);
-	for (size_t i = 0; i < SERIALS_MAX; i++)
+	for (size_t i = 0; i < SERIALS; i++)
 		free(own->serial[i]);
 }
 
@@ -137,7 +139,7 @@ static bool is_own_file(const struct dirent *entry, const struct own_files *own)
 	const char *name = entry->d_name;
 	bool is_serial = false;
 
-	for (size_t i = 0; i < SERIALS_MAX; i++)
+	for (size_t i = 0; i < SERIALS; i++)
 		is_serial = is_serial || begins_with(name, own->serial[i]);
 	return entry->d_type != DT_DIR && entry->d_type != DT_UNKNOWN &&
 	       (begins_with(name, own->control) || begins_with(name, own->log) || is_serial);
@@ -183,9 +185,11 @@ static void add_own_dirs(struct confinement *c, const struct cli_args *args, con
 	find_own_files(&own, args, control);
 	add_if_own(c, own.control, SANDBOX_DIR_SOCKET, &own);
 	add_if_own(c, own.log, SANDBOX_DIR_LOG, &own);
-	for (size_t i = 0; i < SERIALS_MAX && (serial = cli_value_at(args, "serial", i)); i++)
-		if (strncmp(serial, "socket=", 7) == 0)
+	for (size_t i = 0; i < SERIALS; i++) {
+		serial = cli_value(args, serials[i]);
+		if (serial && strncmp(serial, "socket=", 7) == 0)
 			add_if_own(c, own.serial[i], SANDBOX_DIR_SOCKET, &own);
+	}
 	forget_own_files(&own);
 }
 

@@ -44,15 +44,18 @@ int cli_parse_machine(const struct cli_args *args, struct machine_config *cfg,
 	return r;
 }
 
-static const struct device_class *class_of(const struct option_def *def)
+/* False where the option makes no device. */
+static bool request_of(const struct option_def *def, struct device_request *req)
 {
 	for (size_t i = 0; machine_model.classes[i]; i++) {
-		const struct device_option *opt = machine_model.classes[i]->option;
+		const struct device_class *cls = machine_model.classes[i];
 
-		if (opt && &opt->def == def)
-			return machine_model.classes[i];
+		req->cls = cls;
+		req->more = cls->more && &cls->more->def == def;
+		if (req->more || (cls->option && &cls->option->def == def))
+			return true;
 	}
-	return NULL;
+	return false;
 }
 
 int cli_device_requests(const struct cli_args *args, struct device_requests *requests,
@@ -64,13 +67,10 @@ int cli_device_requests(const struct cli_args *args, struct device_requests *req
 	if (!requests->list)
 		return err_set(err, ENOMEM, "no memory for the list of devices");
 	for (size_t i = 0; i < args->ngiven; i++) {
-		const struct device_class *cls = class_of(args->given[i].option);
+		struct device_request req = { .args = args->given[i].value };
 
-		if (cls)
-			requests->list[requests->count++] = (struct device_request){
-				.cls = cls,
-				.args = args->given[i].value,
-			};
+		if (request_of(args->given[i].option, &req))
+			requests->list[requests->count++] = req;
 	}
 	return 0;
 }

@@ -64,10 +64,12 @@ static const struct option_def run_options[] = {
 static const struct option_def *device_option(size_t index)
 {
 	for (size_t i = 0; machine_model.classes[i]; i++) {
-		const struct device_option *opt = machine_model.classes[i]->option;
+		const struct device_class *cls = machine_model.classes[i];
 
-		if (opt && index-- == 0)
-			return &opt->def;
+		if (cls->option && index-- == 0)
+			return &cls->option->def;
+		if (cls->more && index-- == 0)
+			return &cls->more->def;
 	}
 	return NULL;
 }

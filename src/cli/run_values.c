@@ -93,8 +93,12 @@ static int check_devices(const struct cli_args *args, struct error *err)
 	struct device_requests requests = { 0 };
 	int r = cli_device_requests(args, &requests, err);
 
-	for (size_t i = 0; i < requests.count && r == 0; i++)
-		r = device_option_check(requests.list[i].cls->option, requests.list[i].args, err);
+	for (size_t i = 0; i < requests.count && r == 0; i++) {
+		const struct device_request *req = &requests.list[i];
+
+		r = device_option_check(req->more ? req->cls->more : req->cls->option, req->args,
+					err);
+	}
 	free(requests.list);
 	return r;
 }

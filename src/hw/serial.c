@@ -473,7 +473,7 @@ static int serial_create(struct device *dev, const struct device_env *env, struc
 	};
 
 	if (!env->stream && env->args && strcmp(env->args, "tty") == 0 && terminal_is_taken(dev))
-		return err_set(err, EINVAL, "--serial tty: only one port can have the terminal");
+		return err_set(err, EINVAL, "--serial2 tty: the terminal is COM1's");
 	return chardev_open(&s->host.cd, "serial", dev->instance, env->args ? env->args : "null",
 			    env->loop, &ops, env->fds, env->stream, err);
 }
@@ -571,22 +571,39 @@ static const struct bus_region serial_regions[] = {
 	},
 };
 
-static int check_backend(const char *text, const struct value_list *list, struct error *err)
+static int check_com1(const char *text, const struct value_list *list, struct error *err)
 {
 	(void)list;
 	return chardev_check_spec("--serial", text, err);
 }
 
-static const struct device_option serial_option = {
+static int check_com2(const char *text, const struct value_list *list, struct error *err)
+{
+	(void)list;
+	return chardev_check_spec("--serial2", text, err);
+}
+
+#define BACKENDS "tty pty null file= socket="
+
+static const struct device_option com1_option = {
 	.def = {
 		.name = "serial",
 		.arg = "BACKEND",
-		.help = "what COM1 is plugged into: tty, pty, null, file=PATH or socket=PATH; given "
-			"twice, COM2 as well",
+		.help = "what COM1 is plugged into: tty, pty, null, file=PATH or socket=PATH",
 		.def = "tty",
-		.values = "tty pty null file= socket=",
+		.values = BACKENDS,
 	},
-	.check = check_backend,
+	.check = check_com1,
+};
+
+static const struct device_option com2_option = {
+	.def = {
+		.name = "serial2",
+		.arg = "BACKEND",
+		.help = "add a second serial port, COM2, plugged into the like",
+		.values = BACKENDS,
+	},
+	.check = check_com2,
 };
 
 static const char *const serial_fds[] = { CHARDEV_FD_NAMES("serial"), NULL };
@@ -603,7 +620,8 @@ const struct device_class serial_class = {
 	.since = 1,
 	.board = 1,
 	.most = PORTS,
-	.option = &serial_option,
+	.option = &com1_option,
+	.more = &com2_option,
 	.host = &serial_host,
 	.size = sizeof(struct serial),
 	.guest_offset = offsetof(struct serial, guest),

@@ -136,12 +136,11 @@ static bool is_planned(const struct machine *m, const struct device_class *cls, 
 	return false;
 }
 
-/* The index-th value that was given for a class's option, or what there is without. */
-static const char *board_args(const struct machine_config *cfg, const struct device_class *cls,
-			      uint32_t index)
+/* The last value that was given for a board device, or what there is without. */
+static const char *board_args(const struct machine_config *cfg, const struct device_class *cls)
 {
-	for (size_t i = 0; i < cfg->ndevices; i++)
-		if (cfg->devices[i].cls == cls && index-- == 0)
+	for (size_t i = cfg->ndevices; i-- > 0;)
+		if (cfg->devices[i].cls == cls && !cfg->devices[i].more)
 			return cfg->devices[i].args;
 	return cls->option ? cls->option->def.def : NULL;
 }
@@ -156,7 +155,7 @@ static int plan_board(struct machine *m, const struct machine_config *cfg, struc
 		if (cls->since > m->machine_version)
 			continue;
 		for (uint32_t n = 0; n < cls->board && r == 0; n++)
-			r = plan(m, cls, n, cfg->stream ? NULL : board_args(cfg, cls, n), err);
+			r = plan(m, cls, n, cfg->stream ? NULL : board_args(cfg, cls), err);
 	}
 	return r;
 }
@@ -174,11 +173,23 @@ static int set_id(struct machine *m, const char *id, struct error *err)
 	return 0;
 }
 
+/* The one that makes devices which are not the board's. */
+static const struct device_option *option_of(const struct device_class *cls)
+{
+	return cls->more ? cls->more : cls->option;
+}
+
+static bool makes_one_more(const struct device_request *req)
+{
+	return req->more || !req->cls->board;
+}
+
 /* Whether the machine can have one more, of that number. */
 static int check_more(const struct machine *m, const struct device_class *cls, uint32_t instance,
 		      struct error *err)
 {
-	const char *option = cls->option ? cls->option->def.name : cls->name;
+	const struct device_option *opt = option_of(cls);
+	const char *option = opt ? opt->def.name : cls->name;
 	uint32_t most = cls->most > cls->board ? cls->most : cls->board;
 	uint32_t since = cls->since > DEVICES_SINCE ? cls->since : DEVICES_SINCE;
 
@@ -194,17 +205,18 @@ static int check_more(const struct machine *m, const struct device_class *cls, u
 
 static uint32_t instance_of(const struct machine_config *cfg, size_t index)
 {
-	uint32_t n = 0;
+	uint32_t n = cfg->devices[index].cls->board;
 
 	for (size_t i = 0; i < index; i++)
-		n += cfg->devices[i].cls == cfg->devices[index].cls;
+		n += cfg->devices[i].cls == cfg->devices[index].cls &&
+		     makes_one_more(&cfg->devices[i]);
 	return n;
 }
 
 static int plan_request(struct machine *m, const struct device_request *req, uint32_t instance,
 			struct error *err)
 {
-	const struct device_option *opt = req->cls->option;
+	const struct device_option *opt = option_of(req->cls);
 	struct value_list list = { 0 };
 	int r = check_more(m, req->cls, instance, err);
 
@@ -222,13 +234,9 @@ static int plan_requested(struct machine *m, const struct machine_config *cfg, s
 {
 	int r = 0;
 
-	for (size_t i = 0; i < cfg->ndevices && r == 0; i++) {
-		const struct device_request *req = &cfg->devices[i];
-		uint32_t instance = instance_of(cfg, i);
-
-		if (instance >= req->cls->board)
-			r = plan_request(m, req, instance, err);
-	}
+	for (size_t i = 0; i < cfg->ndevices && r == 0; i++)
+		if (makes_one_more(&cfg->devices[i]))
+			r = plan_request(m, &cfg->devices[i], instance_of(cfg, i), err);
 	return r;
 }
 
@@ -303,7 +311,8 @@ void devices_save_list(struct machine *m, struct stream_writer *w)
 
 static int call_create(struct device *dev, const struct machine_config *cfg, struct error *err)
 {
-	const struct device_option *opt = dev->cls->option;
+	const struct device_option *opt = dev->instance < dev->cls->board ? dev->cls->option
+									  : option_of(dev->cls);
 	bool has_list = opt && opt->keys && dev->args;
 	struct value_list list = { 0 };
 	const struct device_env env = {

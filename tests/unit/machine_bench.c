@@ -47,7 +47,7 @@ static void take_event(struct machine *m, void *opaque, enum machine_event ev, c
 void bench_prepare(struct bench *b, uint32_t cpus)
 {
 	/* The test's own terminal is none of the guest's. */
-	static const struct device_request devices[] = { { &serial_class, "null" } };
+	static const struct device_request devices[] = { { .cls = &serial_class, .args = "null" } };
 	struct error err = ERROR_INIT;
 
 	memset(b, 0, sizeof(*b));

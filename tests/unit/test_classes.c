@@ -473,8 +473,8 @@ static void attack(struct device *dev, bool noise, uint32_t *seed)
 static void bench_with_all(struct bench *b)
 {
 	static const struct device_request devices[] = {
-		{ &serial_class, "null" },
-		{ &virtio_rng_class, "host" },
+		{ .cls = &serial_class, .args = "null" },
+		{ .cls = &virtio_rng_class, .args = "host" },
 	};
 	struct error err = ERROR_INIT;
 

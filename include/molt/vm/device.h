@@ -62,6 +62,7 @@ struct device_option {
 struct device_request {
 	const struct device_class *cls;
 	const char *args; /* the option's value */
+	bool more;        /* by the class's option of that name */
 };
 
 /* What a device is created from. Pointers live as long as the machine; fds and stream do not. */
@@ -84,9 +85,14 @@ struct device_class {
 	uint32_t since;     /* the first machine version that has this device */
 	unsigned int board; /* how many each machine has */
 	unsigned int most;  /* how many one can have, from DEVICES_SINCE on; 0: not more */
-	const struct device_option *option; /* NULL: none of the user's affair */
-	size_t size;                        /* of the whole struct */
-	size_t guest_offset;                /* of the guest part, described by state */
+	/*
+	 * NULL: none of the user's affair. Of a board device the last one given counts; else each
+	 * makes another device.
+	 */
+	const struct device_option *option;
+	const struct device_option *more; /* for those beyond the board's; NULL: option */
+	size_t size;                      /* of the whole struct */
+	size_t guest_offset;              /* of the guest part, described by state */
 	size_t guest_size;
 	const struct vmstate *state; /* NULL: nothing migrates */
 	const struct bus_region *regions;
