@@ -206,6 +206,8 @@ static void run(const struct bad *b)
 	else if (b->outcome == WORKS)
 		must_work();
 	target_request(&other);
+	pci_command(victim.dev.slot, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER, 0);
+	pci_bar_write(victim.dev.slot, victim.dev.bar);
 	target_start(&victim, FEATURES_ALL, BAD_SIZE);
 	target_request(&victim);
 	done++;

@@ -146,6 +146,22 @@ static void bar_over_other(struct target *t)
 	put_bar(t, other.dev.bar - BAR_BYTES);
 }
 
+/* And stays there: whoever was there first has it, also after an update. */
+static void bar_stays_over_other(struct target *t)
+{
+	pci_bar_write(SLOT, other.dev.bar);
+}
+
+static void bar_stays_over_ram(struct target *t)
+{
+	pci_bar_write(SLOT, (uintptr_t)t->q.desc & ~0x7fffull);
+}
+
+static void bar_stays_over_ecam(struct target *t)
+{
+	pci_bar_write(SLOT, 0xe0000000);
+}
+
 static void bar_over_ram(struct target *t)
 {
 	put_bar(t, (uintptr_t)t->q.desc & ~0x7fffull);
@@ -419,6 +435,9 @@ const struct bad bad_config[] = {
 	{ "config-elsewhere", config_elsewhere, WORKS, 0, 0 },
 	{ "ports-strange", ports_strange, WORKS, 0, 0 },
 	{ "bar-over-other", bar_over_other, WORKS, 0, 0 },
+	{ "bar-stays-over-other", bar_stays_over_other, ANY, 0, 0 },
+	{ "bar-stays-over-ram", bar_stays_over_ram, ANY, 0, 0 },
+	{ "bar-stays-over-ecam", bar_stays_over_ecam, ANY, 0, 0 },
 	{ "bar-over-ram", bar_over_ram, WORKS, 0, 0 },
 	{ "bar-over-board", bar_over_board, WORKS, 0, 0 },
 	{ "bar-extreme", bar_extreme, WORKS, 0, 0 },
