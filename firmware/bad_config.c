@@ -162,6 +162,45 @@ static void bar_stays_over_ecam(struct target *t)
 	pci_bar_write(SLOT, 0xe0000000);
 }
 
+/* Each at the other's place: both are right. */
+static void bars_swapped(struct target *t)
+{
+	uint64_t was = t->dev.bar;
+
+	pci_bar_write(SLOT, 0x5000000000);
+	pci_bar_write(other.dev.slot, was);
+	pci_bar_write(SLOT, other.dev.bar);
+	virtio_at(&t->dev, other.dev.bar);
+	virtio_at(&other.dev, was);
+	target_request(t);
+	target_request(&other);
+}
+
+/* Told to be where somebody is, it is there as soon as he has left. */
+static void bar_waits(struct target *t)
+{
+	uint64_t was = other.dev.bar;
+
+	for (unsigned int i = 0; i < 2; i++) {
+		struct target *waits = i ? &other : t, *leaves = i ? t : &other;
+		uint64_t own = waits->dev.bar, place = leaves->dev.bar;
+
+		pci_bar_write(waits->dev.slot, place);
+		pci_bar_write(leaves->dev.slot, 0x5000000000);
+		virtio_at(&waits->dev, place);
+		virtio_at(&leaves->dev, 0x5000000000);
+		target_request(waits);
+		target_request(leaves);
+		pci_bar_write(waits->dev.slot, own);
+		pci_bar_write(leaves->dev.slot, place);
+		virtio_at(&waits->dev, own);
+		virtio_at(&leaves->dev, place);
+		target_request(waits);
+		target_request(leaves);
+	}
+	expect("the other one's BAR", other.dev.bar, was);
+}
+
 static void bar_over_ram(struct target *t)
 {
 	put_bar(t, (uintptr_t)t->q.desc & ~0x7fffull);
@@ -438,6 +477,9 @@ const struct bad bad_config[] = {
 	{ "bar-stays-over-other", bar_stays_over_other, ANY, 0, 0 },
 	{ "bar-stays-over-ram", bar_stays_over_ram, ANY, 0, 0 },
 	{ "bar-stays-over-ecam", bar_stays_over_ecam, ANY, 0, 0 },
+	{ "bars-swapped", bars_swapped, WORKS, 0, 0 },
+	{ "bars-swapped-back", bars_swapped, WORKS, 0, 0 },
+	{ "bar-waits", bar_waits, WORKS, 0, 0 },
 	{ "bar-over-ram", bar_over_ram, WORKS, 0, 0 },
 	{ "bar-over-board", bar_over_board, WORKS, 0, 0 },
 	{ "bar-extreme", bar_extreme, WORKS, 0, 0 },

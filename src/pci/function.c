@@ -144,20 +144,48 @@ static uint64_t wanted_base(const struct pci_function *f)
 	return (uint64_t)get32(&f->guest->config[PCI_BASE_ADDRESS_1]) << 32 | (low & 0xffffffff);
 }
 
-void pci_function_service(struct pci_function *f)
+/* A guest may put it anywhere, over another device's registers too: then it is nowhere. */
+static void place(struct pci_function *f)
 {
 	uint64_t base = wanted_base(f);
 	struct error err = ERROR_INIT;
 
-	if (base == f->mapped)
-		return;
-	bus_remove(&f->dev->machine->bus, f->id.bar, f->dev);
 	f->mapped = 0;
-	/* A guest may put it anywhere, over another device's registers too: then it is nowhere. */
 	if (base && bus_add(&f->dev->machine->bus, f->id.bar, base, f->dev, &err) == 0)
 		f->mapped = base;
 	else if (base)
 		log_debug("PCI slot %u: %s", f->slot, err.text);
+	f->guest->mapped = f->mapped;
+}
+
+/* Those that are nowhere may have waited for a place that was left. */
+static void place_others(const struct pci_function *left)
+{
+	struct pci_bus *bus = pci_bus_of(left->dev->machine);
+
+	for (uint32_t i = 0; i < PCI_SLOTS; i++) {
+		struct pci_function *f = bus->functions[i];
+
+		if (!f || f == left || f->mapped || !wanted_base(f))
+			continue;
+		place(f);
+		/* What else depends on the place is its device's affair. */
+		if (f->mapped)
+			machine_request(f->dev->machine, MACHINE_REQ_SERVICE);
+	}
+}
+
+void pci_function_service(struct pci_function *f)
+{
+	uint64_t was = f->mapped;
+
+	f->guest->mapped = was;
+	if (wanted_base(f) == was)
+		return;
+	bus_remove(&f->dev->machine->bus, f->id.bar, f->dev);
+	place(f);
+	if (was)
+		place_others(f);
 }
 
 /* ---- the guest's accesses ---- */
@@ -223,6 +251,23 @@ static int check_table(const struct pci_function *f, struct error *err)
 	return 0;
 }
 
+/* Of two that want the same place the one that had it has it. */
+static int load_place(struct pci_function *f, struct error *err)
+{
+	uint64_t base = f->guest->mapped;
+	int r = 0;
+
+	bus_remove(&f->dev->machine->bus, f->id.bar, f->dev);
+	f->mapped = 0;
+	if (base && base != wanted_base(f))
+		return err_set(err, EINVAL, "the BAR is at 0x%llx, but was told to be elsewhere",
+			       (unsigned long long)base);
+	if (base)
+		r = bus_add(&f->dev->machine->bus, f->id.bar, base, f->dev, err);
+	f->mapped = r < 0 ? 0 : base;
+	return r;
+}
+
 int pci_function_post_load(struct pci_function *f, struct error *err)
 {
 	const struct pci_function_guest *g = f->guest;
@@ -237,7 +282,5 @@ int pci_function_post_load(struct pci_function *f, struct error *err)
 			return err_set(err, EINVAL, "read-only register 0x%02x is 0x%02x", i,
 				       g->config[i]);
 	r = check_table(f, err);
-	if (r == 0)
-		pci_function_service(f);
-	return r;
+	return r < 0 ? r : load_place(f, err);
 }

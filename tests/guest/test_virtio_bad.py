@@ -77,6 +77,19 @@ def test_table_with_a_failed_update_behind_each():
         check(vm)
 
 
+def test_reset_with_swapped_bars():
+    """A reset puts each back to where it was at power-on, though another one is still there."""
+    with Vm(*TWO_RNGS, kernel="bad", cmdline="one=on entry=bars-swapped hold=on") as vm:
+        for i in range(1, 4):
+            vm.wait_for(lambda: check(vm) or vm.serial().count("bad: hold bars-swapped") == i, "the hold")
+            if i == 2:
+                vm.update()
+            if i < 3:
+                vm.qmp.command("system_reset")
+        vm.qmp.command("system_powerdown")
+        wait_end(vm)
+
+
 def scribble(seed, rounds):
     return dict(kernel="bad", cmdline="one=on cpus=2 rounds=%d seed=%d" % (rounds, seed))
 

@@ -36,6 +36,7 @@ struct pci_function_guest {
 	uint32_t msix_data[PCI_MSIX_MAX];
 	uint32_t msix_control[PCI_MSIX_MAX]; /* vector control: bit 0 masks */
 	uint32_t msix_pending[PCI_MSIX_WORDS];
+	uint64_t mapped; /* as in struct pci_function, for who comes after */
 	uint32_t slot;
 	uint32_t nvectors;
 };
@@ -48,6 +49,7 @@ struct pci_function_guest {
 	VMSTATE_U32_ARRAY(s, m.msix_data), \
 	VMSTATE_U32_ARRAY(s, m.msix_control), \
 	VMSTATE_U32_ARRAY(s, m.msix_pending), \
+	VMSTATE_U64(s, m.mapped), \
 	VMSTATE_U32(s, m.slot), \
 	VMSTATE_U32(s, m.nvectors)
 /* clang-format on */
@@ -106,7 +108,10 @@ uint8_t pci_function_add_capability(struct pci_function *f, const void *bytes, u
 /* Power-on. */
 void pci_function_reset(struct pci_function *f);
 
-/* From struct device_class.service and post_load: the BAR is put where the guest wants it. */
+/*
+ * From struct device_class.service: the BAR is put where the guest wants it, and so are those that
+ * waited for the place that it leaves.
+ */
 void pci_function_service(struct pci_function *f);
 
 /* Refuses what no guest can have made of it. -EINVAL with the sentence. */
