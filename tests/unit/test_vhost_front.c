@@ -173,6 +173,15 @@ static unsigned int messages_of_a_life(uint32_t *seen)
 /* At any message but the last, after which the owner is at rest. */
 static bool must_be_noticed(unsigned int fault, uint32_t request)
 {
+	static const uint32_t confirmed[] = {
+		VHOST_USER_SET_BACKEND_REQ_FD, VHOST_USER_SET_FEATURES,   VHOST_USER_SET_MEM_TABLE,
+		VHOST_USER_SET_INFLIGHT_FD,    VHOST_USER_SET_VRING_ADDR,
+	};
+
+	/* That is an error of the back-end's, where it was asked for one. */
+	for (size_t i = 0; fault == FAULT_ONES && i < ARRAY_SIZE(confirmed); i++)
+		if (request == confirmed[i])
+			return true;
 	/* Without its padding the answer is right, too. */
 	return (fault == FAULT_SHORT && request != VHOST_USER_GET_INFLIGHT_FD) ||
 	       fault == FAULT_LONG || fault == FAULT_SURPLUS_FDS || fault == FAULT_OTHER ||

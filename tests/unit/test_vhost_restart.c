@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What the owner asks for at any time, and back-ends that come and go. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -324,6 +325,30 @@ static void the_inflight_table_is_kept_until_a_reset(void **state)
 	stage_fini(&s);
 }
 
+static void an_inflight_table_that_is_none(void **state)
+{
+	static const uint64_t sizes[] = { 0, 8193, 1ull << 40, UINT64_MAX };
+	struct stage s;
+
+	(void)state;
+	stage_init(&s);
+	new_mock(&s);
+	until(&s, &s.d.ready, 1);
+	driver_start(&s.d);
+	for (unsigned int i = 0; i < ARRAY_SIZE(sizes); i++) {
+		s.mock.inflight_size = sizes[i];
+		until(&s, &s.d.failed, i + 1);
+		assert_non_null(strstr(s.d.last_error.text, "GET_INFLIGHT_FD"));
+		new_mock(&s);
+	}
+	fd_close(&s.mock.inflight);
+	s.mock.inflight = open("/dev/null", O_RDWR | O_CLOEXEC);
+	until(&s, &s.d.failed, ARRAY_SIZE(sizes) + 1);
+	assert_non_null(strstr(s.d.last_error.text, "no memory"));
+	assert_false(s.d.running);
+	stage_fini(&s);
+}
+
 static uint64_t taken(int fd)
 {
 	uint64_t count;
@@ -627,6 +652,7 @@ int main(void)
 		cmocka_unit_test(a_used_index_that_cannot_be),
 		cmocka_unit_test(a_back_end_that_never_gives_a_queue_back),
 		cmocka_unit_test(the_inflight_table_is_kept_until_a_reset),
+		cmocka_unit_test(an_inflight_table_that_is_none),
 		cmocka_unit_test(nothing_waits_for_ever),
 		cmocka_unit_test(what_is_left_in_the_rings),
 		cmocka_unit_test(another_version_of_the_back_end),

@@ -30,6 +30,7 @@ void mock_init(struct mock *m, int *theirs)
 	m->fault_at = -1;
 	m->inflight = fd_memfd("inflight", 0);
 	assert_int_equal(ftruncate(m->inflight, 8192), 0);
+	m->inflight_size = 8192;
 }
 
 void mock_fini(struct mock *m)
@@ -53,7 +54,7 @@ static struct vhost_user_message inflight_reply(struct mock *m, const struct vho
 	struct vhost_user_message r = *to;
 
 	r.hdr.flags = VHOST_USER_VERSION | VHOST_USER_FLAG_REPLY;
-	r.payload.inflight.mmap_size = 8192;
+	r.payload.inflight.mmap_size = m->inflight_size;
 	r.nfds = 1;
 	r.fds[0] = m->inflight;
 	return r;

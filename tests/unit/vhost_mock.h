@@ -35,6 +35,7 @@ struct mock {
 	struct vhost_user_conn conn;
 	int channel; /* -1: none yet */
 	int inflight;
+	uint64_t inflight_size; /* as it says; it has 8192 bytes */
 	uint64_t features, protocol, agreed;
 	uint64_t queues;
 	uint8_t config[VHOST_USER_MAX_CONFIG];
