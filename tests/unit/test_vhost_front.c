@@ -43,20 +43,26 @@ static void new_mock(struct scene *s)
 	vhost_front_give_socket(&s->d.front, fd);
 }
 
-static void scene_init(struct scene *s)
+/* ms: for answers, and for what is in flight. */
+static void scene_init_with(struct scene *s, unsigned int ms)
 {
 	memset(s, 0, sizeof(*s));
 	log_set_level(LOG_LEVEL_ERROR - 1);
 	s->fds_before = open_descriptors();
 	s->protocol = UINT64_MAX;
 	driver_init(&s->d, NULL, QUEUES, 1);
-	s->d.setup.reply_ms = 60;
-	s->d.setup.drain_ms = 60;
+	s->d.setup.reply_ms = ms;
+	s->d.setup.drain_ms = ms;
 	vhost_front_init(&s->d.front, &s->d.guest, &s->d.setup);
 	for (unsigned int i = 0; i < QUEUES; i++)
 		vhost_front_set_fds(&s->d.front, i, s->d.queue[i].kick, s->d.queue[i].call, -1);
 	vhost_front_resume(&s->d.front);
 	new_mock(s);
+}
+
+static void scene_init(struct scene *s)
+{
+	scene_init_with(s, 10000);
 }
 
 static void scene_fini(struct scene *s)
@@ -200,7 +206,7 @@ static void each_thing_wrong_once(void **state)
 		for (unsigned int at = 0; at < count; at++) {
 			struct scene s;
 
-			scene_init(&s);
+			scene_init_with(&s, 60);
 			s.mock.fault_at = (int)at;
 			s.mock.fault = fault;
 			play(&s, mock_fault_names[fault], (int)at);
@@ -246,7 +252,7 @@ static void an_update_at_all_moments(void **state)
 		for (unsigned int at = fault % 4; at < count; at += 4) {
 			struct scene s;
 
-			scene_init(&s);
+			scene_init_with(&s, 60);
 			s.update_at = 1;
 			s.update_all = true;
 			s.mock.fault_at = (int)at;

@@ -43,8 +43,8 @@ static void stage_init(struct stage *s)
 	log_set_level(LOG_LEVEL_ERROR - 1);
 	s->fds_before = open_descriptors();
 	driver_init(&s->d, NULL, QUEUES, 1);
-	s->d.front.setup.drain_ms = s->d.setup.drain_ms = 60;
-	s->d.front.setup.reply_ms = s->d.setup.reply_ms = 60;
+	s->d.front.setup.drain_ms = s->d.setup.drain_ms = 5000;
+	s->d.front.setup.reply_ms = s->d.setup.reply_ms = 5000;
 	vhost_front_resume(&s->d.front);
 }
 
@@ -239,7 +239,6 @@ static void a_back_end_that_answers_too_early(void **state)
 
 	(void)state;
 	run(&s);
-	s.d.front.setup.drain_ms = 5000;
 	s.mock.base[0] = 4;
 	put16(&s, 0, USED + 2, 3);
 	vhost_front_stop_queue(&s.d.front, 0);
@@ -262,7 +261,6 @@ static void a_used_index_that_cannot_be(void **state)
 
 	(void)state;
 	run(&s);
-	s.d.front.setup.drain_ms = 5000;
 	put16(&s, 0, USED + 2, 30000);
 	vhost_front_stop_queue(&s.d.front, 0);
 	until(&s, &s.d.queue_stopped, 1);
@@ -283,6 +281,7 @@ static void a_back_end_that_never_gives_a_queue_back(void **state)
 	assert_int_equal(pwrite(s.mock.inflight, table, sizeof(table), 0), sizeof(table));
 	assert_int_equal(fstat(s.mock.inflight, &first), 0);
 	put16(&s, 1, USED + 2, 6);
+	s.d.front.setup.drain_ms = 60;
 	vhost_front_stop_queue(&s.d.front, 1);
 	s.mock.silent = true;
 	until(&s, &s.d.lost, 1);
