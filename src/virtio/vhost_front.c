@@ -34,6 +34,7 @@
 
 #define REPLY_MS 10000
 #define DRAIN_MS 30000
+#define LATE_MS 100
 #define NS_PER_MS 1000000ull
 
 void vhost_front_init(struct vhost_front *f, struct vhost_front_guest *guest,
@@ -218,24 +219,37 @@ void vhost_front_soon(struct vhost_front *f)
 		loop_timer_set(f->setup.loop, &f->timer, now_ns(), vhost_front_on_timer, f);
 }
 
+/*
+ * Whether a time is over. An answer that is there already counts, however late anybody looks: the
+ * process may have been stopped.
+ */
+static bool over(const struct vhost_front *f, uint64_t *by_ns)
+{
+	if (!*by_ns || now_ns() < *by_ns)
+		return false;
+	if (!fd_ready(f->conn.fd, POLLIN))
+		return true;
+	*by_ns = now_ns() + LATE_MS * NS_PER_MS;
+	return false;
+}
+
 static void check_time(struct vhost_front *f)
 {
 	struct vhost_front_guest *g = f->guest;
 	struct error err = ERROR_INIT;
-	uint64_t now = now_ns();
 	char buf[24];
 
-	if (g->reply_by_ns && now >= g->reply_by_ns) {
+	if (over(f, &g->reply_by_ns)) {
 		err_set(&err, ETIMEDOUT, "%s was not answered within %u ms",
 			vhost_user_request_name(VHOST_USER_FRONT_END, g->awaiting, buf),
 			f->setup.reply_ms);
 		vhost_front_drop(f, &err);
-	} else if (g->drain_by_ns && now >= g->drain_by_ns) {
+	} else if (over(f, &g->drain_by_ns)) {
 		err_set(&err, ETIMEDOUT, "it did not finish what was in flight within %u ms",
 			f->setup.drain_ms);
 		vhost_front_drop(f, &err);
 	}
-	if (!g->connected && f->retry_ns && now >= f->retry_ns)
+	if (!g->connected && f->retry_ns && now_ns() >= f->retry_ns)
 		vhost_front_connect(f);
 }
 

@@ -63,6 +63,15 @@ bool vhost_front_draining(const struct vhost_front *f)
 	return false;
 }
 
+/* Virtio 1.2, 2.7: alignment of the three parts, and their sizes. */
+static bool rings_are_ram(const struct memory *mem, const struct vhost_front_queue *q)
+{
+	return !(q->desc % 16 || q->avail % 2 || q->used % 4) &&
+	       memory_ptr(mem, q->desc, 16ull * q->size) &&
+	       memory_ptr(mem, q->avail, 6 + 2ull * q->size) &&
+	       memory_ptr(mem, q->used, 6 + 8ull * q->size);
+}
+
 int vhost_front_start_queue(struct vhost_front *f, unsigned int queue,
 			    const struct vhost_front_queue *q)
 {
@@ -75,6 +84,8 @@ int vhost_front_start_queue(struct vhost_front *f, unsigned int queue,
 		return -EALREADY;
 	if (g->tell_stopped || g->queue_flags[queue] & (QUEUE_TELL | QUEUE_LIVE))
 		return -EBUSY;
+	if (!rings_are_ram(f->setup.mem, q))
+		return -EFAULT;
 	g->queue_flags[queue] |= (uint16_t)(QUEUE_WANTED | (q->enabled ? QUEUE_ENABLED : 0));
 	g->queue_size[queue] = q->size;
 	g->queue_base[queue] = q->base;

@@ -274,8 +274,8 @@ static void start_queue(void)
 {
 	struct vhost_front_queue q = {
 		.size = (uint16_t)(1u << (fuzz_u8(&f.in) % 17)),
-		.desc = fuzz_u64(&f.in),
-		.avail = fuzz_u64(&f.in),
+		.desc = fuzz_u8(&f.in) * 256u,
+		.avail = fuzz_u8(&f.in) * 256u,
 		.used = fuzz_u8(&f.in) * 256u,
 		.base = fuzz_u16(&f.in),
 		.enabled = true,

@@ -55,7 +55,7 @@ STREAM = (struct.pack('<8sII32s16s16sII', b'MOLTSTRM', 1, 1, b'fuzz', bytes(16),
           struct.pack('<IIII', 0x21444e45, 1, 0, 0))
 # See fuzz_vhostfront.c: all is asked and answered; the device is started, with a queue at 64 KiB.
 SERVED, UPDATE, CHANGE = b'\x0c', b'\x09', b'\x01\x00\x0c' + struct.pack('<III', 2, 9, 0)
-BEGUN = SERVED + b'\x03' + bytes(8) + b'\x05' + struct.pack('<BQQBHB', 6, 0x4000, 0x5000, 0x60, 0, 1)
+BEGUN = SERVED + b'\x03' + bytes(8) + b'\x05' + struct.pack('<BBBBHB', 6, 0x40, 0x50, 0x60, 0, 1)
 STOPS = {False: b'\x04' + SERVED, True: b'\x14' + SERVED}
 VHOST = {
     'life': BEGUN + SERVED + STOPS[False] + BEGUN + SERVED + STOPS[True],

@@ -219,6 +219,12 @@ static void a_queue_that_cannot_be(void **state)
 		uint16_t size;
 	} wrong[] = { { QUEUES, 64 }, { 64, 64 }, { UINT32_MAX, 64 },
 		      { 0, 0 },       { 0, 3 },   { 0, 65535 } };
+	static const uint64_t outside[][3] = {
+		{ 16 << 20, 0x2000, 0x3000 },         { 0x1000, 16 << 20, 0x3000 },
+		{ 0x1000, 0x2000, (16 << 20) - 512 }, { UINT64_MAX - 15, 0x2000, 0x3000 },
+		{ 0x1008, 0x2000, 0x3000 },           { 0x1000, 0x2001, 0x3000 },
+		{ 0x1000, 0x2000, 0x3002 },
+	};
 	struct stage s;
 
 	(void)state;
@@ -229,6 +235,14 @@ static void a_queue_that_cannot_be(void **state)
 		assert_int_equal(vhost_front_start_queue(&s.d.front, wrong[i].queue, &q), -EINVAL);
 	}
 	assert_int_equal(vhost_front_stop_queue(&s.d.front, UINT32_MAX), -ENOENT);
+	for (size_t i = 0; i < ARRAY_SIZE(outside); i++) {
+		struct vhost_front_queue q = { .size = 64,
+					       .desc = outside[i][0],
+					       .avail = outside[i][1],
+					       .used = outside[i][2] };
+
+		assert_int_equal(vhost_front_start_queue(&s.d.front, 0, &q), -EFAULT);
+	}
 	stage_fini(&s);
 }
 
@@ -577,6 +591,28 @@ static void a_closed_channel_is_no_fault(void **state)
 	stage_fini(&s);
 }
 
+/* The answer was there in time, and nobody looked. */
+static void a_process_that_was_stopped(void **state)
+{
+	struct stage s;
+
+	(void)state;
+	stage_init(&s);
+	s.d.front.setup.reply_ms = 50;
+	new_mock(&s);
+	loop_turn(s.d.loop, 0);
+	loop_turn(s.d.loop, 0);
+	while (mock_serve(&s.mock))
+		;
+	usleep(80000);
+	loop_turn(s.d.loop, 0);
+	s.d.front.setup.reply_ms = 5000;
+	turns(&s, 20);
+	assert_int_equal(s.d.failed + s.d.lost, 0);
+	assert_int_equal(s.d.ready, 1);
+	stage_fini(&s);
+}
+
 static void nobody_at_the_path(void **state)
 {
 	struct error err = ERROR_INIT;
@@ -659,6 +695,7 @@ int main(void)
 		cmocka_unit_test(a_flood_on_the_channel),
 		cmocka_unit_test(a_channel_that_takes_no_answers),
 		cmocka_unit_test(a_closed_channel_is_no_fault),
+		cmocka_unit_test(a_process_that_was_stopped),
 		cmocka_unit_test(nobody_at_the_path),
 		cmocka_unit_test(somebody_who_never_accepts),
 	};

@@ -239,8 +239,8 @@ void vhost_front_set_fds(struct vhost_front *f, unsigned int queue, int kick, in
 int vhost_front_start(struct vhost_front *f, uint64_t features);
 
 /*
- * One queue more. -EINVAL for a queue that cannot be; -EBUSY while its stop is not finished;
- * -EALREADY.
+ * One queue more. -EINVAL for a queue that cannot be; -EFAULT for rings that are not in guest RAM,
+ * or not aligned; -EBUSY while its stop is not finished; -EALREADY.
  */
 int vhost_front_start_queue(struct vhost_front *f, unsigned int queue,
 			    const struct vhost_front_queue *q);
