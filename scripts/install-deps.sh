@@ -13,6 +13,8 @@ build="gcc libc6-dev pkg-config meson ninja-build python3 libjansson-dev libcap-
 # shells whose completion is tested
 tests="libcmocka-dev git ca-certificates cpio kmod xz-utils mandoc clang-format clang-tidy cppcheck shellcheck"
 tests="$tests zsh fish"
+# a back-end for vhost-user that is not our own: qemu-storage-daemon
+tests="$tests qemu-system-common"
 # libFuzzer
 fuzzing="clang libclang-rt-dev"
 

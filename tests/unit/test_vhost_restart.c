@@ -406,12 +406,16 @@ static const struct leftover {
 	{ "the first is in flight", "abcd", "bcd", 0, true },
 	{ "one in the middle is", "abcdefgh", "abcefg", 0, true },
 	{ "another order, then the last is", "abcdef", "badce", 0, false },
+	{ "all is done, after long, in another order", "abcd", "dbca", 1000, false },
 	{ "in order for long", "abcd", "ab", 1000, false },
 	{ "out of order at the end", "abcd", "bc", 1000, true },
-	{ "another order, all of them done", "abcd", "bac", 1000, false },
+	{ "another order, all of them done", "abcd", "bac", 1000, true },
 	{ "the indices have wrapped", "abcd", "ab", 65534, false },
 	{ "the same, and the first is in flight", "abcd", "bcd", 65533, true },
 	{ "too many to tell", "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUV", "", 1000, true },
+	/* The last of each four first, as always; then one more, which is the last again. */
+	{ "always in the same other order", "abcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcd",
+	  "dabcdabcdabcdabcdabcdabcdabcdabcdabcdabcd", 1000, true },
 };
 
 /* At a free-running index; of the letters the number. */
