@@ -31,7 +31,7 @@ static int check_region(const struct vhost_user_region *r, int fd, struct error 
 	return 0;
 }
 
-/* #syscalls io: mmap madvise munmap */
+/* #syscalls io: mmap(,,!&PROT_EXEC) madvise munmap */
 static int map_region(struct memory *mem, const struct vhost_user_region *r, int fd,
 		      struct error *err)
 {

@@ -13,7 +13,7 @@
  *
  * #syscalls io: read write close epoll_wait epoll_ctl recvmsg sendmsg futex
  * #syscalls io: fcntl(,F_GETFL) fcntl(,F_SETFL) fcntl(,F_DUPFD_CLOEXEC)
- * #syscalls io: brk mmap munmap madvise clock_gettime getpid exit exit_group
+ * #syscalls io: brk mmap(,,!&PROT_EXEC) munmap madvise clock_gettime getpid exit exit_group
  * #syscalls io: rt_sigreturn rt_sigprocmask
  *
  * Threads may still be on their way when all of them get the filter:

@@ -59,7 +59,7 @@ static ssize_t bounce_part(const struct io_request *r, uint64_t done, char *buf,
 	return n < 0 ? -errno : n;
 }
 
-/* #syscalls io: mmap munmap pread64 pwrite64 */
+/* #syscalls io: mmap(,,!&PROT_EXEC) munmap pread64 pwrite64 */
 int io_request_bounce(const struct io_request *r)
 {
 	char *buf = mmap(NULL, BOUNCE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,

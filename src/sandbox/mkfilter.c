@@ -34,6 +34,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -136,6 +137,7 @@ static const struct {
 	NAME(BLKDISCARDZEROES),
 	NAME(AF_UNIX),
 	NAME(CLONE_NEW),
+	NAME(PROT_EXEC),
 	NAME(PRIO_PROCESS),
 	NAME(PR_SET_NAME),
 	NAME(IOPRIO_WHO_PROCESS),

@@ -120,30 +120,46 @@ int sandbox_enter(const struct sandbox_dir *dirs, bool back_ends, struct error *
  * Then kill(), which is forbidden as well, and this time without a handler: the process ends by
  * SIGSYS.
  */
-static void on_forbidden_call(int sig, siginfo_t *info, void *context)
+static void tell_and_end(int sig, const siginfo_t *info, const char *who)
 {
 	int nr = info->si_syscall;
 	const char *name = nr >= 0 && (size_t)nr < ARRAY_SIZE(syscall_names) ? syscall_names[nr]
 									     : NULL;
 
-	(void)context;
-	log_error("sandbox: a vCPU thread tried system call %d (%s), which ends molt: it is an attack "
-		  "from the guest or a bug in molt",
-		  nr, name ? name : "unknown");
+	log_error("sandbox: %s tried system call %d (%s), which ends molt: it is an attack from the "
+		  "guest or a bug in molt",
+		  who, nr, name ? name : "unknown");
 	log_drain(LOG_END_MS);
 	syscall(SYS_kill, getpid(), sig);
 }
 
-int sandbox_catch_forbidden_calls(struct error *err)
+static void on_vcpu_thread(int sig, siginfo_t *info, void *context)
+{
+	(void)context;
+	tell_and_end(sig, info, "a vCPU thread");
+}
+
+static void on_io_process(int sig, siginfo_t *info, void *context)
+{
+	(void)context;
+	tell_and_end(sig, info, "the I/O process");
+}
+
+static int catch_with(void (*handler)(int, siginfo_t *, void *), struct error *err)
 {
 	const struct sigaction sa = {
-		.sa_sigaction = on_forbidden_call,
+		.sa_sigaction = handler,
 		.sa_flags = SA_SIGINFO | (int)SA_RESETHAND,
 	};
 
 	if (sigaction(SIGSYS, &sa, NULL) < 0)
 		return err_sys(err, errno, "sigaction for SIGSYS");
 	return 0;
+}
+
+int sandbox_catch_forbidden_calls(struct error *err)
+{
+	return catch_with(on_vcpu_thread, err);
 }
 
 int sandbox_enter_thread(struct error *err)
@@ -189,7 +205,7 @@ int sandbox_enter_io(struct error *err)
 
 	if (MOLT_SANITIZED)
 		return 0;
-	r = sandbox_catch_forbidden_calls(err);
+	r = catch_with(on_io_process, err);
 	if (r < 0)
 		return r;
 	return install_with(filter_io, ARRAY_SIZE(filter_io), SECCOMP_FILTER_FLAG_TSYNC, err);

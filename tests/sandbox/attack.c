@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What could somebody still do who has taken over a vCPU thread? A child enters the very sandbox of
- * such a thread and then tries one thing; if it lives, the thing is possible. All system calls are
+ * What could somebody still do who has taken over a vCPU thread, or with argument "io" the I/O
+ * process? A child enters the very sandbox of it and then tries one thing; if it lives, the thing is possible. All system calls are
  * tried by number, with arguments that make no sense; requests of ioctl by name, and attacks as
  * they are made. What is possible is printed, for check-attack.py to hold against docs/sandbox.md.
  */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
+#include <linux/fs.h>
 #include <linux/kvm.h>
 #include <sched.h>
 #include <signal.h>
@@ -38,6 +39,15 @@
 #define FIRST_PROBE 335
 #define LAST_PROBE 336
 
+static bool as_io;
+
+static int enter(struct error *err)
+{
+	if (as_io)
+		return sandbox_prepare_io(err) < 0 ? -1 : sandbox_enter_io(err);
+	return sandbox_catch_forbidden_calls(err) < 0 ? -1 : sandbox_enter_thread(err);
+}
+
 /* In the child: 0 where the thread lives on, whatever the call said. */
 static bool is_possible(void (*attempt)(long arg), long arg)
 {
@@ -48,7 +58,7 @@ static bool is_possible(void (*attempt)(long arg), long arg)
 	fflush(stdout);
 	pid = fork();
 	if (pid == 0) {
-		if (sandbox_catch_forbidden_calls(&err) < 0 || sandbox_enter_thread(&err) < 0)
+		if (enter(&err) < 0)
 			abort();
 		attempt(arg);
 		syscall(SYS_exit, 0);
@@ -140,6 +150,11 @@ static const struct {
 	REQUEST(KVM_SET_CLOCK),
 	REQUEST(KVM_TRANSLATE),
 	REQUEST(KVM_SET_GUEST_DEBUG),
+	REQUEST(BLKGETSIZE64),
+	REQUEST(BLKDISCARD),
+	REQUEST(BLKROSET),
+	REQUEST(FS_IOC_SETFLAGS),
+	REQUEST(FIFREEZE),
 	REQUEST(TIOCSTI),
 	REQUEST(TIOCLINUX),
 	REQUEST(TIOCGPTPEER),
@@ -263,6 +278,20 @@ static void call_as_x32(long arg)
 	syscall(X32 | SYS_getpid);
 }
 
+static void drop_a_lock(long arg)
+{
+	struct flock lock = { .l_type = F_UNLCK };
+
+	(void)arg;
+	fcntl(STDIN_FILENO, F_OFD_SETLK, &lock);
+}
+
+static void own_a_descriptor(long arg)
+{
+	(void)arg;
+	fcntl(STDIN_FILENO, F_SETOWN, getppid());
+}
+
 static const struct {
 	const char *what;
 	void (*attempt)(long arg);
@@ -278,14 +307,17 @@ static const struct {
 	{ "take another process's descriptor", take_a_descriptor },
 	{ "read from an open descriptor", read_a_descriptor },
 	{ "write to an open descriptor", write_a_descriptor },
+	{ "drop the lock of an open file", drop_a_lock },
+	{ "have a descriptor signal another process", own_a_descriptor },
 	{ "ignore the signal for forbidden calls", lift_the_handler },
 	{ "become root again", be_root },
 	{ "call the kernel as a 32-bit program", call_as_i386 },
 	{ "call the kernel as an x32 program", call_as_x32 },
 };
 
-int main(void)
+int main(int argc, char **argv)
 {
+	as_io = argc > 1 && strcmp(argv[1], "io") == 0;
 	if (MOLT_SANITIZED) {
 		fprintf(stderr, "vCPU threads are not confined in builds with a sanitizer\n");
 		return 77;
