@@ -247,6 +247,13 @@ class Ram:
         m, at = self.at(gpa)
         return m[at:at + size]
 
+    def store16(self, gpa, value):
+        """In one piece: struct writes a byte at a time, and somebody is reading."""
+        ctypes.c_uint16.from_buffer(*self.at(gpa)).value = value
+
+    def load16(self, gpa):
+        return ctypes.c_uint16.from_buffer(*self.at(gpa)).value
+
     def pack(self, gpa, fmt, *values):
         m, at = self.at(gpa)
         struct.pack_into(fmt, m, at, *values)
@@ -307,7 +314,7 @@ class Queue:
     def offer(self, head, kick=True):
         self.ram.pack(self.avail + 4 + 2 * (self.avail_idx % self.size), "<H", head % 65536)
         self.avail_idx = (self.avail_idx + 1) & 0xffff
-        self.ram.pack(self.avail + 2, "H", self.avail_idx)
+        self.ram.store16(self.avail + 2, self.avail_idx)
         if kick:
             os.eventfd_write(self.kick, 1)
 
@@ -333,11 +340,11 @@ class Queue:
         """What is in the used ring: requests that are done. A request that nobody made, or twice, is an error."""
         done = []
         while True:
-            now, = self.ram.unpack(self.used + 2, "H")
+            now = self.ram.load16(self.used + 2)
             if self.used_idx == now:
                 # Ask for the next interrupt, both ways, and look once more.
-                self.ram.pack(self.avail + 4 + 2 * self.size, "H", self.used_idx)
-                if self.ram.unpack(self.used + 2, "H")[0] == now:
+                self.ram.store16(self.avail + 4 + 2 * self.size, self.used_idx)
+                if self.ram.load16(self.used + 2) == now:
                     return done
                 continue
             head, length = self.ram.unpack(self.used + 4 + 8 * (self.used_idx % self.size), "<II")
