@@ -43,7 +43,7 @@ static void put_done(struct io_request *r)
 
 	pthread_mutex_lock(&q->lock);
 	r->next = q->done;
-	q->done = r;
+	__atomic_store_n(&q->done, r, __ATOMIC_RELAXED);
 	wake = q->sleeping;
 	q->sleeping = false;
 	pthread_mutex_unlock(&q->lock);
@@ -95,6 +95,17 @@ static void submit(struct io_request *r)
 	pthread_mutex_unlock(&p->lock);
 }
 
+/* It goes off by itself. */
+static void flush(struct io_queue *q)
+{
+	(void)q;
+}
+
+static bool ready(struct io_queue *q)
+{
+	return __atomic_load_n(&q->done, __ATOMIC_RELAXED);
+}
+
 static void reap(struct io_queue *q)
 {
 	struct io_request *list, *next;
@@ -143,7 +154,9 @@ static void settle(struct io_queue *q)
 
 const struct io_engine io_engine_threads = {
 	.submit = submit,
+	.flush = flush,
 	.reap = reap,
+	.ready = ready,
 	.wait = wait_some,
 	.settle = settle,
 };

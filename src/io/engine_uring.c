@@ -154,11 +154,25 @@ static void complete(struct io_queue *q, uint64_t data, int res)
 	}
 }
 
+static void flush(struct io_queue *q)
+{
+	if (io_uring_sq_ready(&q->ring))
+		io_uring_submit(&q->ring);
+}
+
+static bool ready(struct io_queue *q)
+{
+	return io_uring_cq_ready(&q->ring) ||
+	       __atomic_load_n(q->ring.sq.kflags, __ATOMIC_RELAXED) & IORING_SQ_TASKRUN;
+}
+
 static void reap(struct io_queue *q)
 {
 	struct io_uring_cqe *cqe;
 	unsigned int head, n = 0;
 
+	if (__atomic_load_n(q->ring.sq.kflags, __ATOMIC_RELAXED) & IORING_SQ_TASKRUN)
+		io_uring_get_events(&q->ring);
 	io_uring_for_each_cqe(&q->ring, head, cqe)
 	{
 		complete(q, cqe->user_data, cqe->res);
@@ -244,7 +258,9 @@ static void settle(struct io_queue *q)
 
 const struct io_engine io_engine_uring = {
 	.submit = submit,
+	.flush = flush,
 	.reap = reap,
+	.ready = ready,
 	.wait = wait_some,
 	.settle = settle,
 };

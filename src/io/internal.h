@@ -66,8 +66,12 @@ struct io_request {
 struct io_engine {
 	/* Takes a request; io_request_result() follows, from reap(). */
 	void (*submit)(struct io_request *r);
-	/* Sets off what was taken, and reports what is done. */
+	/* Sets off what was taken, without waiting; wait() would do it as well. */
+	void (*flush)(struct io_queue *q);
+	/* Reports what is done. */
 	void (*reap)(struct io_queue *q);
+	/* Whether there is something to reap, at no cost. */
+	bool (*ready)(struct io_queue *q);
 	/* Waits for a kick, for something to reap, or timeout_ns (-1: for ever). */
 	void (*wait)(struct io_queue *q, int64_t timeout_ns);
 	/* Before a queue runs: waits until nothing that an earlier process left is under way. */
@@ -107,6 +111,7 @@ struct io_queue {
 	struct io_request *held;     /* waits for a limit */
 	unsigned int busy;           /* requests in flight, the held one included */
 	bool pushed;                 /* something is to be flushed */
+	uint64_t poll_ns;            /* how long to look around before it sleeps; poll.c */
 	struct io_board_queue *board;
 	struct io_limit_rest rest[IO_BOARD_LIMITS];
 	struct iovec iov[IO_IOVS];
@@ -189,6 +194,15 @@ int io_queue_start(struct io_queue *q, struct error *err);
 void io_queue_stop(struct io_queue *q); /* asks; process->stopped is told */
 bool io_queue_running(struct io_queue *q);
 void io_queue_poke(struct io_queue *q); /* has it look around, as a kick does */
+
+/* poll.c */
+/*
+ * Before a queue's thread sleeps: looks around for a while, if that has been of use lately. True
+ * where something came.
+ */
+bool io_poll(struct io_queue *q);
+/* It had to sleep, from then on until now. */
+void io_poll_slept(struct io_queue *q, uint64_t since_ns);
 
 /* engine_threads.c, engine_uring.c */
 int io_pool_create(struct io_disk *d, struct error *err);

@@ -146,6 +146,17 @@ static void put_back_held(struct io_queue *q)
 	q->vq.next_avail--;
 }
 
+static void sleep_a_while(struct io_queue *q, bool run, int64_t timeout)
+{
+	uint64_t since = now_ns();
+
+	if (run && !q->held && !q->vq.broken && virtqueue_enable_kicks(&q->vq))
+		return;
+	q->engine->wait(q, timeout);
+	io_poll_slept(q, since);
+	virtqueue_disable_kicks(&q->vq);
+}
+
 static void serve(struct io_queue *q)
 {
 	for (;;) {
@@ -156,6 +167,8 @@ static void serve(struct io_queue *q)
 			timeout = take_requests(q);
 		else
 			put_back_held(q);
+		if (q->poll_ns)
+			q->engine->flush(q);
 		q->engine->reap(q);
 		if (q->pushed) {
 			give_back(q);
@@ -163,10 +176,9 @@ static void serve(struct io_queue *q)
 		}
 		if (!run && !q->busy)
 			return;
-		if (run && !q->held && !q->vq.broken && virtqueue_enable_kicks(&q->vq))
+		if (run && io_poll(q))
 			continue;
-		q->engine->wait(q, timeout);
-		virtqueue_disable_kicks(&q->vq);
+		sleep_a_while(q, run, timeout);
 	}
 }
 

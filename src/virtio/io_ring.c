@@ -62,8 +62,13 @@ int io_ring_make(unsigned int queue_size, struct io_uring_params *params, struct
 	unsigned int n = entries_for(queue_size);
 	int fd, r;
 
-	/* Linux 5.19: a completion waits for its thread to enter the kernel, and interrupts nobody. */
-	fd = setup(n, IORING_SETUP_R_DISABLED | IORING_SETUP_COOP_TASKRUN, params);
+	/*
+	 * Linux 5.19: a completion waits for its thread to enter the kernel, and interrupts nobody;
+	 * a flag in the ring says that it does.
+	 */
+	fd = setup(n,
+		   IORING_SETUP_R_DISABLED | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG,
+		   params);
 	if (fd == -EINVAL)
 		fd = setup(n, IORING_SETUP_R_DISABLED, params);
 	if (fd < 0)

@@ -218,6 +218,11 @@ static uint16_t available(const struct virtqueue *q)
 	return (uint16_t)(__atomic_load_n(&avail->idx, __ATOMIC_ACQUIRE) - q->next_avail);
 }
 
+bool virtqueue_available(const struct virtqueue *q)
+{
+	return available(q) != 0;
+}
+
 int virtqueue_pop(struct virtqueue *q, struct virtqueue_chain *chain)
 {
 	const struct vring_avail *avail = q->avail;

@@ -404,6 +404,17 @@ def test_resize(path, uring):
         assert q.do(IN, 0, size=512).status == OK
 
 
+def exactly(seconds, spent):
+    """Never sooner; and not later, for once, on a machine where others work as well."""
+    for _ in range(10):
+        time.sleep(0.1)  # the bucket is full again
+        took = spent()
+        assert took >= seconds - 0.001, took
+        if took < seconds + 0.015:
+            return
+    raise AssertionError("%.4f s instead of %.4f" % (took, seconds))
+
+
 @both
 def test_limits(path, uring):
     """Operations, then bytes: exact, with a burst, changed while a request waits."""
@@ -420,14 +431,12 @@ def test_limits(path, uring):
                     q.wait()
             q.wait(len(q.pending))
             return time.monotonic() - start
-        took = spent(60)
-        assert 0.249 <= took < 0.30, took  # 10 at once, 50 at 200 a second
-        assert disk.board.queue(0)["held"] >= 49 and disk.board.queue(0)["held_ns"] > 0.2e9
+        exactly(0.25, lambda: spent(60))  # 10 at once, 50 at 200 a second
+        assert disk.board.queue(0)["held"] >= 10 and disk.board.queue(0)["held_ns"] > 0.1e9
         assert q.do(FLUSH).status == OK and q.do(GET_ID, size=20).status == OK  # these cost nothing
         disk.board.limit(0, 0, 0)
         disk.board.limit(1, 4 * MIB, 64 << 10)
-        took = spent(18, 65536)
-        assert 0.265 <= took < 0.33, took  # one at once, 17 at 64 a second
+        exactly(17 / 64, lambda: spent(18, 65536))  # one at once, 17 at 64 a second
         disk.board.limit(1, 512, 512)
         q.do(OUT, 0, b"x" * 512)
         start = time.monotonic()

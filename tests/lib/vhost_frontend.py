@@ -50,7 +50,7 @@ def memfd(size, name="test", seals=SEALS):
 def make_ring(entries):
     """As io_ring_make() does: disabled, restricted, enabled. The descriptor and the params."""
     params = ctypes.create_string_buffer(120)
-    struct.pack_into("<I", params, 8, 1 << 6 | 1 << 8)  # R_DISABLED, COOP_TASKRUN
+    struct.pack_into("<I", params, 8, 1 << 6 | 1 << 8 | 1 << 9)  # R_DISABLED, COOP_TASKRUN, TASKRUN_FLAG
     fd = LIBC.syscall(425, entries, params)
     if fd < 0:
         return None, b""

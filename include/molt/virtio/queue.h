@@ -98,6 +98,9 @@ uint16_t virtqueue_read_used_idx(const struct virtqueue *q);
  */
 int virtqueue_pop(struct virtqueue *q, struct virtqueue_chain *chain);
 
+/* Whether virtqueue_pop() would find something, be it nonsense; for who looks again and again. */
+bool virtqueue_available(const struct virtqueue *q);
+
 /*
  * As virtqueue_pop(), for a chain that was popped before, by whoever had the queue then: head is
  * checked like everything else.
