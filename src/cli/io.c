@@ -136,6 +136,7 @@ static int parse_disk(struct io_disk_options *d, struct value_list *l, const cha
 	return 0;
 }
 
+/* What io_run() was given is its threads' until the process ends. */
 static int run(const struct cli_args *args, struct error *err)
 {
 	struct io_disk_options *disks = calloc(IO_DISKS_MAX, sizeof(*disks));
@@ -154,7 +155,7 @@ static int run(const struct cli_args *args, struct error *err)
 	if (r == 0 && n == 0)
 		r = err_set(err, EINVAL, "--disk is missing");
 	if (r == 0)
-		r = io_run(disks, n, err);
+		return io_run(disks, n, err);
 	for (unsigned int i = 0; lists && i < n; i++)
 		value_list_fini(&lists[i]);
 	free(lists);

@@ -138,6 +138,11 @@ static void submit(struct io_request *r)
 		io_request_result(r, io_request_bounce(r));
 }
 
+static bool kick_is_nonblock(const struct io_queue *q)
+{
+	return __atomic_load_n(&q->kick_nonblock, __ATOMIC_RELAXED);
+}
+
 static void complete(struct io_queue *q, uint64_t data, int res)
 {
 	uint32_t what = (uint32_t)data;
@@ -146,7 +151,7 @@ static void complete(struct io_queue *q, uint64_t data, int res)
 		return;
 	if (what == OF_KICK) {
 		q->kick_armed = false;
-		if (q->kick_nonblock && res > 0)
+		if (kick_is_nonblock(q) && res > 0)
 			res = (int)read(q->kick_fd, &q->kick_count, sizeof(q->kick_count));
 		io_board_add(&q->board->kicks, res == (int)sizeof(q->kick_count));
 	} else if (what < q->disk->opt->queue_size && q->requests[what].busy) {
@@ -198,7 +203,7 @@ static void wait_some(struct io_queue *q, int64_t timeout_ns)
 	if (!q->kick_armed) {
 		struct io_uring_sqe *sqe = get_sqe(q);
 
-		if (q->kick_nonblock)
+		if (kick_is_nonblock(q))
 			io_uring_prep_poll_add(sqe, q->kick_fd, POLLIN);
 		else
 			io_uring_prep_read(sqe, q->kick_fd, &q->kick_count, sizeof(q->kick_count),

@@ -203,24 +203,28 @@ static int serve_all(struct io_process *p, struct error *err)
 
 int io_run(const struct io_disk_options *disks, unsigned int ndisks, struct error *err)
 {
-	struct io_process p = { .ndisks = ndisks };
+	/* Never freed, as nothing is: the threads live until the process ends. */
+	struct io_process *p = calloc(1, sizeof(*p));
 	int r;
 
+	if (!p)
+		return err_set(err, ENOMEM, "no memory");
+	p->ndisks = ndisks;
 	settle_signals();
 	sandbox_hide(true);
 	r = close_the_rest(disks, ndisks, err);
 	if (r == 0)
 		r = sandbox_prepare_io(err);
 	if (r == 0)
-		r = make_process(&p, err);
+		r = make_process(p, err);
 	if (r == 0)
-		r = open_all(&p, disks, err);
+		r = open_all(p, disks, err);
 	if (r == 0)
 		r = log_start(err);
 	if (r == 0)
 		r = sandbox_enter_io(err);
 	if (r == 0)
-		r = serve_all(&p, err);
+		r = serve_all(p, err);
 	log_stop(LOG_END_MS);
 	return r;
 }
