@@ -10,11 +10,9 @@ set -eu
 # gcc, C library, build system; JSON; capabilities, the seccomp filters' compiler; the ASL compiler for the DSDT
 build="gcc libc6-dev pkg-config meson ninja-build python3 libjansson-dev libcap-dev libseccomp-dev liburing-dev acpica-tools"
 # unit tests; releases from the history; fetching kernels for the lab; manual page check; checks of the sources;
-# shells whose completion is tested
+# shells whose completion is tested; Debian images (make-debian-image.sh); qemu-storage-daemon, in Debian 12 and 13
 tests="libcmocka-dev git ca-certificates cpio kmod xz-utils mandoc clang-format clang-tidy cppcheck shellcheck"
-tests="$tests zsh fish"
-# a back-end for vhost-user that is not our own: qemu-storage-daemon
-tests="$tests qemu-system-common"
+tests="$tests zsh fish debootstrap e2fsprogs qemu-system-common qemu-utils"
 # libFuzzer
 fuzzing="clang libclang-rt-dev"
 
