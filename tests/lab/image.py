@@ -22,12 +22,12 @@ SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "s
 PACKAGES = "fio,postgresql"
 SIZE = "2G"
 
-# The image is left as it is; for a quick boot of emulated CPUs some units are switched off from outside: those that look
-# after a machine that runs for days, and would start at any moment of a test, and mounts, modules and consoles that
-# nothing here needs.
+# The image is left as it is; for a quick boot of emulated CPUs some units are switched off from outside: those that
+# look after a machine that runs for days, and would start at any moment of a test, and mounts, modules and consoles
+# that nothing here needs.
 MASKED = """
-    apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer logrotate.timer man-db.timer
-    systemd-tmpfiles-clean.timer e2scrub_reap.service cron.service
+    apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer logrotate.timer
+    man-db.timer systemd-tmpfiles-clean.timer e2scrub_reap.service cron.service
     dev-hugepages.mount dev-mqueue.mount sys-kernel-debug.mount sys-kernel-tracing.mount sys-kernel-config.mount
     sys-fs-fuse-connections.mount proc-sys-fs-binfmt_misc.automount systemd-binfmt.service networking.service
     modprobe@configfs.service modprobe@dm_mod.service modprobe@drm.service modprobe@efi_pstore.service

@@ -45,7 +45,7 @@ def parse():
     parser.add_argument("--cpus", default="2")
     parser.add_argument("--mem", default="4G")
     parser.add_argument("--timeout", default="600", help="seconds that the script may take in the lab")
-    parser.add_argument("--disks", type=int, default=0, help="copies of the Debian image that it has, as /dev/vda ...")
+    parser.add_argument("--disks", type=int, default=0, help="how often it has the Debian image, as /dev/vda ...")
     parser.add_argument("--module", action="append", default=[], help="one more kernel module for the nested host")
     parser.add_argument("script")
     parser.add_argument("arguments", nargs="*")

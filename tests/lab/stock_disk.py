@@ -103,8 +103,8 @@ def power_off(report, guest):
 
 
 def check_file_system(report, path):
-    done = subprocess.run(["/sbin/e2fsck", "-f", "-n", path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          check=False)
+    done = subprocess.run(["/sbin/e2fsck", "-f", "-n", path], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True, check=False)
     report.check("fsck on the host finds nothing", done.returncode == 0, done.stdout[-2000:])
 
 

@@ -17,7 +17,7 @@ FUSE_MOUNT_LIMIT = 30
 
 
 class StorageDaemon:
-    """base: a raw image or block device, which stays as it is; what is written goes to a qcow2 file in the directory."""
+    """base: a raw image or block device, which stays as it is; what is written goes to a qcow2 file in directory."""
 
     def __init__(self, directory, base):
         self.base = base
@@ -62,8 +62,8 @@ class StorageDaemon:
         with open(self.base, "rb") as f:
             size = f.seek(0, os.SEEK_END)
         kind = "host_device" if self.base.startswith("/dev/") else "file"
-        maker = self.run(["--chardev", "stdio,id=qmp", "--monitor", "qmp"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                         text=True)
+        maker = self.run(["--chardev", "stdio,id=qmp", "--monitor", "qmp"], stdin=subprocess.PIPE,
+                         stdout=subprocess.PIPE, text=True)
         try:
             maker.stdout.readline()
             self.ask(maker, "qmp_capabilities")
