@@ -259,9 +259,11 @@ static int load_place(struct pci_function *f, struct error *err)
 
 	bus_remove(&f->dev->machine->bus, f->id.bar, f->dev);
 	f->mapped = 0;
-	if (base && base != wanted_base(f))
-		return err_set(err, EINVAL, "the BAR is at 0x%llx, but was told to be elsewhere",
-			       (unsigned long long)base);
+	if (base & (f->id.bar->len - 1))
+		return err_set(err, EINVAL, "the BAR is at 0x%llx", (unsigned long long)base);
+	/* The guest has just moved it, and main has not been asked yet. */
+	if (base != wanted_base(f))
+		machine_request(f->dev->machine, MACHINE_REQ_SERVICE);
 	if (base)
 		r = bus_add(&f->dev->machine->bus, f->id.bar, base, f->dev, err);
 	f->mapped = r < 0 ? 0 : base;
