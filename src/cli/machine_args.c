@@ -75,6 +75,32 @@ int cli_device_requests(const struct cli_args *args, struct device_requests *req
 	return 0;
 }
 
+/* As far as both have them: more than there are is refused in the check. */
+static void warn_of_devices(const struct cli_args *args, const struct machine *m)
+{
+	struct device_requests requests = { 0 };
+	struct error err = ERROR_INIT;
+	unsigned int at = 0;
+
+	if (cli_device_requests(args, &requests, &err) < 0)
+		log_warn("%s", err.text);
+	for (size_t i = 0; i < requests.count; i++) {
+		const struct device_request *req = &requests.list[i];
+
+		if (req->cls->board && !req->more)
+			continue;
+		while (at < m->ndevices && (m->devices[at]->cls != req->cls ||
+					    m->devices[at]->instance < req->cls->board))
+			at++;
+		if (at < m->ndevices && m->devices[at]->args &&
+		    strcmp(m->devices[at]->args, req->args) != 0)
+			log_warn("device '%s': it stays as it was made, by '%s'",
+				 m->devices[at]->id, m->devices[at]->args);
+		at += at < m->ndevices;
+	}
+	free(requests.list);
+}
+
 void cli_warn_of_differences(const struct cli_args *args, const struct machine *m)
 {
 	struct machine_config asked = { 0 };
@@ -95,6 +121,7 @@ void cli_warn_of_differences(const struct cli_args *args, const struct machine *
 	if (cli_given(args, "machine") && asked.machine_version != m->machine_version)
 		log_warn("--machine %u: the guest keeps machine version %u", asked.machine_version,
 			 m->machine_version);
+	warn_of_devices(args, m);
 	if (memory.hugepages_given && !memory_pages_are(&m->memory, memory.options.hugepages))
 		log_warn("--memory hugepages=...: guest RAM keeps its pages of %llu KiB until molt is "
 			 "started anew",

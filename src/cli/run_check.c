@@ -3,6 +3,7 @@
  * `molt run` in check mode: whether this molt, with this command line, could take a machine over.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <molt/base/log.h>
@@ -25,6 +26,34 @@ struct command_line {
 	struct cli_args args;
 	struct error wrong; /* no text: it is right */
 };
+
+/* A device is made at a guest's start, and not by an update. */
+static void check_devices(const struct cli_args *args, struct stream *s, json_t *reasons)
+{
+	struct device_requests requests = { 0 };
+	struct error err = ERROR_INIT;
+
+	if (cli_device_requests(args, &requests, &err) < 0)
+		update_check_reason(reasons, "%s", err.text);
+	for (size_t i = 0; i < requests.count; i++) {
+		const struct device_request *req = &requests.list[i];
+		uint32_t asked = 0;
+
+		if (req->cls->board && !req->more)
+			continue;
+		for (size_t k = 0; k <= i; k++)
+			asked += requests.list[k].cls == req->cls &&
+				 requests.list[k].more == req->more;
+		if (asked > machine_peek_devices(s, req->cls))
+			update_check_reason(reasons,
+					    "--%s %s: the guest has no such device, and an update "
+					    "adds none",
+					    (req->more ? req->cls->more : req->cls->option)
+						    ->def.name,
+					    req->args);
+	}
+	free(requests.list);
+}
 
 static void check_options(void *opaque, struct stream *s, json_t *reasons)
 {
@@ -60,6 +89,7 @@ static void check_options(void *opaque, struct stream *s, json_t *reasons)
 		update_check_reason(reasons, "--memory %llu, but the guest has %llu bytes",
 				    (unsigned long long)asked.ram_size,
 				    (unsigned long long)guest.ram_size);
+	check_devices(args, s, reasons);
 	if (cli_given(args, "machine") && asked.machine_version != s->header.machine_version)
 		update_check_reason(reasons, "--machine %u, but the guest has machine version %u",
 				    asked.machine_version, s->header.machine_version);

@@ -289,6 +289,18 @@ int devices_plan(struct machine *m, const struct machine_config *cfg, struct err
 	return cfg->stream ? plan_listed(m, cfg->stream, err) : plan_requested(m, cfg, err);
 }
 
+uint32_t machine_peek_devices(struct stream *s, const struct device_class *cls)
+{
+	struct error err = ERROR_INIT;
+	struct listed l = { 0 };
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; stream_find(s, devices_vmstate.name, i); i++)
+		if (vmstate_load(s, &devices_vmstate, i, &l, &err) == 0)
+			n += strcmp(l.name, cls->name) == 0;
+	return n;
+}
+
 void devices_save_list(struct machine *m, struct stream_writer *w)
 {
 	struct listed l = { 0 };

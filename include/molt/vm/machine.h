@@ -276,6 +276,12 @@ int machine_describe(struct machine *m, struct stream_writer *w, struct fdtable 
 void machine_takeover_kinds(const struct machine_model *model, struct takeover_kinds *kinds);
 
 /*
+ * How many devices of a class a stream lists, of those that options make; see struct
+ * device_request. For the check.
+ */
+uint32_t machine_peek_devices(struct stream *s, const struct device_class *cls);
+
+/*
  * Reads what was configured from a stream, for the check: no machine is made. Refuses what
  * machine_create() would, a machine version that the model does not have among it.
  */
