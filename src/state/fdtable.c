@@ -152,6 +152,22 @@ int fd_kind_of(int fd)
 	return (st.st_mode & S_IFMT) == 0 ? anonymous_kind(fd) : FD_KIND_OTHER;
 }
 
+/*
+ * The kind, where it is expected to be one: of an anonymous inode it is enough that it is one. There
+ * may be hundreds, a pause is not to be spent with links in /proc, and what is none of its kind will
+ * not be taken by whom it is for.
+ */
+static int check_kind(int fd, uint32_t expected)
+{
+	struct stat st;
+
+	if (expected != FD_KIND_EVENTFD && expected != FD_KIND_IO_URING)
+		return fd_kind_of(fd);
+	if (fstat(fd, &st) < 0)
+		return -errno;
+	return (st.st_mode & S_IFMT) == 0 ? (int)expected : fd_kind_of(fd);
+}
+
 static struct fdtable_entry *find(const struct fdtable *t, const char *name, uint32_t id)
 {
 	for (uint32_t i = 0; i < t->count; i++)
@@ -190,7 +206,7 @@ int fdtable_add(struct fdtable *t, const char *name, uint32_t id, int fd, struct
 int fdtable_add_as(struct fdtable *t, const char *name, uint32_t id, int fd, enum fd_kind kind,
 		   struct error *err)
 {
-	int real = fd_kind_of(fd);
+	int real = check_kind(fd, kind);
 
 	if (real >= 0 && real != (int)kind)
 		return err_set(err, EINVAL, "descriptor %d for '%s' %u is a %s, not a %s", fd, name,
@@ -268,7 +284,7 @@ static bool is_terminal_gone(uint32_t kind, int now)
 
 static int check_entry(const struct entry_wire *in, struct error *err)
 {
-	int kind = in->fd <= INT32_MAX ? fd_kind_of((int)in->fd) : -EBADF;
+	int kind = in->fd <= INT32_MAX ? check_kind((int)in->fd, in->kind) : -EBADF;
 
 	if (kind < 0)
 		return err_sys(err, -kind, "fd table: descriptor %u for '%s' %u", in->fd, in->name,

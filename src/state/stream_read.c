@@ -246,9 +246,17 @@ void stream_fini(struct stream *s)
 
 struct stream_section *stream_find(struct stream *s, const char *name, uint32_t instance)
 {
-	for (size_t i = 0; i < s->nsections; i++)
-		if (s->sections[i].instance == instance && strcmp(s->sections[i].name, name) == 0)
+	/* Threads that load vCPUs look at the same time: any value of it will do. */
+	size_t found = __atomic_load_n(&s->found, __ATOMIC_RELAXED);
+
+	for (size_t n = 1; n <= s->nsections; n++) {
+		size_t i = (found + n) % s->nsections;
+
+		if (s->sections[i].instance == instance && strcmp(s->sections[i].name, name) == 0) {
+			__atomic_store_n(&s->found, i, __ATOMIC_RELAXED);
 			return &s->sections[i];
+		}
+	}
 	return NULL;
 }
 
