@@ -333,19 +333,28 @@ static void serve(struct io_disk *d)
 	io_backend_close(d);
 }
 
+static void set_events(struct io_disk *d)
+{
+	loop_mod(&d->conn_source,
+		 (d->stopping ? 0u : EPOLLIN) | (vhost_user_sending(&d->conn) ? EPOLLOUT : 0u));
+}
+
+/* What is read behind the answer may be the next request of this kind, with nothing to wait for. */
 void io_backend_queue_stopped(struct io_disk *d)
 {
 	struct error err = ERROR_INIT;
 
-	if (!d->stopping || !all_stopped(d))
-		return;
-	d->stopping = false;
-	if (stopped_answer(d, &err) < 0) {
-		log_warn("disk '%s': %s", d->opt->id, err.text);
-		io_backend_close(d);
-		return;
+	while (d->stopping && all_stopped(d)) {
+		d->stopping = false;
+		if (stopped_answer(d, &err) < 0) {
+			log_warn("disk '%s': %s", d->opt->id, err.text);
+			io_backend_close(d);
+			return;
+		}
+		serve(d);
 	}
-	serve(d);
+	if (d->conn_source.loop)
+		set_events(d);
 }
 
 static void on_message(void *opaque, uint32_t events)
@@ -359,13 +368,7 @@ static void on_message(void *opaque, uint32_t events)
 		return;
 	}
 	serve(d);
-	if (!d->conn_source.loop)
-		return;
-	if (d->stopping)
-		io_backend_queue_stopped(d);
-	if (d->conn_source.loop)
-		loop_mod(&d->conn_source, (d->stopping ? 0u : EPOLLIN) |
-						  (vhost_user_sending(&d->conn) ? EPOLLOUT : 0u));
+	io_backend_queue_stopped(d);
 }
 
 int io_backend_open(struct io_disk *d, struct error *err)

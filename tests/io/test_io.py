@@ -347,6 +347,25 @@ def test_reset_device(path, uring):
 
 
 @both
+def test_stops_one_behind_the_other(path, uring):
+    """Requests that wait for queues to stop, and are there before the one before them is answered."""
+    with Io(Disk(path, queues=2, uring=uring)) as io:
+        d = io.disks[0]
+        for _ in range(20):
+            for q in d.queues:
+                q.do(OUT, 0, b"1" * 512)
+            for index in (0, 1, 0):
+                d.send(vf.GET_VRING_BASE, struct.pack("<II", index, 0))
+            d.send(vf.RESET_DEVICE, flags=1 | vf.ACK)
+            d.send(vf.RESET_DEVICE)
+            d.send(vf.GET_FEATURES)
+            assert [d.receive()[0] for _ in range(5)] == 3 * [vf.GET_VRING_BASE] + [vf.RESET_DEVICE, vf.GET_FEATURES]
+            for q in d.queues:
+                q.new()
+            d.start()
+
+
+@both
 def test_one_process_after_another(path, uring):
     """The old one drains, a new one serves: nothing is resubmitted, nothing is lost, counters go on."""
     with Io(Disk(path, uring=uring)) as io:
