@@ -21,6 +21,7 @@
 #include "bad_scribble.h"
 
 #define PATIENCE_US 10000000
+#define SLOW_US 200000
 #define FILL 0x5a
 
 struct target victim, other;
@@ -68,7 +69,13 @@ static bool later(uint64_t end)
 
 void target_start(struct target *t, uint64_t features, unsigned int size)
 {
+	uint64_t began = rdtsc();
+
 	t->features = features & virtio_offered(&t->dev);
+	if (!virtio_reset(&t->dev))
+		bad_fail("slot %u is not reset", t->dev.slot);
+	if (rdtsc() - began > us_to_tsc(SLOW_US))
+		print("bad: slow reset us=%lu\n", tsc_to_us(rdtsc() - began));
 	if (!virtio_negotiate(&t->dev, t->features))
 		bad_fail("slot %u does not take features %lx", t->dev.slot, t->features);
 	virtio_vector(&t->dev, ENTRY_CONFIG, VEC_CONFIG, false);

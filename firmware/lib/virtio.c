@@ -92,7 +92,7 @@ uint64_t virtio_offered(const struct virtio *v)
 
 bool virtio_reset(struct virtio *v)
 {
-	uint64_t end = rdtsc() + us_to_tsc(1000000);
+	uint64_t end = rdtsc() + us_to_tsc(30000000);
 
 	virtio_write(v, v->common + COMMON_STATUS, 0, 1);
 	while (virtio_status(v))

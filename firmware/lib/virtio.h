@@ -70,7 +70,7 @@ void virtio_write(const struct virtio *v, uint32_t offset, uint64_t value, unsig
 uint32_t virtio_status(const struct virtio *v);
 uint64_t virtio_offered(const struct virtio *v);
 
-/* Waits until it is done; false: not within a second. */
+/* Waits until it is done; false: not within 30 seconds. */
 bool virtio_reset(struct virtio *v);
 
 /* Reset and feature negotiation up to FEATURES_OK; false: the device does not take them. */
