@@ -14,8 +14,8 @@
  * Then, with rounds=N, a second CPU writes random words over the rings of the first device while
  * this one notifies and resets it (bad_scribble.c).
  *
- * "bad: WRONG NAME ..." ends it. Options: hold=on, one=on entry=NAME (that one alone), seed=1, rounds=0,
- * cpus=1.
+ * "bad: WRONG NAME ..." ends it. Options: hold=on, one=on entry=NAME (that one alone), every=N first=M
+ * (each Nth from the Mth on), seed=1, rounds=0, cpus=1 (2 with rounds).
  */
 #include "bad.h"
 #include "bad_scribble.h"
@@ -220,12 +220,19 @@ static void run(const struct bad *b)
 	done++;
 }
 
+static bool is_wanted(const struct bad *b)
+{
+	static uint64_t n;
+
+	if (option_is("one", "on"))
+		return option_is("entry", b->name);
+	return n++ % option_number("every", 1) == option_number("first", 0);
+}
+
 static void run_table(const struct bad *table, unsigned int count)
 {
-	bool one = option_is("one", "on");
-
 	for (unsigned int i = 0; i < count; i++)
-		if (!one || option_is("entry", table[i].name))
+		if (is_wanted(&table[i]))
 			run(&table[i]);
 }
 

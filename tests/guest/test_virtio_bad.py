@@ -5,18 +5,20 @@ Drivers that make no sense: the tiny guest bad does each thing of a table of 150
 needs a reset or goes on, as the table says, and whether the device beside it is unharmed. Then a second vCPU writes
 over the rings while the device is at work.
 """
+import contextlib
 import os
 import random
 import re
 import sys
+import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from moltvm import Vm, expect_error, full, need_kvm, run_cases
+from moltvm import Vm, expect_error, full, io_processes, need_kvm, run_cases
 
-TWO_RNGS = ["--memory", "32M", "--rng", "host", "--rng", "host"]
 SEED = int(os.environ.get("MOLT_VIRTIO_SEED", "20261127"))
 ENTRIES = 150  # there are a few more
+DEATH = "its I/O process"  # in the line that tells that one has ended
 
 
 def last_line(vm):
@@ -52,66 +54,119 @@ def through_holds(vm, between):
         vm.qmp.command("system_powerdown")
 
 
-def test_table():
-    with Vm(*TWO_RNGS, kernel="bad") as vm:
+@contextlib.contextmanager
+def guest(kind, *args, cmdline=""):
+    """A guest with two devices of a kind: whoever serves them is in the end who it was at the start."""
+    with tempfile.TemporaryDirectory(prefix="molt-test-") as d:
+        devices = ["--rng", "host", "--rng", "host"]
+        if kind == "disk":
+            devices = [word for n in (1, 2) for word in ("--disk", "path=" + make_image(os.path.join(d, str(n))))]
+        with Vm("--memory", "32M", *devices, *args, kernel="bad", cmdline=cmdline) as vm:
+            vm.wait_serial("bad: ready")
+            served_by = io_processes(vm)
+            assert len(served_by) == (2 if kind == "disk" else 0), served_by
+            yield vm
+            # An update replaces them; nothing else ends one.
+            assert DEATH not in vm.log(), vm.log()
+
+
+def make_image(path):
+    with open(path, "wb") as f:
+        f.truncate(4 << 20)
+    return path
+
+
+def table(kind):
+    with guest(kind) as vm:
+        served_by = io_processes(vm)
+        vm.wait_serial("bad: window-bad-request")
+        assert io_processes(vm) == served_by, vm.log()
         wait_end(vm, ENTRIES)
         # Each is told once, and all of them together do not fill the log.
         assert "needs a reset" in vm.log() and len(vm.log()) < 20000, len(vm.log())
 
 
-def test_table_with_an_update_behind_each():
-    with Vm(*TWO_RNGS, kernel="bad", cmdline="hold=on") as vm:
-        n = through_holds(vm, lambda n: vm.update())
-        assert n >= ENTRIES and vm.wait_exit() == 0, n
+def table_with(kind, between, every):
+    """every: of how many entries one is done, which one by the seed; all of them in a whole run."""
+    every = 1 if full() else every
+    with guest(kind, cmdline="hold=on every=%d first=%d" % (every, SEED % every)) as vm:
+        def act(n):
+            between(vm, n)
+
+        n = through_holds(vm, act)
+        assert n >= ENTRIES // every - 10 and vm.wait_exit() == 0, n
         check(vm)
 
 
-def test_table_with_a_failed_update_behind_each():
-    def fail(n):
-        if full() or n % 4 == 0:
-            expect_error(lambda: vm.update(vm.argv[0], "run", "--incoming", "file:/no", no_check=True))
+def update(vm, n):
+    vm.update()
 
-    with Vm(*TWO_RNGS, kernel="bad", cmdline="hold=on") as vm:
-        through_holds(vm, fail)
-        assert vm.wait_exit() == 0
-        check(vm)
+
+def fail(vm, n):
+    expect_error(lambda: vm.update(vm.argv[0], "run", "--incoming", "file:/no", no_check=True))
+
+
+def test_table_rng():
+    table("rng")
+
+
+def test_table_disk():
+    table("disk")
+
+
+def test_table_with_an_update_behind_each_rng():
+    table_with("rng", update, 2)
+
+
+def test_table_with_an_update_behind_each_disk():
+    table_with("disk", update, 4)
+
+
+def test_table_with_failed_updates_rng():
+    table_with("rng", fail, 8)
+
+
+def test_table_with_failed_updates_disk():
+    table_with("disk", fail, 8)
 
 
 def test_reset_with_swapped_bars():
     """A reset puts each back to where it was at power-on, though another one is still there."""
-    with Vm(*TWO_RNGS, kernel="bad", cmdline="one=on entry=bars-swapped hold=on") as vm:
-        for i in range(1, 4):
-            vm.wait_for(lambda: check(vm) or vm.serial().count("bad: hold bars-swapped") == i, "the hold")
-            if i == 2:
-                vm.update()
-            if i < 3:
-                vm.qmp.command("system_reset")
-        vm.qmp.command("system_powerdown")
-        wait_end(vm)
+    for kind in ("rng", "disk"):
+        with guest(kind, cmdline="one=on entry=bars-swapped hold=on") as vm:
+            for i in range(1, 4):
+                vm.wait_for(lambda: check(vm) or vm.serial().count("bad: hold bars-swapped") == i, "the hold")
+                if i == 2:
+                    vm.update()
+                if i < 3:
+                    vm.qmp.command("system_reset")
+            vm.qmp.command("system_powerdown")
+            wait_end(vm)
 
 
 def scribble(seed, rounds):
-    return dict(kernel="bad", cmdline="one=on cpus=2 rounds=%d seed=%d" % (rounds, seed))
+    return "one=on cpus=2 rounds=%d seed=%d" % (rounds, seed)
 
 
 def test_scribbled_rings():
-    for seed in range(SEED, SEED + (40 if full() else 2)):
-        with Vm(*TWO_RNGS, "--cpus", "2", **scribble(seed, 300 if full() else 80)) as vm:
-            wait_end(vm)
+    for seed in range(SEED, SEED + (20 if full() else 1)):
+        for kind in ("rng", "disk"):
+            with guest(kind, "--cpus", "2", cmdline=scribble(seed, 300 if full() else 40)) as vm:
+                wait_end(vm)
 
 
 def test_scribbled_rings_under_updates():
     rnd = random.Random(SEED)
-    with Vm(*TWO_RNGS, "--cpus", "2", **scribble(SEED + 77, 0xffffffff)) as vm:
-        vm.wait_serial("bad: ready")
-        for i in range(1, (400 if full() else 40) + 1):
-            time.sleep(rnd.random() * 0.04)
-            if i % 8 == 0:
-                expect_error(lambda: vm.update(vm.argv[0], "run", "--incoming", "file:/no", no_check=True))
-            vm.update()
-            check(vm)
-        had = len(re.findall("scribbled", vm.serial()))
-        vm.wait_for(lambda: check(vm) or len(re.findall("scribbled", vm.serial())) > had, "more rounds")
+    for kind in ("rng", "disk"):
+        with guest(kind, "--cpus", "2", cmdline=scribble(SEED + 77, 0xffffffff)) as vm:
+            for i in range(1, (400 if full() else 12) + 1):
+                time.sleep(rnd.random() * 0.04)
+                if i % 8 == 0:
+                    expect_error(lambda: vm.update(vm.argv[0], "run", "--incoming", "file:/no", no_check=True))
+                vm.update()
+                check(vm)
+            had = len(re.findall("scribbled", vm.serial()))
+            vm.wait_for(lambda: check(vm) or len(re.findall("scribbled", vm.serial())) > had, "more rounds")
 
 
 need_kvm()

@@ -198,6 +198,22 @@ def session_lives(pid):
     return any(state not in "ZX" for state in session_states(pid).values())
 
 
+def io_processes(vm):
+    """The process ids of those that move a guest's data: `molt io`, children of whoever runs the guest."""
+    found = []
+    for name in os.listdir("/proc"):
+        try:
+            with open("/proc/%s/stat" % name) as f:
+                parent = int(f.read().rpartition(")")[2].split()[1])
+            with open("/proc/%s/cmdline" % name) as f:
+                words = f.read().split("\0")
+        except (OSError, ValueError):
+            continue
+        if parent == vm.pid and words[1:2] == ["io"]:
+            found.append(int(name))
+    return sorted(found)
+
+
 def describe(left):
     """A process by what it is doing, as far as the kernel tells; anything else by its name."""
     words = [str(left)]
