@@ -269,7 +269,8 @@ int vhost_front_start(struct vhost_front *f, uint64_t features)
 		return -EALREADY;
 	if (g->tell_stopped)
 		return -EBUSY;
-	if (features & ~g->features)
+	/* Before that they are those of a back-end that may not stay. */
+	if (features & ~vhost_front_features(f))
 		return -EINVAL;
 	g->acked = features;
 	g->started = true;
@@ -316,7 +317,7 @@ const char *vhost_front_state_name(enum vhost_front_state state)
 
 uint64_t vhost_front_features(const struct vhost_front *f)
 {
-	return f->guest->features;
+	return f->guest->known ? f->guest->features : 0;
 }
 
 uint16_t vhost_front_queue_num(const struct vhost_front *f)

@@ -1,21 +1,29 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a back-end without an inflight table leaves behind when it dies: two indices. As many
- * requests are in flight as the available ring is ahead of the used ring, but which? If all were
- * finished in the order in which they came, they are the last ones, and the next back-end goes on
- * from the used ring's index. If a later one was finished first, that would do it twice, with
- * whatever its buffers hold by now, and the earlier one never. The rings cannot tell: the available
- * ring's slots are used again while a request is in flight.
+ * What a back-end without an inflight table leaves behind when it dies is two indices. It had taken
+ * some of the requests between them, but which of those are still to be done? If all were finished
+ * in the order in which they came, none of the finished ones, and the next back-end goes on from
+ * the used ring's index. If a later one was finished first, that would do it twice, with whatever
+ * its buffers hold by now, and the earlier one never. The rings cannot tell: the available ring's
+ * slots are used again while a request is in flight.
  *
- * Sometimes it can be known. A ring that was not filled yet shows all that ever happened: what came
- * before the used index must be what was finished. Later, half a ring that was finished exactly in
- * the order in which it came is taken for evidence: had one that came before been left over, all
- * that came after it would be one place further on. That the same requests were finished in another
- * order is none: a back-end that always begins with the last of 16 looks the same with and without
- * one left over (seen with QEMU's storage daemon). What cannot be told apart is half a ring of
- * requests on the same descriptor, one after the other, beside an older one in flight.
+ * Sometimes it can be known.
+ *
+ * - Nothing was in flight. With EVENT_IDX libvhost-user writes the index up to which it has taken
+ *   requests into the used ring (avail_event), each time that it takes one. If that is the used
+ *   index, all that it took is finished; so it is where QEMU's storage daemon ended by itself. A
+ *   back-end that writes it more seldom wrote it when it had nothing to do.
+ * - A ring that was not filled yet shows all that ever happened: what came before the used index
+ *   must be what was finished.
+ * - Half a ring that was finished exactly in the order in which it came is taken for evidence: had
+ *   one that came before been left over, all that came after it would be one place further on. That
+ *   the same requests were finished in another order is none: a back-end that always begins with
+ *   the last of 16 looks the same with and without one left over (seen with that daemon). What
+ *   cannot be told apart is half a ring of requests on the same descriptor, one after the other,
+ *   beside an older one in flight.
  */
 #include <endian.h>
+#include <linux/virtio_ring.h>
 #include <stdlib.h>
 
 #include <molt/base/fd.h>
@@ -109,6 +117,19 @@ static bool half_a_ring_in_order(const struct rings *r, unsigned int flying)
 	return true;
 }
 
+/* How far the back-end has taken requests, as far as it is known. */
+static uint16_t taken_index(const struct vhost_front *f, const struct rings *r)
+{
+	uint16_t available = (uint16_t)(r->avail_index - r->used_index);
+	uint16_t event;
+
+	if (!(f->guest->acked & BIT64(VIRTIO_RING_F_EVENT_IDX)) ||
+	    read16(r->mem, r->used + 4 + 8ull * r->size, &event) < 0 ||
+	    (uint16_t)(event - r->used_index) > available)
+		return r->avail_index;
+	return event;
+}
+
 bool vhost_front_in_order(const struct vhost_front *f, unsigned int queue, unsigned int *flying)
 {
 	const struct vhost_front_guest *g = f->guest;
@@ -123,7 +144,10 @@ bool vhost_front_in_order(const struct vhost_front *f, unsigned int queue, unsig
 		return true;
 	*flying = (uint16_t)(r.avail_index - r.used_index);
 	/* More than there can be is the guest's nonsense, and its own affair. */
-	if (*flying == 0 || *flying > r.size)
+	if (*flying > r.size)
+		return true;
+	*flying = (uint16_t)(taken_index(f, &r) - r.used_index);
+	if (*flying == 0)
 		return true;
 	return is_young(&r) ? first_are_done(&r) : half_a_ring_in_order(&r, *flying);
 }

@@ -398,24 +398,30 @@ static const struct leftover {
 	const char *done;    /* in this order */
 	unsigned int before; /* requests long done, in order, before them */
 	bool lost;
+	const char *taken; /* of those that came, where the back-end says so */
 } leftovers[] = {
-	{ "nothing was asked", "", "", 0, false },
-	{ "nothing was done yet", "abc", "", 0, false },
-	{ "all is done, in another order", "abcd", "dbca", 0, false },
-	{ "the last is in flight", "abcd", "abc", 0, false },
-	{ "the first is in flight", "abcd", "bcd", 0, true },
-	{ "one in the middle is", "abcdefgh", "abcefg", 0, true },
-	{ "another order, then the last is", "abcdef", "badce", 0, false },
-	{ "all is done, after long, in another order", "abcd", "dbca", 1000, false },
-	{ "in order for long", "abcd", "ab", 1000, false },
-	{ "out of order at the end", "abcd", "bc", 1000, true },
-	{ "another order, all of them done", "abcd", "bac", 1000, true },
-	{ "the indices have wrapped", "abcd", "ab", 65534, false },
-	{ "the same, and the first is in flight", "abcd", "bcd", 65533, true },
-	{ "too many to tell", "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUV", "", 1000, true },
+	{ "nothing was asked", "", "", 0, false, NULL },
+	{ "nothing was done yet", "abc", "", 0, false, NULL },
+	{ "all is done, in another order", "abcd", "dbca", 0, false, NULL },
+	{ "the last is in flight", "abcd", "abc", 0, false, NULL },
+	{ "the first is in flight", "abcd", "bcd", 0, true, NULL },
+	{ "one in the middle is", "abcdefgh", "abcefg", 0, true, NULL },
+	{ "another order, then the last is", "abcdef", "badce", 0, false, NULL },
+	{ "all is done, after long, in another order", "abcd", "dbca", 1000, false, NULL },
+	{ "in order for long", "abcd", "ab", 1000, false, NULL },
+	{ "out of order at the end", "abcd", "bc", 1000, true, NULL },
+	{ "another order, all of them done", "abcd", "bac", 1000, true, NULL },
+	{ "the indices have wrapped", "abcd", "ab", 65534, false, NULL },
+	{ "the same, and the first is in flight", "abcd", "bcd", 65533, true, NULL },
+	{ "it had taken no more than is done", "abcdef", "bac", 1000, false, "abc" },
+	{ "it had taken one more", "abcdef", "bac", 1000, true, "abcd" },
+	{ "it had taken one more, in order", "abcdef", "abc", 1000, false, "abcd" },
+	{ "it says what cannot be", "abcd", "bac", 1000, true, "abcdefgh" },
+	{ "too many to tell", "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUV", "", 1000, true,
+	  NULL },
 	/* The last of each four first, as always; then one more, which is the last again. */
 	{ "always in the same other order", "abcdabcdabcdabcdabcdabcdabcdabcdabcdabcdabcd",
-	  "dabcdabcdabcdabcdabcdabcdabcdabcdabcdabcd", 1000, true },
+	  "dabcdabcdabcdabcdabcdabcdabcdabcdabcdabcd", 1000, true, NULL },
 };
 
 /* At a free-running index; of the letters the number. */
@@ -440,6 +446,8 @@ static void put_rings(struct stage *s, const struct leftover *l)
 		put_head(s, USED, l->before + i, (unsigned char)l->done[i]);
 	put16(s, 0, AVAIL + 2, (uint16_t)(l->before + came));
 	put16(s, 0, USED + 2, (uint16_t)(l->before + done));
+	if (l->taken)
+		put16(s, 0, USED + 4 + 8 * DRIVER_SIZE, (uint16_t)(l->before + strlen(l->taken)));
 }
 
 static void died_without_an_inflight_table(const struct leftover *l)
@@ -450,6 +458,7 @@ static void died_without_an_inflight_table(const struct leftover *l)
 	stage_init(&s);
 	new_mock(&s);
 	s.mock.protocol = without;
+	s.d.no_event_idx = !l->taken;
 	until(&s, &s.d.ready, 1);
 	driver_start(&s.d);
 	until(&s, &s.d.running, 1);

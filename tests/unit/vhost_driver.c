@@ -30,6 +30,7 @@
 #define DESC_WRITE 2u
 #define BLK_F_FLUSH 9
 #define F_VERSION_1 32
+#define F_EVENT_IDX 29
 
 struct desc {
 	uint64_t addr;
@@ -238,7 +239,9 @@ void driver_start(struct driver *d)
 
 		assert_int_equal(vhost_front_start_queue(&d->front, i, &fq), 0);
 	}
-	assert_int_equal(vhost_front_start(&d->front, 1ull << F_VERSION_1 | 1ull << BLK_F_FLUSH),
+	assert_int_equal(vhost_front_start(&d->front,
+					   1ull << F_VERSION_1 | 1ull << BLK_F_FLUSH |
+						   (uint64_t)!d->no_event_idx << F_EVENT_IDX),
 			 0);
 }
 
@@ -336,9 +339,13 @@ static void complete(struct driver *d, struct driver_queue *q, uint32_t id)
 static void take_used(struct driver *d, struct driver_queue *q)
 {
 	const struct used *used = at(d, q, USED);
+	struct ring *avail = at(d, q, AVAIL);
 
-	while (__atomic_load_n(&used->idx, __ATOMIC_ACQUIRE) != q->used)
+	while (__atomic_load_n(&used->idx, __ATOMIC_ACQUIRE) != q->used) {
 		complete(d, q, used->ring[q->used++ % DRIVER_SIZE].id);
+		/* used_event: an interrupt for the next one */
+		__atomic_store_n(&avail->ring[DRIVER_SIZE], q->used, __ATOMIC_SEQ_CST);
+	}
 }
 
 unsigned int driver_submit(struct driver *d)

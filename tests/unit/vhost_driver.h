@@ -46,6 +46,7 @@ struct driver {
 	uint64_t random;
 	uint64_t done; /* requests that came back */
 	bool quiet;    /* nothing new is submitted */
+	bool no_event_idx;
 	unsigned int ready, running, stopped, lost, config_changed, failed, queue_stopped;
 	unsigned int requests_lost;
 	struct error last_error;
