@@ -163,6 +163,30 @@ static void all_goes_well(void **state)
 	scene_fini(&s);
 }
 
+/* Guest RAM on both sides of the PCI hole: the table has the addresses that the guest uses. */
+static void all_of_guest_ram(void **state)
+{
+	const uint64_t size = 4ull << 30, low = MEMORY_LOW_MAX;
+	struct error err = ERROR_INIT;
+	struct scene s;
+
+	(void)state;
+	scene_init(&s);
+	memory_destroy(&s.d.mem);
+	assert_int_equal(memory_create(&s.d.mem, size, NULL, NULL, &err), 0);
+	play(&s, "nothing", 0);
+	assert_int_equal(s.mock.memory.count, 2);
+	for (unsigned int i = 0; i < 2; i++) {
+		const struct vhost_user_region *r = &s.mock.memory.regions[i];
+
+		assert_int_equal(r->guest_addr, i ? MEMORY_HIGH_BASE : 0);
+		assert_int_equal(r->user_addr, r->guest_addr);
+		assert_int_equal(r->size, i ? size - low : low);
+		assert_int_equal(r->mmap_offset, 0);
+	}
+	scene_fini(&s);
+}
+
 static unsigned int messages_of_a_life(uint32_t *seen)
 {
 	struct scene s;
@@ -357,6 +381,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(all_goes_well),
+		cmocka_unit_test(all_of_guest_ram),
 		cmocka_unit_test(each_thing_wrong_once),
 		cmocka_unit_test(an_update_at_each_moment),
 		cmocka_unit_test(an_update_at_all_moments),

@@ -88,6 +88,30 @@ static unsigned int times(unsigned int usual)
 	return tier && strcmp(tier, "all") == 0 ? 20 * usual : usual;
 }
 
+/* As RING_RESET has it: one queue begins anew, with requests in flight, the others go on. */
+static void one_queue_begins_anew(void **state)
+{
+	WITH_DAEMON(b, 3, 8);
+	driver_start(&b.d);
+	for (unsigned int i = 1; i <= 30; i++) {
+		unsigned int queue = i % 3;
+
+		driver_run(&b.d, 50);
+		driver_submit(&b.d);
+		b.d.queue[queue].quiet = true;
+		assert_int_equal(vhost_front_stop_queue(&b.d.front, queue), 0);
+		while (b.d.queue_stopped < i)
+			driver_run(&b.d, 1);
+		driver_reset_queue(&b.d, queue);
+		driver_start_queue(&b.d, queue);
+		b.d.queue[queue].quiet = false;
+	}
+	driver_verify(&b.d);
+	assert_int_equal(b.d.lost + b.d.failed + b.d.stopped, 0);
+	assert_int_equal(b.d.running, 1);
+	daemon_bench_fini(&b);
+}
+
 static void kill_and_start(struct daemon_bench *b, int sig, unsigned int n)
 {
 	driver_start(&b->d);
@@ -197,6 +221,7 @@ int main(void)
 		cmocka_unit_test(reads_and_writes),
 		cmocka_unit_test(reads_and_writes_qcow2),
 		cmocka_unit_test(stops_and_starts),
+		cmocka_unit_test(one_queue_begins_anew),
 		cmocka_unit_test(terminated_and_started_again),
 		cmocka_unit_test(killed_and_started_again),
 		cmocka_unit_test(killed_with_much_in_flight),

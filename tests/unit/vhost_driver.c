@@ -207,38 +207,48 @@ void driver_fini(struct driver *d)
 	loop_destroy(d->loop);
 }
 
+void driver_reset_queue(struct driver *d, unsigned int index)
+{
+	struct driver_queue *q = &d->queue[index];
+
+	memset(at(d, q, 0), 0, HEADERS);
+	for (unsigned int s = 0; s < d->depth; s++) {
+		/* Whether a write that was in flight was done nobody knows. */
+		if (q->slot[s].busy && q->slot[s].write)
+			d->generation[q->slot[s].block] = 0;
+		if (q->slot[s].busy)
+			d->block_busy[q->slot[s].block] = false;
+	}
+	q->avail = q->used = q->base = 0;
+	q->flying = 0;
+	memset(q->slot, 0, sizeof(q->slot));
+}
+
 void driver_reset_rings(struct driver *d)
 {
-	for (unsigned int i = 0; i < d->queues; i++) {
-		struct driver_queue *q = &d->queue[i];
+	for (unsigned int i = 0; i < d->queues; i++)
+		driver_reset_queue(d, i);
+}
 
-		memset(at(d, q, 0), 0, HEADERS);
-		/* Whether a write that was in flight was done nobody knows. */
-		for (unsigned int s = 0; s < d->depth; s++)
-			if (q->slot[s].busy && q->slot[s].write)
-				d->generation[q->slot[s].block] = 0;
-		q->avail = q->used = q->base = 0;
-		q->flying = 0;
-		memset(q->slot, 0, sizeof(q->slot));
-	}
-	memset(d->block_busy, 0, sizeof(d->block_busy));
+void driver_start_queue(struct driver *d, unsigned int index)
+{
+	const struct driver_queue *q = &d->queue[index];
+	struct vhost_front_queue fq = {
+		.size = DRIVER_SIZE,
+		.desc = q->gpa + DESC,
+		.avail = q->gpa + AVAIL,
+		.used = q->gpa + USED,
+		.base = q->base,
+		.enabled = true,
+	};
+
+	assert_int_equal(vhost_front_start_queue(&d->front, index, &fq), 0);
 }
 
 void driver_start(struct driver *d)
 {
-	for (unsigned int i = 0; i < d->queues; i++) {
-		struct driver_queue *q = &d->queue[i];
-		struct vhost_front_queue fq = {
-			.size = DRIVER_SIZE,
-			.desc = q->gpa + DESC,
-			.avail = q->gpa + AVAIL,
-			.used = q->gpa + USED,
-			.base = q->base,
-			.enabled = true,
-		};
-
-		assert_int_equal(vhost_front_start_queue(&d->front, i, &fq), 0);
-	}
+	for (unsigned int i = 0; i < d->queues; i++)
+		driver_start_queue(d, i);
 	assert_int_equal(vhost_front_start(&d->front,
 					   1ull << F_VERSION_1 | 1ull << BLK_F_FLUSH |
 						   (uint64_t)!d->no_event_idx << F_EVENT_IDX),
@@ -357,7 +367,7 @@ unsigned int driver_submit(struct driver *d)
 		bool some = false;
 
 		take_used(d, q);
-		while (!d->quiet && q->flying < d->depth && submit_one(d, q))
+		while (!d->quiet && !q->quiet && q->flying < d->depth && submit_one(d, q))
 			some = true;
 		if (some)
 			kick(q);

@@ -23,6 +23,7 @@ struct driver_queue {
 	uint16_t used;
 	uint16_t base;
 	unsigned int flying;
+	bool quiet; /* nothing new is submitted on it */
 	int kick, call;
 	struct loop_source call_source;
 	unsigned int interrupts;
@@ -60,6 +61,11 @@ void driver_watch(struct driver *d);
 
 /* The rings begin anew, as after a reset. */
 void driver_reset_rings(struct driver *d);
+
+void driver_reset_queue(struct driver *d, unsigned int index);
+
+/* One queue, from its base. */
+void driver_start_queue(struct driver *d, unsigned int index);
 
 /* Starts the front-end with all queues, each from its base. */
 void driver_start(struct driver *d);

@@ -98,6 +98,8 @@ static void note(struct mock *m, struct vhost_user_message *msg)
 	m->count++;
 	if (msg->hdr.request == VHOST_USER_SET_PROTOCOL_FEATURES)
 		m->agreed = msg->payload.u64;
+	if (msg->hdr.request == VHOST_USER_SET_MEM_TABLE)
+		m->memory = msg->payload.memory;
 	if (msg->hdr.request == VHOST_USER_SET_VRING_BASE)
 		m->base[msg->payload.state.index % 64] = (uint16_t)msg->payload.state.num;
 	if (msg->hdr.request != VHOST_USER_SET_BACKEND_REQ_FD)

@@ -39,6 +39,7 @@ struct mock {
 	uint64_t features, protocol, agreed;
 	uint64_t queues;
 	uint8_t config[VHOST_USER_MAX_CONFIG];
+	struct vhost_user_memory memory;
 	uint16_t base[64];
 	uint32_t seen[MOCK_SEEN];
 	uint32_t seen_index[MOCK_SEEN]; /* the queue it was about */
