@@ -5,7 +5,7 @@
 
 #include <molt/virtio/vhost_front.h>
 
-/* In queue_flags. */
+/* In queue_flags. These, and the numbers of the steps below, are in the state stream. */
 #define QUEUE_WANTED 1u      /* by the owner */
 #define QUEUE_LIVE 2u        /* the back-end has it */
 #define QUEUE_ASKED 4u       /* and was asked to give it back */
@@ -22,7 +22,7 @@
 
 /*
  * The steps that a connection goes through, in this order. At two of them it stays until the owner
- * wants something.
+ * wants something. A release that puts one in between has to translate its predecessor's.
  */
 enum vhost_front_step {
 	STEP_GET_FEATURES,
@@ -69,31 +69,47 @@ int vhost_front_got_confirmation(struct vhost_front *f, struct vhost_user_messag
 				 struct error *err);
 bool vhost_front_can_ack(const struct vhost_front *f, struct error *err);
 
-#define QUEUE_STEPS 7 /* queue_step is below it */
+/* queue_step: what is sent next for the queue that is being set up. */
+enum {
+	QSTEP_NUM,
+	QSTEP_BASE,
+	QSTEP_ADDR,
+	QSTEP_ERR,
+	QSTEP_CALL,
+	QSTEP_KICK,
+	QSTEP_ENABLE,
+	QSTEPS,
+};
 
 /* vhost_front_queue.c. 1: something was done, 0: nothing to do or wait, -errno. */
 int vhost_front_set_up_queues(struct vhost_front *f, struct error *err);
-int vhost_front_take_queues_back(struct vhost_front *f, struct error *err);
-int vhost_front_queue_given(struct vhost_front *f, const struct vhost_user_message *msg,
-			    struct error *err);
-/* The owner is told of queues that are stopped. */
-bool vhost_front_tell_queues(struct vhost_front *f);
-/* Whether a queue is to be taken back. */
-bool vhost_front_draining(const struct vhost_front *f);
 bool vhost_front_queues_with(const struct vhost_front *f, unsigned int flags);
 /* Confirmed to be set up: kick each, so that nothing waits for ever. */
 void vhost_front_kick_queues(struct vhost_front *f);
+
+/* vhost_front_drain.c. As above. */
+int vhost_front_take_queues_back(struct vhost_front *f, struct error *err);
+int vhost_front_queue_given(struct vhost_front *f, const struct vhost_user_message *msg,
+			    struct error *err);
+/* Whether a queue is to be taken back. */
+bool vhost_front_draining(const struct vhost_front *f);
+/* The owner is told of queues that are stopped, or lost. */
+bool vhost_front_tell_queues(struct vhost_front *f);
+/* The used ring's index; false where it is not in guest RAM. */
+bool vhost_front_used_index(const struct vhost_front *f, unsigned int queue, uint16_t *index);
+
+/* vhost_front_lost.c: the connection is gone. */
+void vhost_front_lose_queues(struct vhost_front *f);
+void vhost_front_tell_lost(struct vhost_front *f, unsigned int queue);
+/* Makes zero what the inflight table has of queues that were given up. */
+void vhost_front_clear_dead(struct vhost_front *f);
+
 /*
  * vhost_front_order.c: whether a back-end that has died without an inflight table has finished
  * requests in their order, so that the next can go on from the used ring's index. flying: how many
  * were in flight.
  */
 bool vhost_front_in_order(const struct vhost_front *f, unsigned int queue, unsigned int *flying);
-
-/* The connection is gone. */
-void vhost_front_lose_queues(struct vhost_front *f);
-/* Makes zero what the inflight table has of queues that were given up. */
-void vhost_front_clear_dead(struct vhost_front *f);
 
 /* vhost_front_channel.c */
 int vhost_front_open_channel(struct vhost_front *f, int *theirs, struct error *err);

@@ -208,7 +208,7 @@ static const char *misfit(const struct vhost_front *f)
 	if (!g->known && (g->step > STEP_READY ||
 			  (g->step == STEP_READY && g->awaiting != VHOST_USER_GET_CONFIG)))
 		return "its step";
-	if (g->queue_step >= QUEUE_STEPS || g->queue_at >= VHOST_FRONT_MAX_QUEUES ||
+	if (g->queue_step >= QSTEPS || g->queue_at >= VHOST_FRONT_MAX_QUEUES ||
 	    (g->queue_step && g->step != STEP_SESSION))
 		return "its step with a queue";
 	if (g->ready && (!g->known || g->step < STEP_READY))

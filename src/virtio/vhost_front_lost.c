@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: MIT */
+/* What becomes of queues when the connection is gone: where they go on, or that they cannot. */
+#include <errno.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+#include <molt/base/log.h>
+
+#include "vhost_front_impl.h"
+
+void vhost_front_tell_lost(struct vhost_front *f, unsigned int queue)
+{
+	struct error err = ERROR_INIT;
+	unsigned int flying;
+
+	vhost_front_in_order(f, queue, &flying);
+	err_set(&err, EIO,
+		"%s: the vhost-user back-end has gone with %u requests of queue %u in flight; it "
+		"kept no inflight table and did not finish requests in their order, so nobody "
+		"knows which are done: the device needs a reset (end such a back-end by SIGTERM, "
+		"or take one with the protocol feature INFLIGHT_SHMFD)",
+		f->setup.name, flying, queue);
+	log_error("%s", err.text);
+	if (f->setup.ops->requests_lost)
+		f->setup.ops->requests_lost(f->setup.opaque, queue, &err);
+}
+
+static void lose_queue(struct vhost_front *f, unsigned int queue)
+{
+	struct vhost_front_guest *g = f->guest;
+	bool asked_back = !(g->queue_flags[queue] & QUEUE_WANTED);
+	unsigned int flying;
+	uint16_t used;
+
+	/* Of one that was given back only the rest of the requests was waited for. */
+	if (vhost_front_used_index(f, queue, &used))
+		g->queue_base[queue] = used;
+	if (g->has_inflight)
+		g->queue_flags[queue] |= asked_back ? QUEUE_DEAD : 0;
+	else if (!asked_back && !vhost_front_in_order(f, queue, &flying))
+		g->queue_flags[queue] |= QUEUE_LOST | QUEUE_TELL_LOST;
+	g->queue_flags[queue] &= (uint16_t) ~(QUEUE_LIVE | QUEUE_ASKED | QUEUE_GIVEN | QUEUE_KICK);
+}
+
+void vhost_front_lose_queues(struct vhost_front *f)
+{
+	struct vhost_front_guest *g = f->guest;
+
+	for (unsigned int i = 0; i < VHOST_FRONT_MAX_QUEUES; i++)
+		if (g->queue_flags[i] & QUEUE_LIVE ||
+		    (g->queue_step > QSTEP_KICK && g->queue_at == i))
+			lose_queue(f, i);
+	g->queue_step = 0;
+	g->drain_by_ns = 0;
+}
+
+/* Written, not mapped: a back-end that shrinks the table harms itself. */
+static void clear_slot(struct vhost_front *f, unsigned int queue)
+{
+	static const char zero[4096];
+	uint64_t slot = f->guest->inflight_size / f->guest->inflight_queues;
+	uint64_t at = f->guest->inflight_offset + queue * slot;
+
+	for (uint64_t n; slot; slot -= n, at += n) {
+		n = slot < sizeof(zero) ? slot : sizeof(zero);
+		if (pwrite(f->inflight_fd, zero, n, (off_t)at) != (ssize_t)n)
+			return;
+	}
+}
+
+void vhost_front_clear_dead(struct vhost_front *f)
+{
+	struct vhost_front_guest *g = f->guest;
+
+	for (unsigned int i = 0; i < VHOST_FRONT_MAX_QUEUES; i++) {
+		if (!(g->queue_flags[i] & QUEUE_DEAD))
+			continue;
+		g->queue_flags[i] &= (uint16_t)~QUEUE_DEAD;
+		if (i < g->inflight_queues)
+			clear_slot(f, i);
+	}
+}
