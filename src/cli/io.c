@@ -154,9 +154,11 @@ static int run(const struct cli_args *args, struct error *err)
 	}
 	if (r == 0 && n == 0)
 		r = err_set(err, EINVAL, "--disk is missing");
-	if (r == 0)
+	if (r == 0) {
+		free(lists); /* not what they hold */
 		return io_run(disks, n, err);
-	for (unsigned int i = 0; lists && i < n; i++)
+	}
+	for (unsigned int i = 0; lists && i < IO_DISKS_MAX; i++)
 		value_list_fini(&lists[i]);
 	free(lists);
 	free(disks);
