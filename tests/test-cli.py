@@ -851,12 +851,12 @@ class Main(Base):
         for args in (["help"], ["--help"], ["-h"]):
             result = molt(*args)
             self.expect(result, 0)
-            for sub in ("run", "update", "ctl", "state", "version"):
+            for sub in ("run", "update", "ctl", "state", "version", "io"):
                 self.assertIn(f"\n  {sub} ", result.stdout)
         self.assertEqual(molt("help", "ctl").stdout, molt("ctl", "--help").stdout)
 
     def test_help_fits_a_terminal(self):
-        for sub in ("run", "update", "ctl", "state", "version"):
+        for sub in ("run", "update", "ctl", "state", "version", "io"):
             for line in molt("help", sub).stdout.splitlines():
                 self.assertLess(len(line), 80, line)
 

@@ -81,6 +81,10 @@ int io_engine_uring_attach(struct io_queue *q, int fd, struct error *err)
 			       "disk '%s', queue %u: an io_uring of %u entries is too small for %u",
 			       q->disk->opt->id, q->index, p.sq_entries, q->disk->opt->queue_size);
 	forget_unsubmitted(&q->ring);
+	r = io_uring_get_events(&q->ring); /* one that was not enabled takes nothing */
+	if (r < 0)
+		return err_sys(err, -r, "disk '%s', queue %u: the io_uring at descriptor %d",
+			       q->disk->opt->id, q->index, fd);
 	q->generation = ++q->board->generation;
 	return 0;
 }

@@ -312,6 +312,10 @@ int io_queue_start(struct io_queue *q, struct error *err)
 	if (c->size > q->disk->opt->queue_size)
 		return err_set(err, EINVAL, "queue %u: a size of %u, more than %u", q->index,
 			       c->size, q->disk->opt->queue_size);
+	if (q->disk->table.addr &&
+	    (c->size > q->disk->table.queue_size || q->index >= q->disk->table.nqueues))
+		return err_set(err, EINVAL, "queue %u of %u has no place in the inflight table",
+			       q->index, c->size);
 	r = virtqueue_setup(&q->vq, &q->disk->mem, c, q->base, 0, err);
 	if (r < 0) {
 		err_prefix(err, "queue %u", q->index);

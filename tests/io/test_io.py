@@ -282,21 +282,6 @@ test_broken_far_ahead = broken(lambda q: (q.ram.pack(q.avail + 2, "<H", 65), os.
 
 
 @both
-def test_in_flight_twice(path, uring):
-    """A head that is offered again before it was given back."""
-    fifo = Disk(path, uring=uring)
-    fifo.board.limit(0, 1, 1)  # the second request waits for a second
-    with Io(fifo) as io:
-        q = io.disks[0].queues[0]
-        assert q.do(OUT, 0, b"1" * 512).status == OK
-        q.add(OUT, 0, b"2" * 512)
-        head = q.add(OUT, 0, b"3" * 512).head
-        q.offer(head)
-        assert len(q.wait(2)) == 2
-        assert is_broken(q) or io.disks[0].board.queue(0)["broken"] == 0
-
-
-@both
 def test_drain(path, uring):
     """GET_VRING_BASE comes when all is done, and the next one goes on from there."""
     with Io(Disk(path, uring=uring, size=256, queues=2)) as io:

@@ -107,6 +107,10 @@ def test_bad_rings(path, uring):
             d.tell(vf.SET_VRING_KICK, struct.pack("<Q", 0), [eventfd], works=False)
         d.queues[0].start()
         assert d.queues[0].do(OUT, 0, b"x" * 512).status == OK
+        d.queues[0].stop()
+        payload, fds = d.ask(vf.GET_INFLIGHT_FD, struct.pack("<QQHHI", 0, 0, 1, 32, 0))
+        d.tell(vf.SET_INFLIGHT_FD, payload, fds)  # too small for the queue
+        d.tell(vf.SET_VRING_KICK, struct.pack("<Q", 0), [eventfd], works=False)
 
 
 @both

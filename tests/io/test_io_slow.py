@@ -96,6 +96,22 @@ def test_drain_takes_as_long_as_the_disk(slow, uring):
 
 
 @slowly
+def test_in_flight_twice(slow, uring):
+    """A head that is offered again before it was given back ends the queue; what is in flight is finished, once."""
+    with Io(direct(slow, uring)) as io:
+        q = io.disks[0].queues[0]
+        slow.delay = 0.4
+        request = q.add(OUT, 0, b"1" * BLOCK)
+        time.sleep(0.1)
+        q.offer(request.head)
+        time.sleep(0.1)
+        assert os.eventfd_read(q.err) == 1 and io.disks[0].board.queue(0)["broken"] == 2
+        assert q.wait() == [request] and request.status == OK
+        time.sleep(0.5)
+        assert not q.collect() and len(slow.log) == 1
+
+
+@slowly
 def test_ends_at_once(slow, uring):
     """Nobody waits for a request whose front-end is gone, but the kernel for its own calls."""
     with Io(direct(slow, uring)) as io:
