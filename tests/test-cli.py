@@ -690,6 +690,10 @@ class Values(Base):
         ("run", "user"): ["", "nobody-such", "0:", "0:no-such-group"],
         ("update", "timeout"): [*SECONDS, "0", "600.001"],
         ("ctl", "timeout"): SECONDS,
+        ("io", "disk"): ["", "x", "id=a", "id=a,socket=2,file=4,board=5", "socket=3,file=4,board=5",
+                         "id=a,socket=3,file=4,board=5,queues=0", "id=a,socket=3,file=4,board=5,queue-size=24",
+                         "id=a,socket=3,file=4,board=5,rings=6:7", "id=a,socket=3,file=4,board=5,discard=x"],
+        ("io", "log-level"): ["", "loud"],
     }
     # Paths, about which the file system has the last word; and what only a predecessor gives.
     ANY = {("run", "kernel"), ("run", "initramfs"), ("run", "log-file"), ("run", "incoming"),

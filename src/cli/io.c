@@ -28,8 +28,8 @@ const struct cli_command io_command = {
 	.usage = "--disk KEY=VALUE,... ...",
 	.summary = "Move the data of a guest's disks; started by 'molt run', not for people",
 	.details = "It opens nothing: all descriptors are inherited, by number.\n"
-		   "Keys: id=NAME socket=FD file=FD board=FD event=FD rings=FD:FD... readonly=on|off\n"
-		   "discard=on|off serial=TEXT queues=N queue-size=N\n",
+		   "Keys: id=NAME socket=FD file=FD board=FD event=FD rings=FD:FD...\n"
+		   "readonly=on|off discard=on|off serial=TEXT queues=N queue-size=N\n",
 	.options = io_options,
 };
 
@@ -136,52 +136,63 @@ static int parse_disk(struct io_disk_options *d, struct value_list *l, const cha
 	return 0;
 }
 
-/* What io_run() was given is its threads' until the process ends. */
-static int run(const struct cli_args *args, struct error *err)
+static int parse_disks(struct io_disk_options *disks, struct value_list *lists,
+		       unsigned int *ndisks, const struct cli_args *args, struct error *err)
 {
-	struct io_disk_options *disks = calloc(IO_DISKS_MAX, sizeof(*disks));
-	struct value_list *lists = calloc(IO_DISKS_MAX, sizeof(*lists));
 	const char *text;
 	unsigned int n = 0;
-	int r = disks && lists ? 0 : err_set(err, ENOMEM, "no memory");
+	int r = 0;
 
 	while (r == 0 && (text = cli_value_at(args, "disk", n))) {
 		if (n == IO_DISKS_MAX)
-			r = err_set(err, EINVAL, "more than %d disks", IO_DISKS_MAX);
-		else
-			r = parse_disk(&disks[n], &lists[n], text, err);
-		n += r == 0;
+			return err_set(err, EINVAL, "more than %d disks", IO_DISKS_MAX);
+		r = parse_disk(&disks[n], &lists[n], text, err);
+		n++;
 	}
-	if (r == 0 && n == 0)
-		r = err_set(err, EINVAL, "--disk is missing");
+	*ndisks = n;
+	return r == 0 && n == 0 ? err_set(err, EINVAL, "--disk is missing") : r;
+}
+
+static int set_log_level(const struct cli_args *args, struct error *err)
+{
+	int level = cli_parse_log_level(args, err);
+
+	if (level >= 0)
+		log_set_level((enum log_level)level);
+	return level < 0 ? level : 0;
+}
+
+/* What io_run() was given is its threads' until the process ends. */
+static int run(const struct cli_args *args)
+{
+	struct io_disk_options *disks = calloc(IO_DISKS_MAX, sizeof(*disks));
+	struct value_list *lists = calloc(IO_DISKS_MAX, sizeof(*lists));
+	struct error err = ERROR_INIT;
+	unsigned int n = 0;
+	int r = disks && lists ? 0 : err_set(&err, ENOMEM, "no memory");
+
+	if (r == 0)
+		r = set_log_level(args, &err);
+	if (r == 0)
+		r = parse_disks(disks, lists, &n, args, &err);
 	if (r == 0) {
 		free(lists); /* not what they hold */
-		return io_run(disks, n, err);
+		return io_run(disks, n, &err) < 0 ? cli_failure(&io_command, &err) : 0;
 	}
 	for (unsigned int i = 0; lists && i < IO_DISKS_MAX; i++)
 		value_list_fini(&lists[i]);
 	free(lists);
 	free(disks);
-	return r;
+	return cli_usage_error(&io_command, "%s", err.text);
 }
 
 int cmd_io(int argc, char **argv)
 {
-	struct error err = ERROR_INIT;
 	struct cli_args args;
-	int status, level;
+	int status;
 
-	if (!cli_begin(&args, &io_command, argc, argv, &status)) {
-		cli_args_fini(&args);
-		return status;
-	}
-	level = cli_parse_log_level(&args, &err);
-	if (level >= 0)
-		log_set_level((enum log_level)level);
-	if (level < 0)
-		status = cli_usage_error(&io_command, "%s", err.text);
-	else
-		status = run(&args, &err) == 0 ? 0 : cli_failure(&io_command, &err);
+	if (cli_begin(&args, &io_command, argc, argv, &status))
+		status = run(&args);
 	cli_args_fini(&args);
 	return status;
 }
