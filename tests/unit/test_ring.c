@@ -16,7 +16,7 @@
 #include <liburing.h>
 
 #include <molt/base/fd.h>
-#include <molt/io/ring.h>
+#include <molt/virtio/io_ring.h>
 
 static struct error err;
 static struct io_uring_params params;

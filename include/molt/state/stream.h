@@ -104,7 +104,7 @@ struct stream {
 	struct stream_section *sections;
 	size_t nsections;
 	size_t found; /* where the last one was found: the next is mostly behind it */
-	size_t room; /* sections that there is memory for */
+	size_t room;  /* sections that there is memory for */
 };
 
 /*
