@@ -165,6 +165,17 @@ static void front_failed(void *opaque, const struct error *err)
 	log_warn("device '%s': %s", d->dev->id, err->text);
 }
 
+static void requests_lost(void *opaque, unsigned int queue, const struct error *err)
+{
+	struct vhost_device *d = opaque;
+
+	(void)queue;
+	pthread_mutex_lock(&d->dev->lock);
+	virtio_broken(&d->virtio, err->text);
+	settle(d);
+	pthread_mutex_unlock(&d->dev->lock);
+}
+
 static int check_config(void *opaque, const uint8_t *old, const uint8_t *now, uint32_t len,
 			struct error *err)
 {
@@ -181,6 +192,7 @@ static const struct vhost_front_ops front_ops = {
 	.queue_stopped = queue_stopped,
 	.stopped = stopped,
 	.lost = lost,
+	.requests_lost = requests_lost,
 	.config_changed = config_changed,
 	.failed = front_failed,
 	.check_config = check_config,
@@ -265,6 +277,7 @@ static struct vhost_front_setup front_setup(struct vhost_device *d)
 		.queues = (uint16_t)d->setup.identity.nqueues,
 		.max_queue_size = (uint16_t)d->setup.identity.queue_max,
 		.config_len = d->setup.config_len,
+		.finishes = d->setup.finishes,
 	};
 }
 

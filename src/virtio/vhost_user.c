@@ -128,6 +128,7 @@ static int vhost_user_create(struct device *dev, const struct device_env *env, s
 	struct vhost_user_args args;
 	struct vhost_device_setup setup = {
 		.config_len = BLK_CONFIG_BYTES,
+		.finishes = true,
 		.check_config = blk_check_config,
 		.show_config = show_config,
 		.opaque = dev,

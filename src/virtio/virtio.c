@@ -93,8 +93,7 @@ void virtio_broken(struct virtio *v, const char *what)
 {
 	if (v->guest->status & VIRTIO_CONFIG_S_NEEDS_RESET)
 		return;
-	log_warn("device '%s': the guest's driver makes no sense (%s); it needs a reset",
-		 v->dev->id, what);
+	log_warn("device '%s' needs a reset by the guest's driver: %s", v->dev->id, what);
 	v->guest->status |= VIRTIO_CONFIG_S_NEEDS_RESET;
 	virtio_notify_config(v);
 }

@@ -154,7 +154,7 @@ struct virtqueue_config virtio_queue_config(const struct virtio *v, uint32_t que
 void virtio_notify_queue(struct virtio *v, uint32_t queue);
 void virtio_notify_config(struct virtio *v);
 
-/* The driver made no sense: NEEDS_RESET (2.1), and one line in the log, which has a rate limit. */
+/* NEEDS_RESET (2.1), mostly for a driver that makes no sense; and one line in the log, within a limit. */
 void virtio_broken(struct virtio *v, const char *what);
 
 void virtio_queue_reset_done(struct virtio *v, uint32_t queue);
