@@ -174,7 +174,7 @@ static void killed_with_much_in_flight(void **state)
 		driver_start(&b.d);
 	}
 	driver_verify(&b.d);
-	print_message("%u of %u times requests were lost\n", lost, kills);
+	print_message("# %u of %u times requests were lost\n", lost, kills);
 	daemon_bench_fini(&b);
 }
 

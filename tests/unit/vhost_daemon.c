@@ -96,10 +96,10 @@ bool daemon_bench_init(struct daemon_bench *b, const char *format, unsigned int 
 {
 	memset(b, 0, offsetof(struct daemon_bench, d));
 	if (access(DAEMON, X_OK) < 0) {
-		print_message("%s is not installed\n", DAEMON);
+		print_message("# %s is not installed\n", DAEMON);
 		return false;
 	}
-	log_set_level(LOG_LEVEL_ERROR);
+	log_set_level(LOG_LEVEL_ERROR - 1); /* what it says of lost requests is counted */
 	b->format = format;
 	strcpy(b->dir, "/tmp/molt-vhost-XXXXXX");
 	assert_non_null(mkdtemp(b->dir));
