@@ -51,6 +51,7 @@ static void give_queue(struct vhost_device *d, uint32_t q)
 	};
 	struct fast_queue *fq = &d->path.queues[q];
 	struct error err = ERROR_INIT;
+	int r;
 
 	if (fast_path_open(&d->path, q, &err) < 0) {
 		log_error("device '%s': %s", d->dev->id, err.text);
@@ -59,8 +60,11 @@ static void give_queue(struct vhost_device *d, uint32_t q)
 	}
 	fast_path_resume(&d->path);
 	vhost_front_set_fds(&d->front, q, fq->kick_fd, fq->call_fd, d->path.error_fd);
-	if (vhost_front_start_queue(&d->front, q, &queue) == 0)
+	r = vhost_front_start_queue(&d->front, q, &queue);
+	if (r == 0)
 		g->given[q] = GIVEN;
+	else if (r != -EBUSY)
+		virtio_broken(&d->virtio, strerror(-r));
 }
 
 static void settle_queue(struct vhost_device *d, uint32_t q)
