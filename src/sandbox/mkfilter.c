@@ -147,7 +147,8 @@ static const struct {
 };
 
 static int sanitized;
-static char in_main[KNOWN_CALLS]; /* calls that main's list names, for every guest */
+/* Calls that main's list names: for every guest, and for one with back-ends. */
+static char in_main[KNOWN_CALLS], in_main_with_back_ends[KNOWN_CALLS];
 
 static void die(const char *file, const char *what, const char *word)
 {
@@ -302,10 +303,12 @@ static void allow_table(scmp_filter_ctx ctx, const char *file, const char *prefi
 }
 
 /* A vCPU thread has main's filter as well. */
-static void must_be_in_main(const char *file, int nr, const char *word)
+static void must_be_in_main(const char *file, const char *list, int nr, const char *word)
 {
-	if (nr >= 0 && !in_main[nr])
-		die(file, "main's list, which a vCPU thread has as well, does not have", word);
+	const char *main_list = strcmp(list, "io") == 0 ? in_main_with_back_ends : in_main;
+
+	if (nr >= 0 && !main_list[nr])
+		die(file, "main's list, which this one comes on top of, does not have", word);
 }
 
 /* What the comments of a source declare for the list. */
@@ -332,10 +335,7 @@ static int collect(scmp_filter_ctx ctx, const char *file, const char *list)
 				word[strcspn(word, ")")] = '\0';
 				allow_table(ctx, file, word + 7, in);
 			} else {
-				int nr = add_call(ctx, file, word);
-
-				if (strcmp(list, "vcpu") == 0)
-					must_be_in_main(file, nr, word);
+				must_be_in_main(file, list, add_call(ctx, file, word), word);
 			}
 			found++;
 		}
@@ -380,8 +380,8 @@ static void read_main_list(scmp_filter_ctx ctx, const char *file, int back_ends)
 		     word = strtok_r(NULL, " \t\n", &save)) {
 			int nr = add_call(ctx, file, word);
 
-			if (nr >= 0 && !back_ends)
-				in_main[nr] = 1;
+			if (nr >= 0)
+				(back_ends ? in_main_with_back_ends : in_main)[nr] = 1;
 		}
 	}
 	fclose(in);
