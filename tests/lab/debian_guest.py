@@ -14,6 +14,7 @@ import signal
 import time
 
 from guest_shell import GuestTimeout
+from report import DataLost
 from stock_guest import StockGuest
 
 import moltvm  # noqa: E402 -- found by stock_guest's path
@@ -97,7 +98,7 @@ class DebianGuest(StockGuest):
         """How often every block was written and found as it was written; raises if one was not."""
         words = self.must("cat /run/fio/passes; cat /run/fio/bad 2>/dev/null || echo good", 90).split()
         if words[1] != "good":
-            raise AssertionError("fio: " + self.must("tail -n 30 /run/fio/log /run/fio/out", 90))
+            raise DataLost("fio: " + self.must("tail -n 30 /run/fio/log /run/fio/out", 90))
         return int(words[0])
 
     def wait_fio_passes(self, more, timeout=300):

@@ -15,6 +15,10 @@ class GuestFaulted(Exception):
     """The guest ended as the emulated CPU's faults make guests end. See "Faults of the emulated CPU" in README.md."""
 
 
+class DataLost(Exception):
+    """What was written is not there. No fault of the emulated CPU's does that, so such a story is never told again."""
+
+
 class Report:
     def __init__(self):
         self.points = 0

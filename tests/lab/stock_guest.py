@@ -23,7 +23,7 @@ sys.path[:0] = [HERE, os.path.join(os.path.dirname(HERE), "lib")]
 import moltvm  # noqa: E402
 from guest_shell import GuestGone, GuestShell, GuestTimeout, parse_values  # noqa: E402
 from kvm_trace import KvmTrace  # noqa: E402
-from report import GuestFaulted  # noqa: E402
+from report import DataLost, GuestFaulted  # noqa: E402
 from stalled import foreign_page_tables, sections, words  # noqa: E402
 
 # Software emulation on a busy machine: what takes 5 seconds on an idle one may take many times that.
@@ -64,7 +64,7 @@ class StockGuest:
         if kind is not None:
             print("the guest's last words: %r" % self.heard()[-3000:])
             self.tell_silence()
-        fault = self.emulation_fault() if kind is not None else None
+        fault = self.emulation_fault() if kind not in (None, DataLost) else None
         self.shell.stream.close()
         self.log.close()
         shutil.rmtree(self.dir, ignore_errors=True)
