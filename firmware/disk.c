@@ -16,7 +16,7 @@
  * Options: slot=1, queues=1, size=64 (of each), depth=32 (in flight, all queues together), blocks=8 (4
  * KiB, of the largest request), use_mib=8 (of the disk), requests=3000 (a pass), passes=0 (0: no end),
  * seed=1, plain=on (all passes the same way, without resets), readonly=on (writes must fail),
- * errors=on (they may), first=zero (the disk is known to hold zeroes).
+ * errors=on (they may, and nobody knows what is there), first=zero (the disk is known to hold zeroes).
  */
 #include "disk.h"
 
