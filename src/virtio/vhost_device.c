@@ -71,13 +71,21 @@ static void settle_queue(struct vhost_device *d, uint32_t q)
 {
 	struct vhost_device_guest *g = d->guest;
 
-	if (g->given[q] == NOT_GIVEN && g->virtio.resetting[q])
+	if (g->given[q] == NOT_GIVEN && g->virtio.resetting[q]) {
+		vhost_front_forget_queue(&d->front, q);
 		virtio_queue_reset_done(&d->virtio, q);
-	else if (g->given[q] == NOT_GIVEN && g->virtio.enabled[q] && g->started && !g->stopping)
+	} else if (g->given[q] == NOT_GIVEN && g->virtio.enabled[q] && g->started && !g->stopping)
 		give_queue(d, q);
 	else if (g->given[q] == GIVEN && g->virtio.resetting[q] &&
 		 vhost_front_stop_queue(&d->front, q) == 0)
 		g->given[q] = TAKING_BACK;
+}
+
+static void forget_queues(struct vhost_device *d)
+{
+	memset(d->guest->base, 0, sizeof(d->guest->base));
+	for (uint32_t q = 0; q < d->virtio.id.nqueues; q++)
+		vhost_front_forget_queue(&d->front, q);
 }
 
 /* The device's lock is held, or every vCPU is parked. */
@@ -93,7 +101,7 @@ static void settle(struct vhost_device *d)
 	else if (!live && g->started && !g->stopping)
 		g->stopping = vhost_front_stop(&d->front, g->virtio.resetting_all) == 0;
 	if (g->virtio.resetting_all && !g->started && !g->stopping) {
-		memset(g->base, 0, sizeof(g->base));
+		forget_queues(d);
 		virtio_reset_done(&d->virtio);
 	}
 	if (g->held && !g->started && !g->stopping && d->setup.holds)
@@ -364,7 +372,7 @@ int vhost_device_before_reset(struct vhost_device *d, struct error *err)
 /* The front-end's part stays: it is the connection's, not the guest's. */
 void vhost_device_reset(struct vhost_device *d)
 {
-	memset(d->guest->base, 0, sizeof(d->guest->base));
+	forget_queues(d);
 	memset(d->guest->given, NOT_GIVEN, sizeof(d->guest->given));
 	d->guest->started = d->guest->stopping = false;
 	virtio_power_on(&d->virtio);

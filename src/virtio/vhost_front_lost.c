@@ -29,6 +29,7 @@ static void lose_queue(struct vhost_front *f, unsigned int queue)
 {
 	struct vhost_front_guest *g = f->guest;
 	bool asked_back = !(g->queue_flags[queue] & QUEUE_WANTED);
+	bool goes_on = g->tell_stopped && !g->reset_wanted; /* with the next start */
 	unsigned int flying;
 	uint16_t used;
 
@@ -36,7 +37,7 @@ static void lose_queue(struct vhost_front *f, unsigned int queue)
 	if (vhost_front_used_index(f, queue, &used))
 		g->queue_base[queue] = used;
 	if (g->has_inflight)
-		g->queue_flags[queue] |= asked_back ? QUEUE_DEAD : 0;
+		g->queue_flags[queue] |= asked_back && !goes_on ? QUEUE_DEAD : 0;
 	else if (!asked_back && !vhost_front_in_order(f, queue, &flying))
 		g->queue_flags[queue] |= QUEUE_LOST | QUEUE_TELL_LOST;
 	g->queue_flags[queue] &= (uint16_t) ~(QUEUE_LIVE | QUEUE_ASKED | QUEUE_GIVEN | QUEUE_KICK);
@@ -52,6 +53,14 @@ void vhost_front_lose_queues(struct vhost_front *f)
 			lose_queue(f, i);
 	g->queue_step = 0;
 	g->drain_by_ns = 0;
+}
+
+void vhost_front_forget_queue(struct vhost_front *f, unsigned int queue)
+{
+	struct vhost_front_guest *g = f->guest;
+
+	if (g->has_inflight && !g->started)
+		g->queue_flags[queue] |= QUEUE_DEAD;
 }
 
 /* Written, not mapped: a back-end that shrinks the table harms itself. */

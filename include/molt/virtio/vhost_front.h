@@ -259,6 +259,12 @@ int vhost_front_stop_queue(struct vhost_front *f, unsigned int queue);
 int vhost_front_stop(struct vhost_front *f, bool reset);
 
 /*
+ * The driver gives a queue up after a stop that was no reset: what may still be in flight of it (where
+ * the back-end died meanwhile) is not to be done by the next start. Between a stop and a start only.
+ */
+void vhost_front_forget_queue(struct vhost_front *f, unsigned int queue);
+
+/*
  * For a cold start, and for a reset of the machine: serve this front-end alone until it is ready or
  * stopped. -ETIMEDOUT with a sentence that names the socket and the way out.
  */
