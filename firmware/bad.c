@@ -14,8 +14,8 @@
  * Then, with rounds=N, a second CPU writes random words over the rings of the first device while
  * this one notifies and resets it (bad_scribble.c).
  *
- * "bad: WRONG NAME ..." ends it. Options: hold=on, one=on entry=NAME (that one alone), every=N first=M
- * (each Nth from the Mth on), seed=1, rounds=0, cpus=1 (2 with rounds).
+ * "bad: WRONG NAME ..." ends it. Options: hold=on, one=on entry=NAME (that one alone), every=N
+ * first=M (each Nth from the Mth on), seed=1, rounds=0, cpus=1 (2 with rounds).
  */
 #include "bad.h"
 #include "bad_scribble.h"

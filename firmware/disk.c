@@ -2,8 +2,8 @@
 /*
  * disk: reads and writes a virtio disk with many requests in flight, of every kind and split into
  * buffers at any byte, and verifies what it reads. A pass is some thousand requests, in one of the
- * ways to drive the device (with and without EVENT_IDX and indirect tables, asleep or awake), then a
- * reset of the device or of a queue:
+ * ways to drive the device (with and without EVENT_IDX and indirect tables, asleep or awake); then
+ * comes a reset of the device or of a queue:
  *
  *	disk: ready sectors=S queues=Q size=N features=F
  *	disk: at STEP pass=N requests=R in_flight=I		twice a second
@@ -13,10 +13,11 @@
  * What is wrong is said in a line "disk: BAD step=S ..." and ends it; a power button press does so,
  * too, and so does the last pass: then the whole disk is read and verified once more.
  *
- * Options: slot=1, queues=1, size=64 (of each), depth=32 (in flight, all queues together), blocks=8 (4
- * KiB, of the largest request), use_mib=8 (of the disk), requests=3000 (a pass), passes=0 (0: no end),
- * seed=1, plain=on (all passes the same way, without resets), readonly=on (writes must fail),
- * errors=on (they may, and nobody knows what is there), first=zero (the disk is known to hold zeroes).
+ * Options: slot=1, queues=1, size=64 (of each), depth=32 (in flight, all queues together), blocks=8
+ * (4 KiB, of the largest request), use_mib=8 (of the disk), requests=3000 (a pass), passes=0 (0: no
+ * end), seed=1, plain=on (all passes the same way, without resets), readonly=on (writes must fail),
+ * errors=on (they may, and nobody knows what is there), first=zero (the disk is known to hold
+ * zeroes).
  */
 #include "disk.h"
 

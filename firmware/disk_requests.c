@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Requests of a disk, and what they should find there. The guest knows for each block of 4 KiB which
- * write it holds; no two requests that are in flight at a time have a block in common.
+ * Requests of a disk, and what they should find there. The guest knows for each block of 4 KiB
+ * which write it holds; no two requests that are in flight at a time have a block in common.
  */
 #include "disk.h"
 

@@ -14,9 +14,9 @@
  * length is not what it should be, where a byte behind that length or beside the buffer changed,
  * and where its bytes are all equal to those of the request before or to what was there.
  *
- * Options: slot=1, cpus=1 (2: rng_race.c as well), seed=1, passes=0 (then power off; 0: never), step=NAME (this one alone),
- * hold=on (each step stays in its strangest moment until the power button is pressed, and says
- * "rng: hold NAME"). A power button press ends it otherwise.
+ * Options: slot=1, cpus=1 (2: rng_race.c as well), seed=1, passes=0 (then power off; 0: never),
+ * step=NAME (this one alone), hold=on (each step stays in its strangest moment until the power
+ * button is pressed, and says "rng: hold NAME"). A power button press ends it otherwise.
  */
 #include "rng.h"
 
