@@ -11,7 +11,7 @@ usage() {
 	                   stories of the lab, and fuzzing; without it, what every change has to
 	                   pass, in minutes
 	  --suite NAME     run only this suite (may be repeated):
-	                   house, unit, guest, faults, lab, fuzz; with --all: fuzz-smoke
+	                   house, unit, guest, io, faults, lab, fuzz; with --all: fuzz-smoke
 	  --sanitize LIST  build with sanitizers: address,undefined or thread
 	  --build DIR      build directory (default: build/test, or build/LIST with --sanitize)
 

@@ -39,7 +39,7 @@ test_many_updates_change_nothing.timeout = 1200  # a machine busy with other thi
 
 def test_old_and_new_in_turn():
     """The newest release and this molt; where there is none to be had, two copies of this one."""
-    with Vm("--memory", "64M", kernel="probe", cmdline=PROBE) as vm:
+    with Vm("--memory", "64M", "--machine", "1", kernel="probe", cmdline=PROBE) as vm:
         try:
             other = release.newest()
         except release.Unavailable as why:
