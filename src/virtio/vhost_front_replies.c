@@ -160,7 +160,7 @@ int vhost_front_got_confirmation(struct vhost_front *f, struct vhost_user_messag
 	if (!g->started || g->running)
 		return 0;
 	g->running = true;
-	log_info("%s: the vhost-user back-end has the queues", f->setup.name);
+	log_debug("%s: the vhost-user back-end has the queues", f->setup.name);
 	if (f->setup.ops->running)
 		f->setup.ops->running(f->setup.opaque);
 	return 0;

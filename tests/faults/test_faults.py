@@ -20,7 +20,7 @@ import sys
 import threading
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from walk import DEADLY, ProbeWalker, may_die  # noqa: E402
+from walk import DEADLY, DiskWalker, ProbeWalker, may_die  # noqa: E402
 from moltvm import full, need_kvm, run_cases  # noqa: E402
 
 BINARY = os.environ["MOLT_FAULTS_BINARY"]
@@ -31,6 +31,7 @@ ONLY = re.compile(os.environ.get("MOLT_FAULTS_ONLY", ""))
 WALKERS = min(2, os.cpu_count() or 1)
 TRIES = 4  # a point that hangs on the guest's timing (has it just printed?) is not reached each time
 SAMPLE_DEADLY, SAMPLE_EXHAUST = (120, 40) if ALL else (16, 8)
+SAMPLE_DISK, SAMPLE_DISK_DEADLY = (200, 60) if ALL else (16, 6)
 RESOURCES = {errno.ENOMEM, errno.EMFILE, errno.ENOSPC, errno.EAGAIN}
 SCENARIOS = ("update", "give-back", "guardian", "undo", "state-file", "descriptors")
 
@@ -44,9 +45,9 @@ NO_ERROR = {
 class Recording:
     """The points of all scenarios, each under the first one that comes by it."""
 
-    def __init__(self):
+    def __init__(self, walker_class=ProbeWalker):
         self.points = {}
-        with ProbeWalker(BINARY) as walker:
+        with walker_class(BINARY) as walker:
             for scenario in SCENARIOS:
                 for point in walker.record(scenario):
                     if ONLY.search(point.name):
@@ -87,7 +88,8 @@ def one_of_each_call():
 class Walk:
     """Runs jobs on a few guests at once, and counts."""
 
-    def __init__(self, jobs):
+    def __init__(self, jobs, walker_class=ProbeWalker):
+        self.walker_class = walker_class
         self.jobs = queue.Queue()
         for job in jobs:
             self.jobs.put(job)
@@ -109,7 +111,7 @@ class Walk:
                 self.notes.append("%s: %s %s" % (result.end, job[1], result.why))
 
     def work(self):
-        walker = ProbeWalker(BINARY)
+        walker = self.walker_class(BINARY)
         while True:
             try:
                 job = self.jobs.get_nowait()
@@ -197,6 +199,19 @@ def test_guardian_dies():
     walk = Walk([job for job in recorded().jobs(lambda point: stages.match(point.name), "orphan")])
     walk.run()
     assert walk.ends["done"] == walk.runs, walk.ends
+
+
+def test_with_a_busy_disk():
+    """The calls that only a guest with devices of back-ends has, and deaths, with requests in flight."""
+    disk = Recording(DiskWalker)
+    known = {(point.name.split(":")[2].split("#")[0], point.site) for point in recorded().points}
+    news = {point for point in disk.points
+            if fails(point) and (point.name.split(":")[2].split("#")[0], point.site) not in known}
+    jobs = disk.jobs(lambda point: point in news, "error")
+    deaths = [job for action in DEADLY for job in disk.jobs(may_die, action)]
+    Walk(sample(jobs, SAMPLE_DISK, "disk") + sample(deaths, SAMPLE_DISK_DEADLY, "disk deaths"), DiskWalker).run()
+    allocating = re.compile(r"predecessor:(quiesce|save|handover|exec):(malloc|calloc|realloc|strn?dup|setenv)#")
+    assert not [point.name for point in disk.points if allocating.match(point.name)]
 
 
 def test_known_calls_are_points():

@@ -254,3 +254,28 @@ class ProbeWalker(Walker):
             if any(int(changes) for _, changes in PASS.findall(text)):
                 raise Lost("the guest found something changed: %r" %
                            re.findall(rb"^probe: CHANGED.*$", serial.read(), re.M)[:10])
+
+
+class DiskWalker(Walker):
+    """The guest `disk`, which has 32 requests in flight on two disks' queues and verifies what it reads."""
+
+    cmdline = "queues=2 depth=32 use_mib=4 requests=400"
+
+    def start(self):
+        with open(self.path("image"), "wb") as image:
+            image.truncate(8 << 20)
+        self.vm = Vm("--memory", "16M", "--sandbox", "write=" + self.dir, "--disk", "path=%s,queues=2,slot=1" % self.path("image"), "--rng", "host", kernel="disk",
+                     cmdline=self.cmdline, binary=self.binary, env=self.environment())
+        self.vm.wait_serial("disk: ready", timeout=60)
+        self.begin()
+
+    def verify(self):
+        """Two passes that end from now on: the first may have begun before."""
+        end, text = time.monotonic() + 60, b""
+        with open(self.vm.serial_path, "rb") as serial:
+            serial.seek(0, os.SEEK_END)
+            while len(re.findall(rb"^disk: pass \d+ .*\n", text, re.M)) < 2:
+                if time.monotonic() > end or b"BAD" in text:
+                    raise Lost("the guest's disk: %r" % text[-500:])
+                time.sleep(0.005)
+                text += serial.read()

@@ -198,6 +198,15 @@ def session_lives(pid):
     return any(state not in "ZX" for state in session_states(pid).values())
 
 
+def is_io(pid):
+    """Whether that process moves a guest's data: `molt io`."""
+    try:
+        with open("/proc/%d/cmdline" % pid) as f:
+            return f.read().split("\0")[1:2] == ["io"]
+    except OSError:
+        return False
+
+
 def io_processes(vm):
     """The process ids of those that move a guest's data: `molt io`, children of whoever runs the guest."""
     found = []
@@ -205,11 +214,9 @@ def io_processes(vm):
         try:
             with open("/proc/%s/stat" % name) as f:
                 parent = int(f.read().rpartition(")")[2].split()[1])
-            with open("/proc/%s/cmdline" % name) as f:
-                words = f.read().split("\0")
         except (OSError, ValueError):
             continue
-        if parent == vm.pid and words[1:2] == ["io"]:
+        if parent == vm.pid and is_io(int(name)):
             found.append(int(name))
     return sorted(found)
 
@@ -465,9 +472,17 @@ class Vm:
         Waits until what an update leaves for later is gone, for its answer comes before: the descriptors kept for a
         way back, and all other processes. bodies: a dead one may be left, which the next update buries.
         """
+        disks = self.argv.count("--disk")  # each with a process that stays, and its pidfd
+
         def left():
-            return ([pid for pid, state in self.others().items() if not bodies or state != "Z"] +
-                    [what for what, _ in self.fds().values() if "molt-state" in what or "pidfd" in what])
+            others = self.others()
+            io = [pid for pid in others if is_io(pid)]  # whose parent may have been the predecessor
+            held = [what for what, _ in self.fds().values() if "molt-state" in what or "pidfd" in what]
+            pidfds = sum("pidfd" in what for what in held)
+            if len(io) == disks and pidfds == disks:
+                held = [what for what in held if "pidfd" not in what]
+            return [pid for pid, state in others.items()
+                    if pid not in io and (not bodies or state != "Z")] + held
 
         self.wait_for(lambda: not left(), lambda: "end of what an update leaves for later: " + ", ".join(
             map(describe, left())))
