@@ -222,7 +222,7 @@ def test_io_process_killed():
     rnd = random.Random(SEED + 7)
     for engine in ENGINES:
         with guest("first=zero depth=48 plain=on requests=1000", engine, seed=7) as vm:
-            for _ in range(100 if full() else 6):
+            for _ in range(100 if full() else 4):
                 time.sleep(rnd.random() * 0.05)
                 vm.wait_for(lambda: io_processes(vm), "an I/O process")
                 kill_io(vm)
