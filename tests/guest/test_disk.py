@@ -248,6 +248,40 @@ def test_io_process_killed_around_updates():
         assert power_off(vm)["errors"] == 0
 
 
+MIXES = ((",direct=on,queues=4", "queues=4 depth=64"),
+         (",engine=threads,queues=4", "queues=4 depth=64 blocks=16"),
+         (",queues=2,ops=2000/50,bytes=40000000", "queues=2 depth=64"))
+
+
+def something(vm, rnd):
+    """One of what may happen to a guest, the I/O process killed before it or not."""
+    if rnd.randrange(3) == 0:
+        kill_io(vm)
+    what = rnd.randrange(4)
+    if what == 0:
+        expect_error(lambda: vm.update(vm.argv[0], "run", "--incoming", "file:/no", no_check=True))
+    elif what == 1:
+        vm.qmp.command("stop")
+        kill_io(vm)
+        vm.update()
+        vm.qmp.command("cont")
+    elif what == 2:
+        vm.update()
+    check(vm)
+
+
+def test_all_of_it_at_random():
+    for seed in range(SEED, SEED + (20 if full() else 1)):
+        for n, (options, cmdline) in enumerate(MIXES):
+            rnd = random.Random(seed)
+            with guest("first=zero use_mib=2 " + cmdline, options, seed=n) as vm:
+                for _ in range(8):
+                    time.sleep(rnd.random() * 0.04)
+                    something(vm, rnd)
+                wait_passes(vm, 1)
+                assert power_off(vm)["errors"] == 0
+
+
 def test_io_process_stopped():
     """It hangs for a while: the guest waits, updates go on, no error."""
     with guest("first=zero depth=16 plain=on requests=500", seed=9) as vm:
