@@ -48,7 +48,7 @@ struct vhost_device_setup {
 	uint64_t needed;                 /* of them, without which a back-end is of no use */
 	uint32_t config_len;             /* of the device's configuration */
 	uint32_t slot;
-	bool finishes; /* see struct vhost_front_setup; not for one that waits for it itself */
+	bool finishes;    /* see struct vhost_front_setup; not for one that waits for it itself */
 	const char *path; /* of the back-end's socket, which has to stay; NULL: sockets are given */
 	/* As in struct vhost_front_ops; may be NULL. */
 	int (*check_config)(void *opaque, const uint8_t *old, const uint8_t *now, uint32_t len,
