@@ -8,6 +8,8 @@
 
 #include "disk_file.h"
 
+#define SECTOR 512
+
 static int check_kind(const char *path, int fd, struct error *err)
 {
 	struct stat st;
@@ -18,6 +20,10 @@ static int check_kind(const char *path, int fd, struct error *err)
 		return err_set(err, EISDIR, "disk %s is a directory", path);
 	if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
 		return err_set(err, EINVAL, "disk %s is neither a file nor a block device", path);
+	if (S_ISREG(st.st_mode) && st.st_size < SECTOR)
+		return err_set(err, EINVAL,
+			       "disk %s has %lld bytes: that is no disk (truncate -s 10G makes one)",
+			       path, (long long)st.st_size);
 	return 0;
 }
 

@@ -343,7 +343,9 @@ def test_locks():
 
 def test_files_that_cannot_be():
     with tempfile.TemporaryDirectory(prefix="molt-test-") as d:
-        for path in (d, os.path.join(d, "none"), "/dev/null"):
+        empty = os.path.join(d, "empty")
+        open(empty, "w").close()
+        for path in (d, os.path.join(d, "none"), "/dev/null", empty):
             done = molt("run", "--serial", "null", "--disk", "path=" + path)
             assert done.returncode == 1 and path in done.stderr, (path, done)
 
