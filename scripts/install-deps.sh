@@ -7,8 +7,9 @@
 #	all	and what only scripts/test.sh --all runs: fuzzing
 set -eu
 
-# gcc, C library, build system; JSON; capabilities, the seccomp filters' compiler; the ASL compiler for the DSDT
-build="gcc libc6-dev pkg-config meson ninja-build python3 libjansson-dev libcap-dev libseccomp-dev liburing-dev acpica-tools"
+# gcc, C library, build system; JSON; capabilities, the seccomp filters' compiler; io_uring; USDT probes; the ASL compiler
+# for the DSDT
+build="gcc libc6-dev pkg-config meson ninja-build python3 libjansson-dev libcap-dev libseccomp-dev liburing-dev systemtap-sdt-dev acpica-tools"
 # unit tests; releases from the history; fetching kernels for the lab; manual page check; checks of the sources;
 # shells whose completion is tested; Debian images (make-debian-image.sh); qemu-storage-daemon, in Debian 12 and 13
 tests="libcmocka-dev git ca-certificates cpio kmod xz-utils mandoc clang-format clang-tidy cppcheck shellcheck"

@@ -17,8 +17,10 @@ static const struct subcommand {
 	const struct cli_command *command;
 	int (*run)(int argc, char **argv);
 } subcommands[] = {
-	{ &run_command, cmd_run },     { &update_command, cmd_update },   { &ctl_command, cmd_ctl },
-	{ &state_command, cmd_state }, { &version_command, cmd_version }, { &io_command, cmd_io },
+	{ &run_command, cmd_run },     { &update_command, cmd_update },
+	{ &ctl_command, cmd_ctl },     { &stats_command, cmd_stats },
+	{ &state_command, cmd_state }, { &version_command, cmd_version },
+	{ &io_command, cmd_io },
 };
 
 static void print_usage(FILE *out)

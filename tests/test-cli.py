@@ -6,9 +6,11 @@ usage: test-cli.py [--tap] MOLT [unittest arguments]
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import pty
+import re
 import resource
 import select
 import shutil
@@ -18,6 +20,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 import unittest
@@ -153,6 +156,10 @@ class Base(unittest.TestCase):
         self.addCleanup(server.listener.close)
         return server
 
+    def talk(self, text, more=None, fds=()):
+        talker = Talker(self.path, text, more, fds)
+        self.addCleanup(talker.listener.close)
+
     def expect(self, result, code, out=None, err=None):
         self.assertEqual(result.returncode, code, result.stderr)
         if out is not None:
@@ -257,10 +264,6 @@ class Ctl(Base):
     def test_timeout(self):
         self.serve(b"\r\n")
         self.expect(molt("ctl", "--timeout", "0.2", self.path, "x"), 1, "", "no answer in time")
-
-    def talk(self, text, more=None, fds=()):
-        talker = Talker(self.path, text, more, fds)
-        self.addCleanup(talker.listener.close)
 
     def test_time_limit_holds_for_a_server_that_never_stops(self):
         """Short events are more work for the client than for the server, which so is always ahead."""
@@ -694,6 +697,7 @@ class Values(Base):
                          "id=a,socket=3,file=4,board=5,queues=0", "id=a,socket=3,file=4,board=5,queue-size=24",
                          "id=a,socket=3,file=4,board=5,rings=6:7", "id=a,socket=3,file=4,board=5,discard=x"],
         ("io", "log-level"): ["", "loud"],
+        ("stats", "timeout"): SECONDS,
     }
     # Paths, about which the file system has the last word; and what only a predecessor gives.
     ANY = {("run", "kernel"), ("run", "initramfs"), ("run", "log-file"), ("run", "incoming"),
@@ -709,7 +713,7 @@ class Values(Base):
         self.assertEqual({key for key, opt in self.options.items() if opt["arg"]},
                          set(self.BAD) | self.ANY)
         for (cmd, name), values in self.BAD.items():
-            words = ([], [self.path, "x"])[cmd == "ctl"] or ([], [self.path])[cmd == "update"]
+            words = ([], [self.path, "x"])[cmd == "ctl"] or ([], [self.path])[cmd in ("update", "stats")]
             for value in values:
                 result = molt(cmd, f"--{name}", value, *words, cwd=self.dir)
                 self.expect(result, 2, "", f"try 'molt {cmd} --help'")
@@ -843,7 +847,7 @@ class Main(Base):
 
     def test_unknown_command(self):
         self.expect(molt("updaet"), 2, "", "did you mean 'update'?")
-        self.expect(molt("xyzzy"), 2, "", "commands: run update ctl state version io help")
+        self.expect(molt("xyzzy"), 2, "", "commands: run update ctl stats state version io help")
         self.expect(molt("help", "xyzzy"), 2, "", "unknown command 'xyzzy'")
 
     def test_unknown_option(self):
@@ -855,12 +859,12 @@ class Main(Base):
         for args in (["help"], ["--help"], ["-h"]):
             result = molt(*args)
             self.expect(result, 0)
-            for sub in ("run", "update", "ctl", "state", "version", "io"):
+            for sub in ("run", "update", "ctl", "stats", "state", "version", "io"):
                 self.assertIn(f"\n  {sub} ", result.stdout)
         self.assertEqual(molt("help", "ctl").stdout, molt("ctl", "--help").stdout)
 
     def test_help_fits_a_terminal(self):
-        for sub in ("run", "update", "ctl", "state", "version", "io"):
+        for sub in ("run", "update", "ctl", "stats", "state", "version", "io"):
             for line in molt("help", sub).stdout.splitlines():
                 self.assertLess(len(line), 80, line)
 
@@ -883,17 +887,194 @@ class Main(Base):
         self.expect(result, 1, "", "cannot write")
 
 
+def disk_stats(reads):
+    kinds = {f"{k}_latency_histogram": {"boundaries": [1000, 2000, 4000], "bins": [reads, 0, 0, 0]}
+             for k in ("rd", "wr", "flush", "unmap")}
+    return {"rd_operations": reads, "failed_rd_operations": 1, "rd_bytes": 4096 * reads, "rd_total_time_ns": 500 * reads,
+            "kicks": 3, "held_total_time_ns": 1500000000, **kinds}
+
+
+def stats_answers(reads=8, queues=1, **disk):
+    """What a molt answers to what one sample asks."""
+    stats = {"device": "d0", "stats": disk_stats(reads), **disk}
+    block = {"device": "d0", "inserted": {"file": "/img", "iops": 5, "image": {"virtual-size": 1 << 20}},
+             "back-end": {"type": "molt-io", "state": "running", "engine": "io_uring"}, **disk}
+    return [{"return": {"status": "running", "running": True}},
+            {"return": {"updates": 2, "last": {"blackout-us": 250}}}, {"return": [block]}, {"return": [stats]}] + (
+            [{"return": [{**stats, "queues": [disk_stats(reads)] * queues}]}] if queues else [])
+
+
+class Stats(Base):
+    SAMPLE = r'[a-z_]+(\{[a-z]+="[^"\\\n]*"(,[a-z]+="[^"\\\n]*")*\})? [0-9.]+(e-?[0-9]+)?'
+
+    def test_table(self):
+        self.serve(*stats_answers(queues=0))
+        result = molt("stats", self.path)
+        self.expect(result, 0)
+        self.assertIn("d0  running  io_uring  1.0 MiB  /img\n", result.stdout)
+        self.assertRegex(result.stdout, r"read +9 +32.0 KiB +1 +0.4 +1.0\n")
+        self.assertIn("guest running, 2 updates", result.stdout)
+
+    def test_json(self):
+        server = self.serve(*stats_answers())
+        result = molt("stats", "--json", self.path)
+        self.expect(result, 0)
+        said = json.loads(result.stdout)
+        self.assertEqual(said["update"]["updates"], 2)
+        self.assertEqual(len(said["blockstats"][0]["queues"]), 1)
+        self.assertEqual(server.requests[-1], {"execute": "query-blockstats",
+                                               "arguments": {"device": "d0", "queues": True}})
+
+    def families(self, text):
+        """{metric: lines}; the format is right, and each metric's samples stand together."""
+        found, name, kind = {}, None, None
+        self.assertTrue(text.endswith("\n"))
+        for line in text.splitlines():
+            if line.startswith("# HELP "):
+                name = line.split()[2]
+                self.assertNotIn(name, found)
+                found[name] = []
+            elif line.startswith("# TYPE "):
+                self.assertEqual(line.split()[2], name)
+                kind = line.split()[3]
+                self.assertEqual(kind == "counter", name.endswith("_total"), line)
+            else:
+                self.assertRegex(line, "^" + self.SAMPLE + "$")
+                ends = ("_bucket{", "_sum{", "_count{") if kind == "histogram" else ("{", " ")
+                self.assertTrue(line.startswith(tuple(name + end for end in ends)), line)
+                found[name].append(line)
+        return found
+
+    def test_prometheus(self):
+        self.serve(*stats_answers(queues=2))
+        result = molt("stats", "--prometheus", self.path)
+        self.expect(result, 0)
+        found = self.families(result.stdout)
+        self.assertIn('molt_disk_requests_total{id="d0",queue="1",kind="read"} 9',
+                      found["molt_disk_requests_total"])
+        self.assertIn('molt_disk_errors_total{id="d0",queue="0",kind="read"} 1', found["molt_disk_errors_total"])
+        self.assertIn('molt_disk_held_seconds_total{id="d0",queue="0"} 1.500000000',
+                      found["molt_disk_held_seconds_total"])
+        self.assertIn('molt_disk_limit_operations{id="d0"} 5', found["molt_disk_limit_operations"])
+        histogram = found["molt_disk_request_duration_seconds"]
+        self.assertIn('molt_disk_request_duration_seconds_bucket{id="d0",kind="read",le="1e-06"} 8', histogram)
+        self.assertIn('molt_disk_request_duration_seconds_bucket{id="d0",kind="read",le="+Inf"} 8', histogram)
+        self.assertIn('molt_disk_request_duration_seconds_count{id="d0",kind="read"} 8', histogram)
+
+    def test_what_a_server_may_say(self):
+        evil = 'x"} 1\n# \x1b]0;\x07\\\x9b\u202e'
+        for answers in ([{"return": x}] * 4 for x in (1, [], {}, [1, [], {}], "x", None)):
+            for option in ([], ["--json"], ["--prometheus"]):
+                self.serve(*answers, {"return": 1})
+                result = molt("stats", *option, self.path)
+                self.expect(result, 0)
+                os.unlink(self.path)
+        disks = stats_answers(device=evil)
+        disks[2]["return"] *= 70
+        disks[3]["return"] *= 70
+        disks[4]["return"] *= 2
+        for option, answers in (([], disks), (["--json"], disks), (["--prometheus"], disks),
+                                (["--prometheus"], stats_answers(queues=70, device=evil))):
+            self.serve(*answers[:4], *answers[4:] * 64)
+            result = molt("stats", *option, self.path)
+            self.expect(result, 0)
+            self.assertFalse(set(result.stdout) & set("\x1b\x07\x9b\u202e"))
+            if option == ["--prometheus"]:
+                for line in result.stdout.splitlines():
+                    self.assertRegex(line, "^(# .*|" + self.SAMPLE + ")$")
+                self.assertEqual(len(re.findall("^molt_disk_kicks_total{", result.stdout, re.M)), 64)
+            os.unlink(self.path)
+
+    def test_errors(self):
+        self.expect(molt("stats"), 2, "", "which control socket?")
+        self.expect(molt("stats", self.path, "x"), 2, "", "one argument too many")
+        self.expect(molt("stats", "--json", "--watch", self.path), 2, "", "one of them")
+        self.expect(molt("stats", self.path), 1, "", "there is none")
+        self.serve({"return": {}}, {"return": {}}, {"error": {"class": "CommandNotFound", "desc": "old molt"}})
+        self.expect(molt("stats", self.path), 1, "", "molt stats: old molt")
+        os.unlink(self.path)
+        self.serve({"return": {}}, None)
+        self.expect(molt("stats", self.path), 1, "", "the connection was lost")
+        os.unlink(self.path)
+        self.talk(json.dumps(GREETING).encode() + b'{"return": {}}')
+        self.expect(molt("stats", "--timeout", "0.2", self.path), 1, "", "no answer in time")
+        with open("/dev/full", "w", encoding="ascii") as full:
+            for option in ([], ["--json"], ["--prometheus"]):
+                os.unlink(self.path)
+                self.serve(*stats_answers(queues=bool(option)))
+                self.expect(molt("stats", *option, self.path, stdout=full), 1, None, "cannot write")
+
+    def watch(self, answers, sig=None, **popen):
+        self.serve(*answers)
+        with subprocess.Popen([MOLT, "stats", "--watch", self.path], stdin=subprocess.DEVNULL,
+                              stderr=subprocess.PIPE, text=True, **popen) as proc:
+            if sig:
+                self.assertIn("guest running", proc.stdout.readline())
+                proc.send_signal(sig)
+            out, err = proc.communicate(timeout=20)
+        return proc.returncode, out, err
+
+    def test_watch_shows_what_happens(self):
+        answers = [*stats_answers(0, 0), *stats_answers(1000, 0)]
+        status, out, err = self.watch(answers, stdout=subprocess.PIPE)
+        self.assertEqual((status, err), (0, ""))  # the guest has ended
+        rate = re.search(r"read +(\d+) +([0-9.]+) MiB +0 +0.5 +1.0\n", out)
+        self.assertTrue(rate, out)
+        self.assertLess(500, int(rate[1]))
+        self.assertLessEqual(int(rate[1]), 1000)
+        self.assertIn("requests/s", out)
+        self.assertNotIn("\x1b", out)
+
+    def test_watch_ends_with_ctrl_c(self):
+        for sig in (signal.SIGINT, signal.SIGTERM):
+            status, _, err = self.watch(stats_answers(0, 0) * 50, sig, stdout=subprocess.PIPE)
+            self.assertEqual((status, err), (0, ""))
+            os.unlink(self.path)
+
+    def test_watch_is_interrupted_while_a_server_is_silent(self):
+        self.talk(json.dumps(GREETING).encode() + b'{"return": {}}')
+        with subprocess.Popen([MOLT, "stats", "--watch", self.path], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True) as proc:
+            time.sleep(0.3)
+            proc.send_signal(signal.SIGINT)
+            self.assertEqual((proc.communicate(timeout=5), proc.returncode), (("", ""), 0))
+
+    def test_watch_nobody_reads(self):
+        with open("/dev/full", "w", encoding="ascii") as full:
+            status, _, err = self.watch(stats_answers(0, 0) * 5, stdout=full)
+        self.assertEqual(status, 1)
+        self.assertIn("cannot write", err)
+
+    def test_watch_leaves_a_terminal_as_it_was(self):
+        master, slave = pty.openpty()
+        before = termios.tcgetattr(slave)
+        self.serve(*stats_answers(0, 0) * 50)
+        with subprocess.Popen([MOLT, "stats", "--watch", self.path], stdin=slave, stdout=slave, stderr=slave,
+                              start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)) as proc:
+            text = b""
+            while b"resubmitted" not in text:
+                text += os.read(master, 4096)
+            os.write(master, b"\x03")
+            self.assertEqual(proc.wait(timeout=20), 0)
+            while select.select([master], [], [], 0.1)[0]:
+                text += os.read(master, 4096)
+        self.assertEqual(termios.tcgetattr(slave), before)
+        self.assertEqual(set(re.findall(rb"\x1b\[[0-9;?]*[A-Za-z]", text)), {b"\x1b[H", b"\x1b[J"})
+        os.close(slave)
+        os.close(master)
+
+
 class Completion(Base):
     """What the shells themselves make of what scripts/make-completion.py makes."""
 
     # What is typed, and what it may become.
     CASES = [
-        ("molt ", {"run", "update", "ctl", "state", "version", "io", "help"}),
+        ("molt ", {"run", "update", "ctl", "stats", "state", "version", "io", "help"}),
         ("molt up", {"update"}),
-        ("molt help st", {"state"}),
+        ("molt help st", {"state", "stats"}),
         ("molt --init", {"--initramfs", "--initrd"}),
         ("molt run --s", {"--serial", "--serial2", "--sandbox"}),
-        ("molt update --", {"--state", "--json", "--check", "--no-check", "--timeout", "--help"}),
+        ("molt update --", {"--state", "--json", "--check", "--no-check", "--no-io", "--timeout", "--help"}),
         ("molt run --log-level ", {"error", "warn", "info", "debug"}),
         ("molt run --pause --log-level w", {"warn"}),
         ("molt run --serial ", {"tty", "pty", "null", "file=", "socket="}),

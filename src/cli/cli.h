@@ -9,6 +9,7 @@ extern const struct cli_command run_command; /* run_options.c */
 extern const struct cli_command update_command;
 extern const struct cli_command ctl_command;
 extern const struct cli_command state_command;
+extern const struct cli_command stats_command;
 extern const struct cli_command version_command;
 extern const struct cli_command io_command;
 
@@ -30,6 +31,7 @@ int cli_answer_check(int argc, char **argv);
 int cmd_update(int argc, char **argv);
 int cmd_ctl(int argc, char **argv);
 int cmd_state(int argc, char **argv);
+int cmd_stats(int argc, char **argv);
 int cmd_version(int argc, char **argv);
 int cmd_io(int argc, char **argv);
 

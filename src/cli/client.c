@@ -43,13 +43,18 @@ static int time_left(const struct client *c)
  */
 static int wait_ready(const struct client *c, short events, struct error *err)
 {
-	struct pollfd pfd = { .fd = c->fd, .events = events };
+	struct pollfd pfd[] = {
+		{ .fd = c->fd, .events = events },
+		{ .fd = c->cancel_fd, .events = POLLIN },
+	};
 
 	for (;;) {
-		int left = time_left(c), n = poll(&pfd, 1, left);
+		int left = time_left(c), n = poll(pfd, c->cancel_fd ? 2 : 1, left);
 
 		if (n < 0 && errno != EINTR)
 			return err_sys(err, errno, "poll");
+		if (n > 0 && pfd[1].revents)
+			return err_set(err, ECANCELED, "interrupted");
 		if (n > 0 && left != 0)
 			return 0;
 		if (left == 0)
@@ -299,13 +304,16 @@ static int connect_error(const char *path, int code, struct error *err)
 static int connect_in_time(const struct client *c, const struct sockaddr_un *sun)
 {
 	while (connect(c->fd, (const struct sockaddr *)sun, sizeof(*sun)) < 0) {
+		struct pollfd cancel = { .fd = c->cancel_fd, .events = POLLIN };
 		int code = errno, left = time_left(c);
 
 		if (code != EAGAIN && code != EINTR)
 			return code;
 		if (left == 0)
 			return ETIMEDOUT;
-		poll(NULL, 0, left < 0 || left > RETRY_MS ? RETRY_MS : left);
+		left = left < 0 || left > RETRY_MS ? RETRY_MS : left;
+		if (poll(&cancel, c->cancel_fd ? 1 : 0, left) > 0)
+			return ECANCELED;
 	}
 	return 0;
 }

@@ -17,6 +17,7 @@ struct client {
 	int fd;
 	pid_t peer;           /* the process that made the socket, 0: not to be seen from here */
 	uint64_t deadline_ns; /* CLOCK_MONOTONIC until when answers are waited for, 0 for ever */
+	int cancel_fd;        /* when it is readable all waiting ends: -ECANCELED; 0: none */
 	struct json_framer framer;
 	char *buf;
 	size_t len;

@@ -359,8 +359,7 @@ static int take_over(struct vmm *v, uint64_t main_ns, struct error *err)
 		control_start(v->control);
 		cli_warn_of_differences(v->args, &v->machine);
 		memory_log_trouble(&v->machine.memory);
-		/* A failed update touches nothing that it need not. */
-		if (!in.failure)
+		if (!update_leaves_io(&in))
 			machine_updated(&v->machine);
 		if (memory.refault)
 			start_refault(v);

@@ -32,6 +32,8 @@ static const struct option_def update_options[] = {
 	  .help = "ask the successor whether it could take the guest over, and leave it at that" },
 	{ .name = "no-check",
 	  .help = "do not ask it first: for a successor that cannot answer, such as a wrapper" },
+	{ .name = "no-io",
+	  .help = "leave the I/O processes of disks alone, which are replaced else" },
 	{ .name = "timeout",
 	  .arg = "SECONDS",
 	  .help = "how long the successor may take to get ready; then the guest runs on without it",
@@ -125,6 +127,8 @@ static int make_arguments(const struct cli_args *args, uint64_t timeout_ms, json
 		r = set_argument(arguments, "check-only", json_true(), err);
 	if (r == 0 && cli_given(args, "no-check"))
 		r = set_argument(arguments, "no-check", json_true(), err);
+	if (r == 0 && cli_given(args, "no-io"))
+		r = set_argument(arguments, "no-io", json_true(), err);
 	if (r == 0 && cli_given(args, "timeout"))
 		r = set_argument(arguments, "timeout", json_integer((json_int_t)timeout_ms), err);
 	if (r < 0)
@@ -168,6 +172,18 @@ static void print_process(json_t *report)
 		number_of(report, "updates"), number_of(report, "state-bytes"));
 }
 
+static void print_devices(json_t *devices)
+{
+	json_t *device;
+	size_t i;
+
+	json_array_foreach (devices, i, device)
+		printable_printf(stdout,
+				 "device %-14s %-12s %8lld bytes of state, %lld descriptors",
+				 text_of(device, "id"), text_of(device, "class"),
+				 number_of(device, "state-bytes"), number_of(device, "fds"));
+}
+
 static void print_report(json_t *report)
 {
 	json_t *stage;
@@ -186,6 +202,7 @@ static void print_report(json_t *report)
 	else
 		printf("%-14s the guest was paused before and stays so\n", "blackout");
 	printf("%-14s %8lld us\n", "total", number_of(report, "total-us"));
+	print_devices(json_object_get(report, "devices"));
 	print_process(report);
 }
 

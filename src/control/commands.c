@@ -10,6 +10,7 @@
 #include <molt/base/json.h>
 #include <molt/control/commands.h>
 
+#include "block.h"
 #include "machine_schema.h"
 
 #define UNUSED_ARGS(opaque, origin, args, result, err) \
@@ -244,6 +245,10 @@ static const struct command machine_commands[] = {
 
 void control_add_machine_commands(struct control *c, struct machine *m)
 {
+	if (!c)
+		return;
+	c->machine = m;
+	control_add_commands(c, block_commands, block_commands_count, c);
 	control_add_commands(c, machine_commands, ARRAY_SIZE(machine_commands), m);
 	control_add_events(c, machine_events, machine_events_count);
 }

@@ -10,6 +10,7 @@
 #include <molt/control/control.h>
 #include <molt/control/json_framing.h>
 #include <molt/state/vmstate.h>
+#include <molt/vm/device.h>
 
 #define CONTROL_MAX_CLIENTS 32
 #define CONTROL_MAX_TABLES 16
@@ -20,6 +21,8 @@
 #define CONTROL_HELD_MAX 512
 #define CONTROL_MAX_FDS 8 /* descriptors kept for a client, named or not yet */
 #define CONTROL_FDNAME_MAX 63
+#define CONTROL_ID_MAX 1024 /* of a request whose answer an update may come before */
+#define CONTROL_RESIZES_MAX 16
 #define CONTROL_PATH_MAX (sizeof(((struct sockaddr_un *)0)->sun_path))
 
 /* A connection. It is large but mostly untouched memory, which costs nothing. */
@@ -72,6 +75,16 @@ struct control_table {
 	void *opaque;
 };
 
+/* A block_resize that was not answered yet; see block_change.c. All of it migrates. */
+struct control_resize {
+	char device[DEVICE_ID_MAX + 1]; /* empty: not used */
+	char id[CONTROL_ID_MAX];        /* the request's as JSON text, empty: it has none */
+	uint32_t client;
+	uint8_t reserved[4];
+	uint64_t bytes;
+	uint64_t until_ns; /* CLOCK_MONOTONIC */
+};
+
 struct control {
 	struct loop *loop;
 	/* Carries one message out: control_dispatch(). */
@@ -89,6 +102,9 @@ struct control {
 	unsigned int ntables;
 	struct control_held held[2];
 	struct loop_timer held_timer;
+	struct machine *machine; /* whose commands were added */
+	struct control_resize resizes[CONTROL_RESIZES_MAX];
+	struct loop_timer resize_timer;
 };
 
 /* listen.c: makes the socket; closes it, and removes its file if that is ours to remove. */
@@ -133,6 +149,12 @@ void control_reap(struct control *c);
 
 /* events.c: puts what is held into the clients' queues, without a system call or an allocation. */
 void control_hand_on_held(struct control *c);
+
+/* block_change.c: resizes that are under way, in a stream and after it was loaded. */
+void control_save_resizes(const struct control *c, struct stream_writer *w);
+int control_load_resizes(struct control *c, struct stream *stream, struct error *err);
+void control_watch_resizes(struct control *c);
+extern const struct vmstate control_resize_state;
 
 /* fds.c: keeps a descriptor that the client sent, or closes it where there are too many. */
 void control_fds_add(struct control_client *cl, int fd);

@@ -77,6 +77,7 @@ void control_takeover_kinds(struct takeover_kinds *kinds)
 
 	takeover_kinds_add(kinds, &(struct takeover_kind){ .vms = &listener_state, .fds = fds });
 	takeover_kinds_add(kinds, &(struct takeover_kind){ .vms = &client_state });
+	takeover_kinds_add(kinds, &(struct takeover_kind){ .vms = &control_resize_state });
 }
 
 int control_save(struct control *c, struct stream_writer *w, struct fdtable *fds, struct error *err)
@@ -111,6 +112,7 @@ int control_save(struct control *c, struct stream_writer *w, struct fdtable *fds
 		if (r < 0)
 			return r;
 	}
+	control_save_resizes(c, w);
 	return 0;
 }
 
@@ -167,5 +169,5 @@ int control_load(struct control *c, struct fdtable *fds, struct stream *stream, 
 		return c->fd;
 	for (uint32_t i = 0; r == 0 && i < c->guest.nnumbers; i++)
 		r = load_client(c, c->guest.numbers[i], fds, &next_id, stream, err);
-	return r;
+	return r < 0 ? r : control_load_resizes(c, stream, err);
 }

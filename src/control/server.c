@@ -221,6 +221,7 @@ void control_destroy(struct control *c)
 	}
 	control_reap(c);
 	loop_timer_cancel(&c->held_timer);
+	loop_timer_cancel(&c->resize_timer);
 	loop_del(&c->source);
 	control_unlisten(c);
 	fd_close(&c->spare);
@@ -242,4 +243,5 @@ void control_start(struct control *c)
 	for (unsigned int i = 0; i < c->nclients; i++)
 		if (!c->clients[i]->dead)
 			control_client_start(c->clients[i]);
+	control_watch_resizes(c);
 }

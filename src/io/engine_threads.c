@@ -131,7 +131,7 @@ static void wait_for_kick(struct io_queue *q, int64_t timeout_ns)
 
 	if (ppoll(&pfd, 1, timeout_ns < 0 ? NULL : &ts, NULL) > 0 &&
 	    read(q->kick_fd, &count, sizeof(count)) == (ssize_t)sizeof(count))
-		io_board_add(&q->board->kicks, 1);
+		io_queue_kicked(q);
 }
 
 static void wait_some(struct io_queue *q, int64_t timeout_ns)

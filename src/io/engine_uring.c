@@ -157,7 +157,8 @@ static void complete(struct io_queue *q, uint64_t data, int res)
 		q->kick_armed = false;
 		if (kick_is_nonblock(q) && res > 0)
 			res = (int)read(q->kick_fd, &q->kick_count, sizeof(q->kick_count));
-		io_board_add(&q->board->kicks, res == (int)sizeof(q->kick_count));
+		if (res == (int)sizeof(q->kick_count))
+			io_queue_kicked(q);
 	} else if (what < q->disk->opt->queue_size && q->requests[what].busy) {
 		io_request_result(&q->requests[what], res);
 	}

@@ -193,7 +193,8 @@ int io_queue_start_thread(struct io_queue *q, struct error *err);
 int io_queue_start(struct io_queue *q, struct error *err);
 void io_queue_stop(struct io_queue *q); /* asks; process->stopped is told */
 bool io_queue_running(struct io_queue *q);
-void io_queue_poke(struct io_queue *q); /* has it look around, as a kick does */
+void io_queue_poke(struct io_queue *q);   /* has it look around, as a kick does */
+void io_queue_kicked(struct io_queue *q); /* by the driver, or by a poke */
 
 /* poll.c */
 /*

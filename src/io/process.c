@@ -100,10 +100,11 @@ static void on_event(void *opaque, uint32_t events)
 	uint64_t count;
 
 	(void)events;
-	if (read(d->opt->event, &count, sizeof(count)) != (ssize_t)sizeof(count))
-		loop_del(&d->event_source); /* no eventfd: it would be ready for ever */
-	else
+	/* While one process is replaced by another both wait for it, and one of them reads it. */
+	if (read(d->opt->event, &count, sizeof(count)) == (ssize_t)sizeof(count) || errno == EAGAIN)
 		io_backend_look(d);
+	else
+		loop_del(&d->event_source); /* no eventfd: it would be ready for ever */
 }
 
 static int check_socket(const struct io_disk *d, struct error *err)

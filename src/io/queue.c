@@ -22,6 +22,7 @@
 
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
+#include <molt/base/probe.h>
 
 #include "internal.h"
 
@@ -39,6 +40,12 @@ void io_queue_poke(struct io_queue *q)
 	signal_eventfd(q->kick_fd);
 }
 
+void io_queue_kicked(struct io_queue *q)
+{
+	io_board_add(&q->board->kicks, 1);
+	PROBE2(kick, q->disk->opt->id, q->index);
+}
+
 static bool wanted(struct io_queue *q)
 {
 	return __atomic_load_n(&q->run, __ATOMIC_RELAXED);
@@ -47,6 +54,7 @@ static bool wanted(struct io_queue *q)
 static void call(struct io_queue *q)
 {
 	io_board_add(&q->board->calls, 1);
+	PROBE2(call, q->disk->opt->id, q->index);
 	signal_eventfd(q->call_fd);
 }
 

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include <molt/base/fd.h>
+#include <molt/base/probe.h>
 
 #include "internal.h"
 
@@ -196,6 +197,8 @@ static void count(struct io_request *r, uint8_t status)
 	struct io_board_counters *c;
 	uint64_t ns = now_ns() - r->start_ns;
 
+	PROBE6(request_done, r->queue->disk->opt->id, r->queue->index, r->kind, r->bytes, ns,
+	       status);
 	if (status == VIRTIO_BLK_S_UNSUPP || (status != VIRTIO_BLK_S_OK && r->op == IO_OP_NONE))
 		io_board_add(&b->invalid, 1);
 	if (r->kind == IO_BOARD_KINDS)

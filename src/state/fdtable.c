@@ -389,6 +389,7 @@ int fdtable_take(struct fdtable *t, const char *name, uint32_t id, unsigned int 
 			       fd_kind_name((enum fd_kind)e->kind),
 			       fd_kind_name((enum fd_kind)kind));
 	e->taken = true;
+	t->ntaken++;
 	return e->fd;
 }
 

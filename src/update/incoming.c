@@ -27,6 +27,11 @@
 
 #include "internal.h"
 
+bool update_leaves_io(const struct incoming *in)
+{
+	return in->failure || in->wire->keep_io;
+}
+
 bool update_is_successor(void)
 {
 	return getenv(FDTABLE_ENV) != NULL;
@@ -167,42 +172,6 @@ void update_incoming_fini(struct incoming *in)
 	*in = (struct incoming){ 0 };
 }
 
-static void add_stage(json_t *list, const char *name, uint64_t start_ns, uint64_t end_ns)
-{
-	json_array_append_new(list, json_pack("{s:s,s:I}", "name", name, "us",
-					      (json_int_t)((end_ns - start_ns) / 1000)));
-}
-
-/* The answer to `update`, the data of UPDATE_COMPLETED and query-update's "last". */
-static json_t *report(const struct update *u, const struct incoming *in,
-		      const struct update_wire *wire, uint64_t ready_ns, uint64_t entered_ns)
-{
-	const struct fdtable *t = in->fds;
-	json_t *stages = json_array(), *r;
-
-	for (uint32_t i = 0; i < t->nmarks; i++)
-		add_stage(stages, t->marks[i].name, t->marks[i].start_ns, t->marks[i].end_ns);
-	add_stage(stages, "exec", t->exec_ns, in->main_ns);
-	add_stage(stages, "adopt", in->main_ns, in->adopted_ns);
-	add_stage(stages, "build", in->adopted_ns, ready_ns);
-	if (entered_ns)
-		add_stage(stages, "resume", ready_ns, entered_ns);
-	r = json_pack("{s:i,s:s,s:s,s:I,s:I,s:I,s:o}", "pid", (int)getpid(), "version",
-		      u->self->version, "previous-version", wire->version, "updates",
-		      (json_int_t)u->updates, "total-us",
-		      (json_int_t)((now_ns() - (t->nmarks ? t->marks[0].start_ns : t->exec_ns)) /
-				   1000),
-		      "state-bytes", (json_int_t)in->stream_len, "stages", stages);
-	if (r && guard_link_left_process(in->guard))
-		json_object_set_new(r, "previous-pid",
-				    json_integer(guard_link_left_process(in->guard)));
-	/* A guest that was paused before and stays so has no blackout. */
-	if (r && entered_ns && t->stopped_ns)
-		json_object_set_new(r, "blackout-us",
-				    json_integer((json_int_t)((entered_ns - t->stopped_ns) / 1000)));
-	return r;
-}
-
 /*
  * The guest runs in this process again, on the binary it had: for everybody else the update failed.
  */
@@ -264,7 +233,7 @@ static void tell_end(struct update *u, const struct incoming *in, const struct u
 	}
 	u->updates = wire->updates + 1;
 	u->status = UPDATE_STATUS_COMPLETED;
-	u->last = report(u, in, wire, ready_ns, entered_ns);
+	u->last = update_report(u, in, ready_ns, entered_ns);
 	answer(u, wire);
 	if (entered_ns)
 		log_info("update %llu from %s: blackout %lld us", (unsigned long long)u->updates,

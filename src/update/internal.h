@@ -36,6 +36,8 @@ struct update_wire {
 	uint64_t updates;                 /* completed so far */
 	uint32_t client;
 	uint32_t kind; /* enum update_kind */
+	bool keep_io;  /* the devices' I/O processes are to stay who they are */
+	uint8_t reserved[7];
 	uint32_t argv_len;
 	uint8_t argv[UPDATE_ARGV_MAX]; /* path and arguments of the predecessor, each with its NUL */
 	uint32_t command_len;
@@ -92,6 +94,7 @@ struct update {
 	char *state_path;    /* NULL: a memfd */
 	bool no_check;       /* do not ask the successor first */
 	bool check_only;     /* ask it and leave it at that */
+	bool keep_io;        /* leave the devices' I/O processes alone */
 	uint32_t timeout_ms; /* from exec to commit */
 	char **command;      /* as asked for; NULL: the default successor */
 	int command_fd;      /* the successor's executable as the client sent it, or -1 */
@@ -206,6 +209,13 @@ int update_pack_command(const char *program, char *const *argv, struct update_wi
 
 /* incoming.c: the section "update", read once; in->wire. */
 int incoming_load_wire(struct incoming *in, struct error *err);
+
+/*
+ * report.c: how it went and what was carried, in a successor whose guest runs. entered_ns: when the
+ * first vCPU did, 0: the guest is paused.
+ */
+json_t *update_report(const struct update *u, const struct incoming *in, uint64_t ready_ns,
+		      uint64_t entered_ns);
 
 /* Notes in the table's time line that a stage took from start_ns until now. */
 void update_mark(struct fdtable *fds, const char *name, uint64_t start_ns, uint64_t end_ns);

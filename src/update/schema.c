@@ -12,6 +12,7 @@ const struct command_member update_args[] = {
 	{ .name = "timeout", .type = &command_int, .optional = true },
 	{ .name = "no-check", .type = &command_bool, .optional = true },
 	{ .name = "check-only", .type = &command_bool, .optional = true },
+	{ .name = "no-io", .type = &command_bool, .optional = true },
 	{ 0 }
 };
 
@@ -20,6 +21,15 @@ static const struct command_member stage_members[] = { { .name = "name", .type =
 						       { 0 } };
 static const struct command_type stage = { .name = "UpdateStage", .members = stage_members };
 static const struct command_type stages = { .name = "[UpdateStage]", .elements = &stage };
+static const struct command_member device_members[] = {
+	{ .name = "id", .type = &command_string },
+	{ .name = "class", .type = &command_string },
+	{ .name = "state-bytes", .type = &command_int },
+	{ .name = "fds", .type = &command_int },
+	{ 0 }
+};
+static const struct command_type device = { .name = "UpdateDevice", .members = device_members };
+static const struct command_type devices = { .name = "[UpdateDevice]", .elements = &device };
 #define REPORT_MEMBERS(absent) \
 	{ .name = "pid", .type = &command_int, .optional = (absent) }, \
 		{ .name = "previous-pid", .type = &command_int, .optional = true }, \
@@ -29,8 +39,9 @@ static const struct command_type stages = { .name = "[UpdateStage]", .elements =
 		{ .name = "total-us", .type = &command_int, .optional = (absent) }, \
 		{ .name = "blackout-us", .type = &command_int, .optional = true }, \
 		{ .name = "state-bytes", .type = &command_int, .optional = (absent) }, \
+		{ .name = "stages", .type = &stages, .optional = (absent) }, \
 	{ \
-		.name = "stages", .type = &stages, .optional = (absent) \
+		.name = "devices", .type = &devices, .optional = (absent) \
 	}
 static const struct command_member report_members[] = { REPORT_MEMBERS(false), { 0 } };
 static const struct command_type report = { .name = "UpdateReport", .members = report_members };

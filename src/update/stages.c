@@ -59,6 +59,7 @@ static int do_prepare(struct update *u, struct error *err)
 		strcpy(wire->id, u->id);
 	wire->client = u->client;
 	wire->kind = u->kind;
+	wire->keep_io = u->keep_io;
 	wire->updates = u->updates;
 	if (update_reap_guardians(u, err) < 0)
 		return -EBUSY;

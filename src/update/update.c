@@ -12,16 +12,17 @@
 #include "internal.h"
 
 static const struct vmstate_field update_fields[] = {
-	VMSTATE_STRING(struct update_wire, id),
-	VMSTATE_STRING(struct update_wire, version),
-	VMSTATE_U64(struct update_wire, updates),
-	VMSTATE_U32(struct update_wire, client),
+	VMSTATE_STRING(struct update_wire, id), VMSTATE_STRING(struct update_wire, version),
+	VMSTATE_U64(struct update_wire, updates), VMSTATE_U32(struct update_wire, client),
 	VMSTATE_U32(struct update_wire, kind),
+	/* Who does not know it has no I/O processes, or replaces them. */
+	VMSTATE_SCALAR_(struct update_wire, keep_io, bool, FIELD_BOOL,
+			VMSTATE_HAS_DEFAULT | VMSTATE_IGNORABLE, false),
+	VMSTATE_UNSAVED(struct update_wire, reserved, "padding"),
 	VMSTATE_U8_VAR(struct update_wire, argv, argv_len),
 	VMSTATE_U8_VAR_NEW(struct update_wire, command, command_len),
 	VMSTATE_U8_VAR_NEW(struct update_wire, wrapper, wrapper_len),
-	VMSTATE_U32_VAR_NEW(struct update_wire, guardians, nguardians),
-	VMSTATE_END
+	VMSTATE_U32_VAR_NEW(struct update_wire, guardians, nguardians), VMSTATE_END
 };
 
 const struct vmstate update_vmstate = {
@@ -200,7 +201,7 @@ int update_request(struct update *u, const struct command_origin *origin, enum u
 		return r;
 	}
 	u->timeout_ms = GUARD_DEADLINE_MS;
-	u->no_check = u->check_only = false;
+	u->no_check = u->check_only = u->keep_io = false;
 	u->client = origin->client;
 	u->kind = kind;
 	u->told_stop = false;
@@ -255,6 +256,7 @@ static int run_update(void *opaque, const struct command_origin *origin, json_t 
 		u->timeout_ms = (uint32_t)json_integer_value(timeout);
 	u->no_check = json_is_true(json_object_get(args, "no-check"));
 	u->check_only = json_is_true(json_object_get(args, "check-only"));
+	u->keep_io = json_is_true(json_object_get(args, "no-io"));
 	return COMMAND_ASYNC;
 }
 

@@ -19,42 +19,16 @@
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
 #include <molt/virtio/classes.h>
-#include <molt/virtio/io_board.h>
 #include <molt/virtio/io_ring.h>
 #include <molt/vm/machine.h>
 
 #include "blk.h"
+#include "disk.h"
 #include "disk_file.h"
-#include "disk_options.h"
-#include "io_process.h"
-#include "vhost_device.h"
 
 #define WAIT_MS 10000
 #define DISKS_MAX 16
 #define END_MS 2000
-
-struct disk_guest {
-	struct vhost_device_guest device;
-	uint32_t pid; /* of the I/O process */
-	uint8_t reserved[4];
-};
-
-struct disk {
-	struct device dev;
-	struct disk_guest guest;
-	struct {
-		struct vhost_device device;
-		struct disk_options options;
-		struct io_process process;
-		struct io_board_view board;
-		int file;
-		int board_fd;
-		int event; /* tells the process to look at the board */
-		int rings[VIRTIO_QUEUES_MAX];
-		uint32_t nrings;
-		bool replace; /* the process is an older binary's */
-	} host;
-};
 
 static const struct vmstate_field disk_fields[] = {
 	VHOST_DEVICE_FIELDS(struct disk_guest, device),
@@ -70,11 +44,6 @@ static const struct vmstate disk_vmstate = {
 	.size = sizeof(struct disk_guest),
 	.fields = disk_fields,
 };
-
-static struct disk *to_disk(struct device *dev)
-{
-	return container_of(dev, struct disk, dev);
-}
 
 static struct vhost_device *device_of(struct device *dev)
 {
@@ -322,10 +291,7 @@ static void disk_service(struct device *dev)
 /* The update is over: the data is to be moved by this binary, too. */
 static void disk_updated(struct device *dev)
 {
-	struct disk *d = to_disk(dev);
-
-	if (!d->host.options.keep_process)
-		vhost_device_hold(&d->host.device, true);
+	vhost_device_hold(device_of(dev), true);
 }
 
 static void disk_fast_path(struct device *dev, bool on)
@@ -415,6 +381,7 @@ const struct device_class disk_class = {
 	.most = DISKS_MAX,
 	.back_end = true,
 	.option = &disk_option,
+	.block = &disk_block_ops,
 	.host = &disk_host,
 	.size = sizeof(struct disk),
 	.guest_offset = offsetof(struct disk, guest),

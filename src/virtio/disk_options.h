@@ -28,7 +28,6 @@ struct disk_options {
 	bool readonly;
 	bool direct;
 	bool discard;
-	bool keep_process;
 	enum disk_engine engine;
 	char *serial; /* NULL: the id */
 	uint32_t queues;

@@ -7,6 +7,7 @@
 
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
+#include <molt/base/probe.h>
 #include <molt/vm/machine.h>
 #include <molt/vm/msi_route.h>
 
@@ -100,6 +101,7 @@ void fast_path_kick(struct fast_path *p, uint32_t queue)
 			    : write(p->queues[queue].kick_fd, &one, sizeof(one));
 
 	(void)n; /* full: the back-end has plenty of kicks to read */
+	PROBE2(slow_kick, p->v->dev->id, queue);
 }
 
 /* ---- the slow way ---- */
@@ -118,8 +120,10 @@ static void called(void *opaque, uint32_t events)
 
 	(void)events;
 	pthread_mutex_lock(&v->dev->lock);
-	if (drain(q->call_fd))
+	if (drain(q->call_fd)) {
 		virtio_notify_queue(v, (uint32_t)(q - q->path->queues));
+		PROBE2(slow_call, v->dev->id, (uint32_t)(q - q->path->queues));
+	}
 	pthread_mutex_unlock(&v->dev->lock);
 }
 

@@ -197,6 +197,16 @@ static void rearm(struct vhost_front *f)
 		loop_timer_cancel(&f->timer);
 }
 
+static void note_state(struct vhost_front *f)
+{
+	enum vhost_front_state state = vhost_front_state(f);
+
+	if (f->guest->state == state && f->guest->since_ns)
+		return;
+	f->guest->state = (uint8_t)state;
+	f->guest->since_ns = now_ns();
+}
+
 void vhost_front_pump(struct vhost_front *f)
 {
 	struct error err = ERROR_INIT;
@@ -210,6 +220,7 @@ void vhost_front_pump(struct vhost_front *f)
 			err = ERROR_INIT;
 		}
 	}
+	note_state(f);
 	rearm(f);
 }
 
@@ -313,6 +324,11 @@ const char *vhost_front_state_name(enum vhost_front_state state)
 					     "setup",        "running",   "draining" };
 
 	return names[state];
+}
+
+uint64_t vhost_front_since_ns(const struct vhost_front *f)
+{
+	return f->guest->state == vhost_front_state(f) ? f->guest->since_ns : now_ns();
 }
 
 uint64_t vhost_front_features(const struct vhost_front *f)

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <linux/virtio_blk.h>
+
 #include <molt/base/fd.h>
 #include <molt/base/unix_socket.h>
 #include <molt/virtio/classes.h>
@@ -115,6 +117,30 @@ static const struct device_option vhost_user_option = {
 	.check = check,
 };
 
+/* ---- what can be seen of it ---- */
+
+static void vhost_user_info(struct device *dev, struct block_info *info)
+{
+	struct vhost_device *d = device_of(dev);
+	uint64_t sectors, features = vhost_front_features(&d->front);
+
+	pthread_mutex_lock(&dev->lock);
+	sectors = blk_capacity(d->config);
+	pthread_mutex_unlock(&dev->lock);
+	*info = (struct block_info){
+		.socket = to_vhost_user(dev)->host.path,
+		.state = vhost_front_state_name(vhost_front_state(&d->front)),
+		.since_ns = vhost_front_since_ns(&d->front),
+		.size = sectors > UINT64_MAX / 512 ? UINT64_MAX : sectors * 512,
+		.queues = d->setup.identity.nqueues,
+		.queue_size = d->setup.identity.queue_max,
+		.readonly = features >> VIRTIO_BLK_F_RO & 1,
+	};
+}
+
+/* What it does with the data, and how much there is, it does not tell. */
+static const struct device_block_ops block_ops = { .info = vhost_user_info };
+
 /* ---- life ---- */
 
 static void show_config(struct device *dev, uint8_t *config)
@@ -217,6 +243,7 @@ const struct device_class vhost_user_class = {
 	.most = DEVICES_MAX,
 	.back_end = true,
 	.option = &vhost_user_option,
+	.block = &block_ops,
 	.host = &vhost_user_host,
 	.size = sizeof(struct vhost_user),
 	.guest_offset = offsetof(struct vhost_user, guest),

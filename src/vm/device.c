@@ -326,6 +326,7 @@ static int call_create(struct device *dev, const struct machine_config *cfg, str
 	const struct device_option *opt = dev->instance < dev->cls->board ? dev->cls->option
 									  : option_of(dev->cls);
 	bool has_list = opt && opt->keys && dev->args;
+	uint32_t taken = cfg->fds ? cfg->fds->ntaken : 0;
 	struct value_list list = { 0 };
 	const struct device_env env = {
 		.machine = dev->machine,
@@ -339,6 +340,7 @@ static int call_create(struct device *dev, const struct machine_config *cfg, str
 
 	if (r == 0 && dev->cls->create)
 		r = dev->cls->create(dev, &env, err);
+	dev->fds_taken = cfg->fds ? cfg->fds->ntaken - taken : 0;
 	value_list_fini(&list);
 	return r;
 }

@@ -219,7 +219,7 @@ static int build(struct machine *m, const struct machine_config *cfg, struct err
 	if (r == 0)
 		r = build_vm(m, cfg, err);
 	if (r == 0)
-		r = cfg->stream ? machine_load(m, cfg->stream, err) : cold_start(m, err);
+		r = cfg->stream ? machine_load(m, cfg->stream, cfg->fds, err) : cold_start(m, err);
 	if (r == 0)
 		crew_wait_parked(&m->crew);
 	/* What the guest asked of the predecessor just before it stopped. */

@@ -75,11 +75,13 @@ int machine_load_vcpu(void *opaque, uint32_t id, struct error *err)
 	return r;
 }
 
-static int load_devices(struct machine *m, struct stream *s, struct error *err)
+static int load_devices(struct machine *m, struct stream *s, const struct fdtable *fds,
+			struct error *err)
 {
 	for (unsigned int i = 0; i < m->ndevices; i++) {
 		struct device *dev = m->devices[i];
 		const struct device_class *cls = dev->cls;
+		uint32_t before = fds ? fds->ntaken : 0;
 		int r = 0;
 
 		if (cls->state)
@@ -89,13 +91,14 @@ static int load_devices(struct machine *m, struct stream *s, struct error *err)
 			if (r < 0)
 				err_prefix(err, "section '%s' %u", cls->name, dev->instance);
 		}
+		dev->fds_taken += fds ? fds->ntaken - before : 0;
 		if (r < 0)
 			return r;
 	}
 	return 0;
 }
 
-int machine_load(struct machine *m, struct stream *s, struct error *err)
+int machine_load(struct machine *m, struct stream *s, const struct fdtable *fds, struct error *err)
 {
 	const struct vcpu_state *first = m->vcpus[0].state;
 	struct msr_list *saved = &m->guest.msrs.saved;
@@ -104,7 +107,7 @@ int machine_load(struct machine *m, struct stream *s, struct error *err)
 	saved->count = first->nmsrs;
 	memcpy(saved->index, first->msr_index, saved->count * sizeof(saved->index[0]));
 	snprintf(m->guest.cpu_model, sizeof(m->guest.cpu_model), "%s", cpu_model_of(first));
-	return load_devices(m, s, err);
+	return load_devices(m, s, fds, err);
 }
 
 /* As many MSRs and bytes as there will be. */

@@ -15,7 +15,7 @@ int machine_check_config(const struct machine *m, struct error *err);
 int machine_load_vcpu(void *opaque, uint32_t id, struct error *err);
 
 /* Everything else of a machine whose VM was just built. */
-int machine_load(struct machine *m, struct stream *s, struct error *err);
+int machine_load(struct machine *m, struct stream *s, const struct fdtable *fds, struct error *err);
 
 /* Main's side of machine_request(). */
 void machine_handle_requests(void *opaque);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * molt as a client, `ctl` and `update`, of a server that is the input. The first byte chooses the
+ * molt as a client, `ctl`, `update` and `stats`, of a server that is the input. The first byte chooses the
  * command line (its highest bit: CRCs of the state are made right); then come a length and so many
  * bytes, which the server writes where the client wants the state; the rest is what it sends. Seven
  * control characters, which no JSON can hold, steer it:
@@ -71,6 +71,9 @@ static char *const command_lines[][10] = {
 	{ "update", "--state", paths[AT_STATE], paths[AT_SOCK] },
 	{ "update", "--state", paths[AT_STATE], paths[AT_SOCK], "--", paths[AT_ELF], "run" },
 	{ "update", "--json", "--state", paths[AT_STATE], paths[AT_SOCK], "--", paths[AT_SCRIPT] },
+	{ "stats", paths[AT_SOCK] },
+	{ "stats", "--json", paths[AT_SOCK] },
+	{ "stats", "--prometheus", paths[AT_SOCK] },
 };
 
 static struct {
@@ -364,8 +367,14 @@ static void check_output(char *text, size_t len, int status)
 /* The client's own words, with no line of the server's making among them. */
 static void check_complaints(char *text, size_t len, int status)
 {
-	static const char *const starts[] = { "molt ctl: ", "molt update: ", "    molt ctl /tmp/",
-					      "If nobody answers there,", "it tells if another" };
+	static const char *const starts[] = {
+		"molt ctl: ",
+		"molt stats: ",
+		"molt update: ",
+		"    molt ctl /tmp/",
+		"If nobody answers there,",
+		"it tells if another"
+	};
 
 	check_text(text, len);
 	fuzz_must(len < 16384 && (len > 0 || status == 0));
@@ -474,7 +483,10 @@ static int run(char **out, size_t *nout, char **complaints, size_t *ncomplaints)
 	stdout = open_memstream(out, nout);
 	stderr = open_memstream(complaints, ncomplaints);
 	f.running = true;
-	status = (strcmp(f.argv[0], "ctl") == 0 ? cmd_ctl : cmd_update)(argc, (char **)f.argv);
+	if (names("stats"))
+		status = cmd_stats(argc, (char **)f.argv);
+	else
+		status = (names("ctl") ? cmd_ctl : cmd_update)(argc, (char **)f.argv);
 	f.running = false;
 	fclose(stdout);
 	fclose(stderr);
@@ -519,7 +531,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	check_requests();
 	fuzz_must(status == 0 || status == EXIT_FAILURE);
 	fuzz_must(names("--events") || seconds <= (names("update") ? UPDATE_SECONDS : CTL_SECONDS));
-	fuzz_must(nout <= 256 * size + 8192); /* two bytes of JSON, 62 levels deep */
+	/* Two bytes of JSON, 62 levels deep; of disks and queues there is an end. */
+	fuzz_must(nout <= (names("stats") ? 32u << 20 : 256 * size + 8192));
 	check_output(out, nout, status);
 	check_complaints(complaints, ncomplaints, status);
 	check_files(status);

@@ -73,6 +73,12 @@ ERROR = b'{"error":{"class":"GenericError","desc":"no \\u001b[2J\\u202e\\nmolt u
 REPORT = (b'{"return":{"pid":7,"previous-pid":6,"version":"1","previous-version":"0","updates":1,'
           b'"state-bytes":9,"total-us":9,"blackout-us":5,"stages":[{"name":"save","us":1}]}}\r\n')
 GIVEN = b'{"return":{}}\r\n\x01'
+DISKS = (b'[{"device":"d\\"\\u009b0","stats":{"rd_operations":5,"failed_rd_operations":-1,"rd_total_time_ns":1e9,'
+         b'"rd_latency_histogram":{"boundaries":[1000,2000],"bins":[1,9223372036854775807,3,4]},"broken":true},'
+         b'"queues":[{"kicks":4,"wr_bytes":7},0]}]')
+STATS = (b'{"return":{"status":"running","running":true}}{"return":{"updates":2,"last":{"blackout-us":5}}}'
+         b'{"return":[{"device":"d\\"\\u009b0","inserted":{"file":"/\\u202e","image":{"virtual-size":99999}},'
+         b'"back-end":{"state":"running"}}]}{"return":' + DISKS + b'}')
 CLIENT = {
     'answer': (0, b'', HELLO + b'{"return":{"a":[1,-2.5,null,true,"\\u009b\\u061c\xc3\xa9"]}}\r\n'),
     'compact': (1, b'', HELLO + EVENT + b'\x01{"return":[[[[]]],{}]}'),
@@ -95,6 +101,11 @@ CLIENT = {
     'state-huge': (0x87, STREAM, HELLO + GIVEN + b'\x05' + REPORT),
     'state-cut': (0x87, STREAM, HELLO + GIVEN + b'\x07' + REPORT),
     'state-none': (7, b'no state', HELLO + GIVEN + REPORT),
+    'stats': (10, b'', HELLO + STATS),
+    'stats-json': (11, b'', HELLO + STATS + b'{"return":' + DISKS + b'}'),
+    'stats-prometheus': (12, b'', HELLO + STATS + b'{"return":' + DISKS + b'}'),
+    'stats-strange': (12, b'', HELLO + b'{"return":1}{"return":[]}{"return":{"a":1}}'
+                      b'{"return":[{"device":"\u001b"},3,{"stats":[]}]}{"return":[[]]}'),
 }
 JSON = [
     b'\x01{"execute":"x","arguments":{"a":[1,-2.5e3,true,null,"\\u00e9\\n\\\\"]}}\n[]',

@@ -141,6 +141,12 @@ void update_destroy(struct update *u);
  */
 int update_commit(struct update *u, struct incoming *in, struct error *err);
 
+/*
+ * After the commit: whether the devices' I/O processes are to stay as they are (machine_updated() is not
+ * called): so it was asked for, or this is the predecessor again.
+ */
+bool update_leaves_io(const struct incoming *in);
+
 /* For control_add_events(). */
 extern const struct command_event update_events[];
 extern const size_t update_events_count;

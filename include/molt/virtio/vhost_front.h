@@ -75,7 +75,8 @@ struct vhost_front_guest {
 	bool config_dirty;
 	bool tell_config;
 	bool has_inflight;
-	uint8_t reserved[5];
+	uint8_t state; /* the last that was noticed, and since when */
+	uint8_t reserved[4];
 	uint16_t queue_num;
 	uint16_t inflight_queues;
 	uint16_t inflight_queue_size;
@@ -85,6 +86,7 @@ struct vhost_front_guest {
 	uint64_t offered;  /* what this one does */
 	uint64_t protocol; /* what was agreed on with this one */
 	uint64_t acked;
+	uint64_t since_ns;    /* CLOCK_MONOTONIC, of state */
 	uint64_t reply_by_ns; /* CLOCK_MONOTONIC; 0: nothing is waited for */
 	uint64_t drain_by_ns;
 	uint32_t config_len;
@@ -114,6 +116,7 @@ struct vhost_front_guest {
 	VMSTATE_BOOL(s, m.reset_wanted), VMSTATE_BOOL(s, m.tell_stopped), \
 	VMSTATE_BOOL(s, m.tell_lost), VMSTATE_BOOL(s, m.config_dirty), \
 	VMSTATE_BOOL(s, m.tell_config), VMSTATE_BOOL(s, m.has_inflight), \
+	VMSTATE_U8(s, m.state), VMSTATE_U64(s, m.since_ns), \
 	VMSTATE_UNSAVED(s, m.reserved, "padding"), VMSTATE_UNSAVED(s, m.reserved2, "padding"), \
 	VMSTATE_U16(s, m.queue_num), VMSTATE_U16(s, m.inflight_queues), \
 	VMSTATE_U16(s, m.inflight_queue_size), VMSTATE_U64(s, m.inflight_size), \
@@ -273,6 +276,8 @@ int vhost_front_wait_stopped(struct vhost_front *f, unsigned int ms, struct erro
 
 enum vhost_front_state vhost_front_state(const struct vhost_front *f);
 const char *vhost_front_state_name(enum vhost_front_state state);
+/* When it came to be so: CLOCK_MONOTONIC, also of before an update. */
+uint64_t vhost_front_since_ns(const struct vhost_front *f);
 
 /* What the guest may be shown, the same over the device's life; 0 before the first ready. */
 uint64_t vhost_front_features(const struct vhost_front *f);

@@ -32,6 +32,7 @@
 #include <molt/state/kinds.h>
 #include <molt/state/stream.h>
 #include <molt/state/vmstate.h>
+#include <molt/vm/block.h>
 #include <molt/vm/bus.h>
 #include <molt/vm/irq.h>
 
@@ -109,6 +110,8 @@ struct device_class {
 	 */
 	const struct chardev *(*chardev)(struct device *dev);
 
+	const struct device_block_ops *block; /* of a disk */
+
 	/* Host side. All may be NULL. 0 or -errno with the sentence. */
 	int (*create)(struct device *dev, const struct device_env *env, struct error *err);
 	/* Joins the machine's KVM VM: in-kernel objects, irq lines. Again after each reset. */
@@ -133,7 +136,7 @@ struct device_class {
 	 * machine_fast_paths().
 	 */
 	void (*fast_path)(struct device *dev, bool on);
-	/* In a successor that runs the guest: what can be done afterwards. */
+	/* In a successor that runs the guest: whoever serves it may be replaced, too. */
 	void (*updated)(struct device *dev);
 	/*
 	 * Before a guest's reset, when RAM is still what it was: whoever else writes to it has to be
@@ -163,6 +166,7 @@ struct device {
 	uint32_t instance;          /* counts those of its class */
 	char id[DEVICE_ID_MAX + 1]; /* for queries: what the user called it, or class and number */
 	char *args;                 /* see struct device_env */
+	uint32_t fds_taken;         /* of an update's descriptors */
 	void *transport;            /* between bus and device, if any: a struct virtio */
 	pthread_mutex_t lock;
 };

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: MIT */
+/* What an update tells when it is done: the answer to `update`, UPDATE_COMPLETED, query-update. */
+#include <string.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+
+#include "internal.h"
+
+static void add_stage(json_t *list, const char *name, uint64_t start_ns, uint64_t end_ns)
+{
+	json_array_append_new(list, json_pack("{s:s,s:I}", "name", name, "us",
+					      (json_int_t)((end_ns - start_ns) / 1000)));
+}
+
+/* Whether a section is called that, or is a subsection of one that is. */
+static bool is_called(const struct stream_section *sec, const char *name)
+{
+	size_t len = name ? strlen(name) : 0;
+
+	return len && strncmp(sec->name, name, len) == 0 &&
+	       (sec->name[len] == '\0' || sec->name[len] == '/');
+}
+
+static const char *host_section(const struct takeover_kind *host)
+{
+	if (!host || host->section)
+		return host ? host->section : NULL;
+	return host->vms ? host->vms->name : NULL;
+}
+
+/* By the sections of its class and number; what it took the rest of, the stream, belongs to nobody. */
+static uint64_t bytes_of(const struct device *dev, const struct stream *s)
+{
+	const char *own = dev->cls->state ? dev->cls->state->name : NULL;
+	const char *host = host_section(dev->cls->host);
+	uint64_t bytes = 0;
+
+	for (size_t i = 0; i < s->nsections; i++) {
+		const struct stream_section *sec = &s->sections[i];
+
+		if (sec->instance == dev->instance && (is_called(sec, own) || is_called(sec, host)))
+			bytes += sec->payload_len;
+	}
+	return bytes;
+}
+
+static json_t *devices(const struct machine *m, const struct stream *s)
+{
+	json_t *list = json_array();
+
+	for (unsigned int i = 0; i < m->ndevices; i++) {
+		const struct device *dev = m->devices[i];
+
+		json_array_append_new(list, json_pack("{s:s,s:s,s:I,s:i}", "id", dev->id, "class",
+						      dev->cls->name, "state-bytes",
+						      (json_int_t)bytes_of(dev, s), "fds",
+						      (int)dev->fds_taken));
+	}
+	return list;
+}
+
+json_t *update_report(const struct update *u, const struct incoming *in, uint64_t ready_ns,
+		      uint64_t entered_ns)
+{
+	const struct update_wire *wire = in->wire;
+	const struct fdtable *t = in->fds;
+	json_t *stages = json_array(), *r;
+
+	for (uint32_t i = 0; i < t->nmarks; i++)
+		add_stage(stages, t->marks[i].name, t->marks[i].start_ns, t->marks[i].end_ns);
+	add_stage(stages, "exec", t->exec_ns, in->main_ns);
+	add_stage(stages, "adopt", in->main_ns, in->adopted_ns);
+	add_stage(stages, "build", in->adopted_ns, ready_ns);
+	if (entered_ns)
+		add_stage(stages, "resume", ready_ns, entered_ns);
+	r = json_pack("{s:i,s:s,s:s,s:I,s:I,s:I,s:o,s:o}", "pid", (int)getpid(), "version",
+		      u->self->version, "previous-version", wire->version, "updates",
+		      (json_int_t)u->updates, "total-us",
+		      (json_int_t)((now_ns() - (t->nmarks ? t->marks[0].start_ns : t->exec_ns)) /
+				   1000),
+		      "state-bytes", (json_int_t)in->stream_len, "stages", stages, "devices",
+		      devices(u->machine, &in->stream));
+	if (r && guard_link_left_process(in->guard))
+		json_object_set_new(r, "previous-pid",
+				    json_integer(guard_link_left_process(in->guard)));
+	/* A guest that was paused before and stays so has no blackout. */
+	if (r && entered_ns && t->stopped_ns)
+		json_object_set_new(r, "blackout-us",
+				    json_integer((json_int_t)((entered_ns - t->stopped_ns) / 1000)));
+	return r;
+}
