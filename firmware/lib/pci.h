@@ -15,6 +15,7 @@
 #define PCI_BAR0 0x10
 #define PCI_BAR1 0x14
 #define PCI_CAPABILITIES 0x34
+#define PCI_BARS 6
 
 #define PCI_COMMAND_MEMORY 0x0002u
 #define PCI_COMMAND_MASTER 0x0004u
@@ -25,7 +26,7 @@
 #define MSIX_ENABLE 0x8000u
 #define MSIX_MASK_ALL 0x4000u
 
-/* Once, before all others here. */
+/* Once, on the boot CPU, before all others here: finds configuration space. */
 void pci_init(void);
 
 /* Memory-mapped; size is 1, 2 or 4. The offset may reach into other functions of the slot. */
@@ -39,8 +40,12 @@ void pci_port_write(unsigned int slot, unsigned int offset, uint32_t value, unsi
 /* The next capability with this id behind the one at `after` (0: from the first on), or 0. */
 unsigned int pci_capability(unsigned int slot, unsigned int id, unsigned int after);
 
+/* The 64-bit BAR that begins with register 0. */
 uint64_t pci_bar_read(unsigned int slot);
 void pci_bar_write(unsigned int slot, uint64_t value);
+
+/* Where a memory BAR of either size is; register: 0 to 5. */
+uint64_t pci_memory_bar(unsigned int slot, unsigned int bar);
 
 /* Sets and clears bits of the command register. */
 void pci_command(unsigned int slot, uint32_t set, uint32_t clear);

@@ -25,7 +25,7 @@ struct memmap_entry {
 struct mem_region ram[MAX_REGIONS];
 unsigned int ram_count;
 
-extern uint64_t start_info_gpa, pdpt[512];
+extern uint64_t start_info_gpa, pml4[512];
 extern struct {
 	uint16_t offset_low, selector;
 	uint8_t ist, type;
@@ -57,23 +57,29 @@ void *memset(void *to, int value, size_t length)
 
 /* ------------------------------------------------------------------ memory */
 
-void map_range(uint64_t start, uint64_t end, uint64_t flags)
+/* The table that an entry points to, made if need be; NULL: there are no more. */
+static uint64_t *table_of(uint64_t *entry)
 {
 	static uint64_t tables[64][512] __attribute__((aligned(4096)));
 	static unsigned int used;
 
-	for (uint64_t at = start & ~0x1fffffull; at < end; at += 0x200000) {
-		uint64_t *entry = &pdpt[at >> 30 & 511];
-		uint64_t *table;
+	if (!*entry) {
+		if (used == ARRAY_SIZE(tables))
+			return NULL;
+		*entry = (uintptr_t)tables[used++] + PTE_TABLE;
+	}
+	return (uint64_t *)(uintptr_t)(*entry & ~0xfffull);
+}
 
-		if (at >> 39)
+void map_range(uint64_t start, uint64_t end, uint64_t flags)
+{
+	for (uint64_t at = start & ~0x1fffffull; at < end; at += 0x200000) {
+		uint64_t *table = at >> 47 ? NULL : table_of(&pml4[at >> 39]);
+
+		if (table)
+			table = table_of(&table[at >> 30 & 511]);
+		if (!table)
 			return;
-		if (!*entry) {
-			if (used == ARRAY_SIZE(tables))
-				return;
-			*entry = (uintptr_t)tables[used++] + PTE_TABLE;
-		}
-		table = (uint64_t *)(uintptr_t)(*entry & ~0xfffull);
 		table[at >> 21 & 511] = at + PTE_LARGE + flags;
 	}
 }

@@ -13,6 +13,7 @@
 #define CAP_WINDOW 5
 #define MSIX_TABLE 4
 #define MSIX_PBA 8
+#define MSIX_BAR 7u /* of the table's and the pending bits' place: which BAR */
 #define BAR_BYTES 0x8000
 #define MSI_ADDRESS 0xfee00000u /* the CPU with APIC ID 0 */
 
@@ -21,15 +22,19 @@
 void virtio_at(struct virtio *v, uint64_t bar)
 {
 	map_range(bar, bar + BAR_BYTES, PTE_UNCACHED);
+	if (v->msix_bar == v->bar)
+		v->msix_bar = bar;
 	v->bar = bar;
 }
 
+/* All registers are in one BAR. */
 static void take_capability(struct virtio *v, unsigned int at)
 {
 	uint32_t offset = pci_read(v->slot, at + CAP_OFFSET, 4);
 
 	switch (pci_read(v->slot, at + CAP_TYPE, 1)) {
 	case CAP_COMMON:
+		v->bar = pci_memory_bar(v->slot, pci_read(v->slot, at + CAP_BAR, 1));
 		v->common = offset;
 		break;
 	case CAP_NOTIFY:
@@ -47,6 +52,19 @@ static void take_capability(struct virtio *v, unsigned int at)
 	}
 }
 
+static void take_msix(struct virtio *v)
+{
+	uint32_t table, pba;
+
+	v->msix = pci_capability(v->slot, PCI_CAP_MSIX, 0);
+	table = pci_read(v->slot, v->msix + MSIX_TABLE, 4);
+	pba = pci_read(v->slot, v->msix + MSIX_PBA, 4);
+	v->msix_bar = pci_memory_bar(v->slot, table & MSIX_BAR);
+	v->msix_table = table & ~MSIX_BAR;
+	v->msix_pba = pba & ~MSIX_BAR;
+	map_range(v->msix_bar, v->msix_bar + BAR_BYTES, PTE_UNCACHED);
+}
+
 bool virtio_find(struct virtio *v, unsigned int slot)
 {
 	uint32_t device = pci_read(slot, PCI_DEVICE, 2);
@@ -57,10 +75,8 @@ bool virtio_find(struct virtio *v, unsigned int slot)
 	*v = (struct virtio){ .slot = slot, .type = device - VIRTIO_DEVICE(0) };
 	while ((at = pci_capability(slot, PCI_CAP_VENDOR, at)) != 0)
 		take_capability(v, at);
-	v->msix = pci_capability(slot, PCI_CAP_MSIX, 0);
-	v->msix_table = pci_read(slot, v->msix + MSIX_TABLE, 4) & ~7u;
-	v->msix_pba = pci_read(slot, v->msix + MSIX_PBA, 4) & ~7u;
-	virtio_at(v, pci_bar_read(slot) & ~15ull);
+	take_msix(v);
+	virtio_at(v, v->bar);
 	return v->msix && v->window && v->isr && v->notify;
 }
 
@@ -127,17 +143,17 @@ void virtio_driver_ok(const struct virtio *v)
 
 void virtio_vector(const struct virtio *v, unsigned int entry, unsigned int vector, bool masked)
 {
-	uint32_t at = v->msix_table + 16 * entry;
+	uint64_t at = v->msix_bar + v->msix_table + 16 * entry;
 
-	virtio_write(v, at, MSI_ADDRESS, 4);
-	virtio_write(v, at + 4, 0, 4);
-	virtio_write(v, at + 8, vector, 4);
-	virtio_write(v, at + 12, masked, 4);
+	mmio_write(at, MSI_ADDRESS, 4);
+	mmio_write(at + 4, 0, 4);
+	mmio_write(at + 8, vector, 4);
+	mmio_write(at + 12, masked, 4);
 }
 
 void virtio_mask(const struct virtio *v, unsigned int entry, bool masked)
 {
-	virtio_write(v, v->msix_table + 16 * entry + 12, masked, 4);
+	mmio_write(v->msix_bar + v->msix_table + 16 * entry + 12, masked, 4);
 }
 
 void virtio_msix_control(const struct virtio *v, uint32_t bits)
@@ -147,7 +163,7 @@ void virtio_msix_control(const struct virtio *v, uint32_t bits)
 
 bool virtio_pending(const struct virtio *v, unsigned int entry)
 {
-	return virtio_read(v, v->msix_pba + entry / 64 * 8, 8) >> (entry % 64) & 1;
+	return mmio_read(v->msix_bar + v->msix_pba + entry / 64 * 8, 8) >> (entry % 64) & 1;
 }
 
 /* ------------------------------------------------------------------ the window */

@@ -50,8 +50,9 @@
 struct virtio {
 	unsigned int slot;
 	unsigned int type;
-	uint64_t bar; /* where it is, identity-mapped */
-	/* offsets in it; 0 for the configuration: there is none */
+	uint64_t bar;      /* that has the registers: where it is, identity-mapped */
+	uint64_t msix_bar; /* that has the MSI-X table and the pending bits; mostly the same */
+	/* offsets in them; 0 for the configuration: there is none */
 	uint32_t common, notify, isr, config, msix_table, msix_pba;
 	uint32_t notify_step;
 	unsigned int msix; /* capabilities' offsets */
