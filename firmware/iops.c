@@ -10,8 +10,8 @@
  * RAM: so nothing but requests leaves the guest. It takes nothing that is molt's own: features are
  * those that every device has, registers are where the capabilities say, on any slot.
  *
- * Options: run=asked, slot=N (0: the first disk), queues=1, size=128 (of each), ms=500 (of a phase),
- * sleep=on (waits for interrupts).
+ * Options: run=asked, disk=none (with it: nothing but the TSC is read), slot=N (0: the first disk),
+ * queues=1, size=128 (of each), ms=500 (of a phase), sleep=on (waits for interrupts).
  */
 #include "iops.h"
 #include "lib/guest.h"
@@ -24,6 +24,7 @@
 #define VEC_TICK 0x40
 #define VEC_QUEUE 0x60
 #define TICK_US 1000
+#define IDLE_US 5000 /* between two looks at the mailbox */
 
 #define BLOCK_IN 0
 #define BLOCK_OUT 1
@@ -186,7 +187,8 @@ static void begin(struct work *w)
 
 	if (w->p.queues > QUEUES_MAX || n > SLOTS_MAX || n * w->p.bytes > DATA_BYTES)
 		fail("a phase of too many requests");
-	w->blocks = w->m->sectors * SECTOR / w->p.bytes;
+	if (n)
+		w->blocks = w->m->sectors * SECTOR / w->p.bytes;
 	for (unsigned int i = 0; i < w->p.queues; i++)
 		virtq_no_interrupt(&w->q[i]);
 	for (unsigned int i = 0; i < n; i++) {
@@ -219,10 +221,15 @@ static void run_phase(volatile struct iops_mailbox *m, struct iops_phase *phase)
 	while ((int64_t)(w.last - until) < 0 && !m->stop) {
 		unsigned int done = 0;
 
-		for (unsigned int i = 0; i < w.p.queues; i++)
-			done += serve_queue(&w, &w.q[i]);
-		look_at_clock(&w, done);
-		if (!done && w.p.depth && w.p.sleeps)
+		for (unsigned int i = 0; i < w.p.queues; i++) {
+			unsigned int n = serve_queue(&w, &w.q[i]);
+
+			look_at_clock(&w, n);
+			done += n;
+		}
+		if (!w.p.queues)
+			look_at_clock(&w, 0);
+		if (!done && w.p.queues && w.p.sleeps)
 			sleep_for(&w, TICK_US);
 	}
 	w.p.ticks = w.last - began;
@@ -276,7 +283,7 @@ static void do_what_is_asked(volatile struct iops_mailbox *m)
 		struct iops_phase p = m->phase;
 
 		if (m->ask == m->ask_done) {
-			sleep_for(&idle, TICK_US);
+			sleep_for(&idle, IDLE_US);
 			continue;
 		}
 		run_phase(m, &p);
@@ -304,6 +311,11 @@ static void set_up(unsigned int n, unsigned int size)
 {
 	uint64_t wanted = F_VERSION_1 | F_INDIRECT | F_EVENT_IDX;
 
+	pci_init();
+	find_disk();
+	data = ram_take(DATA_BYTES, 4096);
+	if (!data)
+		fail("no memory");
 	pci_command(disk.slot, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER, 0);
 	if (n > QUEUES_MAX || !virtio_negotiate(&disk, virtio_offered(&disk) & wanted))
 		fail("features are not taken");
@@ -329,12 +341,8 @@ void guest_main(void)
 	lapic_enable();
 	lapic_write(LAPIC_TDCR, 0x3);
 	lapic_write(LAPIC_LVTT, VEC_TICK);
-	pci_init();
-	find_disk();
-	data = ram_take(DATA_BYTES, 4096);
-	if (!data)
-		fail("no memory");
-	set_up(n, (unsigned int)option_number("size", 128));
+	if (!option_is("disk", "none"))
+		set_up(n, (unsigned int)option_number("size", 128));
 	irq_enable();
 	print("iops: ready sectors=%lu queues=%u features=%lx\n", mailbox.sectors, n,
 	      mailbox.features);

@@ -15,10 +15,10 @@ struct iops_phase {
 	uint64_t write;      /* or reads */
 	uint64_t sequential; /* or at random */
 	uint64_t bytes;      /* of a request: a multiple of 512 */
-	uint64_t depth;      /* requests in flight, of each queue; 0: nothing but the TSC is read */
-	uint64_t queues;
-	uint64_t sleeps; /* waits for interrupts; or looks at the used rings all the time */
-	uint64_t ms;     /* how long, unless told to stop */
+	uint64_t depth;      /* requests in flight, of each queue */
+	uint64_t queues;     /* 0: nothing but the TSC is read */
+	uint64_t sleeps;     /* waits for interrupts; or looks at the used rings all the time */
+	uint64_t ms;         /* how long, unless told to stop */
 	/* results */
 	uint64_t requests, errors, ticks, kicks, interrupts, slowest;
 };

@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The bench guest's mailbox (firmware/bench.h), read and written in guest RAM from outside."""
+"""A guest's mailbox (firmware/bench.h, firmware/iops.h), read and written in guest RAM from outside."""
 import mmap
 import os
 import struct
 import time
 
-MAGIC = struct.pack("<Q", 0x48434E45424D4F4C)
-FIELDS = ("magic entry page_tables stack ram_bytes tsc_khz ready entries last gap gap_end reset reset_done "
-          "touch touch_done touch_ticks touch_bytes").split()
 SEARCHED = 64 << 20  # the guest's image is at 1 MiB
 
 
@@ -17,6 +14,10 @@ class Gone(Exception):
 
 class Mailbox:
     """Of the guest that a process runs, in the first of its memfds whose name has `memfd`."""
+
+    MAGIC = struct.pack("<Q", 0x48434E45424D4F4C)
+    FIELDS = ("magic entry page_tables stack ram_bytes tsc_khz ready entries last gap gap_end reset reset_done "
+              "touch touch_done touch_ticks touch_bytes").split()
 
     def __init__(self, pid, memfd, alive, timeout=120):
         self.alive = alive
@@ -41,14 +42,14 @@ class Mailbox:
         with open(path, "r+b") as f:
             ram = mmap.mmap(f.fileno(), min(size, SEARCHED))
         for at in range(0, len(ram), mmap.PAGESIZE):
-            if ram[at:at + 8] == MAGIC:
+            if ram[at:at + 8] == self.MAGIC:
                 self.map, self.at = ram, at
                 return True
         ram.close()
         return False
 
     def offset(self, name):
-        return self.at + 8 * FIELDS.index(name)
+        return self.at + 8 * self.FIELDS.index(name)
 
     def __getitem__(self, name):
         return struct.unpack_from("<Q", self.map, self.offset(name))[0]
