@@ -148,7 +148,7 @@ static void look_at_clock(struct work *w, bool done)
 			m->io_gap = now - w->last_io;
 			m->io_gap_end = now;
 		}
-		w->last_io = now;
+		w->last_io = m->io_last = now;
 	}
 	if (m->reset != m->reset_done) {
 		m->gap = m->gap_end = m->io_gap = m->io_gap_end = 0;

@@ -36,7 +36,8 @@ struct iops_mailbox {
 	uint64_t reset, reset_done;
 	uint64_t now;                /* the newest reading of the TSC */
 	uint64_t gap, gap_end;       /* the longest time between two, and the reading after it */
-	uint64_t io_gap, io_gap_end; /* between two looks that found requests done */
+	uint64_t io_last;            /* the newest reading with requests done */
+	uint64_t io_gap, io_gap_end; /* the longest time between two of these */
 	struct iops_phase phase;
 };
 

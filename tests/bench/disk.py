@@ -191,8 +191,11 @@ def measure_start(args, tools):
 
 # ---- updates
 
-def update(guest, **phase):
-    """An update under a phase: what the host and what the guest say of it, in microseconds."""
+def update(guest, phase, first_wanted=False):
+    """
+    An update under a phase: what the host and what the guest say of it, in microseconds. first_wanted: not before a
+    request was done after it.
+    """
     m = guest.mailbox
     guest.settle()
     before = m["requests"]
@@ -200,19 +203,22 @@ def update(guest, **phase):
     time.sleep(0.03)
     m.reset()
     report = guest.vm.update()
-    time.sleep(0.01)
+    now = m["now"]
+    m.wait(lambda: m["now"] != now, "sign of life")
+    if first_wanted:
+        m.wait(lambda: m["io_last"] > m["gap_end"], "request after the update")
     sample = {"blackout": report["blackout-us"], "gap": m.us(m["gap"]), "io_gap": m.us(m["io_gap"])}
     sample["requests"] = m.stop()["requests"] - before
     return sample
 
 
-def take_turns(guests, rounds, phases):
+def take_turns(guests, rounds, phases, first_wanted=False):
     """{name: samples} of updates in changing order."""
     samples = {name: [] for name in guests}
     names = list(guests)
     for i in range(rounds + 1):
         for name in names[i % len(names):] + names[:i % len(names)]:
-            sample = update(guests[name], **phases[name])
+            sample = update(guests[name], phases[name], first_wanted)
             if i:
                 samples[name].append(sample)
     return samples
@@ -267,7 +273,7 @@ def measure_gap(args, tools):
         path = os.path.join(where, "0")
         make_file(path, 64 * MIB)
         guests = {"depth 1": stack.enter_context(MoltGuest(tools, [(path, False)]))}
-        samples = take_turns(guests, args.rounds, {"depth 1": {}})
+        samples = take_turns(guests, args.rounds, {"depth 1": {}}, first_wanted=True)
     taken = samples["depth 1"]
     for key in ("gap", "io_gap"):
         print("gap: %-7s us: least %.0f, %s" % (key, min(s[key] for s in taken), spread([s[key] for s in taken], "%.0f")))
