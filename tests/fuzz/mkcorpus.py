@@ -121,6 +121,17 @@ VIRTQUEUE_CHAIN = (piece(0, struct.pack('<QIHHQIHHQIHH', 0x8000, 16, 1, 1, 0x900
 VIRTQUEUE_TABLE = (piece(0x4000, struct.pack('<QIHHQIHH', 0x8000, 16, 1, 1, 0x9000, 512, 2, 0)) +
                    piece(0, struct.pack('<QIHHQIHH', 0xa000, 8, 1, 1, 0x4000, 32, 4, 0)) +
                    piece(0x1000, struct.pack('<HHHH', 0, 1, 0, 0)))
+# See fuzz_virtio.c: steps of an operation, a slot, log2 of the access's size, and what the operation takes.
+VIRTIO_RING = (b'\4\0\0' + struct.pack('<HB', 0x1000, 16) + struct.pack('<QIHH', 0x8000, 64, 2, 0) +
+               b'\4\0\0' + struct.pack('<HB', 0x2000, 6) + struct.pack('<HHH', 0, 1, 0))
+VIRTIOS = {
+    'entropy': b'\6\1\0' + VIRTIO_RING + b'\5\1\0' + b'\7\0\0',
+    'bar-moves': b'\0\1\2' + struct.pack('<HQ', 0x10, 0x300000) + b'\3\0\2' + struct.pack('<QQ', 0x300000, 1) +
+                 b'\1\2\2\x10\0' + struct.pack('<Q', 0xffffffff) + b'\7\0\0',
+    'msix': b'\6\1\0' + b'\2\1\2' + struct.pack('<HQ', 0x4010, 0xfee00000) + b'\2\1\2' +
+            struct.pack('<HQ', 0x401c, 0) + b'\0\1\1' + struct.pack('<HQ', 0x42, 0x8000) + VIRTIO_RING + b'\5\1\0',
+    'queue-reset': b'\6\2\0' + b'\2\2\1' + struct.pack('<HQ', 0x3a, 1) + b'\5\2\0',
+}
 VIRTQUEUES = {
     'chain': bytes([0x03, 7, 0, 0, 0, 0]) + VIRTQUEUE_CHAIN,
     'event-idx': bytes([0x0b, 7, 0, 0, 0, 0]) + VIRTQUEUE_CHAIN + piece(0x1003, b'\0'),
@@ -211,6 +222,8 @@ def main():
         write('device_' + name, 'ops', ops)
     for name, data in BACKENDS.items():
         write('backend', name, data)
+    for name, data in VIRTIOS.items():
+        write('virtio', name, data)
     for name, data in VIRTQUEUES.items():
         write('virtqueue', name, data)
     for name, text in VHOST.items():
