@@ -87,9 +87,12 @@ static void write_driver_features(struct virtio *v, uint64_t value)
 
 /* ---- status ---- */
 
+/* 0 tells that a reset is done (2.4.2): so not before, whatever it was when the driver asked. */
 static uint64_t read_status(const struct virtio *v)
 {
-	return v->guest->status;
+	const struct virtio_guest *g = v->guest;
+
+	return g->resetting_all && !g->status ? VIRTIO_CONFIG_S_ACKNOWLEDGE : g->status;
 }
 
 static bool features_are_good(const struct virtio_guest *g)

@@ -237,6 +237,12 @@ static bool driver_resets_queue(struct virtio *v, uint32_t queue)
 
 static bool driver_resets(struct virtio *v)
 {
+	struct vhost_device_guest *g = of_virtio(v)->guest;
+
+	if (!g->started && !g->stopping) {
+		memset(g->base, 0, sizeof(g->base));
+		return true;
+	}
 	ask_for_service(v);
 	return false;
 }
@@ -269,6 +275,11 @@ static const struct virtio_ops virtio_ops = {
 
 static void back_end_error(struct virtio *v)
 {
+	const struct vhost_device_guest *g = of_virtio(v)->guest;
+
+	/* Of a session that is over by now it is no news. */
+	if (!g->started || g->stopping || g->virtio.resetting_all)
+		return;
 	virtio_broken(v, "says its back-end");
 	ask_for_service(v);
 }

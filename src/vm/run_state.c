@@ -144,17 +144,28 @@ static void service_devices(struct machine *m)
 			m->devices[i]->cls->service(m->devices[i]);
 }
 
+/*
+ * What there is to do, with every vCPU parked if it takes that. A vCPU that sees the bits gone while its
+ * goal is to run would run on: so they are cleared after parking only, and only those that were seen.
+ * One that is set behind our back has its own wake-up.
+ */
+static uint32_t take_requests(struct machine *m)
+{
+	uint32_t reqs = atomic_load(&m->requests);
+
+	if (reqs & STOPPING_REQUESTS) {
+		machine_park_vcpus(m);
+		reqs = atomic_load(&m->requests);
+	}
+	atomic_fetch_and(&m->requests, ~reqs);
+	return reqs;
+}
+
 void machine_handle_requests(void *opaque)
 {
 	struct machine *m = opaque;
-	uint32_t reqs;
+	uint32_t reqs = take_requests(m);
 
-	if (machine_is_stopping(m))
-		machine_park_vcpus(m);
-	/*
-	 * Only after parking: a vCPU that sees the bits gone while its goal is to run would run on.
-	 */
-	reqs = atomic_exchange(&m->requests, 0);
 	if (reqs & MACHINE_REQ_PANICKED) {
 		log_warn("the guest reports a panic");
 		emit(m, MACHINE_EVENT_GUEST_PANICKED, "run");
