@@ -71,9 +71,10 @@ void target_start(struct target *t, uint64_t features, unsigned int size)
 {
 	uint64_t began = rdtsc();
 
-	t->features = features & virtio_offered(&t->dev);
 	if (!virtio_reset(&t->dev))
 		bad_fail("slot %u is not reset", t->dev.slot);
+	/* Not before: a row may leave a reset behind, which takes device_feature_select along. */
+	t->features = features & virtio_offered(&t->dev);
 	if (rdtsc() - began > us_to_tsc(SLOW_US))
 		print("bad: slow reset us=%lu\n", tsc_to_us(rdtsc() - began));
 	if (!virtio_negotiate(&t->dev, t->features))
