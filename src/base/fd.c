@@ -29,25 +29,21 @@ void fd_close(int *fd)
 	errno = saved;
 }
 
-static int change_flag(int fd, int get, int set, int flag, bool on)
-{
-	int flags = fcntl(fd, get);
-
-	if (flags < 0)
-		return -errno;
-	if (((flags & flag) != 0) == on)
-		return 0;
-	return fcntl(fd, set, on ? flags | flag : flags & ~flag) < 0 ? -errno : 0;
-}
-
 int fd_set_cloexec(int fd, bool on)
 {
-	return change_flag(fd, F_GETFD, F_SETFD, FD_CLOEXEC, on);
+	return fcntl(fd, F_SETFD, on ? FD_CLOEXEC : 0) < 0 ? -errno
+							   : 0; /* there is no other flag */
 }
 
 int fd_set_nonblock(int fd, bool on)
 {
-	return change_flag(fd, F_GETFL, F_SETFL, O_NONBLOCK, on);
+	int flags = fcntl(fd, F_GETFL);
+
+	if (flags < 0)
+		return -errno;
+	if (((flags & O_NONBLOCK) != 0) == on)
+		return 0;
+	return fcntl(fd, F_SETFL, on ? flags | O_NONBLOCK : flags & ~O_NONBLOCK) < 0 ? -errno : 0;
 }
 
 /*

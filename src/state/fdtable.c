@@ -168,12 +168,21 @@ static int check_kind(int fd, uint32_t expected)
 	return (st.st_mode & S_IFMT) == 0 ? (int)expected : fd_kind_of(fd);
 }
 
-static struct fdtable_entry *find(const struct fdtable *t, const char *name, uint32_t id)
+static struct fdtable_entry *find_between(const struct fdtable *t, uint32_t from, uint32_t to,
+					  const char *name, uint32_t id)
 {
-	for (uint32_t i = 0; i < t->count; i++)
+	for (uint32_t i = from; i < to; i++)
 		if (t->entries[i].id == id && strcmp(t->entries[i].name, name) == 0)
 			return (struct fdtable_entry *)&t->entries[i];
 	return NULL;
+}
+
+/* They are mostly taken in the order in which they were added: so from the last one taken on. */
+static struct fdtable_entry *find(const struct fdtable *t, const char *name, uint32_t id)
+{
+	struct fdtable_entry *e = find_between(t, t->last, t->count, name, id);
+
+	return e ? e : find_between(t, 0, t->last < t->count ? t->last : t->count, name, id);
 }
 
 static int add(struct fdtable *t, const char *name, uint32_t id, int fd, int kind,
@@ -389,6 +398,7 @@ int fdtable_take(struct fdtable *t, const char *name, uint32_t id, unsigned int 
 			       fd_kind_name((enum fd_kind)e->kind),
 			       fd_kind_name((enum fd_kind)kind));
 	e->taken = true;
+	t->last = (uint32_t)(e - t->entries);
 	t->ntaken++;
 	return e->fd;
 }

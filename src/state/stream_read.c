@@ -244,20 +244,26 @@ void stream_fini(struct stream *s)
 	s->nsections = s->room = 0;
 }
 
+static struct stream_section *find_between(struct stream *s, size_t from, size_t to,
+					   const char *name, uint32_t instance)
+{
+	for (size_t i = from; i < to; i++)
+		if (s->sections[i].instance == instance && strcmp(s->sections[i].name, name) == 0)
+			return &s->sections[i];
+	return NULL;
+}
+
 struct stream_section *stream_find(struct stream *s, const char *name, uint32_t instance)
 {
 	/* Threads that load vCPUs look at the same time: any value of it will do. */
-	size_t found = __atomic_load_n(&s->found, __ATOMIC_RELAXED);
+	size_t next = __atomic_load_n(&s->found, __ATOMIC_RELAXED) + 1;
+	struct stream_section *sec = find_between(s, next, s->nsections, name, instance);
 
-	for (size_t n = 1; n <= s->nsections; n++) {
-		size_t i = (found + n) % s->nsections;
-
-		if (s->sections[i].instance == instance && strcmp(s->sections[i].name, name) == 0) {
-			__atomic_store_n(&s->found, i, __ATOMIC_RELAXED);
-			return &s->sections[i];
-		}
-	}
-	return NULL;
+	if (!sec)
+		sec = find_between(s, 0, next < s->nsections ? next : s->nsections, name, instance);
+	if (sec)
+		__atomic_store_n(&s->found, (size_t)(sec - s->sections), __ATOMIC_RELAXED);
+	return sec;
 }
 
 int stream_check_claimed(const struct stream *s, struct error *err)

@@ -207,7 +207,7 @@ def update(guest, phase, first_wanted=False):
     m.wait(lambda: m["now"] != now, "sign of life")
     if first_wanted:
         m.wait(lambda: m["io_last"] > m["gap_end"], "request after the update")
-    sample = {"blackout": report["blackout-us"], "gap": m.us(m["gap"]), "io_gap": m.us(m["io_gap"])}
+    sample = {"stages": {s["name"]: s["us"] for s in report["stages"]}, "blackout": report["blackout-us"], "gap": m.us(m["gap"]), "io_gap": m.us(m["io_gap"])}
     sample["requests"] = m.stop()["requests"] - before
     return sample
 
@@ -233,6 +233,9 @@ def say_updates(what, samples, base):
                 what, name, key, min(values), spread(values, "%.0f"), base, spread(ratios),
                 statistics.median(values) / statistics.median(s[key] for s in samples[base]),
                 min(values) / min(s[key] for s in samples[base])))
+        print("%s: %-22s stages   us: %s" % (what, name, ", ".join(
+            "%s %.0f" % (stage, statistics.median(s["stages"].get(stage, 0) for s in taken))
+            for stage in taken[0]["stages"])))
 
 
 def measure_busy(args, tools):

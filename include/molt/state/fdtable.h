@@ -63,6 +63,7 @@ struct fdtable {
 	uint64_t exec_ns;    /* just before exec */
 	uint32_t vm_fd;      /* number of the predecessor's KVM VM; see kvm_vm_create() */
 	uint32_t ntaken;     /* by fdtable_take() */
+	uint32_t last;       /* position of the last one taken */
 	/*
 	 * Last, and only the first `count` are ever touched: a page costs the guest's pause 1.5 us.
 	 */
