@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""What could be done in the place of main, a vCPU thread, the guardian or the check's child.
+"""What could be done in the place of main, with and without a disk, a vCPU thread, the guardian or the check's child.
 
 tests/sandbox/attempts.c tries it where they are: as the successor that `molt update` starts, in check mode and without
 a check, after which the guardian has the guest and it runs on. Once as root and once as another user. The table in
 docs/sandbox.md is what came out; --write puts it there. A line that is not possible here without a sandbox either (the
 kernel lacks it, say) says nothing and is left out.
 """
+import contextlib
 import fcntl
 import os
 import pty
@@ -29,7 +30,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 DOCUMENT = os.path.join(ROOT, "docs", "sandbox.md")
 BLOCK = re.compile(r"(<!-- attempts -->\n).*?(<!-- end of attempts -->)", re.S)
 ATTEMPTS = os.environ.get("MOLT_ATTEMPTS") or os.path.join(os.path.dirname(molt_binary()), "tests/sandbox/attempts")
-COLUMNS = ("main", "vCPU thread", "guardian", "check's child")
+WITH_DISK = "main with a disk"
+COLUMNS = ("main", WITH_DISK, "vCPU thread", "guardian", "check's child")
 LANDLOCK = 6          # the table is for this ABI or newer
 USER = 12345
 AS_ROOT = ("--user", "root")          # options that leave molt root where root starts it
@@ -49,13 +51,15 @@ class Place:
             with open(self.path(name), "w") as f:
                 f.write("x")
         os.setxattr(self.path("attributed"), "user.molt", b"x")
+        with open(self.path("disk"), "wb") as f:
+            f.truncate(1 << 20)
         for name in ("writable", "mount"):
             os.mkdir(self.path(name))
         with open(self.path("writable/kept"), "w"):
             pass
         for name in ("setuid", "filecaps", "attempts"):
             shutil.copy(ATTEMPTS, self.path(name))
-        for name in ("own", "removable", "movable", "attributed", "mount", "writable", "writable/kept"):
+        for name in ("own", "disk", "removable", "movable", "attributed", "mount", "writable", "writable/kept"):
             os.chown(self.path(name), uid, uid)
         os.chmod(self.path("setuid"), 0o4755)
         os.setxattr(self.path("filecaps"), "security.capability", FILE_CAPABILITY)
@@ -135,9 +139,12 @@ def alone(uid, how):
 
 def attack_molt(uid, column):
     """{what: possible} in a real molt. The guest runs on, if need be in the guardian, confined as main was."""
-    with Place(uid) as place, Vm("--memory", "64M", "--sandbox", "write=" + place.path("writable"),
-                                 *(AS_USER if uid else AS_ROOT), cmdline="period_ms=20", start=False,
-                                 **place.on_terminal()) as vm:
+    with contextlib.ExitStack() as stack:
+        place = stack.enter_context(Place(uid))
+        disk = ("--disk", "path=" + place.path("disk")) if column == WITH_DISK else ()
+        vm = stack.enter_context(Vm("--memory", "64M", "--sandbox", "write=" + place.path("writable"), *disk,
+                                    *(AS_USER if uid else AS_ROOT), cmdline="period_ms=20", start=False,
+                                    **place.on_terminal()))
         os.chmod(vm.dir, 0o755)
         os.chown(vm.dir, uid, uid)
         vm.start()
