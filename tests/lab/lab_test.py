@@ -62,6 +62,7 @@ def copy_tests(stage):
         os.makedirs(os.path.join(stage, "tests", part))
         for script in glob.glob(os.path.join(TESTS, part, "*.py")):
             shutil.copy(script, os.path.join(stage, "tests", part))
+    shutil.copy(os.path.join(TESTS, "..", "README.md"), stage)
 
 
 def stage_release(stage):
