@@ -1,11 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The back-end side of vhost-user: one connection a disk, served by the main thread. Theory of
- * operation.
- *
- * A request is answered before the next one is read. Two have to wait for others: GET_VRING_BASE and
- * RESET_DEVICE, until the queues that they stop have finished what they have in flight. Until then
- * nothing is read from that connection, and everything else goes on.
+ * The back-end side of vhost-user: what each message does. In which order they are answered is
+ * backend_connection.c's, messages about one queue are backend_queue.c's.
  *
  * A queue runs while it is enabled and has a kick descriptor; it is set up anew each time. While it
  * runs, what it stands on (memory, features, size, addresses) cannot be changed.
@@ -31,7 +27,7 @@
 	 1ull << VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD | \
 	 1ull << VHOST_USER_PROTOCOL_F_RESET_DEVICE)
 
-static int send_message(struct io_disk *d, const struct vhost_user_message *msg, struct error *err)
+int io_backend_send(struct io_disk *d, const struct vhost_user_message *msg, struct error *err)
 {
 	int r = vhost_user_send(&d->conn, msg);
 
@@ -41,12 +37,12 @@ static int send_message(struct io_disk *d, const struct vhost_user_message *msg,
 	return IO_ANSWERED;
 }
 
-static int answer(struct io_disk *d, const struct vhost_user_message *msg, uint64_t value,
-		  struct error *err)
+int io_backend_answer(struct io_disk *d, const struct vhost_user_message *msg, uint64_t value,
+		      struct error *err)
 {
 	struct vhost_user_message reply = vhost_user_reply_u64(msg, value);
 
-	return send_message(d, &reply, err);
+	return io_backend_send(d, &reply, err);
 }
 
 static bool any_running(struct io_disk *d)
@@ -64,7 +60,7 @@ static int must_be_stopped(struct io_disk *d, struct error *err)
 
 static int get_features(struct io_disk *d, struct vhost_user_message *msg, struct error *err)
 {
-	return answer(d, msg, io_disk_features(d), err);
+	return io_backend_answer(d, msg, io_disk_features(d), err);
 }
 
 /* Without protocol features there is no SET_VRING_ENABLE, and a queue is enabled from the start. */
@@ -90,7 +86,7 @@ static int set_features(struct io_disk *d, struct vhost_user_message *msg, struc
 static int get_protocol_features(struct io_disk *d, struct vhost_user_message *msg,
 				 struct error *err)
 {
-	return answer(d, msg, PROTOCOL_FEATURES, err);
+	return io_backend_answer(d, msg, PROTOCOL_FEATURES, err);
 }
 
 static int set_protocol_features(struct io_disk *d, struct vhost_user_message *msg,
@@ -105,7 +101,7 @@ static int set_protocol_features(struct io_disk *d, struct vhost_user_message *m
 
 static int get_queue_num(struct io_disk *d, struct vhost_user_message *msg, struct error *err)
 {
-	return answer(d, msg, d->opt->nqueues, err);
+	return io_backend_answer(d, msg, d->opt->nqueues, err);
 }
 
 static int set_owner(struct io_disk *d, struct vhost_user_message *msg, struct error *err)
@@ -141,7 +137,7 @@ static int get_config(struct io_disk *d, struct vhost_user_message *msg, struct 
 		memcpy(c->data, (const char *)&config + c->offset,
 		       sizeof(config) - c->offset < c->size ? sizeof(config) - c->offset : c->size);
 	reply.hdr.flags = VHOST_USER_VERSION | VHOST_USER_FLAG_REPLY;
-	return send_message(d, &reply, err);
+	return io_backend_send(d, &reply, err);
 }
 
 static int set_config(struct io_disk *d, struct vhost_user_message *msg, struct error *err)
@@ -169,7 +165,7 @@ static int get_inflight_fd(struct io_disk *d, struct vhost_user_message *msg, st
 	reply.payload.inflight.mmap_offset = 0;
 	reply.fds[0] = fd;
 	reply.nfds = 1;
-	r = send_message(d, &reply, err);
+	r = io_backend_send(d, &reply, err);
 	close(fd);
 	return r;
 }
@@ -252,7 +248,7 @@ static const struct {
 	{ VHOST_USER_RESET_DEVICE, io_reset_device },
 };
 
-static bool wants_ack(const struct io_disk *d, const struct vhost_user_message *msg)
+bool io_backend_wants_ack(const struct io_disk *d, const struct vhost_user_message *msg)
 {
 	return msg->hdr.flags & VHOST_USER_FLAG_NEED_REPLY &&
 	       d->protocol >> VHOST_USER_PROTOCOL_F_REPLY_ACK & 1;
@@ -266,8 +262,7 @@ static int handle(struct io_disk *d, struct vhost_user_message *msg, struct erro
 	return err_set(err, ENOSYS, "it is not supported");
 }
 
-/* 0 or -errno: then the connection is of no use. */
-static int serve_message(struct io_disk *d, struct vhost_user_message *msg, struct error *err)
+int io_backend_handle(struct io_disk *d, struct vhost_user_message *msg, struct error *err)
 {
 	char buf[24];
 	int r = handle(d, msg, err);
@@ -278,123 +273,12 @@ static int serve_message(struct io_disk *d, struct vhost_user_message *msg, stru
 	if (r < 0)
 		err_prefix(err, "%s",
 			   vhost_user_request_name(VHOST_USER_BACK_END, msg->hdr.request, buf));
-	if (!wants_ack(d, msg))
+	if (!io_backend_wants_ack(d, msg))
 		return r;
 	if (r < 0)
 		log_warn("disk '%s': %s", d->opt->id, err->text);
-	r = answer(d, msg, r < 0, err);
+	r = io_backend_answer(d, msg, r < 0, err);
 	return r < 0 ? r : 0;
-}
-
-/* The answer to what had to wait. */
-static int stopped_answer(struct io_disk *d, struct error *err)
-{
-	struct vhost_user_message *msg = &d->stop_msg;
-	struct vhost_user_message reply = *msg;
-
-	if (msg->hdr.request == VHOST_USER_RESET_DEVICE)
-		io_inflight_forget_all(&d->table);
-	if (msg->hdr.request != VHOST_USER_GET_VRING_BASE)
-		return wants_ack(d, msg) ? answer(d, msg, 0, err) : 0;
-	reply.hdr.flags = VHOST_USER_VERSION | VHOST_USER_FLAG_REPLY;
-	reply.payload.state.num = d->queues[msg->payload.state.index].base;
-	return send_message(d, &reply, err);
-}
-
-/* Whether those that were asked to have. */
-static bool all_stopped(struct io_disk *d)
-{
-	for (unsigned int i = 0; i < d->opt->nqueues; i++) {
-		struct io_queue *q = &d->queues[i];
-
-		if (!q->run && io_queue_running(q))
-			return false;
-	}
-	return true;
-}
-
-static void serve(struct io_disk *d)
-{
-	struct vhost_user_message msg;
-	struct error err = ERROR_INIT;
-	int r = 0;
-
-	while (r == 0 && !d->stopping) {
-		r = vhost_user_receive(&d->conn, &msg, &err);
-		if (r == 0)
-			return;
-		if (r > 0)
-			r = serve_message(d, &msg, &err);
-	}
-	if (r >= 0)
-		return;
-	if (r != -ECONNRESET)
-		log_warn("disk '%s': %s", d->opt->id, err.text);
-	io_backend_close(d);
-}
-
-static void set_events(struct io_disk *d)
-{
-	loop_mod(&d->conn_source,
-		 (d->stopping ? 0u : EPOLLIN) | (vhost_user_sending(&d->conn) ? EPOLLOUT : 0u));
-}
-
-/* What is read behind the answer may be the next request of this kind, with nothing to wait for. */
-void io_backend_queue_stopped(struct io_disk *d)
-{
-	struct error err = ERROR_INIT;
-
-	while (d->stopping && all_stopped(d)) {
-		d->stopping = false;
-		if (stopped_answer(d, &err) < 0) {
-			log_warn("disk '%s': %s", d->opt->id, err.text);
-			io_backend_close(d);
-			return;
-		}
-		serve(d);
-	}
-	if (d->conn_source.loop)
-		set_events(d);
-}
-
-static void on_message(void *opaque, uint32_t events)
-{
-	struct io_disk *d = opaque;
-
-	/* What is read ends by itself where the other side is gone; what waits for a queue must. */
-	if ((events & EPOLLOUT && vhost_user_flush(&d->conn) < 0) ||
-	    (d->stopping && events & (EPOLLHUP | EPOLLERR))) {
-		io_backend_close(d);
-		return;
-	}
-	serve(d);
-	io_backend_queue_stopped(d);
-}
-
-int io_backend_open(struct io_disk *d, struct error *err)
-{
-	int r;
-
-	vhost_user_conn_init(&d->conn, VHOST_USER_BACK_END, d->opt->socket);
-	d->channel.fd = -1;
-	r = loop_add(d->process->loop, &d->conn_source, d->conn.fd, EPOLLIN, on_message, d);
-	return r < 0 ? err_sys(err, -r, "disk '%s': socket", d->opt->id) : 0;
-}
-
-/* The other disks go on. Without any there is nothing left to do. */
-void io_backend_close(struct io_disk *d)
-{
-	if (!d->conn_source.loop)
-		return;
-	loop_del(&d->conn_source);
-	loop_del(&d->channel_source);
-	vhost_user_conn_close(&d->conn);
-	vhost_user_conn_close(&d->channel);
-	d->stopping = false;
-	for (unsigned int i = 0; i < d->opt->nqueues; i++)
-		io_queue_stop(&d->queues[i]);
-	if (--d->process->connected == 0)
-		loop_stop(d->process->loop, 0);
 }
 
 /* Whoever cannot be told now is told that it has changed by the next one that can. */

@@ -18,4 +18,12 @@ io_handler io_set_vring_num, io_set_vring_addr, io_set_vring_base, io_set_vring_
 	io_set_vring_call, io_set_vring_err, io_set_vring_enable, io_get_vring_base,
 	io_reset_device;
 
+/* backend.c, for backend_connection.c */
+/* What the message asks for. 0, -errno: then the connection is of no use. */
+int io_backend_handle(struct io_disk *d, struct vhost_user_message *msg, struct error *err);
+int io_backend_send(struct io_disk *d, const struct vhost_user_message *msg, struct error *err);
+int io_backend_answer(struct io_disk *d, const struct vhost_user_message *msg, uint64_t value,
+		      struct error *err);
+bool io_backend_wants_ack(const struct io_disk *d, const struct vhost_user_message *msg);
+
 #endif

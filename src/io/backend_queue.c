@@ -157,30 +157,32 @@ int io_set_vring_enable(struct io_disk *d, struct vhost_user_message *msg, struc
 	return start_if_complete(q, err);
 }
 
-static int stop_then_answer(struct io_disk *d, const struct vhost_user_message *msg,
-			    struct io_queue *q)
+static void stop(struct io_queue *q)
 {
-	q->kickable = false;
 	if (io_queue_running(q))
 		io_queue_stop(q);
-	d->stopping = true;
-	d->stop_msg = *msg;
-	return IO_LATER;
 }
 
 int io_get_vring_base(struct io_disk *d, struct vhost_user_message *msg, struct error *err)
 {
 	struct io_queue *q = queue_at(d, msg->payload.state.index, err);
 
-	return q ? stop_then_answer(d, msg, q) : -err->code;
+	if (!q)
+		return -err->code;
+	q->kickable = false;
+	stop(q);
+	d->asked[d->nasked++] = (uint8_t)q->index;
+	return IO_LATER;
 }
 
 int io_reset_device(struct io_disk *d, struct vhost_user_message *msg, struct error *err)
 {
 	(void)err;
 	for (unsigned int i = 0; i < d->opt->nqueues; i++) {
-		d->queues[i].enabled = false;
-		stop_then_answer(d, msg, &d->queues[i]);
+		d->queues[i].enabled = d->queues[i].kickable = false;
+		stop(&d->queues[i]);
 	}
+	d->stopping = true;
+	d->stop_msg = *msg;
 	return IO_LATER;
 }

@@ -149,7 +149,11 @@ struct io_disk {
 	struct loop_source event_source;
 	uint64_t features; /* as acknowledged */
 	uint64_t protocol;
-	bool stopping; /* an answer waits for queues to stop */
+	uint8_t asked[IO_BOARD_QUEUES_MAX]; /* for their bases, in this order, and not answered yet */
+	unsigned int nasked;
+	bool has_next; /* what came behind those, and waits */
+	struct vhost_user_message next;
+	bool stopping; /* another answer waits for queues to stop */
 	struct vhost_user_message stop_msg;
 	struct memory mem;
 	struct io_inflight_table table;
@@ -209,11 +213,11 @@ void io_poll_slept(struct io_queue *q, uint64_t since_ns);
 int io_pool_create(struct io_disk *d, struct error *err);
 int io_engine_uring_attach(struct io_queue *q, int fd, struct error *err);
 
-/* backend.c: messages. */
+/* backend_connection.c */
 int io_backend_open(struct io_disk *d, struct error *err);
 void io_backend_queue_stopped(struct io_disk *d);
 void io_backend_close(struct io_disk *d);
-void io_backend_look(struct io_disk *d); /* at the board */
+void io_backend_look(struct io_disk *d); /* at the board; backend.c */
 
 /* memory_table.c */
 int io_memory_map(struct memory *mem, const struct vhost_user_memory *table, int *fds,

@@ -96,6 +96,31 @@ def test_drain_takes_as_long_as_the_disk(slow, uring):
 
 
 @slowly
+def test_queues_drain_together(slow, uring):
+    """All that are asked back take nothing new from then on, not only the first of them."""
+    with Io(direct(slow, uring, queues=3)) as io:
+        d = io.disks[0]
+        slow.delay = 0.6
+        request = d.queues[0].add(IN, 0, size=BLOCK)
+        time.sleep(0.1)
+        for index in range(3):
+            d.send(vf.GET_VRING_BASE, struct.pack("<II", index, 0))
+        d.send(vf.GET_FEATURES)
+        time.sleep(0.1)
+        late = [q.add(IN, 8, size=BLOCK) for q in d.queues[1:]]
+        answers = [d.receive() for _ in range(4)]
+        assert [a[0] for a in answers] == 3 * [vf.GET_VRING_BASE] + [vf.GET_FEATURES], answers
+        assert [struct.unpack("<II", a[1]) for a in answers[:3]] == [(0, 1), (1, 0), (2, 0)], answers
+        assert d.queues[0].collect() == [request] and request.status == OK
+        assert not any(q.collect() for q in d.queues[1:])
+        slow.delay = 0
+        for q in d.queues:
+            q.start()
+        for q, waited in zip(d.queues[1:], late):
+            assert q.wait() == [waited] and waited.status == OK
+
+
+@slowly
 def test_in_flight_twice(slow, uring):
     """A head that is offered again before it was given back ends the queue; what is in flight is finished, once."""
     with Io(direct(slow, uring)) as io:
