@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
@@ -177,7 +178,8 @@ static int run(const struct cli_args *args)
 		r = parse_disks(disks, lists, &n, args, &err);
 	if (r == 0) {
 		free(lists); /* not what they hold */
-		return io_run(disks, n, &err) < 0 ? cli_failure(&io_command, &err) : 0;
+		r = io_run(disks, n, &err) < 0 ? cli_failure(&io_command, &err) : 0;
+		_exit(r); /* its threads may be at work still: nothing is taken from them */
 	}
 	for (unsigned int i = 0; lists && i < IO_DISKS_MAX; i++)
 		value_list_fini(&lists[i]);

@@ -250,13 +250,14 @@ static void take_turns(struct scene *s)
 
 static void play(void (*first)(struct scene *s), enum end end)
 {
-	struct scene *s = calloc(1, sizeof(*s));
 	struct pollfd pfd = { .events = POLLIN };
+	struct scene *s;
 	char text[32] = "";
 	pid_t pid;
 
 	if (MOLT_SANITIZED)
 		skip(); /* its library keeps books on threads that the other process lacks */
+	s = calloc(1, sizeof(*s));
 	assert_non_null(s);
 	s->end = end;
 	assert_int_equal(pipe2(s->told, O_CLOEXEC), 0);

@@ -336,8 +336,6 @@ static void test_two_updates_without_a_run_between_them(void **state)
 	bench_init(&b, 1);
 	bench_vcpu(&b, 0)->lapic = lapic(ONE_SHOT, BY_1, 1000000000, 900000000);
 	bench_save(&b, &st, 1);
-	bench_prepare(&next, 1);
-	bench_duplicate_fds(st.fds);
 	assert_int_equal(bench_load(&next, &st, &err), 0);
 	put(&bench_vcpu(&next, 0)->lapic, TMCCT, 0); /* expired while the machine stood still */
 	bench_save(&next, &again, 2);
