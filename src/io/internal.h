@@ -80,6 +80,13 @@ struct io_engine {
 
 extern const struct io_engine io_engine_threads, io_engine_uring;
 
+/* How long a thread looks around before it sleeps; poll.c. */
+struct io_poll {
+	uint32_t ns;
+	uint32_t missed; /* looked its longest in vain, so often in a row */
+	uint32_t rest;   /* sleeps until it is tried again */
+};
+
 struct io_queue {
 	struct io_disk *disk;
 	unsigned int index;
@@ -111,7 +118,7 @@ struct io_queue {
 	struct io_request *held;     /* waits for a limit */
 	unsigned int busy;           /* requests in flight, the held one included */
 	bool pushed;                 /* something is to be flushed */
-	uint64_t poll_ns;            /* how long to look around before it sleeps; poll.c */
+	struct io_poll poll;
 	struct io_board_queue *board;
 	struct io_limit_rest rest[IO_BOARD_LIMITS];
 	struct iovec iov[IO_IOVS];

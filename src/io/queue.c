@@ -175,7 +175,7 @@ static void serve(struct io_queue *q)
 			timeout = take_requests(q);
 		else
 			put_back_held(q);
-		if (q->poll_ns)
+		if (q->poll.ns)
 			q->engine->flush(q);
 		q->engine->reap(q);
 		if (q->pushed) {
