@@ -86,8 +86,6 @@ static void serve(struct io_disk *d)
 			d->next = msg;
 		else if (r > 0)
 			r = io_backend_handle(d, &msg, &err);
-		if (d->has_next)
-			return;
 	}
 	if (r < 0)
 		give_up(d, r, &err);

@@ -140,6 +140,13 @@ int io_set_vring_err(struct io_disk *d, struct vhost_user_message *msg, struct e
 	return q ? replace_fd(d, msg, q->err_fd, err) : -err->code;
 }
 
+static int answer_when_stopped(struct io_disk *d, const struct vhost_user_message *msg)
+{
+	d->stopping = true;
+	d->stop_msg = *msg;
+	return IO_LATER;
+}
+
 /* Disabled, a queue takes nothing more; that it has stopped is told by GET_VRING_BASE. */
 int io_set_vring_enable(struct io_disk *d, struct vhost_user_message *msg, struct error *err)
 {
@@ -150,9 +157,7 @@ int io_set_vring_enable(struct io_disk *d, struct vhost_user_message *msg, struc
 	q->enabled = msg->payload.state.num;
 	if (!q->enabled && io_queue_running(q)) {
 		io_queue_stop(q);
-		d->stopping = true;
-		d->stop_msg = *msg;
-		return IO_LATER;
+		return answer_when_stopped(d, msg);
 	}
 	return start_if_complete(q, err);
 }
@@ -182,7 +187,5 @@ int io_reset_device(struct io_disk *d, struct vhost_user_message *msg, struct er
 		d->queues[i].enabled = d->queues[i].kickable = false;
 		stop(&d->queues[i]);
 	}
-	d->stopping = true;
-	d->stop_msg = *msg;
-	return IO_LATER;
+	return answer_when_stopped(d, msg);
 }
