@@ -37,15 +37,13 @@ def half_page():
     return [line for line in lines if line not in console], console, re.search(r"`(build/molt update [^`]*)`", text)[1]
 
 
-def directory():
-    """As a clone's after the README's commands."""
-    path = tempfile.mkdtemp(prefix="readme-")
+def fill(path):
+    """As a clone is after the README's commands."""
     os.mkdir(os.path.join(path, "build"))
     os.symlink(moltvm.molt_binary(), os.path.join(path, "build", "molt"))
     os.symlink("/dev/vda", os.path.join(path, "debian.img"))
     os.symlink(os.environ["MOLT_LAB_DEBIAN_KERNEL"], os.path.join(path, "debian.vmlinuz"))
     os.symlink(os.environ["MOLT_LAB_DEBIAN_INITRAMFS"], os.path.join(path, "debian.initrd"))
-    return path
 
 
 def on_terminal(command, where):
@@ -69,8 +67,13 @@ def wait_end(process, terminal, seconds):
 
 
 def readme_debian(report):
+    with tempfile.TemporaryDirectory(prefix="readme-") as where:
+        fill(where)
+        tell(report, where)
+
+
+def tell(report, where):
     host, console, update = half_page()
-    where = directory()
     run = [line for line in host if " run " in line]
     report.check("the README installs, makes the image and runs", len(host) == 3 and len(run) == 1, "\n".join(host))
     report.check("by the script that has made this one",
@@ -87,7 +90,9 @@ def readme_debian(report):
         terminal.wait_for("copied", COPY_LIMIT)
         done = subprocess.run(update.split(), cwd=where, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                               timeout=300)
-        report.check("an update while the disk is written to", done.returncode == 0, done.stdout)
+        terminal.hear(0)
+        report.check("an update while the disk is written to",
+                     done.returncode == 0 and b"records out" not in terminal.pending, done.stdout)
         terminal.wait_for(re.compile(rb"\d+\+0 records out"), COPY_LIMIT)
         terminal.wait_for(shell + "# ", 90)
         report.check("the copy is made, in the same process", process.poll() is None)
