@@ -31,8 +31,8 @@ void fd_close(int *fd)
 
 int fd_set_cloexec(int fd, bool on)
 {
-	return fcntl(fd, F_SETFD, on ? FD_CLOEXEC : 0) < 0 ? -errno
-							   : 0; /* there is no other flag */
+	/* There is no other flag that would have to be read first. */
+	return fcntl(fd, F_SETFD, on ? FD_CLOEXEC : 0) < 0 ? -errno : 0;
 }
 
 int fd_set_nonblock(int fd, bool on)

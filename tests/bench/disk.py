@@ -218,8 +218,12 @@ def update(guest, phase, first_wanted=False):
     m.wait(lambda: m["now"] != now, "sign of life")
     if first_wanted:
         m.wait(lambda: m["io_last"] > m["gap_end"], "request after the update")
-    sample = {"stages": {s["name"]: s["us"] for s in report["stages"]}, "blackout": report["blackout-us"]}
-    sample |= {"gap": m.us(m["gap"]), "io_gap": m.us(m["io_gap"])}
+    sample = {
+        "stages": {s["name"]: s["us"] for s in report["stages"]},
+        "blackout": report["blackout-us"],
+        "gap": m.us(m["gap"]),
+        "io_gap": m.us(m["io_gap"]),
+    }
     sample["requests"] = m.stop()["requests"] - before
     return sample
 
