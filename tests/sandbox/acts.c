@@ -5,7 +5,6 @@
 #include <linux/bpf.h>
 #include <linux/capability.h>
 #include <linux/fs.h>
-#include <linux/io_uring.h>
 #include <linux/kcmp.h>
 #include <linux/openat2.h>
 #include <linux/perf_event.h>
@@ -485,6 +484,44 @@ bool send_to_a_peer(void)
 	       send(ends[0], "x", 1, 0) == 1;
 }
 
+/* Its standard error. */
+static bool pass_descriptor(int fd)
+{
+	union {
+		char bytes[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} control = { { 0 } };
+	struct iovec iov = { (void *)(uintptr_t) "x", 1 };
+	struct msghdr msg = { .msg_iov = &iov,
+			      .msg_iovlen = 1,
+			      .msg_control = control.bytes,
+			      .msg_controllen = sizeof(control.bytes) };
+	struct cmsghdr *header = CMSG_FIRSTHDR(&msg);
+
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(sizeof(int));
+	*(int *)(void *)CMSG_DATA(header) = STDERR_FILENO;
+	return sendmsg(fd, &msg, MSG_NOSIGNAL) == 1;
+}
+
+bool pass_to_a_peer(void)
+{
+	int ends[2];
+
+	return socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0 &&
+	       pass_descriptor(ends[0]);
+}
+
+bool pass_to_daemon(void)
+{
+	struct sockaddr_un sun;
+	socklen_t len = daemon_at("stream", &sun);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	return connect(fd, (const struct sockaddr *)&sun, len) == 0 && pass_descriptor(fd);
+}
+
 /* ---- the kernel's other doors ---- */
 
 bool start_bpf(void)
@@ -504,13 +541,6 @@ bool start_perf(void)
 					.config = PERF_COUNT_SW_TASK_CLOCK };
 
 	return syscall(SYS_perf_event_open, &attr, 0, -1, -1, 0) >= 0;
-}
-
-bool start_io_uring(void)
-{
-	struct io_uring_params params = { 0 };
-
-	return syscall(SYS_io_uring_setup, 1, &params) >= 0;
 }
 
 bool same_host_name(void)

@@ -74,13 +74,24 @@ bool send_to_daemon(void);
 bool sendmsg_to_daemon(void);
 bool sendmmsg_to_daemon(void);
 bool send_to_a_peer(void);
+bool pass_to_a_peer(void);
+bool pass_to_daemon(void);
 
 /* the kernel's other doors */
 bool start_bpf(void);
 bool start_perf(void);
-bool start_io_uring(void);
 bool same_host_name(void);
 bool write_to_a_descriptor(void);
 bool read_from_a_descriptor(void);
+
+/* ring_acts.c: by an io_uring that is open, or one of its own; the first is the victim's part */
+void leave_ring_offsets(void);
+bool start_io_uring(void);
+bool read_by_ring(void);
+bool open_by_ring(void);
+bool socket_by_ring(void);
+bool connect_by_ring(void);
+bool send_by_ring(void);
+bool register_with_ring(void);
 
 #endif

@@ -174,11 +174,19 @@ static const struct attempt attempts[] = {
 	ACT("sendmsg to a daemon's Unix socket", sendmsg_to_daemon),
 	ACT("sendmmsg to a daemon's Unix socket", sendmmsg_to_daemon),
 	ACT("make a pair of Unix sockets, and send", send_to_a_peer),
+	ACT("make a pair of Unix sockets, and pass a descriptor", pass_to_a_peer),
+	ACT("pass a descriptor to a daemon, by its Unix socket's path", pass_to_daemon),
 	ACT("read from an open descriptor", read_from_a_descriptor),
 	ACT("write to an open descriptor", write_to_a_descriptor),
 	ACT("type into its terminal (TIOCSTI)", type_into_the_terminal),
 	CALL("userfaultfd", SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY),
 	ACT("io_uring_setup", start_io_uring),
+	ACT("io_uring_register with an io_uring", register_with_ring),
+	ACT("read from an open descriptor by an io_uring", read_by_ring),
+	ACT("open a file by an io_uring", open_by_ring),
+	ACT("a TCP socket by an io_uring", socket_by_ring),
+	ACT("connect to a daemon's Unix socket by an io_uring", connect_by_ring),
+	ACT("sendmsg to a peer by an io_uring", send_by_ring),
 	ACT("bpf", start_bpf),
 	ACT("perf_event_open", start_perf),
 	CALL("keyctl", SYS_keyctl, KEYCTL_GET_KEYRING_ID, KEY_SPEC_PROCESS_KEYRING, 1),
@@ -264,6 +272,7 @@ static int be_victim(void)
 
 	if (!file)
 		return 1;
+	leave_ring_offsets();
 	fprintf(file, "%d %ld\n", (int)getpid(), (long)&secret);
 	if (fclose(file) || rename("victim.new", "victim") < 0)
 		return 1;
