@@ -222,6 +222,7 @@ void chardev_queue_load(struct chardev *cd, const uint8_t *out, uint32_t len, ui
 	/* Where it is not known, the first line may be one of which a reader has the beginning. */
 	if (n < too_many || n > len || n > CHARDEV_CHUNK)
 		n = piece_to_line_end(out, len, too_many ? too_many : 1);
+	cd->len = cd->piece_done = 0;
 	memcpy(cd->piece, out, n);
 	cd->piece_len = n;
 	append(cd, out + n, len - n);

@@ -141,7 +141,7 @@ int chardev_save_state(struct chardev *cd, struct stream_writer *w, struct error
 
 int chardev_load_state(struct chardev *cd, char *kind, struct stream *stream, struct error *err)
 {
-	_cleanup_free_ struct chardev_state *st = calloc(1, sizeof(*st));
+	struct chardev_state *st = cd->saved;
 	char name[STREAM_NAME_MAX + 1];
 	struct vmstate vms = describe_state(cd, name);
 	int rc;
@@ -163,4 +163,15 @@ int chardev_load_state(struct chardev *cd, char *kind, struct stream *stream, st
 	cd->dropped_logged = st->dropped;
 	chardev_queue_load(cd, st->out, st->out_len, st->out_begun);
 	return 0;
+}
+
+int chardev_load_again(struct chardev *cd, struct stream *stream, struct error *err)
+{
+	char kind[CHARDEV_KIND_MAX];
+	int rc = chardev_load_state(cd, kind, stream, err);
+
+	if (rc == 0 && strcmp(kind, cd->kind->name) != 0)
+		rc = err_set(err, EINVAL, "serial backend '%s' has become '%s'", cd->kind->name,
+			     kind);
+	return rc;
 }

@@ -355,6 +355,13 @@ int log_before_exec(struct error *err)
 		       "system hangs");
 }
 
+void log_rest(void)
+{
+	/* One that is in a write that does not end waits for nobody, and the exec ends it. */
+	if (writer_wait(&writer, 0))
+		writer_stop(&writer, LOG_DRAIN_MS);
+}
+
 /* What was suppressed is told now or never. */
 static void queue_suppressed(void)
 {

@@ -2,6 +2,11 @@
 /*
  * One event is fetched at a time: a callback may then delete any source, itself included, and no
  * stale event for it can be left in a batch.
+ *
+ * There are two epoll sets, one in the other. In the outer one are the sources that go on while the
+ * loop is held, in the inner one all others: so to hold the loop and to let it go is one call, which
+ * needs no memory, whatever is registered. While it is held the inner set is watched for one event
+ * only, which tells that somebody waits.
  */
 #include <errno.h>
 #include <limits.h>
@@ -14,11 +19,23 @@
 #include <molt/base/loop.h>
 
 struct loop {
-	int epfd;
+	int epfd; /* with those that go on, and late */
+	int late; /* with all others */
+	bool held;
+	void (*waits)(void *opaque);
+	void *opaque;
 	struct loop_timer *timers; /* in no order: there are few */
 	bool stop;
 	int value;
 };
+
+/* Its events have no source. */
+static int watch_late(struct loop *loop, int op, uint32_t events)
+{
+	struct epoll_event ev = { .events = events };
+
+	return epoll_ctl(loop->epfd, op, loop->late, &ev);
+}
 
 int loop_create(struct loop **loop, struct error *err)
 {
@@ -27,9 +44,11 @@ int loop_create(struct loop **loop, struct error *err)
 	if (!l)
 		return err_set(err, ENOMEM, "no memory for the event loop");
 	l->epfd = epoll_create1(EPOLL_CLOEXEC);
-	if (l->epfd < 0) {
-		free(l);
-		return err_sys(err, errno, "epoll_create1");
+	l->late = epoll_create1(EPOLL_CLOEXEC);
+	if (l->epfd < 0 || l->late < 0 || watch_late(l, EPOLL_CTL_ADD, EPOLLIN) < 0) {
+		err_sys(err, errno, "epoll");
+		loop_destroy(l);
+		return -err->code;
 	}
 	*loop = l;
 	return 0;
@@ -39,25 +58,50 @@ void loop_destroy(struct loop *loop)
 {
 	if (!loop)
 		return;
+	fd_close(&loop->late);
 	fd_close(&loop->epfd);
 	free(loop);
+}
+
+static int set_of(const struct loop_source *src)
+{
+	return src->goes_on ? src->loop->epfd : src->loop->late;
+}
+
+static int add(struct loop *loop, struct loop_source *src, struct loop_source is)
+{
+	struct epoll_event ev = { .events = is.events, .data.ptr = src };
+
+	*src = is;
+	src->loop = loop;
+	/*
+	 * It is there already where main died in loop_del() and the stand-in lives on in its
+	 * memory: epoll sets are the kernel's, and shared.
+	 */
+	if (epoll_ctl(set_of(src), EPOLL_CTL_ADD, src->fd, &ev) < 0 &&
+	    (errno != EEXIST || epoll_ctl(set_of(src), EPOLL_CTL_MOD, src->fd, &ev) < 0)) {
+		src->loop = NULL;
+		return -errno;
+	}
+	return 0;
 }
 
 int loop_add(struct loop *loop, struct loop_source *src, int fd, uint32_t events, loop_fn *fn,
 	     void *opaque)
 {
-	struct epoll_event ev = { .events = events, .data.ptr = src };
+	return add(loop, src,
+		   (struct loop_source){ .fd = fd, .events = events, .fn = fn, .opaque = opaque });
+}
 
-	*src = (struct loop_source){ .fd = fd, .events = events, .fn = fn, .opaque = opaque };
-	/*
-	 * It is there already where main died in loop_del() and the guardian lives on in its
-	 * memory: epoll sets are the kernel's, and shared.
-	 */
-	if (epoll_ctl(loop->epfd, EPOLL_CTL_ADD, fd, &ev) < 0 &&
-	    (errno != EEXIST || epoll_ctl(loop->epfd, EPOLL_CTL_MOD, fd, &ev) < 0))
-		return -errno;
-	src->loop = loop;
-	return 0;
+int loop_add_going_on(struct loop *loop, struct loop_source *src, int fd, uint32_t events,
+		      loop_fn *fn, void *opaque)
+{
+	return add(loop, src,
+		   (struct loop_source){ .fd = fd,
+					 .events = events,
+					 .goes_on = true,
+					 .fn = fn,
+					 .opaque = opaque });
 }
 
 int loop_mod(struct loop_source *src, uint32_t events)
@@ -68,7 +112,7 @@ int loop_mod(struct loop_source *src, uint32_t events)
 		return -ENOENT;
 	if (src->events == events)
 		return 0;
-	if (epoll_ctl(src->loop->epfd, EPOLL_CTL_MOD, src->fd, &ev) < 0)
+	if (epoll_ctl(set_of(src), EPOLL_CTL_MOD, src->fd, &ev) < 0)
 		return -errno;
 	src->events = events;
 	return 0;
@@ -76,12 +120,29 @@ int loop_mod(struct loop_source *src, uint32_t events)
 
 void loop_del(struct loop_source *src)
 {
-	struct loop *loop = src->loop;
-
-	if (!loop)
+	if (!src->loop)
 		return;
+	epoll_ctl(set_of(src), EPOLL_CTL_DEL, src->fd, NULL);
 	src->loop = NULL;
-	epoll_ctl(loop->epfd, EPOLL_CTL_DEL, src->fd, NULL);
+}
+
+int loop_fd(const struct loop *loop)
+{
+	return loop->epfd;
+}
+
+void loop_hold(struct loop *loop, void (*waits)(void *opaque), void *opaque)
+{
+	loop->held = true;
+	loop->waits = waits;
+	loop->opaque = opaque;
+	watch_late(loop, EPOLL_CTL_MOD, EPOLLIN | EPOLLONESHOT);
+}
+
+void loop_release(struct loop *loop)
+{
+	loop->held = false;
+	watch_late(loop, EPOLL_CTL_MOD, EPOLLIN);
 }
 
 void loop_timer_cancel(struct loop_timer *timer)
@@ -127,7 +188,7 @@ static struct loop_timer *due(struct loop *loop, int *timeout_ms)
 /* One in a turn: its callback may set or cancel any. */
 static bool run_timer(struct loop *loop, int *timeout_ms)
 {
-	struct loop_timer *timer = due(loop, timeout_ms);
+	struct loop_timer *timer = loop->held ? NULL : due(loop, timeout_ms);
 
 	if (!timer)
 		return false;
@@ -136,23 +197,35 @@ static bool run_timer(struct loop *loop, int *timeout_ms)
 	return true;
 }
 
-int loop_turn(struct loop *loop, int timeout_ms)
+/* One event of a set: 1 if its callback has run, 0 if there is none in time. */
+static int serve(struct loop *loop, int set, int timeout_ms)
 {
 	struct epoll_event ev;
-	int n;
+	int n = epoll_wait(set, &ev, 1, timeout_ms);
+	struct loop_source *src = ev.data.ptr;
+
+	if (n < 0)
+		return errno == EINTR ? 0 : -errno;
+	if (n == 0)
+		return 0;
+	if (src)
+		src->fn(src->opaque, ev.events);
+	else if (!loop->held)
+		return serve(loop, loop->late, 0);
+	else
+		loop->waits(loop->opaque);
+	return 1;
+}
+
+int loop_turn(struct loop *loop, int timeout_ms)
+{
+	int r;
 
 	/* A callback may have stopped the loop: then nobody waits. */
 	if (run_timer(loop, &timeout_ms))
 		timeout_ms = 0;
-	n = epoll_wait(loop->epfd, &ev, 1, timeout_ms);
-	if (n < 0)
-		return errno == EINTR ? 0 : -errno;
-	if (n == 1) {
-		struct loop_source *src = ev.data.ptr;
-
-		src->fn(src->opaque, ev.events);
-	}
-	return 0;
+	r = serve(loop, loop->epfd, timeout_ms);
+	return r < 0 ? r : 0;
 }
 
 int loop_run(struct loop *loop)

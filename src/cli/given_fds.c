@@ -27,6 +27,8 @@
 
 #define SUCCESSOR "molt-successor"
 #define STATE "molt-state"
+#define SEAL_WAIT_NS 10000000000ull
+#define SEAL_LOOK_US 1000
 #define STATE_BYTES (128 << 10) /* of one vCPU; larger ones may find the disk full later */
 #define OPEN_FLAGS (O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
 
@@ -132,6 +134,19 @@ static int check_state(const void *data, size_t len, struct error *err)
 	return r;
 }
 
+/* It is sealed when all is written, by a process that may still be at it when the answer is there. */
+static int wait_until_sealed(int fd, struct error *err)
+{
+	const uint64_t end = now_ns() + SEAL_WAIT_NS;
+
+	while (!(fcntl(fd, F_GET_SEALS) & F_SEAL_WRITE)) {
+		if (now_ns() > end)
+			return err_set(err, ETIMEDOUT, "the running molt does not write it");
+		usleep(SEAL_LOOK_US);
+	}
+	return 0;
+}
+
 int given_state_keep(struct given_state *state, struct error *err)
 {
 	_cleanup_free_ void *data = NULL;
@@ -140,7 +155,9 @@ int given_state_keep(struct given_state *state, struct error *err)
 
 	if (state->fd < 0)
 		return 0;
-	r = fd_read_file(state->fd, "the state", STREAM_MAX_BYTES, &data, &len, err);
+	r = wait_until_sealed(state->fd, err);
+	if (r == 0)
+		r = fd_read_file(state->fd, "the state", STREAM_MAX_BYTES, &data, &len, err);
 	if (r == 0)
 		r = check_state(data, len, err);
 	return r < 0 ? r : new_file_keep(&state->file, data, len, err);

@@ -48,7 +48,7 @@ static int run_query_cpus_fast(void *opaque, const struct command_origin *origin
 		json_array_append_new(*result,
 				      json_pack("{s:i,s:s,s:i,s:s}", "cpu-index", (int)i,
 						"qom-path", path, "thread-id",
-						(int)m->crew.members[i].tid, "target", "x86_64"));
+						(int)m->crew->members[i].tid, "target", "x86_64"));
 	}
 	return 0;
 }

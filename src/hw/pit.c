@@ -356,7 +356,7 @@ static int pit_create(struct device *dev, const struct device_env *env, struct e
 	p->host.timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (p->host.timer < 0)
 		return err_sys(err, errno, "pit: cannot make a timer");
-	r = loop_add(env->loop, &p->host.source, p->host.timer, EPOLLIN, on_timer, p);
+	r = loop_add_going_on(env->loop, &p->host.source, p->host.timer, EPOLLIN, on_timer, p);
 	if (r) {
 		fd_close(&p->host.timer);
 		return err_sys(err, -r, "pit: cannot wait for the timer");
@@ -440,6 +440,7 @@ const struct device_class pit_class = {
 	.reset = pit_reset,
 	.quiesce = pit_quiesce,
 	.resume = pit_resume,
+	.serve = pit_resume,
 	.post_load = pit_post_load,
 	.destroy = pit_destroy,
 };

@@ -226,7 +226,7 @@ static int rtc_create(struct device *dev, const struct device_env *env, struct e
 	r->host.timer = timerfd_create(CLOCK_REALTIME, TFD_CLOEXEC | TFD_NONBLOCK);
 	if (r->host.timer < 0)
 		return err_sys(err, errno, "rtc: cannot make a timer");
-	rc = loop_add(env->loop, &r->host.source, r->host.timer, EPOLLIN, on_timer, r);
+	rc = loop_add_going_on(env->loop, &r->host.source, r->host.timer, EPOLLIN, on_timer, r);
 	if (rc) {
 		fd_close(&r->host.timer);
 		return err_sys(err, -rc, "rtc: cannot wait for the timer");
@@ -338,6 +338,7 @@ const struct device_class rtc_class = {
 	.reset = rtc_reset,
 	.quiesce = rtc_quiesce,
 	.resume = rtc_resume,
+	.serve = rtc_resume,
 	.post_load = rtc_post_load,
 	.destroy = rtc_destroy,
 };

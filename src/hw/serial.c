@@ -521,6 +521,11 @@ static int serial_save_host(struct device *dev, struct stream_writer *w, struct 
 	return chardev_save(to_serial(dev)->host.cd, w, fds, err);
 }
 
+static int serial_load_host_again(struct device *dev, struct stream *s, struct error *err)
+{
+	return chardev_load_again(to_serial(dev)->host.cd, s, err);
+}
+
 static int serial_post_load(struct device *dev, struct error *err)
 {
 	struct serial *s = to_serial(dev);
@@ -637,6 +642,7 @@ const struct device_class serial_class = {
 	.resume = serial_resume,
 	.revive = serial_revive,
 	.save_host = serial_save_host,
+	.load_host_again = serial_load_host_again,
 	.post_load = serial_post_load,
 	.job_control = serial_job_control,
 	.destroy = serial_destroy,

@@ -185,11 +185,23 @@ static struct fdtable_entry *find(const struct fdtable *t, const char *name, uin
 	return e ? e : find_between(t, 0, t->last < t->count ? t->last : t->count, name, id);
 }
 
+static int compare(struct fdtable *t, const char *name, uint32_t id, int fd, struct error *err)
+{
+	const struct fdtable_entry *e = &t->handed->entries[t->count++];
+
+	if (t->count > t->handed->count || e->fd != fd || e->id != id || strcmp(e->name, name) != 0)
+		return err_set(err, EBUSY, "descriptor '%s' %u is not what was handed over", name,
+			       id);
+	return 0;
+}
+
 static int add(struct fdtable *t, const char *name, uint32_t id, int fd, int kind,
 	       struct error *err)
 {
 	struct fdtable_entry *e = &t->entries[t->count];
 
+	if (t->handed)
+		return compare(t, name, id, fd, err);
 	if (kind < 0)
 		return err_sys(err, -kind, "descriptor %d for '%s' %u", fd, name, id);
 	if (strlen(name) > STREAM_NAME_MAX)
@@ -207,7 +219,7 @@ static int add(struct fdtable *t, const char *name, uint32_t id, int fd, int kin
 
 int fdtable_add(struct fdtable *t, const char *name, uint32_t id, int fd, struct error *err)
 {
-	int kind = fd_kind_of(fd);
+	int kind = t->handed ? FD_KIND_OTHER : fd_kind_of(fd);
 
 	return add(t, name, id, fd, kind > FD_KIND_OTHER ? FD_KIND_OTHER : kind, err);
 }
@@ -215,7 +227,7 @@ int fdtable_add(struct fdtable *t, const char *name, uint32_t id, int fd, struct
 int fdtable_add_as(struct fdtable *t, const char *name, uint32_t id, int fd, enum fd_kind kind,
 		   struct error *err)
 {
-	int real = check_kind(fd, kind);
+	int real = t->handed ? (int)kind : check_kind(fd, kind);
 
 	if (real >= 0 && real != (int)kind)
 		return err_set(err, EINVAL, "descriptor %d for '%s' %u is a %s, not a %s", fd, name,

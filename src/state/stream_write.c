@@ -42,9 +42,15 @@ int stream_writer_init(struct stream_writer *w, size_t reserve, struct error *er
 	return 0;
 }
 
+void stream_writer_use(struct stream_writer *w, void *memory, size_t size)
+{
+	*w = (struct stream_writer){ .data = memory, .capacity = size, .fixed = true };
+}
+
 void stream_writer_fini(struct stream_writer *w)
 {
-	free(w->data);
+	if (!w->fixed)
+		free(w->data);
 	*w = (struct stream_writer){ 0 };
 }
 
@@ -54,10 +60,11 @@ static void put(struct stream_writer *w, const void *data, size_t len)
 		return;
 	if (len > w->capacity - w->len) {
 		size_t capacity = w->capacity * 2 + len;
-		uint8_t *grown = capacity <= STREAM_MAX_BYTES ? realloc(w->data, capacity) : NULL;
+		bool may_grow = !w->fixed && capacity <= STREAM_MAX_BYTES;
+		uint8_t *grown = may_grow ? realloc(w->data, capacity) : NULL;
 
 		if (!grown) {
-			w->error = capacity <= STREAM_MAX_BYTES ? ENOMEM : EFBIG;
+			w->error = may_grow ? ENOMEM : EFBIG;
 			return;
 		}
 		w->data = grown;
@@ -150,6 +157,13 @@ void stream_section_end(struct stream_writer *w)
 		w->sections++;
 	}
 	w->section_start = 0;
+}
+
+void stream_copy_section(struct stream_writer *w, const struct stream_section *sec)
+{
+	stream_section_begin(w, sec->name, sec->instance, sec->version, sec->flags);
+	put(w, sec->payload, sec->payload_len);
+	stream_section_end(w);
 }
 
 int stream_end(struct stream_writer *w, struct error *err)

@@ -148,6 +148,8 @@ static int read_answer(struct update *u, struct error *err)
 			"'%s' starts molt as a child instead of becoming it: the guest "
 			"would run in another process; a wrapper has to end in 'exec molt run \"$@\"'",
 			u->argv[0]);
+	/* 0.1.0 knows none. */
+	u->stops_guest = !json_is_true(json_object_get(answer, "stand-in"));
 	json_decref(answer);
 	return r;
 }
@@ -344,7 +346,8 @@ int update_check_answer(const struct takeover_kinds *kinds,
 		check_sections(&s, &here, reasons);
 		check_fds(table_fd, &here, reasons);
 	}
-	answer = json_pack("{s:o,s:i}", "reasons", reasons, "pid", (int)getpid());
+	answer = json_pack("{s:o,s:i,s:b}", "reasons", reasons, "pid", (int)getpid(), "stand-in",
+			   true);
 	text = json_dumps(answer, JSON_COMPACT);
 	r = text ? fd_write_all(answer_fd, text, strlen(text)) : -ENOMEM;
 	json_decref(answer);

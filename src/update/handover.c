@@ -7,7 +7,7 @@
  * "--incoming URI" is appended unless it is there.
  *
  * The state goes to a memfd: no disk can be full or slow in the pause, and nobody but us and the
- * successor has a hand in what is loaded. A file that was asked for is a copy, which the guardian
+ * successor has a hand in what is loaded. A file that was asked for is a copy, which the stand-in
  * makes when the guest runs again (update_committed()). It is opened before the pause, with room
  * for the state, so that what is wrong with it is known in time; and it gets its name when it is
  * whole. The URI in the successor's command line names it all the same ("file:PATH", otherwise
@@ -37,7 +37,7 @@
 #define STATE_BASE_BYTES 65536u
 #define STATE_VCPU_BYTES 24576u
 
-static size_t state_estimate(const struct update *u)
+size_t update_state_estimate(const struct update *u)
 {
 	return STATE_BASE_BYTES + (size_t)u->machine->guest.cpus * STATE_VCPU_BYTES;
 }
@@ -164,14 +164,10 @@ char **handover_environ(char *variable, struct error *err)
 	return envp;
 }
 
-/*
- * A memfd of the client's is where the state goes, and is sealed then as our own would be: the
- * client keeps it and has the state at once. Anything else gets a copy afterwards.
- */
-static int take_given_fd(struct update *u, struct error *err)
+/* The state is copied there when the guest runs again. */
+static int check_given_fd(const struct update *u, struct error *err)
 {
-	const int spoilt = F_SEAL_SEAL | F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK;
-	int fd = u->given_state_fd, flags = fcntl(fd, F_GETFL), seals = fcntl(fd, F_GET_SEALS);
+	int fd = u->given_state_fd, flags = fcntl(fd, F_GETFL);
 	struct stat st;
 
 	if (flags < 0 || (flags & O_PATH) || (flags & O_ACCMODE) != O_RDWR)
@@ -180,18 +176,12 @@ static int take_given_fd(struct update *u, struct error *err)
 			       "writing");
 	if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
 		return err_set(err, EINVAL, "state file as a descriptor: not a regular file");
-	if (seals < 0 || (seals & spoilt))
-		return 0;
-	if (ftruncate(fd, 0) < 0)
-		return err_sys(err, errno, "state file as a descriptor");
-	u->state_fd = fd;
-	u->given_state_fd = -1;
 	return 0;
 }
 
 static int open_state_file(struct update *u, struct error *err)
 {
-	int r = new_file_open(&u->state_file, u->state_path, (off_t)state_estimate(u), err);
+	int r = new_file_open(&u->state_file, u->state_path, (off_t)update_state_estimate(u), err);
 
 	if (r == -EACCES || (r == -EPERM && access(u->state_path, F_OK) < 0))
 		return err_set(err, -r,
@@ -205,13 +195,12 @@ static int open_state_file(struct update *u, struct error *err)
 
 static int open_state_memfd(struct update *u, struct error *err)
 {
-	if (u->state_fd < 0)
-		u->state_fd = fd_memfd("molt-state", 0);
+	u->state_fd = fd_memfd("molt-state", 0);
 	if (u->state_fd < 0)
 		return err_sys(err, -u->state_fd, "memfd_create for the state");
-	if (fallocate(u->state_fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)state_estimate(u)) < 0)
+	if (fallocate(u->state_fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)update_state_estimate(u)) < 0)
 		return err_sys(err, errno, "no room for %zu bytes of state in memory",
-			       state_estimate(u));
+			       update_state_estimate(u));
 	return 0;
 }
 
@@ -220,7 +209,7 @@ static int open_state(struct update *u, struct error *err)
 	int r = 0, n;
 
 	if (u->given_state_fd >= 0)
-		r = take_given_fd(u, err);
+		r = check_given_fd(u, err);
 	else if (u->state_path)
 		r = open_state_file(u, err);
 	if (r == 0)
@@ -281,7 +270,7 @@ int handover_prepare(struct update *u, struct error *err)
 		fd_close(&u->command_fd);
 	}
 	if (r == 0)
-		r = stream_writer_init(&u->w, state_estimate(u), err);
+		r = stream_writer_init(&u->w, update_state_estimate(u), err);
 	if (r == 0)
 		r = stream_reserve(&u->verified, sections_estimate(u), err);
 	if (r == 0) {
@@ -306,6 +295,7 @@ void handover_fini(struct update *u)
 	fd_close(&u->exe_fd);
 	fd_close(&u->program_fd);
 	fd_close(&u->state_fd);
+	final_state_drop(&u->final);
 	free(u->fds);
 	u->fds = NULL;
 }
@@ -317,7 +307,9 @@ int handover_write(struct update *u, struct error *err)
 	if (r == 0)
 		r = fdtable_add(u->fds, "predecessor", 0, u->exe_fd, err);
 	if (r == 0)
-		r = guardian_save_fds(&u->guardian, u->fds, err);
+		r = stand_in_save_fds(&u->stand_in, u->fds, err);
+	if (r == 0 && !u->stops_guest)
+		r = fdtable_add(u->fds, "final", 0, u->final.fd, err);
 	if (r == 0)
 		r = fdtable_set_cloexec(u->fds, false, err);
 	if (r == 0 && fd_set_cloexec(u->table_fd, false) < 0)
@@ -349,7 +341,7 @@ int handover_exec(struct update *u, struct error *err)
 	r = fdtable_write_by(u->fds, &u->w, u->table_fd, err);
 	if (r < 0)
 		return r;
-	guardian_arm(&u->guardian, true);
+	stand_in_arm(&u->stand_in, true);
 	r = program_exec(u->program_fd, u->argv, u->envp);
 	return err_sys(err, -r, "successor '%s'", u->argv[0]);
 }

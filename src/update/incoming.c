@@ -136,14 +136,16 @@ int update_adopt(struct incoming *in, const char *uri, uint64_t main_ns, struct 
 
 	*in = (struct incoming){ .main_ns = main_ns, .table_fd = -1 };
 	in->failure = getenv(UPDATE_ERROR_ENV);
-	in->guard = calloc(1, sizeof(*in->guard));
-	if (!in->guard)
-		return err_set(err, ENOMEM, "no memory for the link to the guardian");
+	in->link = calloc(1, sizeof(*in->link));
+	if (!in->link)
+		return err_set(err, ENOMEM, "no memory for the link to the stand-in");
 	r = read_table(in, err);
 	if (r == 0)
-		r = guard_link_open(in->guard, in->fds, err);
+		r = stand_in_link_open(in->link, in->fds, err);
 	if (r == 0)
 		r = read_stream(in, uri, err);
+	if (r == 0)
+		r = final_state_open(in, err);
 	in->adopted_ns = now_ns();
 	return r;
 }
@@ -160,6 +162,7 @@ int incoming_load_wire(struct incoming *in, struct error *err)
 
 void update_incoming_fini(struct incoming *in)
 {
+	final_state_close(in);
 	stream_fini(&in->stream);
 	if (in->stream_mapped)
 		munmap(in->stream_buf, in->stream_len);
@@ -168,7 +171,7 @@ void update_incoming_fini(struct incoming *in)
 	way_back_forget(in);
 	free(in->fds);
 	free(in->wire);
-	free(in->guard);
+	free(in->link);
 	*in = (struct incoming){ 0 };
 }
 
@@ -219,9 +222,9 @@ static int check_all_claimed(struct incoming *in, struct error *err)
 }
 
 static void tell_end(struct update *u, const struct incoming *in, const struct update_wire *wire,
-		     uint64_t ready_ns, uint64_t entered_ns)
+		     const struct take_over_times *t)
 {
-	pid_t left = guard_link_left_process(in->guard);
+	pid_t left = stand_in_link_left_process(in->link);
 
 	if (left)
 		log_warn("the guest runs in process %d, not in %d any more: the wrapper started molt as a "
@@ -233,9 +236,9 @@ static void tell_end(struct update *u, const struct incoming *in, const struct u
 	}
 	u->updates = wire->updates + 1;
 	u->status = UPDATE_STATUS_COMPLETED;
-	u->last = update_report(u, in, ready_ns, entered_ns);
+	u->last = update_report(u, in, t);
 	answer(u, wire);
-	if (entered_ns)
+	if (t->entered_ns)
 		log_info("update %llu from %s: blackout %lld us", (unsigned long long)u->updates,
 			 wire->version,
 			 (long long)json_integer_value(json_object_get(u->last, "blackout-us")));
@@ -244,10 +247,32 @@ static void tell_end(struct update *u, const struct incoming *in, const struct u
 			 (unsigned long long)u->updates, wire->version);
 }
 
+/* The guest runs until the stand-in stops it for us. */
+static int switch_over(struct update *u, struct incoming *in, struct take_over_times *t,
+		       struct error *err)
+{
+	int r;
+
+	t->stopped_ns = in->fds->stopped_ns;
+	if (!stand_in_link_runs_guest(in->link))
+		return 0;
+	if (!in->final)
+		return err_set(err, EPROTO, "there is no memory for the final state");
+	r = stand_in_link_switch(in->link, err);
+	if (r < 0)
+		return r;
+	t->stopped_ns = in->link->page->stopped_ns;
+	t->saved_ns = in->link->page->saved_ns;
+	r = final_state_load(u->machine, in, err);
+	if (r < 0)
+		stand_in_link_refuse(in->link);
+	return r;
+}
+
 int update_commit(struct update *u, struct incoming *in, struct error *err)
 {
+	struct take_over_times t = { .built_ns = now_ns() };
 	const struct update_wire *wire;
-	uint64_t ready_ns, entered_ns = 0;
 	cpu_set_t spare;
 	int r = incoming_load_wire(in, err);
 
@@ -255,21 +280,23 @@ int update_commit(struct update *u, struct incoming *in, struct error *err)
 	if (r == 0)
 		r = check_all_claimed(in, err);
 	if (r == 0)
-		r = guard_link_commit(in->guard, err);
+		r = switch_over(u, in, &t, err);
+	if (r == 0)
+		r = stand_in_link_commit(in->link, err);
 	if (r < 0)
 		return r;
-	ready_ns = now_ns();
+	t.ready_ns = now_ns();
 	machine_unquiesce(u->machine);
 	if (u->machine->guest.run_state == RUN_STATE_RUNNING) {
 		machine_unpark_vcpus(u->machine);
-		entered_ns = machine_wait_entered(u->machine);
+		t.entered_ns = machine_wait_entered(u->machine);
 	}
 	machine_keep_awake(u->machine, false);
 	u->ops.main_pid(u->ops.opaque, getpid());
-	tell_end(u, in, wire, ready_ns, entered_ns);
+	tell_end(u, in, wire, &t);
 	machine_fast_paths(u->machine, true);
-	guard_link_release(in->guard, machine_spare_cpus(u->machine, &spare) ? &spare : NULL);
-	update_keep_guardian(u, &in->guard->child);
+	stand_in_link_release(in->link, machine_spare_cpus(u->machine, &spare) ? &spare : NULL);
+	update_keep_guardian(u, &in->link->child);
 	for (uint32_t i = 0; i < wire->nguardians; i++) {
 		struct child older = { .pid = (pid_t)wire->guardians[i], .fd = -1 };
 

@@ -7,8 +7,9 @@
 #include <molt/base/new_file.h>
 #include <molt/update/update.h>
 
-#include "guardian.h"
+#include "stand_in.h"
 
+#define UPDATE_STOPPED_MARK "stopped" /* for the hand-off; no stage */
 #define UPDATE_ID_MAX 1024
 #define UPDATE_TIMEOUT_MAX_MS 600000
 #define UPDATE_VERSION_MAX 32
@@ -61,6 +62,16 @@ struct update_check {
 	struct loop_source expired;
 };
 
+/* Where the stand-in saves at the switch; shared with the successor. */
+struct final_state {
+	int fd; /* a memfd */
+	void *map;
+	size_t size;
+	struct fdtable *fds; /* to see that they are still those that were handed over */
+};
+
+#define FINAL_STATE_NONE ((struct final_state){ .fd = -1 })
+
 /*
  * A guardian of an earlier update that takes its memory apart: a child of this process until it has
  * ended.
@@ -96,9 +107,10 @@ struct update {
 	bool check_only;     /* ask it and leave it at that */
 	bool keep_io;        /* leave the devices' I/O processes alone */
 	uint32_t timeout_ms; /* from exec to commit */
-	char **command;      /* as asked for; NULL: the default successor */
-	int command_fd;      /* the successor's executable as the client sent it, or -1 */
-	int given_state_fd;  /* where the client wants a copy of the state, or -1 */
+	bool timeout_given;
+	char **command;     /* as asked for; NULL: the default successor */
+	int command_fd;     /* the successor's executable as the client sent it, or -1 */
+	int given_state_fd; /* where the client wants a copy of the state, or -1 */
 
 	/* Made by the stages. */
 	char **argv; /* of the successor, argv[0] is its absolute path */
@@ -115,17 +127,34 @@ struct update {
 	int program_fd;     /* successor's executable, sealed where possible; -1: execute argv[0] */
 	bool leave_program; /* let the successor have that, it finds itself no other way */
 	bool parked;
-	struct guardian guardian;
+	bool stops_guest; /* the old order: from before the exec until the commit */
+	bool handed_over; /* the guest is the stand-in's */
+	struct stand_in stand_in;
+	struct final_state final;
 	struct update_check check;
 
 	struct old_guardian old_guardians[UPDATE_GUARDIANS_MAX];
 };
 
-/* In the guardian, when the guest is the successor's: makes the copy of the state. */
+/* In the stand-in, when the guest is the successor's: makes the copy of the state. */
 void update_committed(void *opaque);
 
-/* The guardian's way back: undoes the stages and runs the event loop on. Does not return. */
-void update_take_back(void *opaque);
+/*
+ * In the stand-in whose successor is gone: undoes the stages, tells everyone. It stood in: the guest
+ * was running.
+ */
+void update_take_back(void *opaque, bool stood_in);
+
+/* final_state.c: size bytes of it; and in the stand-in, see struct stand_in_ops. */
+int final_state_make(struct final_state *f, size_t size, struct error *err);
+void final_state_drop(struct final_state *f);
+int update_save_final(void *opaque, struct error *err);
+void update_run_on(void *opaque);
+
+/* In a successor: maps what the stand-in will save; loads it over what was rehearsed. */
+int final_state_open(struct incoming *in, struct error *err);
+int final_state_load(struct machine *m, struct incoming *in, struct error *err);
+void final_state_close(struct incoming *in);
 
 /*
  * The predecessor's stages. update_prepare() is what comes before the check; update_run_stages()
@@ -166,6 +195,8 @@ int update_request(struct update *u, const struct command_origin *origin, enum u
  * wrapper that we came by; NULL: ourselves.
  */
 char *const *handover_command(const struct update *u);
+/* More than the state of the devices ever was, and of the vCPUs: bytes. */
+size_t update_state_estimate(const struct update *u);
 int handover_prepare(struct update *u, struct error *err);
 int handover_write(struct update *u, struct error *err);
 int handover_exec(struct update *u, struct error *err);
@@ -210,12 +241,18 @@ int update_pack_command(const char *program, char *const *argv, struct update_wi
 /* incoming.c: the section "update", read once; in->wire. */
 int incoming_load_wire(struct incoming *in, struct error *err);
 
-/*
- * report.c: how it went and what was carried, in a successor whose guest runs. entered_ns: when the
- * first vCPU did, 0: the guest is paused.
- */
-json_t *update_report(const struct update *u, const struct incoming *in, uint64_t ready_ns,
-		      uint64_t entered_ns);
+/* A successor's last steps, CLOCK_MONOTONIC. */
+struct take_over_times {
+	uint64_t stopped_ns; /* the last vCPU, for good; 0: it was paused */
+	uint64_t built_ns;
+	uint64_t saved_ns;   /* the final state is there; 0: there was none, the old order */
+	uint64_t ready_ns;   /* committed */
+	uint64_t entered_ns; /* the first vCPU; 0: the guest is paused */
+};
+
+/* report.c: how it went and what was carried, in a successor whose guest runs. */
+json_t *update_report(const struct update *u, const struct incoming *in,
+		      const struct take_over_times *t);
 
 /* Notes in the table's time line that a stage took from start_ns until now. */
 void update_mark(struct fdtable *fds, const char *name, uint64_t start_ns, uint64_t end_ns);

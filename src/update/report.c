@@ -60,33 +60,78 @@ static json_t *devices(const struct machine *m, const struct stream *s)
 	return list;
 }
 
-json_t *update_report(const struct update *u, const struct incoming *in, uint64_t ready_ns,
-		      uint64_t entered_ns)
+/* Of what was loaded: the final state stands in the place of what is in it. */
+static size_t state_bytes(const struct incoming *in)
+{
+	size_t bytes = in->stream_len;
+
+	for (size_t i = 0; i < in->stream.nsections && in->last.nsections; i++) {
+		const struct stream_section *sec = &in->stream.sections[i], *last;
+
+		last = stream_find((struct stream *)&in->last, sec->name, sec->instance);
+		if (last)
+			bytes += last->payload_len - sec->payload_len;
+	}
+	return bytes;
+}
+
+static json_int_t us(uint64_t from_ns, uint64_t to_ns)
+{
+	return (json_int_t)((to_ns - from_ns) / 1000);
+}
+
+/* The predecessor's, and the first time that the guest was stopped, which is a mark, too. */
+static const struct update_mark *add_marks(json_t *stages, const struct fdtable *t)
+{
+	const struct update_mark *stopped = NULL;
+
+	for (uint32_t i = 0; i < t->nmarks; i++)
+		if (strcmp(t->marks[i].name, UPDATE_STOPPED_MARK) == 0)
+			stopped = &t->marks[i];
+		else
+			add_stage(stages, t->marks[i].name, t->marks[i].start_ns,
+				  t->marks[i].end_ns);
+	return stopped;
+}
+
+static void add_own(json_t *stages, const struct incoming *in, const struct take_over_times *t)
+{
+	add_stage(stages, "exec", in->fds->exec_ns, in->main_ns);
+	add_stage(stages, "adopt", in->main_ns, in->adopted_ns);
+	add_stage(stages, "build", in->adopted_ns, t->built_ns);
+	if (t->saved_ns && t->stopped_ns) {
+		add_stage(stages, "stop", t->built_ns, t->stopped_ns);
+		add_stage(stages, "final save", t->stopped_ns, t->saved_ns);
+		add_stage(stages, "final load", t->saved_ns, t->ready_ns);
+	}
+	if (t->entered_ns)
+		add_stage(stages, "resume", t->ready_ns, t->entered_ns);
+}
+
+json_t *update_report(const struct update *u, const struct incoming *in,
+		      const struct take_over_times *times)
 {
 	const struct update_wire *wire = in->wire;
 	const struct fdtable *t = in->fds;
 	json_t *stages = json_array(), *r;
+	const struct update_mark *stopped = add_marks(stages, t);
 
-	for (uint32_t i = 0; i < t->nmarks; i++)
-		add_stage(stages, t->marks[i].name, t->marks[i].start_ns, t->marks[i].end_ns);
-	add_stage(stages, "exec", t->exec_ns, in->main_ns);
-	add_stage(stages, "adopt", in->main_ns, in->adopted_ns);
-	add_stage(stages, "build", in->adopted_ns, ready_ns);
-	if (entered_ns)
-		add_stage(stages, "resume", ready_ns, entered_ns);
+	add_own(stages, in, times);
 	r = json_pack("{s:i,s:s,s:s,s:I,s:I,s:I,s:o,s:o}", "pid", (int)getpid(), "version",
 		      u->self->version, "previous-version", wire->version, "updates",
 		      (json_int_t)u->updates, "total-us",
-		      (json_int_t)((now_ns() - (t->nmarks ? t->marks[0].start_ns : t->exec_ns)) /
-				   1000),
-		      "state-bytes", (json_int_t)in->stream_len, "stages", stages, "devices",
+		      us(t->nmarks ? t->marks[0].start_ns : t->exec_ns, now_ns()), "state-bytes",
+		      (json_int_t)state_bytes(in), "stages", stages, "devices",
 		      devices(u->machine, &in->stream));
-	if (r && guard_link_left_process(in->guard))
+	if (r && stand_in_link_left_process(in->link))
 		json_object_set_new(r, "previous-pid",
-				    json_integer(guard_link_left_process(in->guard)));
+				    json_integer(stand_in_link_left_process(in->link)));
 	/* A guest that was paused before and stays so has no blackout. */
-	if (r && entered_ns && t->stopped_ns)
+	if (r && times->entered_ns && times->stopped_ns)
 		json_object_set_new(r, "blackout-us",
-				    json_integer((json_int_t)((entered_ns - t->stopped_ns) / 1000)));
+				    json_integer(us(times->stopped_ns, times->entered_ns)));
+	if (r && stopped)
+		json_object_set_new(r, "hand-off-us",
+				    json_integer(us(stopped->start_ns, stopped->end_ns)));
 	return r;
 }

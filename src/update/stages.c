@@ -14,6 +14,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -93,32 +94,95 @@ static void undo_slow_paths(struct update *u)
 	machine_fast_paths(u->machine, true);
 }
 
-static int do_guard(struct update *u, struct error *err)
-{
-	int r;
+/* ---- in the stand-in: see struct stand_in_ops ---- */
 
-	u->guardian.deadline_ms = u->timeout_ms;
-	u->guardian.take_back = update_take_back;
-	u->guardian.committed = update_committed;
-	u->guardian.opaque = u;
-	r = guardian_start(&u->guardian, err);
+static int make(void *opaque, struct error *err)
+{
+	return machine_make_stand_in(((struct update *)opaque)->machine, err);
+}
+
+static void unmake(void *opaque)
+{
+	machine_unmake_stand_in(((struct update *)opaque)->machine);
+}
+
+static void serve(void *opaque)
+{
+	loop_turn(((struct update *)opaque)->machine->loop, 0);
+}
+
+static void stop(void *opaque)
+{
+	machine_park_vcpus(((struct update *)opaque)->machine);
+}
+
+static void somebody_waits(void *opaque)
+{
+	stand_in_hurry(&((struct update *)opaque)->stand_in);
+}
+
+static void run(void *opaque)
+{
+	const struct update *u = opaque;
+
+	u->ops.run_on(u->ops.opaque);
+}
+
+static const struct stand_in_ops stand_in_ops = {
+	.make = make,
+	.unmake = unmake,
+	.serve = serve,
+	.stop = stop,
+	.save = update_save_final,
+	.run_on = update_run_on,
+	.committed = update_committed,
+	.take_back = update_take_back,
+	.run = run,
+};
+
+/*
+ * From here on nobody turns the event loop in this process, and the stand-in is to serve nobody who
+ * could change a descriptor.
+ */
+static int do_stand_in(struct update *u, struct error *err)
+{
+	int r = u->stops_guest ? 0 : final_state_make(&u->final, update_state_estimate(u), err);
+
+	if (r < 0)
+		return r;
+	loop_hold(u->machine->loop, somebody_waits, u);
+	u->stand_in = (struct stand_in){
+		.ops = &stand_in_ops,
+		.opaque = u,
+		.loop = u->machine->loop,
+		.deadline_ms = !u->timeout_given && u->stops_guest ? STAND_IN_STOPPED_DEADLINE_MS
+								   : u->timeout_ms,
+	};
+	log_rest();
+	r = stand_in_start(&u->stand_in, err);
 	/* A successor that dies must not be taken for a service that died. */
 	if (r == 0)
-		u->ops.main_pid(u->ops.opaque, u->guardian.child.pid);
+		u->ops.main_pid(u->ops.opaque, u->stand_in.child.pid);
 	return r;
 }
 
-static void undo_guard(struct update *u)
+static void undo_stand_in(struct update *u)
 {
-	guardian_dismiss(&u->guardian);
+	struct error err = ERROR_INIT;
+
+	stand_in_dismiss(&u->stand_in);
+	machine_forget_stand_in(u->machine);
+	loop_release(u->machine->loop);
+	if (log_start(&err) < 0)
+		log_error("the log is written by whoever has something to say: %s", err.text);
 	u->ops.main_pid(u->ops.opaque, getpid());
 }
 
 /*
  * With all vCPUs parked the guest is in KVM and in memory, and in nobody's registers: if this
- * process dies or hangs from here on, the guardian can take it back. So nothing from here to the
- * exec may leave shared memory in a state that the guardian cannot live with: no allocation
- * (malloc's lock would die with us), and no lock but those that machine_revive() makes anew.
+ * process dies or hangs from here on, the stand-in has it. So nothing from here to the exec may leave
+ * shared memory in a state that the stand-in cannot live with: no allocation (malloc's lock would die
+ * with us), and no lock but those that machine_take_back() makes anew.
  */
 static int do_pause(struct update *u, struct error *err)
 {
@@ -129,7 +193,7 @@ static int do_pause(struct update *u, struct error *err)
 		machine_keep_awake(u->machine, true);
 		u->fds->stopped_ns = machine_park_vcpus(u->machine);
 	}
-	guardian_arm(&u->guardian, false);
+	stand_in_arm(&u->stand_in, false);
 	return 0;
 }
 
@@ -198,13 +262,45 @@ static int do_save(struct update *u, struct error *err)
 	return r;
 }
 
+/* The guest runs on there, if it is to. In the old order it stays stopped until the commit. */
+static int do_hand_off(struct update *u, struct error *err)
+{
+	struct machine *m = u->machine;
+	uint64_t entered;
+
+	if (u->stops_guest)
+		return 0;
+	machine_keep_awake(m, false);
+	machine_hand_over(m);
+	machine_serve(m);
+	stand_in_hand_over(&u->stand_in);
+	u->handed_over = true;
+	if (!u->parked)
+		return 0;
+	machine_unpark_vcpus(m);
+	while (!(entered = machine_entered(m)) && sched_yield() == 0)
+		if (stand_in_has_ended(&u->stand_in))
+			return err_set(err, ECHILD, "the stand-in has ended");
+	update_mark(u->fds, UPDATE_STOPPED_MARK, u->fds->stopped_ns, entered);
+	return 0;
+}
+
+/* stand_in_disarm() has brought it back, stopped. */
+static void undo_hand_off(struct update *u)
+{
+	if (u->handed_over && !u->stand_in.is_self)
+		machine_hand_back(u->machine);
+	u->handed_over = false;
+}
+
 static const struct stage stages[] = {
 	{ "prepare", do_prepare, undo_prepare },
 	{ "slow paths", do_slow_paths, undo_slow_paths },
-	{ "guard", do_guard, undo_guard },
+	{ "stand-in", do_stand_in, undo_stand_in },
 	{ "pause", do_pause, undo_pause },
 	{ "quiesce", do_quiesce, undo_quiesce },
 	{ "save", do_save, NULL },
+	{ "hand-off", do_hand_off, undo_hand_off },
 	{ "handover", handover_write, handover_undo },
 	{ "exec", handover_exec, NULL },
 };
@@ -212,7 +308,7 @@ static const struct stage stages[] = {
 static void undo_from(struct update *u, size_t failed)
 {
 	/* First of all: whatever is undone, two must not do it. */
-	guardian_disarm(&u->guardian);
+	stand_in_disarm(&u->stand_in);
 	for (size_t i = failed + 1; i-- > 0;)
 		if (stages[i].undo)
 			stages[i].undo(u);
@@ -231,42 +327,25 @@ static bool catch_signals(struct update *u, struct error *err)
 	return false;
 }
 
-/*
- * Rather than lose it, the guest waits for threads as long as it takes, and its client knows why.
- */
-static void wait_for_vcpus(struct update *u, bool ran)
-{
-	struct error err = ERROR_INIT;
-
-	while (machine_revive_vcpus(u->machine, &err) < 0)
-		log_error("the guest waits: %s", err.text);
-	log_info("all vCPUs have their threads again");
-	if (ran)
-		machine_unpark_vcpus(u->machine);
-}
-
-void update_take_back(void *opaque)
+void update_take_back(void *opaque, bool stood_in)
 {
 	struct update *u = opaque;
-	struct error err = ERROR_INIT, trouble = ERROR_INIT, deaf = ERROR_INIT;
-	bool ran = u->parked, alive, hears;
+	struct error err = ERROR_INIT, deaf = ERROR_INIT;
+	bool hears;
 
 	log_revive();
-	alive = machine_revive(u->machine, &trouble) == 0;
-	err_set(&err, EIO, "%s%s%s", u->guardian.page->reason,
-		alive ? "" : "; on the way back the guest waits: ", alive ? "" : trouble.text);
-	if (!alive)
-		u->parked = false; /* by halves it must not run */
+	if (stood_in)
+		machine_park_vcpus(u->machine);
+	else
+		machine_hand_over(u->machine);
+	machine_take_back(u->machine);
+	err_set(&err, EIO, "%s", u->stand_in.page->reason);
 	undo_from(u, ARRAY_SIZE(stages) - 1);
 	hears = catch_signals(u, &deaf);
-	log_warn("the guardian %s: process %d", alive ? "runs the guest on" : "has the guest",
-		 (int)getpid());
+	log_warn("the stand-in runs the guest on: process %d", (int)getpid());
 	update_failed(u, &err);
-	if (!alive)
-		wait_for_vcpus(u, ran);
 	if (!hears && !catch_signals(u, &deaf))
 		log_error("the guest runs on, but signals do not reach it: %s", deaf.text);
-	u->ops.run_on(u->ops.opaque);
 }
 
 static int run_stage(struct update *u, size_t i, struct error *err)

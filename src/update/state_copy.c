@@ -9,6 +9,7 @@
  * update; an update that failed leaves no file and changes none.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -52,7 +53,37 @@ static int write_given(int fd, const void *data, size_t len, struct error *err)
 
 	if (r == 0 && ftruncate(fd, (off_t)len) < 0)
 		r = -errno;
+	/* So the client sees that it is whole. Another file than a memfd has no seals. */
+	if (r == 0)
+		fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW);
 	return r < 0 ? err_sys(err, -r, "as a descriptor") : 0;
+}
+
+/*
+ * What the successor loaded: the final state, and what it left out because it waited, as it was at the
+ * hand-off. w is the update's own, whose memory nobody needs any more.
+ */
+static int merge(struct update *u, const void *handed, size_t len, struct error *err)
+{
+	struct stream first = { 0 }, last = { 0 };
+	struct stream_writer *w = &u->w;
+	int r = stream_parse(&first, handed, len, err);
+
+	if (r == 0)
+		r = stream_parse(&last, u->final.map, u->stand_in.page->final_len, err);
+	if (r == 0)
+		stream_begin(w, &last.header);
+	for (size_t i = 0; i < first.nsections && r == 0; i++) {
+		const struct stream_section *sec = &first.sections[i], *now;
+
+		now = stream_find(&last, sec->name, sec->instance);
+		stream_copy_section(w, now ? now : sec);
+	}
+	if (r == 0)
+		r = stream_end(w, err);
+	stream_fini(&first);
+	stream_fini(&last);
+	return r;
 }
 
 void update_committed(void *opaque)
@@ -67,12 +98,18 @@ void update_committed(void *opaque)
 		return;
 	data = map_state(u->state_fd, &len, &err);
 	close_all_but(fd, log_get_fd());
-	if (u->guardian.page->reason[0]) { /* the way back: it was our own image that committed */
+	if (u->stand_in.page->reason[0]) { /* the way back: it was our own image that committed */
 		new_file_drop(&u->state_file);
 		return;
 	}
-	if (!data)
-		r = -err.code;
+	r = data ? 0 : -err.code;
+	if (r == 0 && u->handed_over) {
+		r = merge(u, data, len, &err);
+		data = u->w.data;
+		len = u->w.len;
+	}
+	if (r < 0)
+		;
 	else if (u->state_file.fd >= 0)
 		r = new_file_keep(&u->state_file, data, len, &err);
 	else

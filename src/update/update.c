@@ -200,8 +200,9 @@ int update_request(struct update *u, const struct command_origin *origin, enum u
 		forget_request(u);
 		return r;
 	}
-	u->timeout_ms = GUARD_DEADLINE_MS;
-	u->no_check = u->check_only = u->keep_io = false;
+	u->timeout_ms = STAND_IN_DEADLINE_MS;
+	u->timeout_given = false;
+	u->no_check = u->check_only = u->keep_io = u->stops_guest = false;
 	u->client = origin->client;
 	u->kind = kind;
 	u->told_stop = false;
@@ -254,6 +255,7 @@ static int run_update(void *opaque, const struct command_origin *origin, json_t 
 	command_fd = state_fd = -1;
 	if (timeout)
 		u->timeout_ms = (uint32_t)json_integer_value(timeout);
+	u->timeout_given = timeout != NULL;
 	u->no_check = json_is_true(json_object_get(args, "no-check"));
 	u->check_only = json_is_true(json_object_get(args, "check-only"));
 	u->keep_io = json_is_true(json_object_get(args, "no-io"));
@@ -286,8 +288,8 @@ static int run_query_update(void *opaque, const struct command_origin *origin, j
 
 void update_takeover_kinds(struct takeover_kinds *kinds)
 {
-	static const char *const fds[] = { "state", "predecessor", "guard-page", "guard-wake",
-					   NULL };
+	static const char *const fds[] = { "state",      "predecessor", "guard-page",
+					   "guard-wake", "final",       NULL };
 
 	takeover_kinds_add(kinds, &(struct takeover_kind){ .vms = &update_vmstate,
 							   .required = true,
@@ -320,7 +322,8 @@ int update_create(struct update **out, struct machine *m, const struct update_se
 	u->ops = *ops;
 	u->state_fd = u->table_fd = u->exe_fd = -1;
 	u->state_file = NEW_FILE_NONE;
-	u->check.child = u->guardian.child = CHILD_NONE;
+	u->check.child = u->stand_in.child = CHILD_NONE;
+	u->final = FINAL_STATE_NONE;
 	for (size_t i = 0; i < UPDATE_GUARDIANS_MAX; i++)
 		u->old_guardians[i].child = CHILD_NONE;
 	u->command_fd = u->given_state_fd = u->program_fd = -1;

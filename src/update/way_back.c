@@ -76,8 +76,8 @@ void update_give_up(struct incoming *in, const struct error *err)
 {
 	struct error trouble = ERROR_INIT;
 
-	if (in->guard)
-		guard_link_give_up(in->guard, err->text);
+	if (in->link)
+		stand_in_link_give_up(in->link, err->text);
 	/*
 	 * Once is enough: if the predecessor's own binary cannot load this, there is the guardian.
 	 * And where that has the guest already there is nothing to give back.

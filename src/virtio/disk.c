@@ -309,6 +309,12 @@ static int disk_quiesce(struct device *dev, struct error *err)
 	return 0;
 }
 
+/* A back-end that is lost, or has something to say, waits for the VMM that is to come. */
+static void disk_serve(struct device *dev)
+{
+	vhost_device_serve(&to_disk(dev)->host.device);
+}
+
 static void disk_resume(struct device *dev)
 {
 	struct disk *d = to_disk(dev);
@@ -396,6 +402,7 @@ const struct device_class disk_class = {
 	.fast_path = disk_fast_path,
 	.quiesce = disk_quiesce,
 	.resume = disk_resume,
+	.serve = disk_serve,
 	.pre_save = disk_pre_save,
 	.save_host = disk_save_host,
 	.post_load = disk_post_load,

@@ -146,7 +146,7 @@ static void wait_for_call(struct fast_queue *q, bool on)
 	if (!on)
 		loop_del(&q->call_source);
 	else if (!q->call_source.loop)
-		r = loop_add(loop, &q->call_source, q->call_fd, EPOLLIN, called, q);
+		r = loop_add_going_on(loop, &q->call_source, q->call_fd, EPOLLIN, called, q);
 	if (r < 0)
 		log_error("device '%s': waiting for its back-end: %s", q->path->v->dev->id,
 			  strerror(-r));
@@ -274,8 +274,8 @@ void fast_path_resume(struct fast_path *p)
 		if (p->queues[i].call_fd >= 0)
 			wait_for_call(&p->queues[i], !p->queues[i].call_fast);
 	if (p->error_fd >= 0 && !p->error_source.loop)
-		r = loop_add(p->v->dev->machine->loop, &p->error_source, p->error_fd, EPOLLIN,
-			     failed, p);
+		r = loop_add_going_on(p->v->dev->machine->loop, &p->error_source, p->error_fd,
+				      EPOLLIN, failed, p);
 	if (r < 0)
 		log_error("device '%s': waiting for its back-end's errors: %s", p->v->dev->id,
 			  strerror(-r));

@@ -413,6 +413,11 @@ void vhost_device_quiesce(struct vhost_device *d)
 	vhost_front_quiesce(&d->front);
 }
 
+void vhost_device_serve(struct vhost_device *d)
+{
+	fast_path_resume(&d->path);
+}
+
 void vhost_device_resume(struct vhost_device *d)
 {
 	fast_path_resume(&d->path);

@@ -98,6 +98,8 @@ void vhost_device_service(struct vhost_device *d);
 void vhost_device_fast_path(struct vhost_device *d, bool on);
 void vhost_device_quiesce(struct vhost_device *d);
 void vhost_device_resume(struct vhost_device *d);
+/* Kicks and calls alone. */
+void vhost_device_serve(struct vhost_device *d);
 int vhost_device_save_host(struct vhost_device *d, struct fdtable *fds, struct error *err);
 int vhost_device_post_load(struct vhost_device *d, struct error *err);
 

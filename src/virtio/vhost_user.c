@@ -210,6 +210,12 @@ static int vhost_user_quiesce(struct device *dev, struct error *err)
 	return 0;
 }
 
+/* A back-end that is lost, or has something to say, waits for the VMM that is to come. */
+static void vhost_user_serve(struct device *dev)
+{
+	vhost_device_serve(device_of(dev));
+}
+
 static void vhost_user_resume(struct device *dev)
 {
 	vhost_device_resume(device_of(dev));
@@ -257,6 +263,7 @@ const struct device_class vhost_user_class = {
 	.fast_path = vhost_user_fast_path,
 	.quiesce = vhost_user_quiesce,
 	.resume = vhost_user_resume,
+	.serve = vhost_user_serve,
 	.save_host = vhost_user_save_host,
 	.post_load = vhost_user_post_load,
 	.destroy = vhost_user_destroy,

@@ -192,23 +192,28 @@ void crew_unpark(struct crew *crew)
 	pthread_cond_broadcast(&crew->unpark);
 }
 
+uint64_t crew_entered(struct crew *crew)
+{
+	uint64_t first = UINT64_MAX;
+
+	for (uint32_t i = 0; i < crew->count; i++) {
+		uint64_t t = atomic_load(&crew->members[i].entered_ns);
+
+		if (t && t < first)
+			first = t;
+	}
+	if (first != UINT64_MAX)
+		return first;
+	return crew->ops->held && crew->ops->held(crew) ? now_ns() : 0;
+}
+
 uint64_t crew_wait_entered(struct crew *crew)
 {
-	for (;;) {
-		uint64_t first = UINT64_MAX;
+	uint64_t entered;
 
-		for (uint32_t i = 0; i < crew->count; i++) {
-			uint64_t t = atomic_load(&crew->members[i].entered_ns);
-
-			if (t && t < first)
-				first = t;
-		}
-		if (first != UINT64_MAX)
-			return first;
-		if (crew->ops->held && crew->ops->held(crew))
-			return now_ns();
+	while (!(entered = crew_entered(crew)))
 		sched_yield();
-	}
+	return entered;
 }
 
 bool crew_spare_cpus(const struct crew *crew, cpu_set_t *spare)

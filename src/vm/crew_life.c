@@ -18,9 +18,6 @@
 
 #include "crew_impl.h"
 
-#define REVIVE_TRIES 200
-#define REVIVE_PAUSE_US 50000
-
 static uint32_t count_host_cpus(void)
 {
 	cpu_set_t set;
@@ -166,30 +163,4 @@ void crew_forget(struct crew *crew)
 	crew->job.result = 0;
 	for (uint32_t i = 0; i < crew->count; i++)
 		forget_thread(&crew->members[i]);
-}
-
-static int restart_member(struct crew_member *cm, struct error *err)
-{
-	int r;
-
-	for (int try = 0;; try++) {
-		r = start_member(cm, err);
-		if (r == 0 || try == REVIVE_TRIES)
-			return r;
-		if (try == 0)
-			log_warn("%s; trying again", err->text);
-		usleep(REVIVE_PAUSE_US);
-	}
-}
-
-int crew_revive(struct crew *crew, struct error *err)
-{
-	int r = 0;
-
-	for (uint32_t i = 0; i < crew->count && r == 0; i++)
-		if (!crew->members[i].started)
-			r = restart_member(&crew->members[i], err);
-	if (r == 0)
-		crew_park(crew);
-	return r;
 }

@@ -43,8 +43,10 @@ int irq_line_pulse(struct irq_line *line)
 
 void irq_line_restore(struct irq_line *line, bool level)
 {
+	bool was = line->level;
+
 	line->level = level;
-	if (level && line->level_triggered)
+	if ((level || was) && line->level_triggered)
 		drive(line);
 }
 

@@ -37,7 +37,7 @@ static int open_vcpus(struct machine *m, struct error *err)
 		if (r < 0)
 			return r;
 		if (m->incoming)
-			crew_job_offer(&m->crew, 1);
+			crew_job_offer(m->crew, 1);
 	}
 	return 0;
 }
@@ -54,16 +54,16 @@ static int build_vm(struct machine *m, const struct machine_config *cfg, struct 
 		r = memory_map_into(&m->memory, &m->vm, err);
 	if (r == 0)
 		r = devices_attach(m, true, err);
-	started = crew_job_finish(&m->crew, r < 0 ? NULL : err); /* of crew_start() */
+	started = crew_job_finish(m->crew, r < 0 ? NULL : err); /* of crew_start() */
 	if (r < 0 || started < 0)
 		return r < 0 ? r : started;
-	crew_job_start(&m->crew, machine_load_vcpu, m);
+	crew_job_start(m->crew, machine_load_vcpu, m);
 	r = open_vcpus(m, err);
 	if (r == 0 && cfg)
 		r = devices_create(m, cfg, false, err);
 	if (r == 0)
 		r = devices_attach(m, false, err);
-	loaded = crew_job_finish(&m->crew, r < 0 ? NULL : err);
+	loaded = crew_job_finish(m->crew, r < 0 ? NULL : err);
 	return r < 0 ? r : loaded;
 }
 
@@ -118,11 +118,13 @@ static int cold_start(struct machine *m, struct error *err)
 
 static int alloc_vcpus(struct machine *m, struct error *err)
 {
-	int r = crew_init(&m->crew, &vcpu_crew_ops, m, m->guest.cpus, err);
+	int r;
 
+	m->crew = &m->crews[0];
+	r = crew_init(m->crew, &vcpu_crew_ops, m, m->guest.cpus, err);
 	if (r < 0)
 		return r;
-	crew_keep_awake(&m->crew, m->incoming != NULL);
+	crew_keep_awake(m->crew, m->incoming != NULL);
 	m->vcpus = calloc(m->guest.cpus, sizeof(*m->vcpus));
 	m->vcpu_states = calloc(m->guest.cpus, sizeof(*m->vcpu_states));
 	if (!m->vcpus || !m->vcpu_states)
@@ -140,9 +142,11 @@ static int alloc_vcpus(struct machine *m, struct error *err)
 
 static void free_vcpus(struct machine *m)
 {
-	crew_stop(&m->crew);
+	if (m->crew)
+		crew_stop(m->crew);
 	tear_down_vm(m);
-	crew_fini(&m->crew);
+	if (m->crew)
+		crew_fini(m->crew);
 	free(m->vcpu_states);
 	free(m->vcpus);
 	m->vcpu_states = NULL;
@@ -215,37 +219,17 @@ static int build(struct machine *m, const struct machine_config *cfg, struct err
 	if (r == 0)
 		r = devices_create(m, cfg, true, err);
 	if (r == 0)
-		r = crew_start(&m->crew, err);
+		r = crew_start(m->crew, err);
 	if (r == 0)
 		r = build_vm(m, cfg, err);
 	if (r == 0)
 		r = cfg->stream ? machine_load(m, cfg->stream, cfg->fds, err) : cold_start(m, err);
 	if (r == 0)
-		crew_wait_parked(&m->crew);
+		crew_wait_parked(m->crew);
 	/* What the guest asked of the predecessor just before it stopped. */
 	if (r == 0 && atomic_load(&m->requests))
 		loop_wake_signal(&m->request_wake);
 	return r;
-}
-
-int machine_revive(struct machine *m, struct error *err)
-{
-	crew_forget(&m->crew);
-	/* Main may have died with any lock held. With nobody there they can be made again. */
-	for (unsigned int i = 0; i < m->ndevices; i++) {
-		pthread_mutex_init(&m->devices[i]->lock, NULL);
-		if (m->devices[i]->cls->revive)
-			m->devices[i]->cls->revive(m->devices[i]);
-	}
-	for (uint32_t i = 0; i < m->guest.cpus; i++)
-		vcpu_leave_steal_time(&m->vcpus[i]);
-	machine_tell_paused(m);
-	return machine_revive_vcpus(m, err);
-}
-
-int machine_revive_vcpus(struct machine *m, struct error *err)
-{
-	return crew_revive(&m->crew, err);
 }
 
 int machine_create(struct machine *m, const struct machine_config *cfg, struct error *err)

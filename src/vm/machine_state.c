@@ -141,7 +141,7 @@ static int get_vcpu(void *opaque, uint32_t id, struct error *err)
 
 static int save_vcpus(struct machine *m, struct stream_writer *w, bool describe, struct error *err)
 {
-	int r = describe ? 0 : crew_job_read(&m->crew, m->guest.cpus, get_vcpu, m, err);
+	int r = describe ? 0 : crew_job_read(m->crew, m->guest.cpus, get_vcpu, m, err);
 
 	for (uint32_t i = 0; i < m->guest.cpus && r == 0; i++) {
 		struct vcpu_state *st = m->vcpus[i].state;

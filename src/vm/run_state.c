@@ -37,27 +37,32 @@ bool machine_is_stopping(struct machine *m)
 
 uint64_t machine_park_vcpus(struct machine *m)
 {
-	return crew_park(&m->crew);
+	return crew_park(m->crew);
 }
 
 void machine_unpark_vcpus(struct machine *m)
 {
-	crew_unpark(&m->crew);
+	crew_unpark(m->crew);
 }
 
 void machine_keep_awake(struct machine *m, bool on)
 {
-	crew_keep_awake(&m->crew, on);
+	crew_keep_awake(m->crew, on);
+}
+
+uint64_t machine_entered(struct machine *m)
+{
+	return crew_entered(m->crew);
 }
 
 uint64_t machine_wait_entered(struct machine *m)
 {
-	return crew_wait_entered(&m->crew);
+	return crew_wait_entered(m->crew);
 }
 
 bool machine_spare_cpus(struct machine *m, cpu_set_t *spare)
 {
-	return crew_spare_cpus(&m->crew, spare);
+	return crew_spare_cpus(m->crew, spare);
 }
 
 static void emit(struct machine *m, enum machine_event ev, const char *detail)

@@ -28,7 +28,10 @@
  *
  * Actions: error (the call fails), exhaust (and so does every later call that would need the same
  * resource, until the update ends in this process), abort, segv, hang, kill. And orphan: the call
- * is let through, but the guardian is killed.
+ * is let through, but the stand-in is killed.
+ *
+ * Predecessor and stand-in share this memory, and each has its own side and stage: which is whose goes
+ * by the process.
  *
  * Nothing here allocates, locks (but for a moment, with no call out of it) or calls what may be
  * wrapped: system calls are made by hand.
@@ -49,7 +52,8 @@
 #define NAME_MAX_BYTES 128
 #define COUNTERS 512
 
-static struct {
+static struct side {
+	_Atomic int pid;
 	const char *side;
 	const char *stage; /* NULL: nothing is counted */
 	bool recording;
@@ -62,7 +66,7 @@ static struct {
 		const char *name;
 		unsigned int calls;
 	} counters[COUNTERS];
-} state = { .lock = ATOMIC_FLAG_INIT };
+} sides[2] = { { .lock = ATOMIC_FLAG_INIT }, { .lock = ATOMIC_FLAG_INIT } };
 
 extern const char __ehdr_start[]; /* the linker's: where the program lies */
 
@@ -77,6 +81,11 @@ static long raw(long number, long a, long b, long c, long d)
 			 : "D"(a), "S"(b), "d"(c), "r"(fourth), "r"(fifth)
 			 : "rcx", "r11", "memory");
 	return number;
+}
+
+static struct side *own(void)
+{
+	return &sides[atomic_load(&sides[1].pid) == raw(SYS_getpid, 0, 0, 0, 0)];
 }
 
 static int raw_open(const char *path, int flags)
@@ -99,14 +108,14 @@ static void load_armed(void)
 	char path[512], text[NAME_MAX_BYTES + 16] = "";
 	int fd = path_of(path, sizeof(path), "arm") ? raw_open(path, O_RDONLY) : -1;
 
-	state.point[0] = state.action[0] = '\0';
+	own()->point[0] = own()->action[0] = '\0';
 	if (fd >= 0) {
 		if (raw(SYS_read, fd, (long)text, sizeof(text) - 1, 0) < 0 ||
-		    sscanf(text, "%127s %15s", state.point, state.action) != 2)
+		    sscanf(text, "%127s %15s", own()->point, own()->action) != 2)
 			_exit(99);
 		raw(SYS_close, fd, 0, 0, 0);
 	}
-	state.recording = path_of(path, sizeof(path), "record") &&
+	own()->recording = path_of(path, sizeof(path), "record") &&
 			  raw(SYS_access, (long)path, F_OK, 0, 0) == 0;
 }
 
@@ -122,19 +131,19 @@ static void put(const char *file, int flags, const char *line)
 	raw(SYS_close, fd, 0, 0, 0);
 }
 
-void faults_note_guardian(int pid)
+void faults_note_stand_in(int pid)
 {
 	char text[16];
 
 	snprintf(text, sizeof(text), "%d", pid);
-	if (strcmp(state.action, "orphan") == 0)
-		put("guardian", O_TRUNC, text);
+	if (strcmp(own()->action, "orphan") == 0)
+		put("stand-in", O_TRUNC, text);
 }
 
-static void kill_guardian(void)
+static void kill_stand_in(void)
 {
 	char path[512], text[16] = "";
-	int fd = path_of(path, sizeof(path), "guardian") ? raw_open(path, O_RDONLY) : -1;
+	int fd = path_of(path, sizeof(path), "stand-in") ? raw_open(path, O_RDONLY) : -1;
 
 	if (fd < 0 || raw(SYS_read, fd, (long)text, sizeof(text) - 1, 0) <= 0 || atoi(text) <= 1 ||
 	    raw(SYS_kill, atoi(text), SIGKILL, 0, 0) < 0)
@@ -147,7 +156,7 @@ static bool disarm(void)
 {
 	char from[512], to[512];
 
-	state.point[0] = '\0';
+	own()->point[0] = '\0';
 	return path_of(from, sizeof(from), "arm") && path_of(to, sizeof(to), "fired") &&
 	       raw(SYS_rename, (long)from, (long)to, 0, 0) == 0;
 }
@@ -156,52 +165,62 @@ void faults_begin(const char *side, const char *stage)
 {
 	int saved = errno;
 
-	memset(state.counters, 0, sizeof(state.counters));
-	state.exhausted = 0;
+	memset(own()->counters, 0, sizeof(own()->counters));
+	own()->exhausted = 0;
 	load_armed();
 	errno = saved;
 	faults_side(side, stage);
 }
 
+void faults_begin_stand_in(void)
+{
+	struct side *parents = atomic_load(&sides[1].pid) == getppid() ? &sides[1] : &sides[0];
+	struct side *mine = parents == &sides[0] ? &sides[1] : &sides[0];
+
+	atomic_store(&parents->pid, getppid());
+	atomic_store(&mine->pid, getpid());
+	faults_begin("stand-in", "make");
+}
+
 void faults_side(const char *side, const char *stage)
 {
-	state.side = side;
-	state.exhausted = 0;
+	own()->side = side;
+	own()->exhausted = 0;
 	faults_stage(stage);
 }
 
 void faults_stage(const char *stage)
 {
-	if (!state.side)
+	if (!own()->side)
 		return;
-	state.stage = stage;
+	own()->stage = stage;
 	fault("begin", 0, 0);
 }
 
 void faults_pause(void)
 {
-	state.stage = NULL;
-	state.exhausted = 0;
+	own()->stage = NULL;
+	own()->exhausted = 0;
 }
 
 const char *faults_now(void)
 {
-	return state.stage;
+	return own()->stage;
 }
 
 const char *faults_now_side(void)
 {
-	return state.side;
+	return own()->side;
 }
 
 static unsigned int count(const char *stage, const char *name)
 {
 	unsigned int n = 0;
 
-	while (atomic_flag_test_and_set(&state.lock))
+	while (atomic_flag_test_and_set(&own()->lock))
 		;
 	for (size_t i = 0; i < COUNTERS; i++) {
-		struct counter *c = &state.counters[i];
+		struct counter *c = &own()->counters[i];
 
 		if (!c->stage)
 			*c = (struct counter){ stage, name, 0 };
@@ -210,7 +229,7 @@ static unsigned int count(const char *stage, const char *name)
 		n = ++c->calls;
 		break;
 	}
-	atomic_flag_clear(&state.lock);
+	atomic_flag_clear(&own()->lock);
 	if (!n)
 		_exit(99);
 	return n;
@@ -226,13 +245,13 @@ static void die_by(int sig)
 	_exit(99);
 }
 
-/* Not by abort(), whose lock would stay with the dead, in memory that the guardian lives on in. */
+/* Not by abort(), whose lock would stay with the dead, in memory that the stand-in lives on in. */
 static bool act(int code)
 {
-	const char *action = state.action;
+	const char *action = own()->action;
 
 	if (strcmp(action, "exhaust") == 0)
-		state.exhausted = code;
+		own()->exhausted = code;
 	if (strcmp(action, "abort") == 0)
 		die_by(SIGABRT);
 	if (strcmp(action, "segv") == 0)
@@ -242,7 +261,7 @@ static bool act(int code)
 	while (strcmp(action, "hang") == 0)
 		raw(SYS_poll, 0, 0, -1, 0);
 	if (strcmp(action, "orphan") == 0) {
-		kill_guardian();
+		kill_stand_in();
 		return false;
 	}
 	return code != 0;
@@ -251,7 +270,7 @@ static bool act(int code)
 /* Threads of vCPUs run the guest, but in the stages in which they are parked. */
 static bool works_for_update(const char *stage)
 {
-	static const char *const parked[] = { "save", "build" };
+	static const char *const parked[] = { "save", "build", "final-save", "final-load" };
 
 	if (raw(SYS_gettid, 0, 0, 0, 0) == raw(SYS_getpid, 0, 0, 0, 0))
 		return true;
@@ -263,21 +282,21 @@ static bool works_for_update(const char *stage)
 
 bool fault(const char *name, int code, uintptr_t site)
 {
-	const char *stage = state.stage;
+	const char *stage = own()->stage;
 	char point[NAME_MAX_BYTES];
 	bool fails = false;
 	int saved = errno;
 
 	if (!stage || !works_for_update(stage))
 		return false;
-	snprintf(point, sizeof(point), "%s:%s:%s#%u", state.side, stage, name, count(stage, name));
-	if (state.recording) {
+	snprintf(point, sizeof(point), "%s:%s:%s#%u", own()->side, stage, name, count(stage, name));
+	if (own()->recording) {
 		snprintf(point + strlen(point), sizeof(point) - strlen(point), " %d %lx\n", code,
 			 site ? site - (uintptr_t)__ehdr_start : 0);
 		put("points", O_APPEND, point);
-	} else if (code && code == state.exhausted) {
+	} else if (code && code == own()->exhausted) {
 		fails = true;
-	} else if (strcmp(point, state.point) == 0) {
+	} else if (strcmp(point, own()->point) == 0) {
 		fails = disarm() && act(code);
 	}
 	errno = fails ? code : saved;

@@ -9,6 +9,9 @@
 /* Reads what is armed, and begins to count: an update has begun in this process. */
 void faults_begin(const char *side, const char *stage);
 
+/* The same in a stand-in that has just been made. */
+void faults_begin_stand_in(void);
+
 /* From here on points belong to this stage. Its beginning is a point of its own. */
 void faults_stage(const char *stage);
 
@@ -39,6 +42,6 @@ struct call {
 int fault_of_call(const struct call *call, const unsigned long *args, uintptr_t site);
 
 /* Whom the action `orphan` kills, also in a later image. */
-void faults_note_guardian(int pid);
+void faults_note_stand_in(int pid);
 
 #endif

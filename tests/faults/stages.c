@@ -13,7 +13,7 @@
 #include <molt/control/control.h>
 #include <molt/update/update.h>
 
-#include "src/update/guardian.h"
+#include "src/update/stand_in.h"
 
 #include "faults.h"
 
@@ -89,8 +89,8 @@ STAGE(int, fd_read_file,
       if (strcmp(name, "the successor's answer") == 0) faults_side("predecessor", "answer"),
       (void)0)
 
-STAGE(int, guardian_start, (struct guardian * g, struct error *err), (g, err), predecessor("guard"),
-      if (r == 0) faults_note_guardian(g->child.pid))
+STAGE(int, stand_in_start, (struct stand_in * s, struct error *err), (s, err),
+      predecessor("stand-in"), if (r == 0) faults_note_stand_in(s->child.pid))
 STAGE(uint64_t, machine_park_vcpus, (struct machine * m), (m), predecessor("pause"), (void)0)
 STAGE(int, machine_quiesce, (struct machine * m, struct error *err), (m, err),
       predecessor("quiesce"), (void)0)
@@ -102,11 +102,12 @@ STAGE(int, handover_write, (struct update * u, struct error *err), (u, err),
 STAGE(int, handover_exec, (struct update * u, struct error *err), (u, err), predecessor("exec"),
       (void)0)
 VOID_STAGE(handover_undo, (struct update * u), (u), predecessor("undo"), (void)0)
-VOID_STAGE(guardian_dismiss, (struct guardian * g), (g), predecessor("dismiss"), (void)0)
+VOID_STAGE(machine_hand_over, (struct machine * m), (m), predecessor("hand-off"), (void)0)
+VOID_STAGE(stand_in_dismiss, (struct stand_in * s), (s), predecessor("dismiss"), (void)0)
 
 static void answering(void)
 {
-	if (on("predecessor") || on("guardian"))
+	if (on("predecessor") || on("stand-in"))
 		faults_side(faults_now_side(), "tell");
 }
 
@@ -117,21 +118,18 @@ VOID_STAGE(control_reply,
 VOID_STAGE(control_event, (struct control * c, const char *name, json_t *data), (c, name, data),
 	   (void)0, if (strcmp(name, "UPDATE_FAILED") == 0 && !on("way-back")) faults_pause())
 
-/* ---- the guardian: what it does for a successor that has the guest ---- */
+/* ---- the stand-in ---- */
 
-VOID_STAGE(update_committed, (void *opaque), (opaque), faults_begin("guardian", "copy"), (void)0)
+STAGE(int, machine_make_stand_in, (struct machine * m, struct error *err), (m, err),
+      faults_begin_stand_in(), faults_pause())
+STAGE(int, update_save_final, (void *opaque, struct error *err), (opaque, err),
+      faults_side("stand-in", "final-save"), faults_pause())
+VOID_STAGE(update_committed, (void *opaque), (opaque), faults_begin("stand-in", "copy"), (void)0)
 
-/* ---- the guardian, from the moment it takes the guest back ---- */
-
-static void taking_back(void)
-{
-	if (on("predecessor"))
-		faults_begin("guardian", "take-back");
-}
-
-VOID_STAGE(log_revive, (void), (), taking_back(), (void)0)
-STAGE(int, machine_revive, (struct machine * m, struct error *err), (m, err),
-      faults_stage("revive"), (void)0)
+/* From the moment it takes the guest back. */
+VOID_STAGE(update_take_back, (void *opaque, bool stood_in), (opaque, stood_in),
+	   faults_begin("stand-in", "take-back"), (void)0)
+VOID_STAGE(machine_take_back, (struct machine * m), (m), faults_stage("revive"), (void)0)
 
 /* ---- the successor ---- */
 
@@ -139,10 +137,14 @@ STAGE(int, update_adopt, (struct incoming * in, const char *uri, uint64_t ns, st
       (in, uri, ns, err), faults_stage("adopt"), if (r == 0) faults_stage("build"))
 STAGE(int, update_commit, (struct update * u, struct incoming *in, struct error *err), (u, in, err),
       faults_stage("commit"), (void)0)
-STAGE(int, guard_link_commit, (struct guard_link * link, struct error *err), (link, err), (void)0,
+STAGE(int, stand_in_link_switch, (struct stand_in_link * link, struct error *err), (link, err),
+      faults_stage("switch"), (void)0)
+STAGE(int, final_state_load, (struct machine * m, struct incoming *in, struct error *err),
+      (m, in, err), faults_stage("final-load"), (void)0)
+STAGE(int, stand_in_link_commit, (struct stand_in_link * link, struct error *err), (link, err), (void)0,
       if (r == 0) faults_stage("resume"))
 STAGE(uint64_t, machine_wait_entered, (struct machine * m), (m), (void)0, faults_stage("tell"))
-VOID_STAGE(guard_link_release, (struct guard_link * link, const cpu_set_t *spare), (link, spare),
+VOID_STAGE(stand_in_link_release, (struct stand_in_link * link, const cpu_set_t *spare), (link, spare),
 	   faults_stage("release"), faults_stage("reap"))
 VOID_STAGE(update_give_up, (struct incoming * in, const struct error *err), (in, err),
 	   faults_stage("give-up"), (void)0)

@@ -33,11 +33,11 @@ TRIES = 4  # a point that hangs on the guest's timing (has it just printed?) is 
 SAMPLE_DEADLY, SAMPLE_EXHAUST = (120, 40) if ALL else (16, 8)
 SAMPLE_DISK, SAMPLE_DISK_DEADLY = (200, 60) if ALL else (16, 6)
 RESOURCES = {errno.ENOMEM, errno.EMFILE, errno.ENOSPC, errno.EAGAIN}
-SCENARIOS = ("update", "give-back", "guardian", "undo", "state-file", "descriptors")
+SCENARIOS = ("update", "give-back", "stand-in", "undo", "state-file", "descriptors")
 
 # Points at which a call is not made to fail, and why. The process may still die there.
 NO_ERROR = {
-    r"predecessor:undo:fcntl64#|guardian:revive:fcntl64#":
+    r"predecessor:undo:fcntl64#|stand-in:revive:fcntl64#":
         "close-on-exec of an open descriptor: it takes back what worked a moment before, and nothing is left to try",
 }
 
@@ -158,18 +158,18 @@ def test_points_are_on_both_sides():
     print("# %d points: %s" % (sum(found.values()), ", ".join("%s %d" % item for item in sorted(found.items()))))
     if ONLY.pattern:
         return
-    for stage in """predecessor:prepare predecessor:check check:start predecessor:answer predecessor:guard
-            predecessor:pause predecessor:quiesce predecessor:save predecessor:handover predecessor:exec
+    for stage in """predecessor:prepare predecessor:check check:start predecessor:answer predecessor:stand-in
+            predecessor:pause predecessor:quiesce predecessor:save predecessor:hand-off predecessor:handover predecessor:exec
             predecessor:undo predecessor:dismiss predecessor:tell successor:start successor:adopt successor:build
-            successor:commit successor:resume successor:tell successor:release successor:reap successor:end successor:give-up
-            way-back:start way-back:adopt way-back:build way-back:commit way-back:tell guardian:revive
-            guardian:tell""".split():
+            successor:commit successor:switch successor:final-load successor:resume successor:tell successor:release successor:reap successor:end successor:give-up
+            way-back:start way-back:adopt way-back:build way-back:commit way-back:tell stand-in:make stand-in:final-save stand-in:revive
+            stand-in:tell""".split():
         assert found[stage], "no point in %s" % stage
 
 
 def test_nothing_allocates_between_pause_and_exec():
-    """Or malloc's lock could die with the predecessor, and the guardian with it."""
-    allocating = re.compile(r"predecessor:(quiesce|save|handover|exec):(malloc|calloc|realloc|strn?dup|setenv)#")
+    """Or malloc's lock could die with the predecessor, and the stand-in with it."""
+    allocating = re.compile(r"predecessor:(quiesce|save|hand-off|handover|exec):(malloc|calloc|realloc|strn?dup|setenv)#")
     assert not [point.name for point in recorded().points if allocating.match(point.name)]
 
 
@@ -193,12 +193,12 @@ def test_each_resource_runs_out_for_good():
     Walk(sample(jobs, SAMPLE_EXHAUST, "exhaust")).run()
 
 
-def test_guardian_dies():
-    """Who needs it no more, or not yet, does not miss it: at the start of each stage from guard to commit."""
-    stages = re.compile(r"(predecessor:(pause|quiesce|save|handover|exec)|successor:(start|adopt|build|commit)):begin#1$")
+def test_stand_in_dies():
+    """Who has not handed the guest over to it does not miss it."""
+    stages = re.compile(r"predecessor:(pause|quiesce|save):begin#1$")
     walk = Walk([job for job in recorded().jobs(lambda point: stages.match(point.name), "orphan")])
     walk.run()
-    assert walk.ends["done"] == walk.runs, walk.ends
+    assert walk.ends["told"] == walk.runs, walk.ends
 
 
 def test_with_a_busy_disk():
@@ -210,7 +210,7 @@ def test_with_a_busy_disk():
     jobs = disk.jobs(lambda point: point in news, "error")
     deaths = [job for action in DEADLY for job in disk.jobs(may_die, action)]
     Walk(sample(jobs, SAMPLE_DISK, "disk") + sample(deaths, SAMPLE_DISK_DEADLY, "disk deaths"), DiskWalker).run()
-    allocating = re.compile(r"predecessor:(quiesce|save|handover|exec):(malloc|calloc|realloc|strn?dup|setenv)#")
+    allocating = re.compile(r"predecessor:(quiesce|save|hand-off|handover|exec):(malloc|calloc|realloc|strn?dup|setenv)#")
     assert not [point.name for point in disk.points if allocating.match(point.name)]
 
 

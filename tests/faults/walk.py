@@ -30,9 +30,10 @@ PR_SET_CHILD_SUBREAPER = 36
 # dies. "check" is a child.
 SURVIVED = {
     "check": None,
-    "predecessor": {"quiesce", "save", "handover", "exec"},
-    "successor": {"start", "adopt", "build", "commit", "give-up"},
-    "way-back": {"start", "adopt", "build", "commit"},
+    "predecessor": {"quiesce", "save", "hand-off", "handover", "exec"},
+    "stand-in": {"make"},
+    "successor": {"start", "adopt", "build", "commit", "switch", "final-load", "give-up"},
+    "way-back": {"start", "adopt", "build", "commit", "switch", "final-load"},
 }
 DEADLY = ("abort", "segv", "hang", "kill")
 
@@ -61,12 +62,12 @@ def scenarios(directory, binary):
                                                                         "state": (state, os.O_RDWR | os.O_CREAT)}),
         "undo": dict(command=[nonsense], no_check=True, state_file=state),
         "give-back": dict(command=[binary, "run", "--incoming", "file:/nonexistent"], no_check=True),
-        "guardian": dict(command=["/bin/false"], no_check=True),
+        "stand-in": dict(command=["/bin/false"], no_check=True),
     }
 
 
 def become_subreaper():
-    """Guardians whose parents died become our children: nobody else here would wait for them."""
+    """Stand-ins whose parents died become our children: nobody else here would wait for them."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
@@ -196,7 +197,7 @@ class Walker:
         return [Point(name, int(errno), site) for name, errno, site in map(str.split, lines)]
 
     def arm(self, point, action):
-        for name in ("arm", "fired", "guardian"):
+        for name in ("arm", "fired", "stand-in"):
             if os.path.exists(self.path(name)):
                 os.remove(self.path(name))
         with open(self.path("arm.new"), "w") as f:
@@ -218,7 +219,7 @@ class Walker:
             raise Lost("the process died, and the update was done all the same")
         if end != "done" and not why.strip():
             raise Lost("nobody was told why")
-        # A dead guardian that nothing told us of is buried by the next update.
+        # A dead stand-in that nothing told us of is buried by the next update.
         self.vm.settle()
         left = self.vm.left_behind(self.before)
         if left:

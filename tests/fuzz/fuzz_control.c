@@ -177,7 +177,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	fuzz_must(f.answers);
 	f.machine.loop = f.loop;
 	f.machine.vcpus = f.vcpus;
-	f.machine.crew.members = f.members;
+	f.machine.crew = &f.machine.crews[0];
+	f.machine.crew->members = f.members;
 	atexit(remove_dir);
 	return 0;
 }

@@ -79,7 +79,8 @@ static int setup(void **state)
 	bench_init(&f->bench);
 	f->machine.guest.cpus = 2;
 	f->machine.guest.run_state = RUN_STATE_RUNNING;
-	f->machine.crew.members = f->vcpus;
+	f->machine.crew = &f->machine.crews[0];
+	f->machine.crew->members = f->vcpus;
 	f->vcpus[0].tid = 1000;
 	f->vcpus[1].tid = 1001;
 	f->machine.ops.event = take_event;

@@ -118,7 +118,9 @@ static int heir(void *opaque)
 
 	wait_for_its_end(s);
 	crew_forget(&s->b.crew);
-	CHECK(crew_revive(&s->b.crew, &err) == 0);
+	CHECK(crew_start(&s->b.crew, &err) == 0);
+	CHECK(crew_job_finish(&s->b.crew, &err) == 0);
+	crew_wait_parked(&s->b.crew);
 	for (uint32_t i = 0; i < MEMBERS; i++)
 		CHECK(s->b.crew.members[i].parked && !s->b.crew.members[i].confined);
 	for (int i = 0; i < 20; i++)

@@ -320,7 +320,7 @@ static void test_kvm_fails_to_tell(void **state)
 	t.b.kvm->fail_request = KVM_GET_XSAVE2;
 	t.b.kvm->fail_error = EIO;
 	t.b.kvm->fail_skip = 1;
-	t.b.m.crew.host_cpus = 1; /* no helpers: vCPUs are saved in order */
+	t.b.m.crew->host_cpus = 1; /* no helpers: vCPUs are saved in order */
 	run_machine(&t);
 	update_bench_must_fail(&t, "{\"no-check\":true}", "save: vCPU 1: KVM_GET_XSAVE2");
 	must_still_run(&t);
@@ -461,8 +461,8 @@ static const char successor[] =
 	"dir=${0%/*}\n"
 	"{ echo \"args: $*\"; echo \"table: $MOLT_FDTABLE\"; ls -l /proc/$$/fd; } >\"$dir/seen\"\n";
 
-/* A guardian that is only its page: nobody watches. */
-static void make_guardian(struct guardian *g)
+/* A stand-in that is only its page: nobody watches. */
+static void make_page(struct stand_in *g)
 {
 	g->page_fd = memfd_create("guard", MFD_CLOEXEC | MFD_ALLOW_SEALING);
 	assert_int_equal(ftruncate(g->page_fd, 4096), 0);
@@ -483,7 +483,8 @@ static void become_successor(const char *dir)
 	rmdir(t.dir);
 	snprintf(path, sizeof(path), "%s/successor", dir);
 	t.u->command = (char *[]){ path, (char *)"run", (char *)"-v", NULL };
-	make_guardian(&t.u->guardian);
+	make_page(&t.u->stand_in);
+	t.u->stops_guest = true;
 	if (handover_prepare(t.u, &err) == 0) {
 		stream_begin(&t.u->w, &header);
 		if (machine_save(&t.b.m, &t.u->w, t.u->fds, &err) == 0 &&

@@ -210,9 +210,9 @@ static void test_parking_tells_when_the_last_stopped(void **state)
 		after = now_ns();
 		assert_true(stopped <= after);
 		/* A vCPU that never left the park keeps the time of before. */
-		assert_true(i % 2 == 0 || stopped >= before || b.m.crew.members[0].parked);
+		assert_true(i % 2 == 0 || stopped >= before || b.m.crew->members[0].parked);
 		for (uint32_t n = 0; n < 3; n++)
-			assert_true(b.m.crew.members[n].parked);
+			assert_true(b.m.crew->members[n].parked);
 	}
 	bench_fini(&b);
 }
@@ -229,7 +229,7 @@ static void test_spare_cpus_are_those_without_a_vcpu(void **state)
 	bench_init(&b, 2);
 	assert_true(machine_spare_cpus(&b.m, &spare)); /* none was entered */
 	assert_true(CPU_EQUAL(&spare, &all));
-	atomic_store(&b.m.crew.members[1].host_cpu, here);
+	atomic_store(&b.m.crew->members[1].host_cpu, here);
 	assert_int_equal(machine_spare_cpus(&b.m, &spare), CPU_COUNT(&all) > 1);
 	CPU_CLR((size_t)here, &all);
 	assert_true(CPU_EQUAL(&spare, &all));
@@ -245,10 +245,10 @@ static void test_entering_tells_the_cpu(void **state)
 	(void)state;
 	assert_int_equal(sched_getaffinity(0, sizeof(all), &all), 0);
 	bench_init(&b, 1);
-	assert_int_equal(atomic_load(&b.m.crew.members[0].host_cpu), -1);
+	assert_int_equal(atomic_load(&b.m.crew->members[0].host_cpu), -1);
 	bench_run(&b);
 	assert_true(machine_wait_entered(&b.m) > 0);
-	cpu = atomic_load(&b.m.crew.members[0].host_cpu);
+	cpu = atomic_load(&b.m.crew->members[0].host_cpu);
 	assert_true(cpu >= 0 && CPU_ISSET((size_t)cpu, &all));
 	bench_fini(&b);
 }
@@ -302,7 +302,7 @@ static void test_half_done_io_is_completed_before_the_park(void **state)
 		pthread_mutex_lock(&serial->lock);
 		machine_unpark_vcpus(&b.m);
 		machine_wait_entered(&b.m);
-		atomic_store(&b.m.crew.members[0].goal, CREW_PARK);
+		atomic_store(&b.m.crew->members[0].goal, CREW_PARK);
 		pthread_mutex_unlock(&serial->lock);
 		machine_park_vcpus(&b.m);
 		assert_false(v->in_flight);

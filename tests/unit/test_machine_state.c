@@ -373,7 +373,7 @@ static void test_save_failure_is_told(void **state)
 	bench_init(&b, 2);
 	assert_int_equal(stream_writer_init(&w, 65536, &err), 0);
 	stream_begin(&w, &header);
-	b.m.crew.host_cpus = 1; /* no helpers: vCPUs are saved in order */
+	b.m.crew->host_cpus = 1; /* no helpers: vCPUs are saved in order */
 	b.kvm->fail_request = KVM_GET_LAPIC;
 	b.kvm->fail_error = EIO;
 	b.kvm->fail_skip = 1;

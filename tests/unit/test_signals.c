@@ -156,13 +156,13 @@ static void the_guest_is_told_that_it_was_stopped(void **state)
 	send(&t, SIGCONT);
 	assert_told(&t, 1);
 	for (uint32_t i = 0; i < 2; i++)
-		assert_int_equal(atomic_load(&t.b.m.crew.members[i].goal), CREW_RUN);
+		assert_int_equal(atomic_load(&t.b.m.crew->members[i].goal), CREW_RUN);
 	/* What the user has paused stays so. */
 	assert_int_equal(machine_pause(&t.b.m, &err), 0);
 	send(&t, SIGCONT);
 	assert_told(&t, 2);
 	for (uint32_t i = 0; i < 2; i++)
-		assert_int_equal(atomic_load(&t.b.m.crew.members[i].goal), CREW_PARK);
+		assert_int_equal(atomic_load(&t.b.m.crew->members[i].goal), CREW_PARK);
 	end(&t);
 }
 
@@ -177,7 +177,7 @@ static void an_orphaned_group_is_not_stopped(void **state)
 	send(&t, SIGTSTP);
 	assert_true(is_blocked(SIGTSTP));
 	for (uint32_t i = 0; i < 2; i++)
-		assert_int_equal(atomic_load(&t.b.m.crew.members[i].goal), CREW_RUN);
+		assert_int_equal(atomic_load(&t.b.m.crew->members[i].goal), CREW_RUN);
 	end(&t);
 }
 

@@ -103,6 +103,12 @@ void chardev_keep_terminal(void);
 int chardev_save(struct chardev *cd, struct stream_writer *w, struct fdtable *fds,
 		 struct error *err);
 
+/*
+ * Over the state that it was opened with, as long as it has not been resumed: what was queued and
+ * received since. -EBADMSG, or -EINVAL where it is another kind.
+ */
+int chardev_load_again(struct chardev *cd, struct stream *stream, struct error *err);
+
 /* The fields of the backend's section, whatever its tag; for struct takeover_kind. */
 extern const struct vmstate chardev_vmstate;
 

@@ -77,6 +77,13 @@ bool log_drain(unsigned int ms);
 int log_before_exec(struct error *err);
 
 /*
+ * Lines wait in memory from here on, and the thread ends where it has nothing to do: another process
+ * that has this memory may then log, too, and the thread is not missed when an exec has ended it. Until
+ * log_start(), or log_revive() there.
+ */
+void log_rest(void);
+
+/*
  * As log_drain(), then ends the thread. For the end of a process, also one that is about to exec.
  */
 void log_stop(unsigned int ms);

@@ -20,6 +20,7 @@ struct loop_source {
 	struct loop *loop; /* NULL while not registered */
 	int fd;            /* the owner's, never closed by the loop */
 	uint32_t events;
+	bool goes_on; /* while the loop is held */
 	loop_fn *fn;
 	void *opaque;
 };
@@ -49,6 +50,20 @@ void loop_destroy(struct loop *loop);
  */
 int loop_add(struct loop *loop, struct loop_source *src, int fd, uint32_t events, loop_fn *fn,
 	     void *opaque);
+
+/* The same for what a guest cannot do without: it is served while the loop is held, too. */
+int loop_add_going_on(struct loop *loop, struct loop_source *src, int fd, uint32_t events,
+		      loop_fn *fn, void *opaque);
+
+/*
+ * From here to loop_release() timers, wake-ups and all sources but those that go on wait. waits() is
+ * called once, from the loop, when one of these sources is ready. Neither call can fail.
+ */
+void loop_hold(struct loop *loop, void (*waits)(void *opaque), void *opaque);
+void loop_release(struct loop *loop);
+
+/* Readable while loop_turn() has something to do, but for timers; the loop's. */
+int loop_fd(const struct loop *loop);
 
 /* Changes what a registered source waits for; cheap when nothing changes. */
 int loop_mod(struct loop_source *src, uint32_t events);

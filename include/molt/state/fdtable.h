@@ -65,6 +65,11 @@ struct fdtable {
 	uint32_t ntaken;     /* by fdtable_take() */
 	uint32_t last;       /* position of the last one taken */
 	/*
+	 * Not NULL: nothing is added, it is only seen that all is in that table already, in the same
+	 * order.
+	 */
+	const struct fdtable *handed;
+	/*
 	 * Last, and only the first `count` are ever touched: a page costs the guest's pause 1.5 us.
 	 */
 	struct fdtable_entry entries[FDTABLE_MAX];

@@ -57,11 +57,14 @@ struct stream_writer {
 	size_t section_start; /* 0 while no section is open */
 	uint32_t sections;
 	uint32_t crc_of_crcs;
+	bool fixed; /* see stream_writer_use() */
 	int error;
 };
 
 /* Reserves reserve bytes at once, so that a writer used in the pause need not allocate there. */
 int stream_writer_init(struct stream_writer *w, size_t reserve, struct error *err);
+/* Or into memory that stays the caller's, and does not grow: -EFBIG from stream_end() then. */
+void stream_writer_use(struct stream_writer *w, void *memory, size_t size);
 void stream_writer_fini(struct stream_writer *w);
 
 void stream_begin(struct stream_writer *w, const struct stream_header *header);
@@ -122,6 +125,9 @@ int stream_parse(struct stream *s, const void *buf, size_t len, struct error *er
 int stream_reserve(struct stream *s, size_t sections, struct error *err);
 int stream_parse_reserved(struct stream *s, const void *buf, size_t len, struct error *err);
 void stream_fini(struct stream *s);
+
+/* Writes a section as it was read. */
+void stream_copy_section(struct stream_writer *w, const struct stream_section *sec);
 
 /* The section of that name and instance, or NULL. Does not claim it. */
 struct stream_section *stream_find(struct stream *s, const char *name, uint32_t instance);

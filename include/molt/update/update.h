@@ -74,7 +74,7 @@ struct update_ops {
 };
 
 struct update;
-struct guard_link;
+struct stand_in_link;
 
 /* What this room adds to stream and fd table. */
 void update_takeover_kinds(struct takeover_kinds *kinds);
@@ -104,7 +104,10 @@ struct incoming {
 	bool stream_mapped; /* stream_buf is a mapping, not from malloc() */
 	uint64_t main_ns;   /* when the successor's main began */
 	uint64_t adopted_ns;
-	struct guard_link *guard;
+	struct stand_in_link *link;
+	void *final; /* where the stand-in saves at the switch, or NULL */
+	size_t final_size;
+	struct stream last;       /* what it has saved */
 	struct update_wire *wire; /* section "update", once somebody asked for it */
 	struct fdtable *spare;    /* copies of all descriptors, for the way back; see way_back.c */
 	int table_fd;

@@ -124,16 +124,9 @@ void crew_stop(struct crew *crew);
 /*
  * The threads have gone with the process that they were in, and this one has its memory (CLONE_VM).
  * They may have held the lock, and died on the conditions: they are made again. Nobody runs then.
- * To be followed by crew_revive().
+ * To be followed by crew_start() or crew_fini().
  */
 void crew_forget(struct crew *crew);
-
-/*
- * Starts the threads that are missing, and parks all. A host that has none to give now may have
- * some soon: -errno if one is still missing after ten seconds of trying. May be called again, until
- * it returns 0.
- */
-int crew_revive(struct crew *crew, struct error *err);
 
 /* ---- running and parking ---- */
 
@@ -150,6 +143,9 @@ void crew_unpark(struct crew *crew);
 
 /* Waits until the first has left the park after crew_unpark(), or held() is true; its time. */
 uint64_t crew_wait_entered(struct crew *crew);
+
+/* The same without waiting: 0 where none has yet. */
+uint64_t crew_entered(struct crew *crew);
 
 /*
  * While it is on, members that park stay awake for some milliseconds, to help with jobs and to run

@@ -121,8 +121,14 @@ struct device_class {
 	int (*quiesce)(struct device *dev, struct error *err);
 	void (*resume)(struct device *dev);
 	/*
-	 * In the guardian, before all else: makes locks of the host side anew, their holders are
-	 * dead.
+	 * Quiesced, in a stand-in whose guest is about to run: serves the guest, as far as that
+	 * changes no descriptor and no host state. quiesce follows again, or resume. NULL: there is
+	 * nothing to serve but register accesses.
+	 */
+	void (*serve)(struct device *dev);
+	/*
+	 * In the stand-in that has lost its successor, before all else: makes locks of the host side
+	 * anew, their holders are dead.
 	 */
 	void (*revive)(struct device *dev);
 	/*
@@ -148,6 +154,11 @@ struct device_class {
 	/* Host state of the backend, as sections of its own, and its descriptors. */
 	int (*save_host)(struct device *dev, struct stream_writer *w, struct fdtable *fds,
 			 struct error *err);
+	/*
+	 * In a successor that was built from an earlier state, at the switch: the backend's sections
+	 * again, for what may change while a stand-in serves. Descriptors are what they were.
+	 */
+	int (*load_host_again)(struct device *dev, struct stream *s, struct error *err);
 	/* Makes the device live from the loaded guest part; may refuse. Writes no guest RAM. */
 	int (*post_load)(struct device *dev, struct error *err);
 	/* The user presses the power button (a class that has one). */

@@ -122,8 +122,14 @@ struct machine {
 	uint64_t retry_ns;  /* how long a vCPU that KVM has no room for is tried again */
 	struct vcpu *vcpus; /* guest.cpus of them */
 	struct vcpu_state *vcpu_states; /* one each */
-	struct crew crew;               /* the threads that run them, a member each */
-	struct stream *incoming;        /* while it is built from one */
+	/*
+	 * The threads that run them, a member each; the second is the stand-in's during an update
+	 * (src/vm/stand_in.c).
+	 */
+	struct crew crews[2];
+	struct crew *crew;       /* which of them runs the guest */
+	struct crew *stand_in;   /* which of them is the stand-in's, or NULL */
+	struct stream *incoming; /* while it is built from one */
 
 	struct device *planned[MACHINE_MAX_DEVICES]; /* all that there will be; device.c */
 	unsigned int nplanned;
@@ -199,6 +205,9 @@ void machine_keep_awake(struct machine *m, bool on);
 /* Waits until the first vCPU has entered KVM_RUN after machine_unpark_vcpus(); its time. */
 uint64_t machine_wait_entered(struct machine *m);
 
+/* The same without waiting: 0 where none has yet. */
+uint64_t machine_entered(struct machine *m);
+
 /*
  * The host's CPUs that this process may use and where no vCPU was when it was last entered. False
  * where there are none, or that cannot be known (a host with more CPUs than a cpu_set_t).
@@ -212,16 +221,32 @@ bool machine_spare_cpus(struct machine *m, cpu_set_t *spare);
 int machine_reset(struct machine *m, const char *reason, struct error *err);
 
 /*
- * Makes the vCPU threads anew, parked, and the locks around them: for a process that shares this
- * memory but not the threads (update/guardian.c). The old threads must be gone.
+ * For an update, in the process that is to stand in (src/vm/stand_in.c): threads for the vCPUs,
+ * parked, beside those that run the guest. -errno, of pthread_create() mostly; unmake in any case.
  */
-int machine_revive(struct machine *m, struct error *err);
+int machine_make_stand_in(struct machine *m, struct error *err);
+
+/* Ends those threads, in the process that has them. */
+void machine_unmake_stand_in(struct machine *m);
+
+/* The same where that process has ended. */
+void machine_forget_stand_in(struct machine *m);
 
 /*
- * The rest of it, where it failed for want of a thread: starts those that are missing. -errno if
- * one is still missing after some seconds of trying; may be called again, until it returns 0.
+ * With every vCPU parked: the stand-in's threads are the vCPUs' from now on, or the others are again.
+ * The parking and unparking of each side's threads is that process's; letting go is anybody's.
  */
-int machine_revive_vcpus(struct machine *m, struct error *err);
+void machine_hand_over(struct machine *m);
+void machine_hand_back(struct machine *m);
+
+/* Of quiesced devices, before the stand-in's guest runs: see serve of struct device_class. */
+void machine_serve(struct machine *m);
+
+/*
+ * In a stand-in whose predecessor has ended, the vCPUs parked: makes anew what was the other
+ * process's, and tells the guest that it was paused. Devices are to resume then.
+ */
+void machine_take_back(struct machine *m);
 
 /*
  * From any thread: the request is carried out by main; the calling vCPU parks for all but PANICKED.
@@ -259,6 +284,14 @@ void machine_updated(struct machine *m);
  */
 int machine_quiesce(struct machine *m, struct error *err);
 void machine_unquiesce(struct machine *m);
+
+/*
+ * In a successor whose machine was built from stream `first` and has not run: takes over what differs in
+ * `last`, a later state of the same machine (machine_again.c). -EBADMSG and what else post_load()
+ * says; the machine is of no use then.
+ */
+int machine_load_again(struct machine *m, struct stream *first, struct stream *last,
+		       struct error *err);
 
 /* Writes all sections and lists all descriptors. vCPUs parked, devices quiesced. */
 int machine_save(struct machine *m, struct stream_writer *w, struct fdtable *fds,

@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: MIT */
+/* The stand-in: who runs the guest while its VMM is replaced; see stand_in.c. */
+#ifndef MOLT_UPDATE_STAND_IN_H
+#define MOLT_UPDATE_STAND_IN_H
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include <molt/base/child.h>
+#include <molt/base/error.h>
+#include <molt/base/loop.h>
+#include <molt/state/fdtable.h>
+
+#define STAND_IN_REASON_MAX 1024
+/* Of a successor, from the exec: nobody waits for it. */
+#define STAND_IN_DEADLINE_MS 30000
+/* The same where the guest is stopped meanwhile. */
+#define STAND_IN_STOPPED_DEADLINE_MS 5000
+
+/* Who may run the guest. Who sets it, by compare-and-swap, has it. */
+enum guest_owner {
+	OWNER_UNDECIDED,  /* nobody: it is stopped, for its successor or the stand-in to take */
+	OWNER_SUCCESSOR,  /* committed: the stand-in only tears down */
+	OWNER_TAKEN_BACK, /* the stand-in has it for good: the successor must touch nothing */
+	OWNER_DISMISSED,  /* the predecessor has it, and needs no stand-in any more */
+	OWNER_STAND_IN, /* the stand-in runs it, until the switch. Who does not know it cannot commit */
+};
+
+/* The switch: whose turn it is. A futex, which both wait on. */
+enum switch_turn {
+	TURN_REHEARSAL, /* the successor builds */
+	TURN_READY,     /* it could take over now: the stand-in is to save */
+	TURN_SAVED, /* the guest is stopped, its final state is there: the successor is to commit */
+	TURN_REFUSED,  /* the successor cannot load it */
+	TURN_DECLINED, /* the stand-in cannot hand it over: `reason` */
+};
+
+/*
+ * Shared by stand-in and successor, a memfd of one page. They may be of different versions: members
+ * are added at the end, and 0 is what an older one says.
+ */
+struct stand_in_page {
+	_Atomic uint32_t owner; /* enum guest_owner */
+	_Atomic uint64_t armed; /* CLOCK_MONOTONIC, when the deadline began; 0: not to act yet */
+	_Atomic bool saved;     /* all is saved, exec was next */
+	char reason[STAND_IN_REASON_MAX]; /* why the successor gave up, where it could say */
+	/*
+	 * The predecessor's process, which the successor goes on in; 0 from a predecessor that does
+	 * not say.
+	 */
+	_Atomic int32_t predecessor;
+	/* CPUs where no vCPU runs, from the successor; good once has_spare is set. */
+	_Atomic bool has_spare;
+	cpu_set_t spare;
+	/* All that follows: 0 where the guest is stopped from before the exec until the commit. */
+	_Atomic uint32_t turn; /* enum switch_turn */
+	_Atomic bool hurry;    /* a client, or the guest itself, waits for somebody to act */
+	uint64_t final_len;    /* bytes of the final state */
+	uint64_t stopped_ns;   /* when the last vCPU stopped, for the switch */
+	uint64_t saved_ns;     /* and when its state was there */
+	/* CPUs where the stand-in's vCPUs do not run; good once it has handed over or stands in. */
+	_Atomic bool knows_free;
+	cpu_set_t free;
+	_Atomic uint64_t to_map,
+		mapped; /* bytes of guest RAM, by the successor before the switch */
+};
+
+struct stand_in;
+
+/* What the update does in the stand-in. All but make() with the stand-in's own thread-local memory. */
+struct stand_in_ops {
+	/* Before it is needed: threads for the vCPUs. 0 or -errno. unmake() undoes it. */
+	int (*make)(void *opaque, struct error *err);
+	void (*unmake)(void *opaque);
+	/* It stands in: serves what the loop has, for one turn. */
+	void (*serve)(void *opaque);
+	/* Back to the predecessor, which goes on when this returns: stops the guest. */
+	void (*stop)(void *opaque);
+	/* The switch: stops the guest and saves its final state; 0, or -errno: it runs on. */
+	int (*save)(void *opaque, struct error *err);
+	/* The successor did not like it: the guest runs on. */
+	void (*run_on)(void *opaque);
+	/* The guest is the successor's: what else there is to do. */
+	void (*committed)(void *opaque);
+	/* There is no successor: this process is the VMM from now on. stands_in: the guest runs. */
+	void (*take_back)(void *opaque, bool stood_in);
+	/* Then: the event loop, to its end. Does not return. */
+	void (*run)(void *opaque);
+};
+
+struct stand_in {
+	const struct stand_in_ops *ops;
+	void *opaque;
+	struct loop *loop;
+	uint32_t deadline_ms;
+
+	struct stand_in_page *page;
+	int page_fd;
+	int wake_fd;    /* eventfd: there is something new in the page, or below */
+	int process_fd; /* pidfd of the process that becomes the successor */
+	int timer_fd;   /* the deadline */
+	struct child child;
+	bool is_self; /* we are the stand-in, and have taken the guest back */
+
+	/* Between predecessor and stand-in, which share this memory. */
+	_Atomic uint32_t state; /* enum, in stand_in.c; a futex */
+	struct error trouble;   /* why it could not be made */
+	pthread_t helper;       /* whose thread-local memory it has */
+	_Atomic uint32_t helper_may_go;
+	bool helper_made;
+	void *stack;
+};
+
+/*
+ * Makes it, with all that it needs, and waits until it is there. Every descriptor that a way back
+ * needs is open already. -errno with the sentence where it cannot be; stand_in_dismiss() is to follow
+ * in any case.
+ */
+int stand_in_start(struct stand_in *s, struct error *err);
+
+/*
+ * From here on it acts if the process ends or the deadline is over. First when all vCPUs are
+ * parked; then again, with a deadline that begins anew, when all is saved and exec is next.
+ */
+void stand_in_arm(struct stand_in *s, bool saved);
+
+/* The guest is the stand-in's from now on, and may run: call before it does. */
+void stand_in_hand_over(struct stand_in *s);
+
+bool stand_in_has_ended(const struct stand_in *s);
+
+/*
+ * Before anything is undone: the guest comes back, stopped, and the stand-in acts no more. Where it
+ * has begun to act it is about to kill this process, and this does not return, unless somebody has
+ * killed the stand-in first. In the stand-in itself this does nothing.
+ */
+void stand_in_disarm(struct stand_in *s);
+
+/* Ends it (or what is left of it, where we are it ourselves). Harmless if there is none. */
+void stand_in_dismiss(struct stand_in *s);
+
+/* Lists what the successor needs. */
+int stand_in_save_fds(const struct stand_in *s, struct fdtable *fds, struct error *err);
+
+/* In the stand-in: somebody waits who is not served. Shortens the deadline. */
+void stand_in_hurry(struct stand_in *s);
+
+/* ---- the successor's side ---- */
+
+struct stand_in_link {
+	struct stand_in_page *page; /* NULL: no stand-in */
+	int wake_fd;
+	struct child child; /* which was our child before the exec */
+};
+
+int stand_in_link_open(struct stand_in_link *link, struct fdtable *fds, struct error *err);
+
+/* Whether the guest runs there, and there is to be a switch. */
+bool stand_in_link_runs_guest(const struct stand_in_link *link);
+
+/*
+ * The rehearsal is over: has the stand-in stop the guest and save it. 0, -ECANCELED where it has
+ * taken the guest back or has ended, or -EIO where it cannot, with its reason.
+ */
+int stand_in_link_switch(struct stand_in_link *link, struct error *err);
+
+/* What it saved cannot be loaded: the guest runs on there, until something else happens. */
+void stand_in_link_refuse(struct stand_in_link *link);
+
+/* From here on the guest is ours: 0, or -ECANCELED where the stand-in was faster. */
+int stand_in_link_commit(struct stand_in_link *link, struct error *err);
+
+/*
+ * Lets the stand-in go; not urgent, so after the guest runs. It tears down on the CPUs in `spare`,
+ * where no vCPU runs; NULL where there are none.
+ */
+void stand_in_link_release(struct stand_in_link *link, const cpu_set_t *spare);
+
+/*
+ * The predecessor's process where we are in another one, or 0: a wrapper did not execute us, but
+ * start us.
+ */
+pid_t stand_in_link_left_process(const struct stand_in_link *link);
+
+/* Leaves word of why we end without having committed. */
+void stand_in_link_give_up(struct stand_in_link *link, const char *reason);
+
+#endif

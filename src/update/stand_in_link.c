@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: MIT */
+/* The stand-in as its successor sees it: what is said in the page between them; see stand_in.c. */
+#include <errno.h>
+#include <linux/futex.h>
+#include <poll.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+#include <molt/base/log.h>
+
+#include "stand_in.h"
+
+#define LOOK_NS 50000000 /* so often a wait looks whether the other side is still there */
+
+static bool decide(struct stand_in_page *page, uint32_t owner)
+{
+	uint32_t undecided = OWNER_UNDECIDED;
+
+	return atomic_compare_exchange_strong(&page->owner, &undecided, owner);
+}
+
+static void wake(const struct stand_in_link *link)
+{
+	const uint64_t one = 1;
+
+	if (write(link->wake_fd, &one, sizeof(one)) < 0 && errno != EAGAIN)
+		log_warn("the stand-in cannot be woken: %s", strerror(errno));
+}
+
+int stand_in_link_open(struct stand_in_link *link, struct fdtable *fds, struct error *err)
+{
+	int fd = fdtable_take(fds, "guard-page", 0, FD_KIND_MEMFD, err);
+	void *page;
+
+	*link = (struct stand_in_link){ .wake_fd = -1, .child = CHILD_NONE };
+	link->child.pid = (pid_t)fds->guardian;
+	child_hold(&link->child);
+	if (fd < 0)
+		return fd;
+	link->wake_fd = fdtable_take(fds, "guard-wake", 0, 0, err);
+	if (link->wake_fd < 0) {
+		close(fd);
+		return link->wake_fd;
+	}
+	page = mmap(NULL, sizeof(*link->page), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	close(fd);
+	if (page == MAP_FAILED)
+		return err_sys(err, errno, "mapping the stand-in's page");
+	link->page = page;
+	return 0;
+}
+
+bool stand_in_link_runs_guest(const struct stand_in_link *link)
+{
+	return link->page && atomic_load(&link->page->owner) == OWNER_STAND_IN;
+}
+
+static int lost(struct error *err)
+{
+	return err_set(err, ECANCELED, "too late: the stand-in has taken the guest back");
+}
+
+/* Where it is no child of ours (a wrapper started us) only the page tells. */
+static bool has_ended(struct stand_in_link *link)
+{
+	return link->child.fd >= 0 && fd_ready(link->child.fd, POLLIN);
+}
+
+int stand_in_link_switch(struct stand_in_link *link, struct error *err)
+{
+	const struct timespec look = { .tv_nsec = LOOK_NS };
+	struct stand_in_page *page = link->page;
+	uint32_t turn;
+
+	atomic_store(&page->turn, TURN_READY);
+	wake(link);
+	while ((turn = atomic_load(&page->turn)) == TURN_READY &&
+	       atomic_load(&page->owner) != OWNER_TAKEN_BACK && !has_ended(link))
+		syscall(SYS_futex, &page->turn, FUTEX_WAIT, turn, &look, NULL, 0);
+	if (turn == TURN_SAVED)
+		return 0;
+	if (turn == TURN_DECLINED)
+		return err_set(err, EIO, "the stand-in cannot hand the guest over: %.*s",
+			       STAND_IN_REASON_MAX, page->reason);
+	return lost(err);
+}
+
+void stand_in_link_refuse(struct stand_in_link *link)
+{
+	atomic_store(&link->page->turn, TURN_REFUSED);
+	wake(link);
+}
+
+int stand_in_link_commit(struct stand_in_link *link, struct error *err)
+{
+	return link->page && !decide(link->page, OWNER_SUCCESSOR) ? lost(err) : 0;
+}
+
+pid_t stand_in_link_left_process(const struct stand_in_link *link)
+{
+	pid_t predecessor = link->page ? atomic_load(&link->page->predecessor) : 0;
+
+	return predecessor == getpid() ? 0 : predecessor;
+}
+
+void stand_in_link_release(struct stand_in_link *link, const cpu_set_t *spare)
+{
+	if (!link->page)
+		return;
+	if (spare) {
+		link->page->spare = *spare;
+		atomic_store(&link->page->has_spare, true);
+	}
+	wake(link);
+	munmap(link->page, sizeof(*link->page));
+	link->page = NULL;
+	fd_close(&link->wake_fd);
+}
+
+void stand_in_link_give_up(struct stand_in_link *link, const char *reason)
+{
+	const char *first;
+	size_t len;
+
+	if (!link->page)
+		return;
+	/* A way back that fails, too, has more to say, but the first reason is what it is about. */
+	first = link->page->reason;
+	len = strnlen(first, STAND_IN_REASON_MAX);
+	if (strcmp(first, reason) != 0)
+		snprintf(link->page->reason + len, STAND_IN_REASON_MAX - len, "%s%s",
+			 len ? "; on the way back: " : "", reason);
+}

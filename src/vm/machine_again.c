@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A state that is loaded over another one. Theory of operation.
+ *
+ * A successor has rehearsed: the machine is complete, with the state that the guest had some
+ * milliseconds ago, and no vCPU of it has run. Now comes the final state, while the guest waits. The
+ * sections are the same, most of them with the same bytes in them, and what is the same is there
+ * already. So only what differs is loaded; a device may be told of its state twice (post_load).
+ *
+ * The local APICs are an exception: what devices did since with their interrupt lines may have left
+ * something there.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include <molt/vm/machine.h>
+
+#include "machine_state.h"
+#include "vcpu_run.h"
+
+static bool is_same(struct stream *first, const struct stream_section *sec)
+{
+	const struct stream_section *was = stream_find(first, sec->name, sec->instance);
+
+	return was && was->payload_len == sec->payload_len &&
+	       memcmp(was->payload, sec->payload, sec->payload_len) == 0;
+}
+
+/* Its own section and those below that. */
+static bool is_unchanged(const struct device *dev, struct stream *first, const struct stream *last)
+{
+	const char *name = dev->cls->state->name;
+	size_t len = strlen(name);
+
+	for (size_t i = 0; i < last->nsections; i++) {
+		const struct stream_section *sec = &last->sections[i];
+
+		if (sec->instance == dev->instance && strncmp(sec->name, name, len) == 0 &&
+		    (sec->name[len] == '\0' || sec->name[len] == '/') && !is_same(first, sec))
+			return false;
+	}
+	return true;
+}
+
+static int load_device(struct device *dev, struct stream *first, struct stream *last,
+		       struct error *err)
+{
+	const struct device_class *cls = dev->cls;
+	int r = cls->load_host_again ? cls->load_host_again(dev, last, err) : 0;
+
+	if (r < 0 || !cls->state || is_unchanged(dev, first, last))
+		return r;
+	r = vmstate_load(last, cls->state, dev->instance, device_guest(dev), err);
+	if (r == 0 && cls->post_load) {
+		r = cls->post_load(dev, err);
+		if (r < 0)
+			err_prefix(err, "section '%s' %u", cls->name, dev->instance);
+	}
+	return r;
+}
+
+int machine_load_again(struct machine *m, struct stream *first, struct stream *last,
+		       struct error *err)
+{
+	int r = machine_load_config(m, last, err);
+
+	m->incoming = last;
+	if (r == 0 && m->guest.cpus == 1) {
+		r = machine_load_vcpu(m, 0, err);
+	} else if (r == 0) {
+		crew_job_start(m->crew, machine_load_vcpu, m);
+		crew_job_offer(m->crew, m->guest.cpus);
+		r = crew_job_finish(m->crew, err);
+	}
+	m->incoming = NULL;
+	for (unsigned int i = 0; i < m->ndevices && r == 0; i++)
+		r = load_device(m->devices[i], first, last, err);
+	if (r == 0 && atomic_load(&m->requests))
+		loop_wake_signal(&m->request_wake);
+	return r;
+}

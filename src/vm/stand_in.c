@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The machine while its VMM is replaced. Theory of operation.
+ *
+ * Two processes share this machine's memory then, and each has threads of its own for the vCPUs: two
+ * crews, one of which runs the guest (machine->crew). To hand it over is to park the one, and let the
+ * other go. The vCPUs and devices stay what they are; KVM does not ask which thread of the address
+ * space runs a vCPU. The one thing that goes by threads is steal time (steal_time.c).
+ *
+ * The process whose crew does not run may die at any time. Its threads leave nothing behind but the
+ * crew's lock and conditions, and where it is main that dies, devices' locks.
+ */
+#include <molt/vm/machine.h>
+
+#include "vcpu_run.h"
+
+static struct crew *other(struct machine *m)
+{
+	return m->crew == &m->crews[0] ? &m->crews[1] : &m->crews[0];
+}
+
+int machine_make_stand_in(struct machine *m, struct error *err)
+{
+	struct crew *crew = m->stand_in = other(m);
+	int r = crew_init(crew, &vcpu_crew_ops, m, m->guest.cpus, err);
+
+	if (r == 0)
+		r = crew_start(crew, err);
+	if (r == 0)
+		r = crew_job_finish(crew, err);
+	if (r == 0)
+		crew_wait_parked(crew);
+	return r;
+}
+
+void machine_unmake_stand_in(struct machine *m)
+{
+	crew_stop(m->stand_in);
+	crew_fini(m->stand_in);
+}
+
+static void forget(struct crew *crew)
+{
+	if (!crew->members)
+		return;
+	crew_forget(crew);
+	crew_fini(crew);
+}
+
+void machine_forget_stand_in(struct machine *m)
+{
+	if (m->stand_in)
+		forget(m->stand_in);
+	m->stand_in = NULL;
+}
+
+void machine_hand_over(struct machine *m)
+{
+	for (uint32_t i = 0; i < m->guest.cpus; i++)
+		vcpu_leave_steal_time(&m->vcpus[i]);
+	m->crew = other(m);
+}
+
+void machine_hand_back(struct machine *m)
+{
+	m->crew = other(m);
+}
+
+void machine_serve(struct machine *m)
+{
+	for (unsigned int i = 0; i < m->ndevices; i++)
+		if (m->devices[i]->cls->serve)
+			m->devices[i]->cls->serve(m->devices[i]);
+}
+
+void machine_take_back(struct machine *m)
+{
+	forget(other(m));
+	m->stand_in = NULL;
+	/* Main may have died with any lock held. With nobody there they can be made again. */
+	for (unsigned int i = 0; i < m->ndevices; i++) {
+		pthread_mutex_init(&m->devices[i]->lock, NULL);
+		if (m->devices[i]->cls->revive)
+			m->devices[i]->cls->revive(m->devices[i]);
+	}
+	machine_tell_paused(m);
+}
