@@ -225,3 +225,20 @@ int lapic_timer_set(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, s
 			return 0;
 	}
 }
+
+/*
+ * Not only is nothing started: the mode stays that of a fresh vCPU, too. A LAPIC that is set into
+ * or out of TSC deadline mode loses its initial count in KVM, and the timer would never start.
+ */
+int lapic_timer_rehearse(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd,
+			 struct error *err)
+{
+	struct kvm_lapic_state lapic = st->lapic;
+	int r;
+
+	put(&lapic, APIC_LVTT, get(&lapic, APIC_LVTT) & ~(3u << LVTT_MODE_SHIFT));
+	put(&lapic, APIC_TMICT, 0);
+	put(&lapic, APIC_TMCCT, 0);
+	r = kvm_call(kvm, vcpu_fd, KVM_SET_LAPIC, &lapic);
+	return r < 0 ? err_sys(err, -r, "KVM_SET_LAPIC") : 0;
+}

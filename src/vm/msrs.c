@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* MSRs: which ones are a vCPU's state, reading and writing them. */
+#include <asm/kvm_para.h>
 #include <errno.h>
 #include <string.h>
 
@@ -16,6 +17,9 @@
 #define MSR_MC0_CTL 0x400u
 #define MSR_TSC_DEADLINE 0x6e0u
 #define MSR_KVM_WALL_CLOCK_2 0x4b564d00u
+#define MSR_HV_HYPERCALL 0x40000001u
+#define MSR_HV_VP_ASSIST_PAGE 0x40000073u
+#define MSR_PAGE_ENABLE 1ull /* of MSRs with the address of a page that the guest gives to KVM */
 #define MTRR_VARIABLE_MSRS 16u
 #define MTRR_ENABLE (1u << 11) /* Intel SDM volume 3, "IA32_MTRR_DEF_TYPE MSR" */
 #define MTRR_WRITE_BACK 6u
@@ -189,29 +193,38 @@ int msrs_save(struct vcpu_state *st, struct kvm *kvm, int fd, const struct msr_l
 	return 0;
 }
 
+static void add_entry(struct msr_buffer *m, uint32_t index, uint64_t value)
+{
+	m->entries[m->head.nmsrs++] = (struct kvm_msr_entry){ .index = index, .data = value };
+}
+
+static int set_entries(struct msr_buffer *m, struct kvm *kvm, int fd, struct error *err)
+{
+	int r = kvm_call(kvm, fd, KVM_SET_MSRS, m);
+
+	if (r < 0)
+		return err_sys(err, -r, "KVM_SET_MSRS");
+	if ((uint32_t)r != m->head.nmsrs)
+		return err_set(err, EINVAL, "KVM_SET_MSRS: this host refuses MSR 0x%x = 0x%llx",
+			       m->entries[r].index, (unsigned long long)m->entries[r].data);
+	return 0;
+}
+
+/* A stream could name special ones; they are never written. */
+static bool is_set_with_the_rest(uint32_t index)
+{
+	return index != MSR_TSC_DEADLINE && !msr_is_special(index);
+}
+
 int msrs_load(const struct vcpu_state *st, struct kvm *kvm, int fd, struct error *err)
 {
 	struct msr_buffer m;
-	uint32_t n = 0;
-	int r;
 
-	for (uint32_t i = 0; i < st->nmsrs; i++) {
-		/* A stream could name them; they are never written, see msr_is_special(). */
-		if (st->msr_index[i] == MSR_TSC_DEADLINE || msr_is_special(st->msr_index[i]))
-			continue;
-		m.entries[n++] = (struct kvm_msr_entry){
-			.index = st->msr_index[i],
-			.data = st->msr_value[i],
-		};
-	}
-	m.head = (struct kvm_msrs){ .nmsrs = n };
-	r = kvm_call(kvm, fd, KVM_SET_MSRS, &m);
-	if (r < 0)
-		return err_sys(err, -r, "KVM_SET_MSRS");
-	if ((uint32_t)r != n)
-		return err_set(err, EINVAL, "KVM_SET_MSRS: this host refuses MSR 0x%x = 0x%llx",
-			       m.entries[r].index, (unsigned long long)m.entries[r].data);
-	return 0;
+	memset(&m.head, 0, sizeof(m.head));
+	for (uint32_t i = 0; i < st->nmsrs; i++)
+		if (is_set_with_the_rest(st->msr_index[i]))
+			add_entry(&m, st->msr_index[i], st->msr_value[i]);
+	return set_entries(&m, kvm, fd, err);
 }
 
 int msrs_load_tsc_deadline(const struct vcpu_state *st, struct kvm *kvm, int fd, struct error *err)
@@ -225,4 +238,75 @@ int msrs_load_tsc_deadline(const struct vcpu_state *st, struct kvm *kvm, int fd,
 			return err_set(err, EINVAL, "KVM_SET_MSRS: TSC deadline refused");
 	}
 	return 0;
+}
+
+/*
+ * What KVM may be told while the guest runs elsewhere. By these it would act: a page that is
+ * enabled is written to when it is set (Hyper-V's) or whenever KVM lets go of the vCPU (steal time,
+ * before Linux 5.19), an acknowledgement has the next page announced, a timer fires.
+ */
+static uint64_t rehearsed(uint32_t index, uint64_t value)
+{
+	switch (index) {
+	case MSR_KVM_STEAL_TIME:
+	case MSR_HV_HYPERCALL:
+	case MSR_HV_VP_ASSIST_PAGE:
+		return value & ~MSR_PAGE_ENABLE;
+	case MSR_KVM_ASYNC_PF_ACK:
+	case MSR_TSC_DEADLINE:
+		return 0;
+	default:
+		return value;
+	}
+}
+
+int msrs_rehearse(const struct vcpu_state *st, struct kvm *kvm, int fd, struct error *err)
+{
+	struct msr_buffer m;
+
+	memset(&m.head, 0, sizeof(m.head));
+	for (uint32_t i = 0; i < st->nmsrs; i++)
+		if (is_set_with_the_rest(st->msr_index[i]))
+			add_entry(&m, st->msr_index[i],
+				  rehearsed(st->msr_index[i], st->msr_value[i]));
+	return set_entries(&m, kvm, fd, err);
+}
+
+int msrs_rehearse_tsc_deadline(const struct vcpu_state *st, struct kvm *kvm, int fd,
+			       struct error *err)
+{
+	(void)st;
+	(void)kvm;
+	(void)fd;
+	(void)err;
+	return 0;
+}
+
+static bool is_to_be_set_again(const struct vcpu_state *st, const struct vcpu_state *known,
+			       uint32_t i)
+{
+	return st->msr_value[i] != rehearsed(known->msr_index[i], known->msr_value[i]);
+}
+
+int msrs_load_again(const struct vcpu_state *st, const struct vcpu_state *known, struct kvm *kvm,
+		    int fd, struct error *err)
+{
+	struct msr_buffer m;
+
+	memset(&m.head, 0, sizeof(m.head));
+	for (uint32_t i = 0; i < st->nmsrs; i++)
+		if (is_set_with_the_rest(st->msr_index[i]) && is_to_be_set_again(st, known, i))
+			add_entry(&m, st->msr_index[i], st->msr_value[i]);
+	for (uint32_t i = 0; i < st->nmsrs; i++)
+		if (st->msr_index[i] == MSR_TSC_DEADLINE && is_to_be_set_again(st, known, i))
+			add_entry(&m, st->msr_index[i], st->msr_value[i]);
+	return m.head.nmsrs ? set_entries(&m, kvm, fd, err) : 0;
+}
+
+bool msrs_differ(const struct vcpu_state *st, const struct vcpu_state *known, uint32_t index)
+{
+	for (uint32_t i = 0; i < st->nmsrs; i++)
+		if (st->msr_index[i] == index && st->msr_value[i] != known->msr_value[i])
+			return true;
+	return false;
 }

@@ -3,6 +3,8 @@
 #ifndef MOLT_VM_MSRS_H
 #define MOLT_VM_MSRS_H
 
+#include <stdbool.h>
+
 #include <molt/vm/vcpu_state.h>
 
 /*
@@ -15,6 +17,24 @@ int msrs_save(struct vcpu_state *st, struct kvm *kvm, int fd, const struct msr_l
 	      struct error *err);
 int msrs_load(const struct vcpu_state *st, struct kvm *kvm, int fd, struct error *err);
 int msrs_load_tsc_deadline(const struct vcpu_state *st, struct kvm *kvm, int fd, struct error *err);
+
+/*
+ * The same, where nothing may act yet: what KVM writes to guest RAM by is set switched off, and the
+ * TSC deadline is not set.
+ */
+int msrs_rehearse(const struct vcpu_state *st, struct kvm *kvm, int fd, struct error *err);
+int msrs_rehearse_tsc_deadline(const struct vcpu_state *st, struct kvm *kvm, int fd,
+			       struct error *err);
+
+/*
+ * After msrs_rehearse() of known, which has the same MSRs: those of st that have another value now,
+ * the TSC deadline as the last of them, by at most one call. After the LAPIC.
+ */
+int msrs_load_again(const struct vcpu_state *st, const struct vcpu_state *known, struct kvm *kvm,
+		    int fd, struct error *err);
+
+/* Whether an MSR has another value in st than in known, which has the same MSRs. */
+bool msrs_differ(const struct vcpu_state *st, const struct vcpu_state *known, uint32_t index);
 
 /* Segments and control registers, by the best call that this KVM has. */
 int sregs_get(struct kvm_sregs2 *sregs, struct kvm *kvm, int fd, struct error *err);

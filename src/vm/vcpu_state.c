@@ -154,7 +154,9 @@ static int get_lapic(struct vcpu_state *st, struct kvm *kvm, int fd, const struc
 #define CALL_(request) { #request, request }
 /* clang-format on */
 #define CAP_(cap_) .cap = #cap_, .cap_nr = cap_
-#define ST_(member) .offset = offsetof(struct vcpu_state, member)
+#define ST_(member) \
+	.offset = offsetof(struct vcpu_state, member), \
+	.size = sizeof(((struct vcpu_state *)NULL)->member)
 
 /*
  * vCPU threads help with the reading (crew_job.c) when they are confined already, so they may make
@@ -175,7 +177,7 @@ const struct vcpu_kind vcpu_kinds[VCPU_KINDS] = {
 	},
 	[VCPU_SREGS] = {
 		.name = "segments, control registers, EFER, APIC base",
-		.save_at = 4,
+		.save_at = 4, ST_(sregs),
 		.get = { CALL_(KVM_GET_SREGS2), CALL_(KVM_GET_SREGS) }, .save = get_sregs,
 		.set = { CALL_(KVM_SET_SREGS2), CALL_(KVM_SET_SREGS) }, .load = set_sregs,
 	},
@@ -183,7 +185,7 @@ const struct vcpu_kind vcpu_kinds[VCPU_KINDS] = {
 		.name = "MSRs",
 		.save_at = 5,
 		.get = { CALL_(KVM_GET_MSRS) }, .save = msrs_save,
-		.set = { CALL_(KVM_SET_MSRS) }, .load = msrs_load,
+		.set = { CALL_(KVM_SET_MSRS) }, .load = msrs_load, .rehearse = msrs_rehearse,
 	},
 	[VCPU_REGS] = {
 		.name = "general registers",
@@ -209,10 +211,12 @@ const struct vcpu_kind vcpu_kinds[VCPU_KINDS] = {
 		.save_at = 9,
 		.get = { CALL_(KVM_GET_LAPIC) }, .save = get_lapic,
 		.set = { CALL_(KVM_SET_LAPIC) }, .load = lapic_timer_set,
+		.rehearse = lapic_timer_rehearse,
 	},
 	[VCPU_TSC_DEADLINE] = {
 		.name = "TSC deadline (read with the MSRs)",
 		.set = { CALL_(KVM_SET_MSRS) }, .load = msrs_load_tsc_deadline,
+		.rehearse = msrs_rehearse_tsc_deadline,
 	},
 	[VCPU_MP_STATE] = {
 		.name = "running, halted or waiting for INIT or SIPI",
@@ -279,25 +283,44 @@ void vcpu_state_tell_paused(struct kvm *kvm, int vcpu_fd)
 		kvm_call_num(kvm, vcpu_fd, KVM_KVMCLOCK_CTRL, 0);
 }
 
-int vcpu_state_set(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, struct error *err)
+int vcpu_kind_set(enum vcpu_kind_id id, const struct vcpu_state *st, struct kvm *kvm, int fd,
+		  struct error *err)
+{
+	const struct vcpu_kind *kind = &vcpu_kinds[id];
+
+	if (vcpu_kind_is_left_out(kvm, id))
+		return 0;
+	if (kind->load)
+		return kind->load(st, kvm, fd, err);
+	return call(kvm, fd, kind->set[0].nr, kind->set[0].name, (const char *)st + kind->offset,
+		    err);
+}
+
+static int set_all(const struct vcpu_state *st, struct kvm *kvm, int fd, bool rehearse,
+		   struct error *err)
 {
 	int r = 0;
 
 	if (st->xsave_len < kvm->xsave_size)
 		return err_set(err, EINVAL, "XSAVE area of %u bytes, this host has %zu",
 			       st->xsave_len, kvm->xsave_size);
-	for (enum vcpu_kind_id id = 0; r == 0 && id < VCPU_KINDS; id++) {
-		const struct vcpu_kind *kind = &vcpu_kinds[id];
-
-		if (vcpu_kind_is_left_out(kvm, id))
-			continue;
-		if (kind->load)
-			r = kind->load(st, kvm, vcpu_fd, err);
+	for (enum vcpu_kind_id id = 0; r == 0 && id < VCPU_KINDS; id++)
+		if (rehearse && vcpu_kinds[id].rehearse)
+			r = vcpu_kinds[id].rehearse(st, kvm, fd, err);
 		else
-			r = call(kvm, vcpu_fd, kind->set[0].nr, kind->set[0].name,
-				 (const char *)st + kind->offset, err);
-	}
+			r = vcpu_kind_set(id, st, kvm, fd, err);
 	if (r == 0)
-		vcpu_state_tell_paused(kvm, vcpu_fd);
+		vcpu_state_tell_paused(kvm, fd);
 	return r;
+}
+
+int vcpu_state_set(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, struct error *err)
+{
+	return set_all(st, kvm, vcpu_fd, false, err);
+}
+
+int vcpu_state_rehearse(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd,
+			struct error *err)
+{
+	return set_all(st, kvm, vcpu_fd, true, err);
 }

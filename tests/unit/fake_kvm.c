@@ -108,7 +108,7 @@ static const uint32_t msr_indices[] = {
 	0x4b564d00,
 	0x4b564d01,
 	0x4b564d02,
-	0x4b564d03,
+	FAKE_MSR_STEAL_TIME,
 	0xc0000081,
 	0xc0000082,
 	0xc0000083,
@@ -370,6 +370,7 @@ static int msrs_ioctl(struct fake_vcpu *v, struct kvm_msrs *m, bool set)
 		if (i == v->nmsrs || (set && e->index == FAKE_MSR_READ_ONLY && !v->any_msr))
 			return (int)n;
 		v->msr_writes[i] += set;
+		v->armed += set && e->index == FAKE_MSR_TSC_DEADLINE && e->data;
 		if (set)
 			v->msr_value[i] = e->data;
 		else
@@ -400,6 +401,48 @@ static int tsc_attr(struct fake_vcpu *v, const struct kvm_device_attr *attr, boo
 	return 0;
 }
 
+/* Intel SDM volume 3, "APIC Timer": bits 17-18 of the LVT timer register. */
+static void set_timer_mode(struct fake_vcpu *v)
+{
+	uint32_t lvtt, initial;
+	bool deadline;
+
+	memcpy(&lvtt, v->lapic.regs + 0x320, sizeof(lvtt));
+	memcpy(&initial, v->lapic.regs + 0x380, sizeof(initial));
+	deadline = (lvtt >> 17 & 3) == 2;
+	if (deadline != v->deadline_mode)
+		initial = 0;
+	memcpy(v->lapic.regs + 0x380, &initial, sizeof(initial));
+	v->deadline_mode = deadline;
+	v->armed += !deadline && initial;
+}
+
+static void have_side_effects(struct fake_vcpu *v, unsigned long request)
+{
+	if (request == KVM_SET_REGS)
+		v->events.exception.pending = 0;
+	if ((request == KVM_SET_SREGS || request == KVM_SET_SREGS2) && v->id == 0 &&
+	    !(v->sregs.cr0 & 1) && v->sregs.cs.selector == 0xf000 && v->regs.rip == 0xfff0)
+		v->mp_state.mp_state = KVM_MP_STATE_RUNNABLE;
+	if (request == KVM_SET_LAPIC)
+		set_timer_mode(v);
+}
+
+static int change_vcpu(struct fake_vcpu *v, unsigned long request, void *arg)
+{
+	int r = blob_ioctl(v, request, arg);
+
+	have_side_effects(v, request);
+	return r;
+}
+
+/* As KVM before Linux 5.19 does whenever it lets go of a vCPU. */
+static void let_go(struct fake_vcpu *v)
+{
+	for (uint32_t i = 0; i < v->nmsrs; i++)
+		v->ram_writes += v->msr_index[i] == FAKE_MSR_STEAL_TIME && v->msr_value[i] & 1;
+}
+
 static int vcpu_ioctl(struct fake_vcpu *v, unsigned long request, uintptr_t arg)
 {
 	switch (request) {
@@ -424,8 +467,16 @@ static int vcpu_ioctl(struct fake_vcpu *v, unsigned long request, uintptr_t arg)
 		v->kvmclock_ctrls++;
 		return 0;
 	default:
-		return blob_ioctl(v, request, (void *)arg);
+		return change_vcpu(v, request, (void *)arg);
 	}
+}
+
+static int call_vcpu(struct fake_vcpu *v, unsigned long request, uintptr_t arg)
+{
+	int r = vcpu_ioctl(v, request, arg);
+
+	let_go(v);
+	return r;
 }
 
 /* ---- KVM_RUN ---- */
@@ -575,7 +626,7 @@ static int dispatch(struct fake_kvm *f, int fd, unsigned long request, uintptr_t
 	if (request == KVM_RUN)
 		return v ? run_vcpu(f, v) : -ENOTTY;
 	if (v)
-		return vcpu_ioctl(v, request, arg);
+		return call_vcpu(v, request, arg);
 	if (vm)
 		return vm_ioctl(f, vm, request, arg);
 	return system_ioctl(f, request, arg);

@@ -6,6 +6,10 @@
  *
  * As in the real one, an instruction that ended in a PIO or MMIO exit is completed by the next
  * KVM_RUN, even one with immediate_exit; what is read from a vCPU before that is counted as torn.
+ *
+ * Also as in the real one, to set one kind of state has an effect on others: general registers
+ * forget a pending exception, the segments of a boot CPU at the reset vector make it runnable, a
+ * local APIC that is set into or out of TSC deadline mode loses its initial count.
  */
 #ifndef MOLT_TESTS_FAKE_KVM_H
 #define MOLT_TESTS_FAKE_KVM_H
@@ -32,6 +36,7 @@
 
 /* MSRs of the fake that are like no other. */
 #define FAKE_MSR_TSC_DEADLINE 0x6e0u
+#define FAKE_MSR_STEAL_TIME 0x4b564d03u
 #define FAKE_MSR_UNREADABLE 0x1a0u /* in the list, but cannot be read */
 #define FAKE_MSR_READ_ONLY 0x345u  /* in the list, can be read, not written */
 
@@ -90,6 +95,9 @@ struct fake_vcpu {
 	struct kvm_mp_state mp_state;
 	struct kvm_vcpu_events events;
 	struct kvm_debugregs debugregs;
+	bool deadline_mode;      /* of the APIC timer */
+	unsigned int armed;      /* so often was a timer started that was set */
+	unsigned int ram_writes; /* calls after which KVM would have written to the guest's RAM */
 
 	struct fake_exit script[FAKE_SCRIPT];
 	unsigned int nscript;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* vCPU state: the order in which KVM is told, and what it is never told. */
-#include "fake_kvm.h"
+#include "vcpu_bench.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -8,94 +8,18 @@
 #include <unistd.h>
 
 #include <molt/base/fd.h>
-#include <molt/vm/cpuid.h>
 #include <molt/vm/vcpu_kinds.h>
-
-/* Two vCPUs of one VM: state goes from a to b. */
-struct fixture {
-	struct fake_kvm *fake;
-	struct kvm kvm;
-	struct kvm_vm vm;
-	int a_fd;
-	int b_fd;
-	struct fake_vcpu *a;
-	struct fake_vcpu *b;
-	struct msr_lists *lists;
-	const struct msr_list *msrs;
-	struct vcpu_state *st;
-	struct error err;
-};
-
-static int setup(void **state)
-{
-	const struct cpuid_config cpuid = {
-		.cpus = 2,
-		.tsc_khz = FAKE_TSC_KHZ,
-		.model = CPU_MODEL_HOST,
-	};
-	struct fixture *f = calloc(1, sizeof(*f));
-
-	assert_non_null(f);
-	f->fake = fake_kvm_new();
-	f->lists = calloc(1, sizeof(*f->lists));
-	f->st = calloc(1, sizeof(*f->st));
-	assert_non_null(f->lists);
-	f->msrs = &f->lists->saved;
-	assert_non_null(f->st);
-	f->kvm = f->fake->kvm;
-	assert_int_equal(kvm_probe(&f->kvm, &f->err), 0);
-	assert_int_equal(kvm_vm_create(&f->vm, &f->kvm, -1, &f->err), 0);
-	f->a_fd = kvm_call_num(&f->kvm, f->vm.fd, KVM_CREATE_VCPU, 0);
-	f->b_fd = kvm_call_num(&f->kvm, f->vm.fd, KVM_CREATE_VCPU, 1);
-	f->a = fake_kvm_vcpu(f->fake, f->a_fd);
-	f->b = fake_kvm_vcpu(f->fake, f->b_fd);
-	assert_int_equal(cpuid_make(f->st, &f->kvm, &cpuid, &f->err), 0);
-	assert_int_equal(msr_lists_init(f->lists, &f->kvm, f->a_fd, &f->err), 0);
-	*state = f;
-	return 0;
-}
-
-static int teardown(void **state)
-{
-	struct fixture *f = *state;
-
-	close(f->a_fd);
-	close(f->b_fd);
-	kvm_vm_destroy(&f->vm);
-	fake_kvm_free(f->fake);
-	free(f->lists);
-	free(f->st);
-	free(f);
-	return 0;
-}
-
-static void get(struct fixture *f)
-{
-	if (vcpu_state_get(f->st, &f->kvm, f->a_fd, f->msrs, &f->err) < 0)
-		fail_msg("%s", f->err.text);
-}
-
-static void set(struct fixture *f)
-{
-	if (vcpu_state_set(f->st, &f->kvm, f->b_fd, &f->err) < 0)
-		fail_msg("%s", f->err.text);
-}
-
-static uint64_t *msr(struct fake_vcpu *v, uint32_t index)
-{
-	return &v->msr_value[fake_vcpu_msr(v, index)];
-}
 
 /* ---- everything arrives ---- */
 
 static void test_all_state_arrives(void **state)
 {
-	struct fixture *f = *state;
+	struct vcpu_bench *f = *state;
 
 	for (uint32_t seed = 1; seed < 50; seed++) {
 		fake_vcpu_randomise(f->a, seed);
-		get(f);
-		set(f);
+		vcpu_bench_get(f);
+		vcpu_bench_set(f);
 		assert_memory_equal(&f->a->regs, &f->b->regs, sizeof(f->a->regs));
 		assert_memory_equal(&f->a->sregs, &f->b->sregs, sizeof(f->a->sregs));
 		assert_memory_equal(&f->a->xcrs, &f->b->xcrs, sizeof(f->a->xcrs));
@@ -108,21 +32,22 @@ static void test_all_state_arrives(void **state)
 		assert_int_equal(f->b->cpuid_head.nent * 10, f->st->ncpuid);
 		assert_memory_equal(f->b->cpuid, f->st->cpuid, f->st->ncpuid * 4);
 		for (uint32_t i = 0; i < f->msrs->count; i++)
-			assert_true(*msr(f->a, f->msrs->index[i]) == *msr(f->b, f->msrs->index[i]));
+			assert_true(*vcpu_bench_msr(f->a, f->msrs->index[i]) ==
+				    *vcpu_bench_msr(f->b, f->msrs->index[i]));
 	}
 }
 
 /* Without KVM_CAP_SREGS2, XSAVE2, XCRS: what an older host can do, still arrives. */
 static void test_old_host(void **state)
 {
-	struct fixture *f = *state;
+	struct vcpu_bench *f = *state;
 
 	f->kvm.has_sregs2 = f->kvm.has_xsave2 = f->kvm.has_xcrs = false;
 	f->kvm.xsave_size = 4096;
 	fake_vcpu_randomise(f->a, 5);
-	get(f);
+	vcpu_bench_get(f);
 	assert_int_equal(f->st->xsave_len, 4096);
-	set(f);
+	vcpu_bench_set(f);
 	assert_memory_equal(&f->a->sregs, &f->b->sregs, offsetof(struct kvm_sregs2, flags));
 	assert_memory_equal(f->a->xsave, f->b->xsave, 4096);
 	assert_int_equal(fake_kvm_find_call(f->fake, -1, KVM_GET_SREGS2, 0), -1);
@@ -132,7 +57,7 @@ static void test_old_host(void **state)
 
 /* ---- the order, and the table that it comes from ---- */
 
-static int find_set(struct fixture *f, unsigned long request)
+static int find_set(struct vcpu_bench *f, unsigned long request)
 {
 	int at = fake_kvm_find_call(f->fake, f->b_fd, request, 0);
 
@@ -148,13 +73,13 @@ static const struct kvm_request *last_call(const struct kvm_request *calls)
 
 static void test_order_of_setting(void **state)
 {
-	struct fixture *f = *state;
+	struct vcpu_bench *f = *state;
 	int last = -1;
 
-	*msr(f->a, FAKE_MSR_TSC_DEADLINE) = 123456;
-	get(f);
+	*vcpu_bench_msr(f->a, FAKE_MSR_TSC_DEADLINE) = 123456;
+	vcpu_bench_get(f);
 	f->fake->ncalls = 0;
-	set(f);
+	vcpu_bench_set(f);
 	for (size_t i = 0; i < VCPU_KINDS; i++) {
 		const struct kvm_request *call = last_call(vcpu_kinds[i].set);
 		int at = fake_kvm_find_call(f->fake, f->b_fd, call->nr, (unsigned int)(last + 1));
@@ -205,37 +130,37 @@ static void test_rows_are_whole(void **state)
 
 static void test_tsc_deadline_comes_after_the_lapic(void **state)
 {
-	struct fixture *f = *state;
+	struct vcpu_bench *f = *state;
 	int lapic, at;
 
-	*msr(f->a, FAKE_MSR_TSC_DEADLINE) = 123456;
-	get(f);
+	*vcpu_bench_msr(f->a, FAKE_MSR_TSC_DEADLINE) = 123456;
+	vcpu_bench_get(f);
 	f->fake->ncalls = 0;
-	set(f);
+	vcpu_bench_set(f);
 	lapic = find_set(f, KVM_SET_LAPIC);
 	at = fake_kvm_find_call(f->fake, f->b_fd, KVM_SET_MSRS, (unsigned int)lapic);
 	assert_true(at > lapic);
 	assert_int_equal(f->fake->calls[at].msr, FAKE_MSR_TSC_DEADLINE);
 	assert_int_equal(f->fake->calls[at].nmsrs, 1);
-	assert_int_equal(*msr(f->b, FAKE_MSR_TSC_DEADLINE), 123456);
+	assert_int_equal(*vcpu_bench_msr(f->b, FAKE_MSR_TSC_DEADLINE), 123456);
 	assert_int_equal(f->b->msr_writes[fake_vcpu_msr(f->b, FAKE_MSR_TSC_DEADLINE)], 1);
 }
 
 static void test_idle_tsc_deadline_is_left_alone(void **state)
 {
-	struct fixture *f = *state;
+	struct vcpu_bench *f = *state;
 
-	get(f);
-	set(f);
+	vcpu_bench_get(f);
+	vcpu_bench_set(f);
 	assert_int_equal(f->b->msr_writes[fake_vcpu_msr(f->b, FAKE_MSR_TSC_DEADLINE)], 0);
 }
 
 static void test_mp_state_is_read_first(void **state)
 {
-	struct fixture *f = *state;
+	struct vcpu_bench *f = *state;
 
 	f->fake->ncalls = 0;
-	get(f);
+	vcpu_bench_get(f);
 	assert_int_equal(f->fake->calls[0].request, KVM_GET_MP_STATE);
 }
 
@@ -245,7 +170,7 @@ static const uint32_t special[] = { 0x10, 0x11, 0x12, 0x4b564d00 };
 
 static void test_special_msrs_are_not_listed(void **state)
 {
-	struct fixture *f = *state;
+	struct vcpu_bench *f = *state;
 
 	for (uint32_t i = 0; i < f->msrs->count; i++) {
 		for (size_t n = 0; n < ARRAY_SIZE(special); n++)
@@ -260,7 +185,7 @@ static void test_special_msrs_are_not_listed(void **state)
 static void test_unlisted_msrs_are_found(void **state)
 {
 	static const uint32_t wanted[] = { 0x1d9, 0x200, 0x201, 0x250, 0x2ff, 0x400, 0x401 };
-	struct fixture *f = *state;
+	struct vcpu_bench *f = *state;
 
 	for (size_t n = 0; n < ARRAY_SIZE(wanted); n++) {
 		bool found = false;
@@ -272,7 +197,7 @@ static void test_unlisted_msrs_are_found(void **state)
 	}
 }
 
-static uint64_t steal_time_msr(struct fixture *f, unsigned long request, uint64_t value)
+static uint64_t steal_time_msr(struct vcpu_bench *f, unsigned long request, uint64_t value)
 {
 	struct {
 		struct kvm_msrs head;
@@ -286,11 +211,11 @@ static uint64_t steal_time_msr(struct fixture *f, unsigned long request, uint64_
 /* Accounting was stopped for another thread. The next KVM VM goes on with it. */
 static void test_stopped_steal_time_goes_on(void **state)
 {
-	struct fixture *f = *state;
+	struct vcpu_bench *f = *state;
 	uint64_t kept = 0;
 
 	steal_time_msr(f, KVM_SET_MSRS, 0);
-	get(f);
+	vcpu_bench_get(f);
 	vcpu_state_keep_steal_time(f->st, 0x2001);
 	for (uint32_t i = 0; i < f->st->nmsrs; i++)
 		if (f->st->msr_index[i] == 0x4b564d03)
@@ -301,14 +226,14 @@ static void test_stopped_steal_time_goes_on(void **state)
 /* Not even where a stream names them. */
 static void test_special_msrs_are_never_written(void **state)
 {
-	struct fixture *f = *state;
+	struct vcpu_bench *f = *state;
 
-	get(f);
+	vcpu_bench_get(f);
 	for (size_t n = 0; n < ARRAY_SIZE(special); n++) {
 		f->st->msr_index[f->st->nmsrs] = special[n];
 		f->st->msr_value[f->st->nmsrs++] = 0xbad;
 	}
-	set(f);
+	vcpu_bench_set(f);
 	for (size_t n = 0; n < ARRAY_SIZE(special); n++) {
 		assert_int_equal(f->a->msr_writes[fake_vcpu_msr(f->a, special[n])], 0);
 		assert_int_equal(f->b->msr_writes[fake_vcpu_msr(f->b, special[n])], 0);
@@ -317,9 +242,9 @@ static void test_special_msrs_are_never_written(void **state)
 
 static void test_refused_msr_is_named(void **state)
 {
-	struct fixture *f = *state;
+	struct vcpu_bench *f = *state;
 
-	get(f);
+	vcpu_bench_get(f);
 	f->st->msr_index[f->st->nmsrs] = FAKE_MSR_READ_ONLY;
 	f->st->msr_value[f->st->nmsrs++] = 0x77;
 	assert_int_equal(vcpu_state_set(f->st, &f->kvm, f->b_fd, &f->err), -EINVAL);
@@ -328,7 +253,7 @@ static void test_refused_msr_is_named(void **state)
 
 static void test_vanished_msr_is_named(void **state)
 {
-	struct fixture *f = *state;
+	struct vcpu_bench *f = *state;
 
 	f->lists->saved.index[3] = 0x9999;
 	assert_int_equal(vcpu_state_get(f->st, &f->kvm, f->a_fd, f->msrs, &f->err), -EIO);
@@ -337,7 +262,7 @@ static void test_vanished_msr_is_named(void **state)
 
 static void test_list_that_is_too_long(void **state)
 {
-	struct fixture *f = *state;
+	struct vcpu_bench *f = *state;
 
 	f->fake->fail_request = KVM_GET_MSR_INDEX_LIST;
 	f->fake->fail_error = E2BIG;
@@ -349,30 +274,30 @@ static void test_list_that_is_too_long(void **state)
 
 static void test_other_frequency_is_set(void **state)
 {
-	struct fixture *f = *state;
+	struct vcpu_bench *f = *state;
 
 	f->a->tsc_khz = 3000000;
-	get(f);
-	set(f);
+	vcpu_bench_get(f);
+	vcpu_bench_set(f);
 	assert_int_equal(f->b->tsc_khz, 3000000);
 	assert_true(find_set(f, KVM_SET_TSC_KHZ) < find_set(f, KVM_SET_DEVICE_ATTR));
 }
 
 static void test_same_frequency_needs_no_control(void **state)
 {
-	struct fixture *f = *state;
+	struct vcpu_bench *f = *state;
 
-	get(f);
-	set(f);
+	vcpu_bench_get(f);
+	vcpu_bench_set(f);
 	assert_int_equal(fake_kvm_find_call(f->fake, -1, KVM_SET_TSC_KHZ, 0), -1);
 }
 
 static void test_impossible_frequency_is_named(void **state)
 {
-	struct fixture *f = *state;
+	struct vcpu_bench *f = *state;
 
 	f->a->tsc_khz = 3000000;
-	get(f);
+	vcpu_bench_get(f);
 	f->fake->fail_request = KVM_SET_TSC_KHZ;
 	f->fake->fail_error = EINVAL;
 	assert_int_equal(vcpu_state_set(f->st, &f->kvm, f->b_fd, &f->err), -EINVAL);
@@ -381,7 +306,7 @@ static void test_impossible_frequency_is_named(void **state)
 
 static void test_host_without_tsc_offset(void **state)
 {
-	struct fixture *f = *state;
+	struct vcpu_bench *f = *state;
 
 	f->kvm.has_tsc_offset = false;
 	assert_int_equal(vcpu_state_get(f->st, &f->kvm, f->a_fd, f->msrs, &f->err), -ENOTSUP);
@@ -390,9 +315,9 @@ static void test_host_without_tsc_offset(void **state)
 
 static void test_xsave_sizes(void **state)
 {
-	struct fixture *f = *state;
+	struct vcpu_bench *f = *state;
 
-	get(f);
+	vcpu_bench_get(f);
 	assert_int_equal(f->st->xsave_len, FAKE_XSAVE_BYTES);
 	f->st->xsave_len = FAKE_XSAVE_BYTES - 1;
 	assert_int_equal(vcpu_state_set(f->st, &f->kvm, f->b_fd, &f->err), -EINVAL);
@@ -402,7 +327,7 @@ static void test_xsave_sizes(void **state)
 }
 
 /* Each ioctl of the table that fails ends it, by name. */
-static void fail_each(struct fixture *f, const struct kvm_request *call, bool setting)
+static void fail_each(struct vcpu_bench *f, const struct kvm_request *call, bool setting)
 {
 	int r;
 
@@ -423,9 +348,9 @@ static void fail_each(struct fixture *f, const struct kvm_request *call, bool se
 
 static void test_each_failure_is_named(void **state)
 {
-	struct fixture *f = *state;
+	struct vcpu_bench *f = *state;
 
-	get(f);
+	vcpu_bench_get(f);
 	f->fake->fail_error = EPERM;
 	for (size_t i = 0; i < VCPU_KINDS; i++)
 		for (size_t n = 0; n < 2; n++) {
@@ -434,7 +359,7 @@ static void test_each_failure_is_named(void **state)
 		}
 }
 
-#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define CASE(name) cmocka_unit_test_setup_teardown(name, vcpu_bench_setup, vcpu_bench_teardown)
 
 int main(void)
 {

@@ -50,6 +50,10 @@ void lapic_timer_save(const struct lapic_timer *t, struct vcpu_state *st);
  */
 int lapic_timer_set(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, struct error *err);
 
+/* Sets st's lapic with its timer as after a reset: one-shot, not started. 0 or -errno. */
+int lapic_timer_rehearse(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd,
+			 struct error *err);
+
 /*
  * Takes elapsed_ns off a running timer's current count. A one-shot timer keeps at least 1. A
  * periodic one that is overdue has its interrupt pending (once, however often it was due) and

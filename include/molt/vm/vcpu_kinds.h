@@ -49,10 +49,13 @@ struct vcpu_kind {
 	struct kvm_request get[2]; /* the second is for KVMs without the first, or made as well */
 	struct kvm_request set[2];
 	size_t offset; /* in struct vcpu_state, of what get[0] and set[0] take */
+	size_t size;   /* of it; 0: the kind is compared in a way of its own (vcpu_again.c) */
 	/* NULL: the call get[0], or set[0], is all of it. */
 	int (*save)(struct vcpu_state *st, struct kvm *kvm, int fd, const struct msr_list *msrs,
 		    struct error *err);
 	int (*load)(const struct vcpu_state *st, struct kvm *kvm, int fd, struct error *err);
+	/* Instead, while the guest runs elsewhere: does nothing but to set it. NULL: so do they. */
+	int (*rehearse)(const struct vcpu_state *st, struct kvm *kvm, int fd, struct error *err);
 };
 
 extern const struct vcpu_kind vcpu_kinds[VCPU_KINDS];
@@ -62,5 +65,9 @@ extern const struct vcpu_kind vcpu_kinds[VCPU_KINDS];
  * (What is not optional is missed when a vCPU is read: then an update is refused.)
  */
 bool vcpu_kind_is_left_out(const struct kvm *kvm, enum vcpu_kind_id id);
+
+/* Sets one kind, if it is not left out. 0 or -errno with the call's name. */
+int vcpu_kind_set(enum vcpu_kind_id id, const struct vcpu_state *st, struct kvm *kvm, int fd,
+		  struct error *err);
 
 #endif

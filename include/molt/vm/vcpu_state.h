@@ -6,6 +6,7 @@
 #ifndef MOLT_VM_VCPU_STATE_H
 #define MOLT_VM_VCPU_STATE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include <linux/kvm.h>
@@ -87,6 +88,33 @@ int vcpu_state_power_on(struct kvm *kvm, int vcpu_fd, struct error *err);
 
 /* Sets everything on a fresh vCPU, CPUID included, and nothing in guest RAM. */
 int vcpu_state_set(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, struct error *err);
+
+/*
+ * Sets everything on a fresh vCPU as vcpu_state_set() does, while the guest runs elsewhere on the
+ * same RAM: with nothing by which KVM would act on its own before the vCPU runs. No timer is armed,
+ * nothing is written to guest RAM. Where this succeeded vcpu_state_set_again() has little to do,
+ * and hardly a way to fail.
+ */
+int vcpu_state_rehearse(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd,
+			struct error *err);
+
+/*
+ * After vcpu_state_rehearse() of known on this vCPU, which has not run since: makes it what
+ * vcpu_state_set() of st makes of a fresh one, by as few calls as that takes. It does not matter
+ * what interrupts and NMIs the devices of the vCPU's VM have sent it meanwhile. If it fails the
+ * vCPU is good for nothing. 0 or -errno, as vcpu_state_set().
+ */
+int vcpu_state_set_again(const struct vcpu_state *st, const struct vcpu_state *known,
+			 struct kvm *kvm, int vcpu_fd, struct error *err);
+
+/*
+ * KVM compares the TSC of a vCPU that is set with that of the vCPU set before, and lets the guest
+ * use kvmclock without a lock while all are alike. So where this is true of one vCPU the TSCs of
+ * all are set, by vcpu_state_set_tsc(), after each was set again.
+ */
+bool vcpu_state_tsc_differs(const struct vcpu_state *st, const struct vcpu_state *known);
+int vcpu_state_set_tsc(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd,
+		       struct error *err);
 
 /*
  * Puts MSR_KVM_STEAL_TIME as it was before accounting was stopped (vcpu->steal_time; 0: it was
