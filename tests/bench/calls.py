@@ -121,7 +121,7 @@ def read_calls(text, names, tsc_khz):
 
 def blackout(calls, pid):
     """The calls of the process from the end of its last KVM_RUN before the exec to the first after it."""
-    execs = [c for c in calls if c.tid == pid and c.name == "execve" and c.result == 0]
+    execs = [c for c in calls if c.tid == pid and c.name in ("execve", "execveat") and c.result == 0]
     if len(execs) != 1:
         return None
     runs = [c for c in calls if c.name == "KVM_RUN"]
