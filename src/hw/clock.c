@@ -95,18 +95,14 @@ static int set_clock(struct kvm_vm *vm, uint64_t kvmclock, struct error *err)
 	return r < 0 ? err_sys(err, -r, "KVM_SET_CLOCK") : 0;
 }
 
-static int wall_clock_msr(struct device *dev, unsigned long request, uint64_t *value)
+static bool set_wall_clock_msr(struct device *dev, uint64_t value)
 {
 	struct {
 		struct kvm_msrs head;
 		struct kvm_msr_entry entry;
-	} m = { .head.nmsrs = 1, .entry = { .index = MSR_KVM_WALL_CLOCK_NEW, .data = *value } };
-	int r = kvm_call(&dev->machine->kvm, dev->machine->vcpus[0].fd, request, &m);
+	} m = { .head.nmsrs = 1, .entry = { .index = MSR_KVM_WALL_CLOCK_NEW, .data = value } };
 
-	*value = m.entry.data;
-	if (r < 0)
-		return r;
-	return r == 1 ? 0 : -ENOENT;
+	return kvm_call(&dev->machine->kvm, dev->machine->vcpus[0].fd, KVM_SET_MSRS, &m) == 1;
 }
 
 static bool is_near(uint64_t a, uint64_t b, int64_t limit)
@@ -122,12 +118,8 @@ static int clock_pre_save(struct device *dev, struct error *err)
 	uint64_t offset = 0;
 	int r;
 
-	g->wall_clock = 0;
-	r = wall_clock_msr(dev, KVM_GET_MSRS, &g->wall_clock);
-	if (r < 0)
-		g->wall_clock = 0;
-	if (r < 0 && r != -ENOENT) /* which is a host without kvmclock */
-		return err_sys(err, -r, "KVM_GET_MSRS: wall clock");
+	/* vCPUs are saved before devices, and a call on a vCPU takes a while. */
+	g->wall_clock = dev->machine->vcpus[0].state->wall_clock;
 	r = measure(&dev->machine->vm, &offset, err);
 	if (r == 0 && (!g->offset || !is_near(offset, g->offset, NOISE_NS)))
 		g->offset = offset;
@@ -159,12 +151,11 @@ static int clock_post_load(struct device *dev, struct error *err)
 static void restore_wall_clock(struct clock *c)
 {
 	uint8_t kept[WALL_CLOCK_BYTES];
-	uint64_t value = c->guest.wall_clock;
-	uint64_t gpa = value & ~1ull;
+	uint64_t gpa = c->guest.wall_clock & ~1ull;
 	struct machine *m = c->dev.machine;
 	bool is_ram = memory_read(&m->memory, gpa, kept, sizeof(kept)) == 0;
 
-	if (wall_clock_msr(&c->dev, KVM_SET_MSRS, &value) < 0)
+	if (!set_wall_clock_msr(&c->dev, c->guest.wall_clock))
 		log_warn("the guest's wall clock MSR could not be restored");
 	if (is_ram)
 		memory_write(&m->memory, gpa, kept, sizeof(kept));

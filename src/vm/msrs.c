@@ -27,7 +27,7 @@
 
 struct msr_buffer {
 	struct kvm_msrs head;
-	struct kvm_msr_entry entries[VCPU_MSRS_MAX];
+	struct kvm_msr_entry entries[VCPU_MSRS_MAX + 1];
 };
 
 int msr_call(struct kvm *kvm, int fd, unsigned long request, uint32_t index, uint64_t *value)
@@ -170,6 +170,11 @@ int msr_lists_complete(struct msr_lists *lists, struct kvm *kvm, const struct vc
 	return r < 0 || !missing.count ? r : sort_out_apart(&missing, lists, kvm, like, err);
 }
 
+static void add_entry(struct msr_buffer *m, uint32_t index, uint64_t value)
+{
+	m->entries[m->head.nmsrs++] = (struct kvm_msr_entry){ .index = index, .data = value };
+}
+
 int msrs_save(struct vcpu_state *st, struct kvm *kvm, int fd, const struct msr_list *msrs,
 	      struct error *err)
 {
@@ -177,25 +182,22 @@ int msrs_save(struct vcpu_state *st, struct kvm *kvm, int fd, const struct msr_l
 	int r;
 
 	memset(&m.head, 0, sizeof(m.head));
-	m.head.nmsrs = msrs->count;
 	for (uint32_t i = 0; i < msrs->count; i++)
-		m.entries[i] = (struct kvm_msr_entry){ .index = msrs->index[i] };
+		add_entry(&m, msrs->index[i], 0);
+	/* The last, for KVM stops at one that it does not have: a host without kvmclock. */
+	add_entry(&m, MSR_KVM_WALL_CLOCK_2, 0);
 	r = kvm_call(kvm, fd, KVM_GET_MSRS, &m);
 	if (r < 0)
 		return err_sys(err, -r, "KVM_GET_MSRS");
-	if ((uint32_t)r != msrs->count)
+	if ((uint32_t)r < msrs->count)
 		return err_set(err, EIO, "KVM_GET_MSRS: MSR 0x%x cannot be read", msrs->index[r]);
 	st->nmsrs = st->nmsr_values = msrs->count;
+	st->wall_clock = (uint32_t)r > msrs->count ? m.entries[msrs->count].data : 0;
 	for (uint32_t i = 0; i < msrs->count; i++) {
 		st->msr_index[i] = m.entries[i].index;
 		st->msr_value[i] = m.entries[i].data;
 	}
 	return 0;
-}
-
-static void add_entry(struct msr_buffer *m, uint32_t index, uint64_t value)
-{
-	m->entries[m->head.nmsrs++] = (struct kvm_msr_entry){ .index = index, .data = value };
 }
 
 static int set_entries(struct msr_buffer *m, struct kvm *kvm, int fd, struct error *err)

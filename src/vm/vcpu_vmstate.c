@@ -56,6 +56,7 @@ static const struct vmstate_field vcpu_fields[] = {
 	VMSTATE_KU64_ARRAY(struct vcpu_state, debugregs.db), K_(debugregs.dr6), K_(debugregs.dr7),
 	K_(debugregs.flags),
 	VMSTATE_UNSAVED(struct vcpu_state, debugregs.reserved, "reserved in the KVM ABI"),
+	VMSTATE_UNSAVED(struct vcpu_state, wall_clock, "section clock"),
 	VMSTATE_END
 };
 /* clang-format on */

@@ -118,6 +118,32 @@ static void test_kvmclock_goes_on(void **state)
 	bench_fini(&b);
 }
 
+static uint64_t *wall_clock(struct bench *b)
+{
+	struct fake_vcpu *v = bench_vcpu(b, 0);
+
+	return &v->msr_value[fake_vcpu_msr(v, 0x4b564d00)];
+}
+
+static void test_wall_clock_arrives_after_the_commit(void **state)
+{
+	struct error err = ERROR_INIT;
+	struct bench_state st;
+	struct bench a, b;
+
+	(void)state;
+	bench_init(&a, 2);
+	*wall_clock(&a) = 0x7001;
+	bench_save(&a, &st, 1);
+	assert_int_equal(bench_load(&b, &st, &err), 0);
+	assert_true(*wall_clock(&b) == 0);
+	machine_unquiesce(&b.m);
+	assert_true(*wall_clock(&b) == 0x7001);
+	bench_state_fini(&st);
+	bench_fini(&a);
+	bench_fini(&b);
+}
+
 static void test_ram_is_the_same_memory(void **state)
 {
 	const uint32_t sent = 0xfeedface;
@@ -529,6 +555,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_saved_loaded_saved_is_the_same),
 		cmocka_unit_test(test_kvmclock_goes_on),
+		cmocka_unit_test(test_wall_clock_arrives_after_the_commit),
 		cmocka_unit_test(test_ram_is_the_same_memory),
 		cmocka_unit_test(test_loaded_machine_runs_and_resets),
 		cmocka_unit_test(test_pending_request_survives),

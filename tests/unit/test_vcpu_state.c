@@ -223,6 +223,33 @@ static void test_stopped_steal_time_goes_on(void **state)
 	assert_int_equal(kept, 0x2001);
 }
 
+/* It costs no call of its own. */
+static void test_wall_clock_is_read_with_the_rest(void **state)
+{
+	struct vcpu_bench *f = *state;
+	int at;
+
+	*vcpu_bench_msr(f->a, 0x4b564d00) = 0x77000;
+	f->fake->ncalls = 0;
+	vcpu_bench_get(f);
+	assert_true(f->st->wall_clock == 0x77000);
+	at = fake_kvm_find_call(f->fake, f->a_fd, KVM_GET_MSRS, 0);
+	assert_int_equal(f->fake->calls[at].nmsrs, f->msrs->count + 1);
+	assert_int_equal(f->st->nmsrs, f->msrs->count);
+	assert_int_equal(fake_kvm_find_call(f->fake, f->a_fd, KVM_GET_MSRS, (unsigned)at + 1), -1);
+}
+
+static void test_host_without_kvmclock(void **state)
+{
+	struct vcpu_bench *f = *state;
+
+	f->a->msr_index[fake_vcpu_msr(f->a, 0x4b564d00)] = 0x9999;
+	f->st->wall_clock = 5;
+	vcpu_bench_get(f);
+	assert_true(f->st->wall_clock == 0);
+	assert_int_equal(f->st->nmsrs, f->msrs->count);
+}
+
 /* Not even where a stream names them. */
 static void test_special_msrs_are_never_written(void **state)
 {
@@ -375,6 +402,8 @@ int main(void)
 		CASE(test_special_msrs_are_not_listed),
 		CASE(test_unlisted_msrs_are_found),
 		CASE(test_stopped_steal_time_goes_on),
+		CASE(test_wall_clock_is_read_with_the_rest),
+		CASE(test_host_without_kvmclock),
 		CASE(test_special_msrs_are_never_written),
 		CASE(test_refused_msr_is_named),
 		CASE(test_vanished_msr_is_named),

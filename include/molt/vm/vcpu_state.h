@@ -41,6 +41,7 @@ struct vcpu_state {
 	uint32_t reserved_mp_state;
 	struct kvm_vcpu_events events;
 	struct kvm_debugregs debugregs;
+	uint64_t wall_clock; /* kvmclock's MSR, the VM's: read with the rest, set by hw/clock.c */
 };
 
 extern const struct vmstate vcpu_vmstate; /* section "vcpu", one instance a vCPU */
