@@ -80,6 +80,7 @@ class Server(threading.Thread):
             os.write(self.fds[request["arguments"]["state-fd"]], self.state)
             if self.size:
                 os.truncate(self.fds[request["arguments"]["state-fd"]], self.size)
+            fcntl.fcntl(self.fds[request["arguments"]["state-fd"]], fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
         return self.answers.pop(0)
 
     def serve(self):

@@ -27,7 +27,7 @@
 
 #define SUCCESSOR "molt-successor"
 #define STATE "molt-state"
-#define SEAL_WAIT_NS 10000000000ull
+#define SEAL_WAIT_NS 5000000000ull
 #define SEAL_LOOK_US 1000
 #define STATE_BYTES (128 << 10) /* of one vCPU; larger ones may find the disk full later */
 #define OPEN_FLAGS (O_CLOEXEC | O_NONBLOCK | O_NOCTTY)

@@ -341,6 +341,7 @@ static int take_over(struct vmm *v, uint64_t main_ns, struct error *err)
 	cfg = base_config(v);
 	cfg.stream = &in.stream;
 	cfg.fds = in.fds;
+	cfg.rehearsal = update_is_rehearsal(&in);
 	cfg.memory = memory.options;
 	if (r == 0)
 		r = boot_files_load(&v->boot, &in.stream, in.fds, err);

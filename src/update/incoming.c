@@ -32,6 +32,11 @@ bool update_leaves_io(const struct incoming *in)
 	return in->failure || in->wire->keep_io;
 }
 
+bool update_is_rehearsal(const struct incoming *in)
+{
+	return in->link && stand_in_link_runs_guest(in->link);
+}
+
 bool update_is_successor(void)
 {
 	return getenv(FDTABLE_ENV) != NULL;
@@ -294,6 +299,7 @@ int update_commit(struct update *u, struct incoming *in, struct error *err)
 	machine_keep_awake(u->machine, false);
 	u->ops.main_pid(u->ops.opaque, getpid());
 	tell_end(u, in, wire, &t);
+	machine_forget_rehearsal(u->machine);
 	machine_fast_paths(u->machine, true);
 	stand_in_link_release(in->link, machine_spare_cpus(u->machine, &spare) ? &spare : NULL);
 	update_keep_guardian(u, &in->link->child);

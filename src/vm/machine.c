@@ -127,7 +127,9 @@ static int alloc_vcpus(struct machine *m, struct error *err)
 	crew_keep_awake(m->crew, m->incoming != NULL);
 	m->vcpus = calloc(m->guest.cpus, sizeof(*m->vcpus));
 	m->vcpu_states = calloc(m->guest.cpus, sizeof(*m->vcpu_states));
-	if (!m->vcpus || !m->vcpu_states)
+	if (m->rehearses)
+		m->rehearsed = calloc(m->guest.cpus, sizeof(*m->rehearsed));
+	if (!m->vcpus || !m->vcpu_states || (m->rehearses && !m->rehearsed))
 		return err_set(err, ENOMEM, "no memory for %u vCPUs", m->guest.cpus);
 	for (uint32_t i = 0; i < m->guest.cpus; i++) {
 		struct vcpu *v = &m->vcpus[i];
@@ -147,6 +149,7 @@ static void free_vcpus(struct machine *m)
 	tear_down_vm(m);
 	if (m->crew)
 		crew_fini(m->crew);
+	machine_forget_rehearsal(m);
 	free(m->vcpu_states);
 	free(m->vcpus);
 	m->vcpu_states = NULL;
@@ -242,6 +245,7 @@ int machine_create(struct machine *m, const struct machine_config *cfg, struct e
 	m->ops = cfg->ops;
 	m->retry_ns = VCPU_RETRY_NS;
 	m->incoming = cfg->stream;
+	m->rehearses = cfg->rehearsal;
 	m->avoid_vm_fd = cfg->fds ? (int)cfg->fds->vm_fd : -1;
 	m->model = cfg->model ? cfg->model : &machine_model;
 	r = build(m, cfg, err);

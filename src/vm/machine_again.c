@@ -11,6 +11,7 @@
  * something there.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <molt/vm/machine.h>
@@ -59,23 +60,64 @@ static int load_device(struct device *dev, struct stream *first, struct stream *
 	return r;
 }
 
+/* A job. */
+static int load_vcpu(void *opaque, uint32_t id, struct error *err)
+{
+	struct machine *m = opaque;
+	struct vcpu *v = &m->vcpus[id];
+	int r = vmstate_load(m->incoming, &vcpu_vmstate, id, v->state, err);
+
+	if (r < 0)
+		return r;
+	r = vcpu_state_set_again(v->state, &m->rehearsed[id], &m->kvm, v->fd, err);
+	if (r < 0)
+		err_prefix(err, "section 'vcpu' %u", id);
+	else
+		lapic_timer_loaded(&v->timer, v->state);
+	return r;
+}
+
+static int load_vcpus(struct machine *m, struct error *err)
+{
+	struct vcpu_state *was = m->vcpu_states;
+	bool tsc = false;
+	int r = 0;
+
+	m->vcpu_states = m->rehearsed;
+	m->rehearsed = was;
+	for (uint32_t i = 0; i < m->guest.cpus; i++)
+		m->vcpus[i].state = &m->vcpu_states[i];
+	if (m->guest.cpus == 1)
+		return load_vcpu(m, 0, err);
+	crew_job_start(m->crew, load_vcpu, m);
+	crew_job_offer(m->crew, m->guest.cpus);
+	r = crew_job_finish(m->crew, err);
+	for (uint32_t i = 0; i < m->guest.cpus && r == 0; i++)
+		tsc = tsc || vcpu_state_tsc_differs(m->vcpus[i].state, &m->rehearsed[i]);
+	for (uint32_t i = 0; i < m->guest.cpus && r == 0 && tsc; i++)
+		r = vcpu_state_set_tsc(m->vcpus[i].state, &m->kvm, m->vcpus[i].fd, err);
+	return r;
+}
+
 int machine_load_again(struct machine *m, struct stream *first, struct stream *last,
 		       struct error *err)
 {
 	int r = machine_load_config(m, last, err);
 
 	m->incoming = last;
-	if (r == 0 && m->guest.cpus == 1) {
-		r = machine_load_vcpu(m, 0, err);
-	} else if (r == 0) {
-		crew_job_start(m->crew, machine_load_vcpu, m);
-		crew_job_offer(m->crew, m->guest.cpus);
-		r = crew_job_finish(m->crew, err);
-	}
+	if (r == 0)
+		r = load_vcpus(m, err);
 	m->incoming = NULL;
 	for (unsigned int i = 0; i < m->ndevices && r == 0; i++)
 		r = load_device(m->devices[i], first, last, err);
 	if (r == 0 && atomic_load(&m->requests))
 		loop_wake_signal(&m->request_wake);
 	return r;
+}
+
+void machine_forget_rehearsal(struct machine *m)
+{
+	free(m->rehearsed);
+	m->rehearsed = NULL;
+	m->rehearses = false;
 }

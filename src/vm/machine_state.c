@@ -67,7 +67,10 @@ int machine_load_vcpu(void *opaque, uint32_t id, struct error *err)
 
 	if (r < 0)
 		return r;
-	r = vcpu_state_set(v->state, &m->kvm, v->fd, err);
+	if (m->rehearses)
+		r = vcpu_state_rehearse(v->state, &m->kvm, v->fd, err);
+	else
+		r = vcpu_state_set(v->state, &m->kvm, v->fd, err);
 	if (r < 0)
 		err_prefix(err, "section 'vcpu' %u", v->id);
 	else

@@ -125,6 +125,9 @@ bool update_is_successor(void);
 int update_adopt(struct incoming *in, const char *uri, uint64_t main_ns, struct error *err);
 void update_incoming_fini(struct incoming *in);
 
+/* Whether the guest runs in a stand-in, and what is built is a rehearsal until the commit. */
+bool update_is_rehearsal(const struct incoming *in);
+
 /*
  * The successor cannot take over: execs the predecessor's binary again, in this process. Returns
  * where that is not possible, with the reason left for the guardian, which then runs the guest on:

@@ -122,6 +122,8 @@ struct machine {
 	uint64_t retry_ns;  /* how long a vCPU that KVM has no room for is tried again */
 	struct vcpu *vcpus; /* guest.cpus of them */
 	struct vcpu_state *vcpu_states; /* one each */
+	bool rehearses;                 /* the state that it is built from is not the last one */
+	struct vcpu_state *rehearsed;   /* what each was set to in a rehearsal, or NULL */
 	/*
 	 * The threads that run them, a member each; the second is the stand-in's during an update
 	 * (src/vm/stand_in.c).
@@ -157,6 +159,7 @@ struct machine_config {
 	/* Incoming: all of the above that the guest sees comes from the stream instead. */
 	struct stream *stream;
 	struct fdtable *fds;
+	bool rehearsal; /* the guest runs elsewhere: machine_load_again() is to follow */
 	/* Another model than machine_model, for tests; or NULL. */
 	const struct machine_model *model;
 	/* Cold start: /dev/kvm where it is open already; taken, and -1 then. Or NULL. */
@@ -292,6 +295,9 @@ void machine_unquiesce(struct machine *m);
  */
 int machine_load_again(struct machine *m, struct stream *first, struct stream *last,
 		       struct error *err);
+
+/* When there is time: what that one needed. */
+void machine_forget_rehearsal(struct machine *m);
 
 /* Writes all sections and lists all descriptors. vCPUs parked, devices quiesced. */
 int machine_save(struct machine *m, struct stream_writer *w, struct fdtable *fds,
