@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Mapping guest RAM before the guest is taken over. Theory of operation.
+ *
+ * The successor is built, and the guest still runs elsewhere: nobody waits, so all that can be
+ * mapped is mapped now. But that takes seconds where RAM is large, and there are those who wait for
+ * the update's end. So it has a limit of time, and ends when there is hurry.
+ *
+ * A thread does it, for it is to stay off the vCPUs' CPUs and behind everybody else, and a thread
+ * without privileges can lower its priority, but not raise it again. Nice 10 is a tenth of a vCPU's
+ * weight: where the CPU has to be shared the guest hardly notices, and yet the piece that is under
+ * way (0.5 ms) ends within some milliseconds when there is hurry. SCHED_IDLE would keep the switch
+ * waiting for a hundred.
+ *
+ * One thread, not several: the guest gains nothing when this ends sooner, and CPUs that no vCPU
+ * uses are others' in most hosts.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+
+#include <molt/base/fd.h>
+
+#include "hostpages.h"
+#include "refault_walk.h"
+
+#define NICE 10
+#define STACK_BYTES (256u << 10)
+
+struct before {
+	struct refault *r;
+	const struct refault_plan *plan;
+	uint64_t start_ns;
+	int result;
+};
+
+static bool may_go_on(const struct before *b)
+{
+	const struct refault_plan *plan = b->plan;
+
+	return refault_left(b->r) && now_ns() - b->start_ns < plan->limit_ns &&
+	       !(plan->hurry && plan->hurry(plan->opaque));
+}
+
+/* What cannot be had makes it slower for somebody, and not wrong. */
+static void step_back(const struct refault_plan *plan)
+{
+	int nice;
+
+	prctl(PR_SET_NAME, "refault", 0, 0, 0);
+	errno = 0;
+	nice = getpriority(PRIO_PROCESS, 0);
+	if (errno == 0 && nice < NICE)
+		setpriority(PRIO_PROCESS, 0, NICE);
+	if (plan->spare)
+		sched_setaffinity(0, sizeof(*plan->spare), plan->spare);
+}
+
+static void *map_pieces(void *opaque)
+{
+	struct before *b = opaque;
+	struct refault_progress *progress = b->plan->progress;
+
+	step_back(b->plan);
+	while (b->result == 0 && may_go_on(b)) {
+		b->result = refault_walk(b->r, NULL, NULL);
+		if (progress)
+			atomic_store(&progress->mapped, b->r->mapped);
+	}
+	return NULL;
+}
+
+/* Signals for the process are main's. */
+static int run_thread(struct before *b)
+{
+	pthread_attr_t attr;
+	pthread_t thread;
+	sigset_t all, old;
+	int r = pthread_attr_init(&attr);
+
+	if (r)
+		return -r;
+	sigfillset(&all);
+	sigdelset(&all, SIGSYS);
+	pthread_attr_setstacksize(&attr, STACK_BYTES);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	r = pthread_create(&thread, &attr, map_pieces, b);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	pthread_attr_destroy(&attr);
+	if (r == 0)
+		pthread_join(thread, NULL);
+	return -r;
+}
+
+static void tell_total(const struct memory *mem, struct refault_progress *progress)
+{
+	uint64_t total = 0;
+	struct stat st;
+
+	for (unsigned int i = 0; i < mem->count; i++)
+		if (fstat(mem->regions[i].fd, &st) == 0)
+			total += (uint64_t)st.st_blocks * 512;
+	atomic_store(&progress->mapped, 0);
+	atomic_store(&progress->total, total);
+}
+
+int refault_before(struct refault *r, const struct memory *mem, const struct refault_plan *plan,
+		   struct error *err)
+{
+	struct before b = { .r = r, .plan = plan, .start_ns = now_ns() };
+	int ret;
+
+	*r = (struct refault){ .mem = mem };
+	if (mem->page > HOSTPAGE_SMALL || !may_go_on(&b))
+		return 0;
+	if (plan->progress)
+		tell_total(mem, plan->progress);
+	ret = run_thread(&b);
+	r->before = r->mapped;
+	if (ret < 0)
+		return err_sys(err, -ret, "a thread that maps guest RAM");
+	if (b.result < 0)
+		r->region = mem->count;
+	return b.result < 0 ? err_sys(err, -b.result, "mapping guest RAM") : 0;
+}
