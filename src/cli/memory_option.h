@@ -8,17 +8,19 @@
 
 #include <molt/base/error.h>
 #include <molt/vm/memory.h>
+#include <molt/vm/refault.h>
 
 struct memory_arg {
 	uint64_t size;
 	struct memory_options options;
 	bool hugepages_given;
-	bool refault; /* in the background after an update */
+	enum refault_mode refault;
+	uint64_t refault_limit_ns; /* for REFAULT_BEFORE; 0 is as REFAULT_BACKGROUND */
 };
 
 /*
- * Takes "SIZE[,hugepages=on|off|SIZE][,thp=on|off][,prefault=on|off][,refault=lazy|background]"
- * apart. -EINVAL or -ERANGE with a sentence that names the value.
+ * Takes "SIZE[,hugepages=on|off|SIZE][,thp=on|off][,prefault=on|off]
+ * [,refault=before|background|lazy][,refault-limit=SECONDS]" apart. -EINVAL or -ERANGE with a sentence that names the value.
  */
 int cli_parse_memory(const char *text, struct memory_arg *arg, struct error *err);
 

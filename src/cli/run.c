@@ -362,7 +362,7 @@ static int take_over(struct vmm *v, uint64_t main_ns, struct error *err)
 		memory_log_trouble(&v->machine.memory);
 		if (!update_leaves_io(&in))
 			machine_updated(&v->machine);
-		if (memory.refault)
+		if (memory.refault != REFAULT_LAZY)
 			start_refault(v);
 	}
 	if (r < 0) {

@@ -22,7 +22,7 @@ static const struct option_def run_options[] = {
 	{ .name = "memory",
 	  .arg = "SIZE",
 	  .help = "guest RAM: bytes, or with K, M, G, T; then ,hugepages=on|off|2M|1G ,thp=on|off "
-		  ",prefault=on|off ,refault=lazy|background",
+		  ",prefault=on|off ,refault=before|background|lazy ,refault-limit=SECONDS",
 	  .def = "256M" },
 	{ .name = "mem", .alias_of = "memory" },
 	{ .name = "machine",

@@ -9,8 +9,8 @@
  * A thread does it, for it is to stay off the vCPUs' CPUs and behind everybody else, and a thread
  * without privileges can lower its priority, but not raise it again. Nice 10 is a tenth of a vCPU's
  * weight: where the CPU has to be shared the guest hardly notices, and yet the piece that is under
- * way (0.5 ms) ends within some milliseconds when there is hurry. SCHED_IDLE would keep the switch
- * waiting for a hundred.
+ * way (0.1 to 0.4 ms) ends within some milliseconds when there is hurry. SCHED_IDLE would keep the
+ * switch waiting for a hundred.
  *
  * One thread, not several: the guest gains nothing when this ends sooner, and CPUs that no vCPU
  * uses are others' in most hosts.

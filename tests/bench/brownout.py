@@ -34,10 +34,12 @@ from test_memory import huge_pages, shmem_huge
 
 # (name, options of --memory, what the host needs for it)
 KINDS = [
-    ("4 KiB, lazy", "", None),
+    ("4 KiB, lazy", ",refault=lazy", None),
+    ("4 KiB, before", ",refault=before", None),
     ("4 KiB, background", ",refault=background", None),
-    ("hugepages=2M, lazy", ",hugepages=2M", lambda mib: huge_pages(mib // 2 + 8)),
-    ("thp=on, lazy", ",thp=on", lambda mib: shmem_huge("advise")),
+    ("hugepages=2M, lazy", ",hugepages=2M,refault=lazy", lambda mib: huge_pages(mib // 2 + 8)),
+    ("thp=on, lazy", ",thp=on,refault=lazy", lambda mib: shmem_huge("advise")),
+    ("thp=on, before", ",thp=on,refault=before", lambda mib: shmem_huge("advise")),
     ("thp=on, background", ",thp=on,refault=background", lambda mib: shmem_huge("advise")),
 ]
 

@@ -25,7 +25,8 @@ static void test_a_size_alone(void **state)
 	assert_int_equal(arg.options.thp, MEMORY_THP_HOST);
 	assert_false(arg.options.prefault);
 	assert_false(arg.hugepages_given);
-	assert_false(arg.refault);
+	assert_int_equal(arg.refault, REFAULT_BEFORE);
+	assert_true(arg.refault_limit_ns == 10000000000ull);
 }
 
 static void test_everything(void **state)
@@ -40,7 +41,7 @@ static void test_everything(void **state)
 	assert_int_equal(arg.options.thp, MEMORY_THP_OFF);
 	assert_true(arg.options.prefault);
 	assert_true(arg.hugepages_given);
-	assert_true(arg.refault);
+	assert_int_equal(arg.refault, REFAULT_BACKGROUND);
 }
 
 static void test_words_of_hugepages(void **state)
@@ -68,8 +69,21 @@ static void test_thp_and_the_opposites(void **state)
 	assert_int_equal(cli_parse_memory("1G,thp=on,prefault=off,refault=lazy", &arg, &err), 0);
 	assert_int_equal(arg.options.thp, MEMORY_THP_ON);
 	assert_false(arg.options.prefault);
-	assert_false(arg.refault);
+	assert_int_equal(arg.refault, REFAULT_LAZY);
 	assert_int_equal(cli_parse_memory("1G,thp=on,hugepages=off", &arg, &err), 0);
+}
+
+static void test_time_to_map_ram(void **state)
+{
+	(void)state;
+	assert_int_equal(cli_parse_memory("1G,refault=before,refault-limit=0.25", &arg, &err), 0);
+	assert_int_equal(arg.refault, REFAULT_BEFORE);
+	assert_true(arg.refault_limit_ns == 250000000);
+	assert_int_equal(cli_parse_memory("1G,refault-limit=0", &arg, &err), 0);
+	assert_int_equal(arg.refault, REFAULT_BEFORE);
+	assert_true(arg.refault_limit_ns == 0);
+	assert_int_equal(cli_parse_memory("1G,refault-limit=3600.001", &arg, &err), -ERANGE);
+	assert_non_null(strstr(err.text, "refault-limit"));
 }
 
 static void test_what_is_refused(void **state)
@@ -81,8 +95,10 @@ static void test_what_is_refused(void **state)
 		{ "1G,hugepages=1", "on, off, 2M or 1G" },
 		{ "1G,hugepages=yes", "hugepages=yes" },
 		{ "1G,thp=always", "thp=always" },
-		{ "1G,prefault=1", "off or on" },
-		{ "1G,refault=now", "lazy or background" },
+		{ "1G,prefault=1", "it must be off or on" },
+		{ "1G,refault=now", "it must be before, background or lazy" },
+		{ "1G,refault-limit=-1", "refault-limit" },
+		{ "1G,refault-limit=5s", "refault-limit" },
 		{ "1G,thp=on,hugepages=2M", "exclude each other" },
 		{ "thp=on", "size=SIZE is missing" },
 		{ "1G,hugepage=2M", "did you mean 'hugepages'" },
@@ -105,6 +121,7 @@ int main(void)
 		cmocka_unit_test(test_everything),
 		cmocka_unit_test(test_words_of_hugepages),
 		cmocka_unit_test(test_thp_and_the_opposites),
+		cmocka_unit_test(test_time_to_map_ram),
 		cmocka_unit_test(test_what_is_refused),
 	};
 
