@@ -84,6 +84,7 @@ static int ask_capabilities(struct kvm *kvm, struct error *err)
 	kvm->has_exception_payload = ask(kvm, KVM_CAP_EXCEPTION_PAYLOAD, &failed);
 	kvm->has_triple_fault_event = ask(kvm, KVM_CAP_X86_TRIPLE_FAULT_EVENT, &failed);
 	kvm->has_kvmclock_ctrl = ask(kvm, KVM_CAP_KVMCLOCK_CTRL, &failed);
+	kvm->has_pre_fault_memory = ask(kvm, KVM_CAP_PRE_FAULT_MEMORY, &failed);
 	return failed ? err_sys(err, -failed, "%s: KVM_CHECK_EXTENSION", KVM_PATH) : 0;
 }
 

@@ -12,6 +12,13 @@
  * way (0.1 to 0.4 ms) ends within some milliseconds when there is hurry. SCHED_IDLE would keep the
  * switch waiting for a hundred.
  *
+ * KVM's second-level tables are filled as well where it can do that (KVM_PRE_FAULT_MEMORY, api.rst):
+ * a run of pages right after it was mapped, so that KVM finds each page in this process's page
+ * tables, and never one that is not there. It is a call on a vCPU, and those of the new VM have
+ * nothing to do yet. The tables are those of the VM, by guest physical address: one vCPU fills them
+ * for all. With nested paging it has no use for what the registers say, so it does not matter
+ * whether they are loaded already. What KVM does not do, the guest does: none of this is an error.
+ *
  * One thread, not several: the guest gains nothing when this ends sooner, and CPUs that no vCPU
  * uses are others' in most hosts.
  */
@@ -23,6 +30,7 @@
 #include <sys/stat.h>
 
 #include <molt/base/fd.h>
+#include <molt/vm/machine.h>
 
 #include "hostpages.h"
 #include "refault_walk.h"
@@ -34,6 +42,7 @@ struct before {
 	struct refault *r;
 	const struct refault_plan *plan;
 	uint64_t start_ns;
+	bool fill_kvm;
 	int result;
 };
 
@@ -59,6 +68,30 @@ static void step_back(const struct refault_plan *plan)
 		sched_setaffinity(0, sizeof(*plan->spare), plan->spare);
 }
 
+/* False where it makes no sense to ask again. */
+static bool fill_kvm(const struct vcpu *vcpu, uint64_t gpa, uint64_t len, uint64_t *filled)
+{
+	struct kvm_pre_fault_memory range = { .gpa = gpa, .size = len };
+	uint64_t left = 0;
+	int r = 0;
+
+	/* It stops in between for reasons of its own. */
+	while (r == 0 && range.size && range.size != left) {
+		left = range.size;
+		r = kvm_call(&vcpu->machine->kvm, vcpu->fd, KVM_PRE_FAULT_MEMORY, &range);
+	}
+	*filled += len - (range.size < len ? range.size : len);
+	return r == 0 || r == -EAGAIN || r == -EINTR;
+}
+
+static void run_mapped(void *opaque, const struct memory_region *reg, uint64_t offset, uint64_t len)
+{
+	struct before *b = opaque;
+
+	if (b->fill_kvm)
+		b->fill_kvm = fill_kvm(b->plan->vcpu, reg->gpa + offset, len, &b->r->in_kvm);
+}
+
 static void *map_pieces(void *opaque)
 {
 	struct before *b = opaque;
@@ -66,7 +99,7 @@ static void *map_pieces(void *opaque)
 
 	step_back(b->plan);
 	while (b->result == 0 && may_go_on(b)) {
-		b->result = refault_walk(b->r, NULL, NULL);
+		b->result = refault_walk(b->r, run_mapped, b);
 		if (progress)
 			atomic_store(&progress->mapped, b->r->mapped);
 	}
@@ -116,6 +149,7 @@ int refault_before(struct refault *r, const struct memory *mem, const struct ref
 	*r = (struct refault){ .mem = mem };
 	if (mem->page > HOSTPAGE_SMALL || !may_go_on(&b))
 		return 0;
+	b.fill_kvm = plan->vcpu && plan->vcpu->machine->kvm.has_pre_fault_memory;
 	if (plan->progress)
 		tell_total(mem, plan->progress);
 	ret = run_thread(&b);

@@ -443,7 +443,35 @@ static void let_go(struct fake_vcpu *v)
 		v->ram_writes += v->msr_index[i] == FAKE_MSR_STEAL_TIME && v->msr_value[i] & 1;
 }
 
-static int vcpu_ioctl(struct fake_vcpu *v, unsigned long request, uintptr_t arg)
+/* Of which VM it is a vCPU nobody says: the newest has the memslots. */
+static bool in_a_slot(const struct fake_kvm *f, uint64_t gpa, uint64_t size)
+{
+	const struct fake_vm *vm = f->nvms ? f->vms[f->nvms - 1] : NULL;
+
+	for (unsigned int i = 0; vm && i < vm->nslots; i++)
+		if (gpa >= vm->slots[i].guest_phys_addr &&
+		    gpa + size <= vm->slots[i].guest_phys_addr + vm->slots[i].memory_size)
+			return true;
+	return false;
+}
+
+static int pre_fault(struct fake_kvm *f, struct fake_vcpu *v, struct kvm_pre_fault_memory *range)
+{
+	uint64_t size = range->size < FAKE_FILL_MOST ? range->size : FAKE_FILL_MOST;
+
+	if (!f->caps[KVM_CAP_PRE_FAULT_MEMORY] || v->nfilled == FAKE_RANGES)
+		return -EOPNOTSUPP;
+	if (range->flags || !size || (range->gpa | size) % 4096)
+		return -EINVAL;
+	if (!in_a_slot(f, range->gpa, size))
+		return -ENOENT;
+	v->filled[v->nfilled++] = (struct fake_range){ range->gpa, size };
+	range->gpa += size;
+	range->size -= size;
+	return 0;
+}
+
+static int vcpu_ioctl(struct fake_kvm *f, struct fake_vcpu *v, unsigned long request, uintptr_t arg)
 {
 	switch (request) {
 	case KVM_SET_CPUID2:
@@ -463,6 +491,8 @@ static int vcpu_ioctl(struct fake_vcpu *v, unsigned long request, uintptr_t arg)
 	case KVM_SET_SIGNAL_MASK:
 		v->settling = arg;
 		return 0;
+	case KVM_PRE_FAULT_MEMORY:
+		return pre_fault(f, v, (struct kvm_pre_fault_memory *)arg);
 	case KVM_KVMCLOCK_CTRL:
 		v->kvmclock_ctrls++;
 		return 0;
@@ -471,9 +501,9 @@ static int vcpu_ioctl(struct fake_vcpu *v, unsigned long request, uintptr_t arg)
 	}
 }
 
-static int call_vcpu(struct fake_vcpu *v, unsigned long request, uintptr_t arg)
+static int call_vcpu(struct fake_kvm *f, struct fake_vcpu *v, unsigned long request, uintptr_t arg)
 {
-	int r = vcpu_ioctl(v, request, arg);
+	int r = vcpu_ioctl(f, v, request, arg);
 
 	let_go(v);
 	return r;
@@ -626,7 +656,7 @@ static int dispatch(struct fake_kvm *f, int fd, unsigned long request, uintptr_t
 	if (request == KVM_RUN)
 		return v ? run_vcpu(f, v) : -ENOTTY;
 	if (v)
-		return call_vcpu(v, request, arg);
+		return call_vcpu(f, v, request, arg);
 	if (vm)
 		return vm_ioctl(f, vm, request, arg);
 	return system_ioctl(f, request, arg);
@@ -666,6 +696,7 @@ static void all_capabilities(struct fake_kvm *f)
 		KVM_CAP_KVMCLOCK_CTRL,
 		KVM_CAP_SET_IDENTITY_MAP_ADDR,
 		KVM_CAP_SET_TSS_ADDR,
+		KVM_CAP_PRE_FAULT_MEMORY,
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(flags); i++)

@@ -26,6 +26,8 @@
 
 #define FAKE_CAPS 256
 #define FAKE_SLOTS 8
+#define FAKE_RANGES 64
+#define FAKE_FILL_MOST (256u << 10) /* one KVM_PRE_FAULT_MEMORY does no more than that */
 #define FAKE_MSRS 512
 #define FAKE_XSAVE_BYTES 5120 /* more than the old 4096 */
 #define FAKE_SCRIPT 32
@@ -72,6 +74,10 @@ struct fake_vm {
 	unsigned int edges[24];
 };
 
+struct fake_range {
+	uint64_t gpa, size;
+};
+
 struct fake_vcpu {
 	int fd;
 	uint32_t id;
@@ -111,6 +117,8 @@ struct fake_vcpu {
 	unsigned int runs;
 	unsigned int torn_reads; /* state read with an instruction half done */
 	unsigned int kvmclock_ctrls;
+	struct fake_range filled[FAKE_RANGES]; /* of second-level tables; all that were, in order */
+	unsigned int nfilled;
 };
 
 struct fake_kvm {

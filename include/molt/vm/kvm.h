@@ -16,6 +16,21 @@
 
 #include <molt/base/error.h>
 
+/*
+ * Linux 6.12 (api.rst, KVM_PRE_FAULT_MEMORY), for older headers: fills second-level tables as a read
+ * by the vCPU would. gpa and size are what is left when it returns.
+ */
+#ifndef KVM_CAP_PRE_FAULT_MEMORY
+#define KVM_CAP_PRE_FAULT_MEMORY 236
+#define KVM_PRE_FAULT_MEMORY _IOWR(KVMIO, 0xd5, struct kvm_pre_fault_memory)
+struct kvm_pre_fault_memory {
+	__u64 gpa;
+	__u64 size;
+	__u64 flags;
+	__u64 padding[5];
+};
+#endif
+
 struct kvm {
 	int fd;
 	/* As ioctl(2) but returns -errno on failure; arg is a pointer or a number. */
@@ -33,6 +48,7 @@ struct kvm {
 	bool has_exception_payload;
 	bool has_triple_fault_event;
 	bool has_kvmclock_ctrl;
+	bool has_pre_fault_memory; /* not with shadow paging */
 };
 
 /* Opens /dev/kvm, or takes the descriptor given (>= 0, becomes kvm's), and asks what it can do. */

@@ -40,8 +40,11 @@ struct refault {
 	uint64_t offset;       /* within the region: what comes next */
 	uint64_t mapped;       /* bytes so far */
 	uint64_t before;       /* those of them that refault_before() mapped */
+	uint64_t in_kvm;       /* and of these, those in KVM's second-level tables, too */
 	uint64_t start_ns;
 };
+
+struct vcpu;
 
 /* What refault_before() has to know besides. Zeroes: it does nothing. */
 struct refault_plan {
@@ -49,7 +52,13 @@ struct refault_plan {
 	/* Asked before each piece, on any thread: true ends it. NULL: never. */
 	bool (*hurry)(void *opaque);
 	void *opaque;
-	const cpu_set_t *spare;            /* the host's CPUs to use; NULL: all */
+	const cpu_set_t *spare; /* the host's CPUs to use; NULL: all */
+	/*
+	 * One of the new VM, whose memslots are there and whose CPUID is set, and which nobody else
+	 * uses meanwhile: KVM's second-level tables are filled by it, for all vCPUs, where KVM can
+	 * (struct kvm, has_pre_fault_memory). NULL: they are not.
+	 */
+	const struct vcpu *vcpu;
 	struct refault_progress *progress; /* or NULL */
 };
 
