@@ -9,8 +9,8 @@
  * A thread does it, for it is to stay off the vCPUs' CPUs and behind everybody else, and a thread
  * without privileges can lower its priority, but not raise it again. Nice 10 is a tenth of a vCPU's
  * weight: where the CPU has to be shared the guest hardly notices, and yet the piece that is under
- * way (0.1 to 0.4 ms) ends within some milliseconds when there is hurry. SCHED_IDLE would keep the
- * switch waiting for a hundred.
+ * way (0.1 to 0.4 ms of work) ends soon when there is hurry: within tens of milliseconds beside
+ * somebody who computes. SCHED_IDLE, with a three-hundredth, could keep the switch waiting.
  *
  * KVM's second-level tables are filled as well where it can do that (KVM_PRE_FAULT_MEMORY, api.rst):
  * a run of pages right after it was mapped, so that KVM finds each page in this process's page
