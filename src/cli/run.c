@@ -350,6 +350,9 @@ static int take_over(struct vmm *v, uint64_t main_ns, struct error *err)
 	v->machine_made = r == 0;
 	if (r == 0)
 		r = open_services(v, &in, err);
+	if (r == 0 && update_is_rehearsal(&in) && memory.refault == REFAULT_BEFORE &&
+	    update_map_ram(v->update, &in, &v->refault, memory.refault_limit_ns, &wrong) < 0)
+		log_warn("%s; the guest does it itself", wrong.text);
 	if (r == 0)
 		r = update_commit(v->update, &in, err);
 	if (r == 0) {

@@ -75,6 +75,7 @@ int update_save_final(void *opaque, struct error *err)
 	struct stand_in_page *page = u->stand_in.page;
 	int r;
 
+	page->entered_ns = u->parked ? machine_entered(u->machine) : 0;
 	if (u->parked)
 		page->stopped_ns = machine_park_vcpus(u->machine);
 	r = machine_quiesce(u->machine, err);
@@ -90,9 +91,9 @@ void update_run_on(void *opaque)
 {
 	struct update *u = opaque;
 
-	machine_serve(u->machine);
 	if (u->parked)
 		machine_unpark_vcpus(u->machine);
+	machine_serve(u->machine);
 }
 
 /* ---- in the successor ---- */

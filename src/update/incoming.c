@@ -252,6 +252,28 @@ static void tell_end(struct update *u, const struct incoming *in, const struct u
 			 (unsigned long long)u->updates, wire->version);
 }
 
+static bool hurry(void *link)
+{
+	return stand_in_link_hurry(link);
+}
+
+int update_map_ram(struct update *u, const struct incoming *in, struct refault *r,
+		   uint64_t limit_ns, struct error *err)
+{
+	struct stand_in_page *page = in->link->page;
+	uint64_t left = stand_in_link_left_ns(in->link) / 2;
+	const struct refault_plan plan = {
+		.limit_ns = limit_ns < left ? limit_ns : left,
+		.hurry = hurry,
+		.opaque = in->link,
+		.spare = atomic_load(&page->has_free) ? &page->free : NULL,
+		.vcpu = &u->machine->vcpus[0],
+		.progress = &page->progress,
+	};
+
+	return refault_before(r, &u->machine->memory, &plan, err);
+}
+
 /* The guest runs until the stand-in stops it for us. */
 static int switch_over(struct update *u, struct incoming *in, struct take_over_times *t,
 		       struct error *err)
@@ -266,6 +288,7 @@ static int switch_over(struct update *u, struct incoming *in, struct take_over_t
 	r = stand_in_link_switch(in->link, err);
 	if (r < 0)
 		return r;
+	t->handed_ns = in->link->page->entered_ns;
 	t->stopped_ns = in->link->page->stopped_ns;
 	t->saved_ns = in->link->page->saved_ns;
 	r = final_state_load(u->machine, in, err);

@@ -9,7 +9,6 @@
 
 #include "stand_in.h"
 
-#define UPDATE_STOPPED_MARK "stopped" /* for the hand-off; no stage */
 #define UPDATE_ID_MAX 1024
 #define UPDATE_TIMEOUT_MAX_MS 600000
 #define UPDATE_VERSION_MAX 32
@@ -243,6 +242,7 @@ int incoming_load_wire(struct incoming *in, struct error *err);
 
 /* A successor's last steps, CLOCK_MONOTONIC. */
 struct take_over_times {
+	uint64_t handed_ns; /* the first vCPU in the stand-in; 0: there was none, or it was paused */
 	uint64_t stopped_ns; /* the last vCPU, for good; 0: it was paused */
 	uint64_t built_ns;
 	uint64_t saved_ns;   /* the final state is there; 0: there was none, the old order */

@@ -80,20 +80,6 @@ static json_int_t us(uint64_t from_ns, uint64_t to_ns)
 	return (json_int_t)((to_ns - from_ns) / 1000);
 }
 
-/* The predecessor's, and the first time that the guest was stopped, which is a mark, too. */
-static const struct update_mark *add_marks(json_t *stages, const struct fdtable *t)
-{
-	const struct update_mark *stopped = NULL;
-
-	for (uint32_t i = 0; i < t->nmarks; i++)
-		if (strcmp(t->marks[i].name, UPDATE_STOPPED_MARK) == 0)
-			stopped = &t->marks[i];
-		else
-			add_stage(stages, t->marks[i].name, t->marks[i].start_ns,
-				  t->marks[i].end_ns);
-	return stopped;
-}
-
 static void add_own(json_t *stages, const struct incoming *in, const struct take_over_times *t)
 {
 	add_stage(stages, "exec", in->fds->exec_ns, in->main_ns);
@@ -114,8 +100,9 @@ json_t *update_report(const struct update *u, const struct incoming *in,
 	const struct update_wire *wire = in->wire;
 	const struct fdtable *t = in->fds;
 	json_t *stages = json_array(), *r;
-	const struct update_mark *stopped = add_marks(stages, t);
 
+	for (uint32_t i = 0; i < t->nmarks; i++)
+		add_stage(stages, t->marks[i].name, t->marks[i].start_ns, t->marks[i].end_ns);
 	add_own(stages, in, times);
 	r = json_pack("{s:i,s:s,s:s,s:I,s:I,s:I,s:o,s:o}", "pid", (int)getpid(), "version",
 		      u->self->version, "previous-version", wire->version, "updates",
@@ -130,8 +117,8 @@ json_t *update_report(const struct update *u, const struct incoming *in,
 	if (r && times->entered_ns && times->stopped_ns)
 		json_object_set_new(r, "blackout-us",
 				    json_integer(us(times->stopped_ns, times->entered_ns)));
-	if (r && stopped)
+	if (r && times->handed_ns)
 		json_object_set_new(r, "hand-off-us",
-				    json_integer(us(stopped->start_ns, stopped->end_ns)));
+				    json_integer(us(t->stopped_ns, times->handed_ns)));
 	return r;
 }

@@ -14,7 +14,6 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -266,22 +265,15 @@ static int do_save(struct update *u, struct error *err)
 static int do_hand_off(struct update *u, struct error *err)
 {
 	struct machine *m = u->machine;
-	uint64_t entered;
 
+	(void)err;
 	if (u->stops_guest)
 		return 0;
 	machine_keep_awake(m, false);
 	machine_hand_over(m);
-	machine_serve(m);
 	stand_in_hand_over(&u->stand_in);
 	u->handed_over = true;
-	if (!u->parked)
-		return 0;
-	machine_unpark_vcpus(m);
-	while (!(entered = machine_entered(m)) && sched_yield() == 0)
-		if (stand_in_has_ended(&u->stand_in))
-			return err_set(err, ECHILD, "the stand-in has ended");
-	update_mark(u->fds, UPDATE_STOPPED_MARK, u->fds->stopped_ns, entered);
+	update_run_on(u);
 	return 0;
 }
 

@@ -256,6 +256,7 @@ static int stand_in_main(void *opaque)
 	struct stand_in *s = opaque;
 
 	prctl(PR_SET_NAME, "molt-stand-in");
+	pthread_sigmask(SIG_SETMASK, &s->signals, NULL);
 	if (s->ops->make(s->opaque, &s->trouble) < 0) {
 		s->ops->unmake(s->opaque);
 		set_and_wake(&s->state, STATE_FAILED);
@@ -337,16 +338,16 @@ static void *helper_main(void *opaque)
 static int start_helper(struct stand_in *s, struct error *err)
 {
 	pthread_attr_t attr;
-	sigset_t all, old;
 	int r = pthread_attr_init(&attr);
+	sigset_t all;
 
 	if (r)
 		return err_sys(err, r, "thread for the stand-in");
 	sigfillset(&all);
 	pthread_attr_setstacksize(&attr, HELPER_STACK_BYTES);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
+	pthread_sigmask(SIG_SETMASK, &all, &s->signals);
 	r = pthread_create(&s->helper, &attr, helper_main, s);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	pthread_sigmask(SIG_SETMASK, &s->signals, NULL);
 	pthread_attr_destroy(&attr);
 	s->helper_made = r == 0;
 	return r ? err_sys(err, r, "thread for the stand-in") : 0;
@@ -401,6 +402,7 @@ int stand_in_start(struct stand_in *s, struct error *err)
 
 void stand_in_arm(struct stand_in *s, bool saved)
 {
+	s->page->deadline_ms = s->deadline_ms;
 	atomic_store(&s->page->saved, saved);
 	atomic_store(&s->page->armed, now_ns());
 	set_deadline(s, s->deadline_ms);

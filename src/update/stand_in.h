@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -14,6 +15,7 @@
 #include <molt/base/error.h>
 #include <molt/base/loop.h>
 #include <molt/state/fdtable.h>
+#include <molt/vm/refault.h>
 
 #define STAND_IN_REASON_MAX 1024
 /* Of a successor, from the exec: nobody waits for it. */
@@ -59,14 +61,14 @@ struct stand_in_page {
 	/* All that follows: 0 where the guest is stopped from before the exec until the commit. */
 	_Atomic uint32_t turn; /* enum switch_turn */
 	_Atomic bool hurry;    /* a client, or the guest itself, waits for somebody to act */
+	uint64_t entered_ns;   /* when the first vCPU ran after the hand-off */
 	uint64_t final_len;    /* bytes of the final state */
 	uint64_t stopped_ns;   /* when the last vCPU stopped, for the switch */
 	uint64_t saved_ns;     /* and when its state was there */
-	/* CPUs where the stand-in's vCPUs do not run; good once it has handed over or stands in. */
-	_Atomic bool knows_free;
-	cpu_set_t free;
-	_Atomic uint64_t to_map,
-		mapped; /* bytes of guest RAM, by the successor before the switch */
+	_Atomic bool has_free;
+	cpu_set_t free; /* CPUs where the stand-in's vCPUs do not run, good once has_free is set */
+	uint32_t deadline_ms;             /* from armed on */
+	struct refault_progress progress; /* of guest RAM, by the successor before the switch */
 };
 
 struct stand_in;
@@ -109,6 +111,7 @@ struct stand_in {
 	/* Between predecessor and stand-in, which share this memory. */
 	_Atomic uint32_t state; /* enum, in stand_in.c; a futex */
 	struct error trouble;   /* why it could not be made */
+	sigset_t signals;       /* main's mask, and the stand-in's */
 	pthread_t helper;       /* whose thread-local memory it has */
 	_Atomic uint32_t helper_may_go;
 	bool helper_made;
@@ -161,6 +164,12 @@ int stand_in_link_open(struct stand_in_link *link, struct fdtable *fds, struct e
 
 /* Whether the guest runs there, and there is to be a switch. */
 bool stand_in_link_runs_guest(const struct stand_in_link *link);
+
+/* Whether somebody waits for the update to be over; safe on any thread. */
+bool stand_in_link_hurry(const struct stand_in_link *link);
+
+/* How much of the deadline is left, in ns. */
+uint64_t stand_in_link_left_ns(const struct stand_in_link *link);
 
 /*
  * The rehearsal is over: has the stand-in stop the guest and save it. 0, -ECANCELED where it has

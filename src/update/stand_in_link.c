@@ -60,6 +60,19 @@ bool stand_in_link_runs_guest(const struct stand_in_link *link)
 	return link->page && atomic_load(&link->page->owner) == OWNER_STAND_IN;
 }
 
+bool stand_in_link_hurry(const struct stand_in_link *link)
+{
+	return atomic_load(&link->page->hurry) || !stand_in_link_runs_guest(link);
+}
+
+uint64_t stand_in_link_left_ns(const struct stand_in_link *link)
+{
+	uint64_t end = atomic_load(&link->page->armed) + link->page->deadline_ms * 1000000ull;
+	uint64_t now = now_ns();
+
+	return end > now ? end - now : 0;
+}
+
 static int lost(struct error *err)
 {
 	return err_set(err, ECANCELED, "too late: the stand-in has taken the guest back");

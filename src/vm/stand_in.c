@@ -68,9 +68,15 @@ void machine_hand_back(struct machine *m)
 
 void machine_serve(struct machine *m)
 {
-	for (unsigned int i = 0; i < m->ndevices; i++)
-		if (m->devices[i]->cls->serve)
-			m->devices[i]->cls->serve(m->devices[i]);
+	for (unsigned int i = 0; i < m->ndevices; i++) {
+		struct device *dev = m->devices[i];
+
+		if (!dev->cls->serve)
+			continue;
+		pthread_mutex_lock(&dev->lock);
+		dev->cls->serve(dev);
+		pthread_mutex_unlock(&dev->lock);
+	}
 }
 
 void machine_take_back(struct machine *m)

@@ -97,7 +97,7 @@ def test_a_stalled_log_does_not_hold_up_the_way_back():
         vm.follow(vm.qmp.wait_event("UPDATE_FAILED")["data"]["pid"])
         assert vm.pid != vm.proc.pid
         vm.wait_ticks(5)
-        assert "the guardian runs the guest on" in read_now(vm.log_out).decode()
+        assert "the stand-in runs the guest on" in read_now(vm.log_out).decode()
         assert "log" in vm.threads()
         fill(vm.log_in)
         vm.wait_ticks(5)

@@ -20,6 +20,7 @@
 #include <molt/state/kinds.h>
 #include <molt/state/stream.h>
 #include <molt/vm/machine.h>
+#include <molt/vm/refault.h>
 
 struct incoming;
 struct update_wire;
@@ -124,6 +125,13 @@ bool update_is_successor(void);
  */
 int update_adopt(struct incoming *in, const char *uri, uint64_t main_ns, struct error *err);
 void update_incoming_fini(struct incoming *in);
+
+/*
+ * In a rehearsal, before update_commit(): maps guest RAM in advance, for limit_ns at most, and not
+ * longer than the stand-in waits or nobody else does; see refault_before().
+ */
+int update_map_ram(struct update *u, const struct incoming *in, struct refault *r,
+		   uint64_t limit_ns, struct error *err);
 
 /* Whether the guest runs in a stand-in, and what is built is a rehearsal until the commit. */
 bool update_is_rehearsal(const struct incoming *in);

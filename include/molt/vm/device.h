@@ -121,8 +121,8 @@ struct device_class {
 	int (*quiesce)(struct device *dev, struct error *err);
 	void (*resume)(struct device *dev);
 	/*
-	 * Quiesced, in a stand-in whose guest is about to run: serves the guest, as far as that
-	 * changes no descriptor and no host state. quiesce follows again, or resume. NULL: there is
+	 * Quiesced, in a stand-in whose guest runs, with the device's lock held: serves the guest, as
+	 * far as that changes no descriptor and no host state. quiesce follows again, or resume. NULL: there is
 	 * nothing to serve but register accesses.
 	 */
 	void (*serve)(struct device *dev);

@@ -242,7 +242,7 @@ void machine_forget_stand_in(struct machine *m);
 void machine_hand_over(struct machine *m);
 void machine_hand_back(struct machine *m);
 
-/* Of quiesced devices, before the stand-in's guest runs: see serve of struct device_class. */
+/* Of quiesced devices, as soon as the stand-in's guest runs: see serve of struct device_class. */
 void machine_serve(struct machine *m);
 
 /*
