@@ -11,7 +11,7 @@
  * background it is neither read nor set, and shows output. So `raw` is a wish, which crosses an
  * update; whether it is in force (raw_set) follows from who has the terminal, at the start, after
  * an update, before each read, and when SIGCONT comes. A shell that brings a running job to the
- * foreground sends no signal, nor does one that takes the terminal from the guardian: then a
+ * foreground sends no signal, nor does one that takes the terminal from the stand-in: then a
  * timer looks now and then.
  */
 #include <errno.h>
@@ -153,7 +153,7 @@ static void tty_job_control(struct chardev *cd, bool stopping)
 		cd->in_held = true;
 		put_right(cd);
 	} else if (cd->in_held && terminal_has_lost_its_shell()) {
-		/* In the guardian: the shell is about to take the terminal. */
+		/* In the stand-in: the shell is about to take the terminal. */
 		look_again(cd, true);
 	} else {
 		look(cd);

@@ -52,7 +52,7 @@ int terminal_make_raw(int fd, struct termios *original)
 
 /*
  * A shell that takes the terminal back may find it raw: one that does not set its own mode (dash),
- * after its job was stopped by SIGSTOP, or was killed in an update and lives on in the guardian.
+ * after its job was stopped by SIGSTOP, or was killed in an update and lives on in the stand-in.
  */
 static bool is_left_raw(int fd, const struct termios *original)
 {

@@ -18,7 +18,7 @@ bool terminal_is_ours(int fd);
 
 /*
  * Whether the foreground may be lost without a signal to us: this process is not the child of one
- * in its session. So it is for the guardian, whose job the shell has seen end.
+ * in its session. So it is for the stand-in, whose job the shell has seen end.
  */
 bool terminal_has_lost_its_shell(void);
 

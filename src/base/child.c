@@ -27,7 +27,7 @@ static void forget(struct child *c)
 static int has_ended(const struct child *c, bool take)
 {
 	siginfo_t info = { .si_pid = 0 };
-	/* __WALL: a guardian sends no signal when it ends, and is looked for only with that. */
+	/* __WALL: a stand-in sends no signal when it ends, and is looked for only with that. */
 	int flags = WEXITED | WNOHANG | __WALL | (take ? 0 : WNOWAIT);
 
 	if (waitid((idtype_t)P_PIDFD, (id_t)c->fd, &info, flags) < 0)

@@ -7,7 +7,7 @@
  * molt shares with others (no O_NONBLOCK), and a file's file system may hang. So a line goes into a
  * queue in memory, and a thread that has nothing else to do writes it (writer.h). A line is in the
  * queue until it has been taken for writing, and then in `piece` until it is written: memory that
- * the guardian shares.
+ * the stand-in shares.
  *
  * The queue takes no more from the moment something did not fit until it is empty; then how many
  * lines were lost is said, in the place where they are missing. Lines that could not be written (a

@@ -8,7 +8,7 @@
  *
  * *The mode.* bind() makes the file with all rights less the umask, so a umask leaves no moment in
  * which others could connect. It is the whole process's, but only main makes files: threads that
- * write have theirs open already, and a guardian has a umask of its own. fchmod() before bind()
+ * write have theirs open already, and a stand-in has a umask of its own. fchmod() before bind()
  * would do as well, but for the sandbox, which refuses it.
  *
  * *Is it in use?* A datagram socket asks: connect() finds the socket by its file first and compares
@@ -276,7 +276,7 @@ int unix_socket_remove_stale(const char *path)
 }
 
 /*
- * Whoever an update has left behind (a guardian that takes memory apart) has the socket, too. The
+ * Whoever an update has left behind (a stand-in that takes memory apart) has the socket, too. The
  * lock is not held meanwhile: others start in that directory.
  */
 static int remove_unknown(const struct sockaddr_un *sun)

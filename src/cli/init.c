@@ -3,12 +3,12 @@
  * molt as process 1 of a pid name space: a container's only program. Theory of operation.
  *
  * When process 1 ends the kernel ends all others of its name space, and from within it cannot be
- * killed. So it cannot be the VMM: a successor that died would take the guardian and the guest
+ * killed. So it cannot be the VMM: a successor that died would take the stand-in and the guest
  * along, and one that hangs could not be ended. The VMM is a child of a small init, which does what
  * process 1 has to do (it takes the end of every orphan), passes signals on, and ends as the VMM
  * ends.
  *
- * Which process that is changes where a guardian takes the guest back. molt tells a service manager
+ * Which process that is changes where a stand-in takes the guest back. molt tells a service manager
  * of such changes anyway (base/notify.h); here it tells init, over a socket pair in the place of
  * the manager's socket, in that protocol's words. It does so before the old process can end, so
  * whatever init reads when it sees a process end was said before. A manager outside of the name

@@ -372,7 +372,7 @@ static int take_over(struct vmm *v, uint64_t main_ns, struct error *err)
 		log_error("%s", err->text);
 		log_stop(LOG_DRAIN_MS);
 		update_give_up(&in, err);
-		/* Terminal, sockets and their paths are the guardian's: nothing is torn down. */
+		/* Terminal, sockets and their paths are the stand-in's: nothing is torn down. */
 		_exit(MACHINE_EXIT_FAILURE);
 	}
 	update_incoming_fini(&in);

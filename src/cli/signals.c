@@ -9,7 +9,7 @@
  * A signal that is ignored when molt starts is left alone, as a shell's `trap '' HUP`, nohup(1)
  * and the jobs that a script starts with & expect. Such a signal must not be blocked: Linux drops
  * an ignored one when it is sent, but queues it where it is blocked, and a signalfd would read
- * it. What is ignored stays so over an exec and in a clone, so a successor and the guardian find
+ * it. What is ignored stays so over an exec and in a clone, so a successor and the stand-in find
  * out in the same way; a predecessor may have blocked them nevertheless.
  *
  * Job control. To stop is the default action of SIGTSTP, and the kernel knows better than we when

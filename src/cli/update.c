@@ -18,7 +18,7 @@
 #define TIMEOUT_MAX_MS 600000
 /*
  * The timeout counts once for the check and once for the take-over. This is for what comes before
- * (the state file's disk space, devices' last I/O) and after (the guardian's way back).
+ * (the state file's disk space, devices' last I/O) and after (the stand-in's way back).
  */
 #define MARGIN_MS 10000
 #define AFTERWARDS_MS 2000
@@ -231,7 +231,7 @@ static void note_event(void *opaque, json_t *msg)
 }
 
 /*
- * After the guardian has taken over it is another process. The event comes behind the answer, so it
+ * After the stand-in has taken over it is another process. The event comes behind the answer, so it
  * is here when the next command has its answer; after a mere refusal ("busy") there is none.
  */
 static void say_where_it_runs(struct client *c)

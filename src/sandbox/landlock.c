@@ -49,7 +49,7 @@ int landlock_abi(void)
 
 /*
  * Before that erratum was mended main could not kick a vCPU thread that is in another domain, and
- * the guardian could not end a successor. Where it is not mended signals stay free.
+ * the stand-in could not end a successor. Where it is not mended signals stay free.
  */
 static bool signals_are_sane(void)
 {

@@ -325,11 +325,11 @@ int update_commit(struct update *u, struct incoming *in, struct error *err)
 	machine_forget_rehearsal(u->machine);
 	machine_fast_paths(u->machine, true);
 	stand_in_link_release(in->link, machine_spare_cpus(u->machine, &spare) ? &spare : NULL);
-	update_keep_guardian(u, &in->link->child);
+	update_keep_stand_in(u, &in->link->child);
 	for (uint32_t i = 0; i < wire->nguardians; i++) {
 		struct child older = { .pid = (pid_t)wire->guardians[i], .fd = -1 };
 
-		update_keep_guardian(u, &older);
+		update_keep_stand_in(u, &older);
 	}
 	return 0;
 }

@@ -13,7 +13,7 @@
 #define UPDATE_TIMEOUT_MAX_MS 600000
 #define UPDATE_VERSION_MAX 32
 #define UPDATE_ARGV_MAX 65536
-#define UPDATE_GUARDIANS_MAX 64
+#define UPDATE_STAND_INS_MAX 64
 #define UPDATE_ERROR_ENV "MOLT_UPDATE_ERROR"
 #define UPDATE_CHECK_ENV "MOLT_CHECK" /* three descriptors: stream:fdtable:answer */
 
@@ -45,7 +45,7 @@ struct update_wire {
 	uint32_t wrapper_len;
 	uint8_t wrapper[UPDATE_ARGV_MAX]; /* by which the predecessor was executed, in the same way */
 	uint32_t nguardians;
-	uint32_t guardians[UPDATE_GUARDIANS_MAX]; /* of earlier updates that have not ended yet: pids */
+	uint32_t guardians[UPDATE_STAND_INS_MAX]; /* of earlier updates that have not ended yet: pids */
 };
 
 /* The successor in check mode, while it is at work. */
@@ -72,10 +72,10 @@ struct final_state {
 #define FINAL_STATE_NONE ((struct final_state){ .fd = -1 })
 
 /*
- * A guardian of an earlier update that takes its memory apart: a child of this process until it has
+ * A stand-in of an earlier update that takes its memory apart: a child of this process until it has
  * ended.
  */
-struct old_guardian {
+struct old_stand_in {
 	struct child child;
 	struct loop_source ended;
 };
@@ -132,7 +132,7 @@ struct update {
 	struct final_state final;
 	struct update_check check;
 
-	struct old_guardian old_guardians[UPDATE_GUARDIANS_MAX];
+	struct old_stand_in old_stand_ins[UPDATE_STAND_INS_MAX];
 };
 
 /* In the stand-in, when the guest is the successor's: makes the copy of the state. */
@@ -173,14 +173,14 @@ void check_end(struct update *u);
 void update_checked(struct update *u, const struct error *err);
 
 /*
- * The guardians of earlier updates. They may take longer to end than the next update comes, so the
- * list of those that are still there goes on to the successor. update_keep_guardian() takes one
+ * The stand-ins of earlier updates. They may take longer to end than the next update comes, so the
+ * list of those that are still there goes on to the successor. update_keep_stand_in() takes one
  * over; more than there is room for do not end in time, and no further update is accepted then
- * (update_reap_guardians(): -EBUSY).
+ * (update_reap_stand_ins(): -EBUSY).
  */
-void update_keep_guardian(struct update *u, struct child *child);
-int update_reap_guardians(struct update *u, struct error *err);
-void update_forget_guardians(struct update *u);
+void update_keep_stand_in(struct update *u, struct child *child);
+int update_reap_stand_ins(struct update *u, struct error *err);
+void update_forget_stand_ins(struct update *u);
 
 /* The end of an update that failed: tells everyone. */
 void update_failed(struct update *u, const struct error *err);

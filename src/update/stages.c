@@ -61,7 +61,7 @@ static int do_prepare(struct update *u, struct error *err)
 	wire->kind = u->kind;
 	wire->keep_io = u->keep_io;
 	wire->updates = u->updates;
-	if (update_reap_guardians(u, err) < 0)
+	if (update_reap_stand_ins(u, err) < 0)
 		return -EBUSY;
 	memcpy(wire->version, u->self->version,
 	       strnlen(u->self->version, sizeof(wire->version) - 1));

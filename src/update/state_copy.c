@@ -3,7 +3,7 @@
  * The copy of the state that a user asked for. Theory of operation.
  *
  * What the successor loads is a memfd. When the guest runs again there is a process that has it, too,
- * and nothing else to do than to take the predecessor's memory apart: the guardian. So the copy is
+ * and nothing else to do than to take the predecessor's memory apart: the stand-in. So the copy is
  * made there, after the commit. A disk that is slow or hangs is in nobody's way: all descriptors but
  * those that this takes are closed before. What fails is a line in the log, and nothing to the
  * update; an update that failed leaves no file and changes none.

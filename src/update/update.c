@@ -324,8 +324,8 @@ int update_create(struct update **out, struct machine *m, const struct update_se
 	u->state_file = NEW_FILE_NONE;
 	u->check.child = u->stand_in.child = CHILD_NONE;
 	u->final = FINAL_STATE_NONE;
-	for (size_t i = 0; i < UPDATE_GUARDIANS_MAX; i++)
-		u->old_guardians[i].child = CHILD_NONE;
+	for (size_t i = 0; i < UPDATE_STAND_INS_MAX; i++)
+		u->old_stand_ins[i].child = CHILD_NONE;
 	u->command_fd = u->given_state_fd = u->program_fd = -1;
 	r = loop_wake_init(m->loop, &u->start, start, u, err);
 	if (r < 0) {
@@ -345,7 +345,7 @@ void update_destroy(struct update *u)
 		check_end(u);
 		update_unprepare(u);
 	}
-	update_forget_guardians(u);
+	update_forget_stand_ins(u);
 	forget_request(u);
 	json_decref(u->last);
 	json_decref(u->migrate.command);

@@ -9,7 +9,7 @@
  *
  * By the time something fails, descriptors may have been closed by the very code that failed. So
  * all of them are copied when the table is read, and it is the copies that the way back hands on;
- * after the commit they are closed. If this way fails, too, the process ends, and the guardian has
+ * after the commit they are closed. If this way fails, too, the process ends, and the stand-in has
  * the guest.
  */
 #include <errno.h>
@@ -79,7 +79,7 @@ void update_give_up(struct incoming *in, const struct error *err)
 	if (in->link)
 		stand_in_link_give_up(in->link, err->text);
 	/*
-	 * Once is enough: if the predecessor's own binary cannot load this, there is the guardian.
+	 * Once is enough: if the predecessor's own binary cannot load this, there is the stand-in.
 	 * And where that has the guest already there is nothing to give back.
 	 */
 	if (in->failure || !in->spare || err->code == ECANCELED)

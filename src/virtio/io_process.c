@@ -121,7 +121,7 @@ static void has_exited(void *opaque, uint32_t events)
 	(void)events;
 	loop_del(&p->exited);
 	if (!child_wait(&p->child, 0)) {
-		fd_close(&p->child.fd); /* another process's child: after a guardian took over */
+		fd_close(&p->child.fd); /* another process's child: after a stand-in took over */
 		p->child = CHILD_NONE;
 	}
 	p->failures = now_ns() - p->started_ns < SOON_NS ? p->failures + (p->failures < 5) : 0;

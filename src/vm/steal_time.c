@@ -7,7 +7,7 @@
  *
  * The time that the vCPU waited for a CPU. KVM adds what the current thread waited since the last
  * time. A thread that has waited less than the one before would make it go back, and the clock by
- * which Linux schedules would stand still until it has caught up. So when the guardian's threads
+ * which Linux schedules would stand still until it has caught up. So when the stand-in's threads
  * take over no more is accounted in this KVM VM; the next update's VM goes on with it.
  *
  * Whether the vCPU is preempted. Another vCPU that sees the mark sends it no interrupt to flush

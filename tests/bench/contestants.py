@@ -106,7 +106,7 @@ class Molt(Contestant):
         self.mailbox = Mailbox(self.vm.pid, "molt-ram", lambda: self.vm.proc.poll() is None)
 
     def settle(self):
-        # The guardian takes the old VM apart at the lowest priority: minutes where CPUs are scarce.
+        # The stand-in takes the old VM apart at the lowest priority: minutes where CPUs are scarce.
         for pid in children(self.vm.pid):
             try:
                 os.setpriority(os.PRIO_PROCESS, pid, 0)

@@ -13,7 +13,7 @@
  * Signals tell it what to do, since its only thread is the vCPU's:
  *
  *	SIGUSR1		get ready: end the last round's child, make the next (before the pause, as
- *			molt's guardian)
+ *			molt's stand-in)
  *	SIGUSR2		exec
  *
  * It is built as molt is (static-pie), and run by bench.py.

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""What could be done in the place of main, with and without a disk, a vCPU thread, the guardian or the check's child.
+"""What could be done in the place of main, with and without a disk, a vCPU thread, the stand-in or the check's child.
 
 tests/sandbox/attempts.c tries it where they are: as the successor that `molt update` starts, in check mode and without
-a check, after which the guardian has the guest and it runs on. Once as root and once as another user. The table in
+a check, after which the stand-in has the guest and it runs on. Once as root and once as another user. The table in
 docs/sandbox.md is what came out; --write puts it there. A line that is not possible here without a sandbox either (the
 kernel lacks it, say) says nothing and is left out.
 """
@@ -31,7 +31,7 @@ DOCUMENT = os.path.join(ROOT, "docs", "sandbox.md")
 BLOCK = re.compile(r"(<!-- attempts -->\n).*?(<!-- end of attempts -->)", re.S)
 ATTEMPTS = os.environ.get("MOLT_ATTEMPTS") or os.path.join(os.path.dirname(molt_binary()), "tests/sandbox/attempts")
 WITH_DISK = "main with a disk"
-COLUMNS = ("main", WITH_DISK, "vCPU thread", "guardian", "check's child")
+COLUMNS = ("main", WITH_DISK, "vCPU thread", "stand-in", "check's child")
 LANDLOCK = 6          # the table is for this ABI or newer
 USER = 12345
 AS_ROOT = ("--user", "root")          # options that leave molt root where root starts it
@@ -138,7 +138,7 @@ def alone(uid, how):
 
 
 def attack_molt(uid, column):
-    """{what: possible} in a real molt. The guest runs on, if need be in the guardian, confined as main was."""
+    """{what: possible} in a real molt. The guest runs on, if need be in the stand-in, confined as main was."""
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(Place(uid))
         disk = ("--disk", "path=" + place.path("disk")) if column == WITH_DISK else ()
@@ -154,7 +154,7 @@ def attack_molt(uid, column):
             raise Skip("the table is for Landlock ABI %d or newer" % LANDLOCK)
         before = status(vm.pid)
         assert before["Uid"].split() == [str(uid)] * 4 and int(before["CapBnd"], 16) == 0, before
-        how = "guardian" if column == "guardian" else "plain"
+        how = "stand-in" if column == "stand-in" else "plain"
         command = [place.path("attempts"), how, place.dir, place.path("writable/result")]
         if column == "check's child":
             expect_error(lambda: vm.update(*command, timeout=100000), "gave no answer")

@@ -43,7 +43,7 @@ class Container(Vm):
         if os.getuid() != 0 or subprocess.run(SPACE + ["true"], stderr=subprocess.DEVNULL, check=False).returncode:
             raise Skip("no name spaces can be made here")
         if sanitized():
-            raise Skip("a molt with a sanitizer needs libraries and a /proc, and guardians cannot take over in one")
+            raise Skip("a molt with a sanitizer needs libraries and a /proc, and stand-ins cannot take over in one")
         super().__init__("--memory", "64M", *args, start=False, cmdline=TICKER, **kw)
         self.root = self.path("root")
         os.makedirs(self.root)
@@ -328,7 +328,7 @@ def filtered(special, otherwise):
 
 def under_filter(special, otherwise, *args):
     if sanitized():
-        raise Skip("a sanitizer makes calls of its own, and the guardian cannot take over")
+        raise Skip("a sanitizer makes calls of its own, and the stand-in cannot take over")
     with Vm("--memory", "64M", "--log-file", "/dev/stderr", *args, start=False, cmdline=TICKER) as vm:
         vm.popen["preexec_fn"] = filtered(special, otherwise)
         vm.start()

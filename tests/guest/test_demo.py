@@ -65,7 +65,7 @@ ln -s "%s" "$2/molt"; touch "$2/build.ninja"
         out = demo.communicate(timeout=60)[0]
         assert demo.returncode == 0 and "three updates in one process" in out, out
         assert not glob.glob(self.build + "/run.*"), out
-        wait_for(lambda: not self.molts())  # a guardian that takes memory apart outlives its molt a little
+        wait_for(lambda: not self.molts())  # a stand-in that takes memory apart outlives its molt a little
 
 
 def wait_for(what):

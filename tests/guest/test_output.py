@@ -87,7 +87,7 @@ def test_a_stalled_log_holds_nobody_up():
 
 
 def test_a_stalled_log_does_not_hold_up_the_way_back():
-    """A successor that dies while nobody reads: the guardian has the guest, in another process, and tells of it."""
+    """A successor that dies while nobody reads: the stand-in has the guest, in another process, and tells of it."""
     if sanitized():
         raise Skip("sanitizers keep books on threads, which another process that takes over the memory lacks")
     with Piped("--memory", "32M", cmdline="period_ms=10") as vm:

@@ -129,7 +129,7 @@ def test_way_back_and_guardian():
         runs_on(vm)
         check_confined(vm)
         if sanitized():
-            raise Skip("the guardian cannot take over in a build with a sanitizer")
+            raise Skip("the stand-in cannot take over in a build with a sanitizer")
         for program in ("/bin/false", "/bin/sleep"):
             forget_events(vm)
             expect_error(lambda p=program: vm.update(p, "60", no_check=True, timeout=300))
@@ -411,7 +411,7 @@ def may_look_into(pid, user):
 
 
 def test_nobody_of_the_same_user_looks_in():
-    """In no image: not in a successor, the way back, the guardian. But where that was asked for."""
+    """In no image: not in a successor, the way back, the stand-in. But where that was asked for."""
     need_root()
     if sanitized():
         raise Skip("a build with a sanitizer has a leak checker that looks in")

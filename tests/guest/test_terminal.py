@@ -509,7 +509,7 @@ def check_take_back(shell):
             pid = shell.fail_update([successor])
             assert pid != first
             assert shell.wait_status(line) == 128 + signal.SIGKILL
-            # Where the shell is late the guardian had it for a moment.
+            # Where the shell is late the stand-in had it for a moment.
             wait_for(lambda: not shell.is_raw(), "terminal of the shell's")
             shell.check_right()
             assert shell.guest() == pid
@@ -574,7 +574,7 @@ def check_left_alone(shell, signals):
 
 
 def check_ignored(shell, signals):
-    """In a cold start, a successor and a guardian."""
+    """In a cold start, a successor and a stand-in."""
     check_left_alone(shell, signals)
     shell.update()
     check_left_alone(shell, signals)

@@ -117,7 +117,7 @@ def failing(options):
 
 
 def test_way_back_with_periodic_timers():
-    """Updates that fail: the guest runs on in the same process, and at last in the guardian."""
+    """Updates that fail: the guest runs on in the same process, and at last in the stand-in."""
     if "MOLT_OTHERS" not in os.environ:
         raise Skip("MOLT_OTHERS does not name the molts that cannot take over")
     failing("timer=periodic pit=periodic")

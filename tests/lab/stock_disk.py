@@ -120,7 +120,7 @@ def many_updates(report, guest):
             time.sleep(PAUSE)
             guest.update()
             time.sleep(PAUSE)
-            said.append(failed.fail(("give-back", "guardian")[number % 2]))
+            said.append(failed.fail(("give-back", "stand-in")[number % 2]))
     report.check("%d more, of which every second failed after the exec" % (2 * FAILURES),
                  guest.updates == UPDATES + FAILURES and len(said) == FAILURES, "\n".join(said))
 

@@ -277,7 +277,7 @@ class Vm:
 
     def start(self):
         with open(self.log_path, "ab") as log:
-            # A session of its own: whoever is left of it, a guardian for instance, is found by it.
+            # A session of its own: whoever is left of it, a stand-in for instance, is found by it.
             self.proc = subprocess.Popen(self.argv, stdin=self.stdin, stderr=log, env=self.env,
                                          start_new_session=True, **self.popen)
         if self.control:
@@ -313,7 +313,7 @@ class Vm:
         if not self.proc:
             return
         try:
-            # A guardian that sees its molt die would run the guest on: both at once.
+            # A stand-in that sees its molt die would run the guest on: both at once.
             os.killpg(self.proc.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
@@ -328,7 +328,7 @@ class Vm:
 
     @property
     def pid(self):
-        """Where the guest runs: what was started, or the guardian that was followed."""
+        """Where the guest runs: what was started, or the stand-in that was followed."""
         return self.moved or self.proc.pid
 
     def follow(self, pid):
@@ -360,7 +360,7 @@ class Vm:
         """what: the words for it, or a function that finds them when it is too late."""
         left, now = timeout, time.monotonic()
         while not condition():
-            # Whoever runs the guest, a guardian perhaps, is in the session that start() made.
+            # Whoever runs the guest, a stand-in perhaps, is in the session that start() made.
             if self.proc.poll() is not None and not session_lives(self.proc.pid) and not condition():
                 raise AssertionError("molt ended with %d before %s\n%s" % (
                     self.proc.returncode, what() if callable(what) else what, self.log()))

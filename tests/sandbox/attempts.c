@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What could somebody do who has taken over main, the guardian, the check's child or a vCPU thread?
+ * What could somebody do who has taken over main, the stand-in, the check's child or a vCPU thread?
  * This program is run in their place and tries. It prints one line for each attempt: "yes" if it
  * was possible, "no" if not, and what it was. An attempt is an act that is complete, and it is made
  * in a child, so that none is in the way of the next. tests/guest/test_attack.py makes the place in
@@ -9,7 +9,7 @@
  *
  * usage: attempts HOW PLACE OUTPUT
  *	plain		as it was started
- *	guardian	in a process that shares the memory, and is no thread
+ *	stand-in	in a process that shares the memory, and is no thread
  *	vcpu		each attempt in the sandbox of a vCPU thread
  *	victim		waits to be attacked
  *	gained		for this program with more rights in its file: status 0 where they count
@@ -244,7 +244,7 @@ static int beside(void *opaque)
 	_exit(try_all(opaque));
 }
 
-/* In a process that is made as a guardian is. */
+/* In a process that is made as a stand-in is. */
 static int try_beside(char *output)
 {
 	int status = 1;
@@ -288,7 +288,7 @@ int main(int argc, char **argv)
 	if (argc == 2 && strcmp(argv[1], "gained") == 0)
 		return gained();
 	if (argc < 4 || chdir(argv[2]) < 0) {
-		fprintf(stderr, "usage: attempts plain|guardian|vcpu|victim PLACE OUTPUT\n");
+		fprintf(stderr, "usage: attempts plain|stand-in|vcpu|victim PLACE OUTPUT\n");
 		return 2;
 	}
 	how = argv[1];
@@ -302,5 +302,5 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	fclose(file);
-	return strcmp(how, "guardian") == 0 ? try_beside(argv[3]) : try_all(argv[3]);
+	return strcmp(how, "stand-in") == 0 ? try_beside(argv[3]) : try_all(argv[3]);
 }

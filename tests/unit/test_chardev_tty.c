@@ -602,7 +602,7 @@ static void an_update_in_the_background(void **state)
 	close_and_expect(s, &t, &others);
 }
 
-static void a_guardian_puts_it_right_first(void **state)
+static void a_stand_in_puts_it_right_first(void **state)
 {
 	struct sink *s = *state;
 	struct error err = ERROR_INIT;
@@ -791,7 +791,7 @@ int main(void)
 		T(left_raw_it_is_put_right_in_the_background),
 		T(raw_mode_of_another_is_left_alone),
 		T(an_update_in_the_background),
-		T(a_guardian_puts_it_right_first),
+		T(a_stand_in_puts_it_right_first),
 		T(a_hangup_in_the_background_is_quiet),
 		T(pty_carries_both_ways),
 		T(pty_without_a_user_is_quiet),

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A crew in a process that shares another's memory, but not its threads: the guardian's case, whose
+ * A crew in a process that shares another's memory, but not its threads: the stand-in's case, whose
  * threads are all gone, and that of two processes of which each has threads of its own for the same
  * work. What happens there is told by a pipe, "ok" or the line that went wrong: nothing in such a
  * process may be cmocka's.

@@ -100,7 +100,7 @@ static void test_without_the_flush_kvm_keeps_the_note(void **state)
 	bench_fini(&b);
 }
 
-/* Each of its calls, once: there is nobody behind the guardian to try again. */
+/* Each of its calls, once: there is nobody behind the stand-in to try again. */
 static void test_a_call_that_fails_once(void **state)
 {
 	static const struct {

@@ -78,7 +78,7 @@ static void main_pid(void *opaque, pid_t pid)
 	(void)pid;
 }
 
-/* Only a guardian comes here, and no test lets one take over. */
+/* Only a stand-in comes here, and no test lets one take over. */
 static int reborn(void *opaque, struct error *err)
 {
 	(void)opaque;
@@ -232,13 +232,13 @@ void update_bench_refused(struct update_bench *t, const char *json, int code, co
 #endif
 
 /*
- * ThreadSanitizer takes the guardian's clone(CLONE_VM) for a fork, and from then on believes that
+ * ThreadSanitizer takes the stand-in's clone(CLONE_VM) for a fork, and from then on believes that
  * the parent, whose memory it is, were the child.
  */
 void update_bench_skip_under_tsan(void)
 {
 	if (!THREAD_SANITIZER)
 		return;
-	print_message("# ThreadSanitizer cannot follow a guardian or a fork\n");
+	print_message("# ThreadSanitizer cannot follow a stand-in or a fork\n");
 	skip();
 }

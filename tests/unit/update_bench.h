@@ -42,7 +42,7 @@ void update_bench_must_fail(struct update_bench *t, const char *json, const char
 /* `update` refused at once. */
 void update_bench_refused(struct update_bench *t, const char *json, int code, const char *words);
 
-/* Skips the case, where it needs a guardian, in a build that cannot have one. */
+/* Skips the case, where it needs a stand-in, in a build that cannot have one. */
 void update_bench_skip_under_tsan(void);
 
 /* Turns the loop until said contains text; fails the test after some seconds without. */

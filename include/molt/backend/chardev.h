@@ -76,7 +76,7 @@ bool chardev_connected(const struct chardev *cd);
 /* As control_listen_again(), for a socket's peers; nothing for other kinds. */
 void chardev_listen_again(struct chardev *cd);
 
-/* In the guardian: whoever held the lock is dead. */
+/* In the stand-in: whoever held the lock is dead. */
 void chardev_revive(struct chardev *cd);
 
 /*

@@ -88,7 +88,7 @@ void log_rest(void);
  */
 void log_stop(unsigned int ms);
 
-/* First of all in the guardian, which has the lines but not the thread; it makes a new one. */
+/* First of all in the stand-in, which has the lines but not the thread; it makes a new one. */
 void log_revive(void);
 
 /* Lines that were lost or are still waiting, for a successor; and the predecessor's, to be told. */

@@ -83,7 +83,7 @@ void writer_finish(struct writer *w);
  */
 bool writer_stop(struct writer *w, unsigned int ms);
 
-/* In the guardian, which has the memory but not the threads: whoever held the lock is dead. */
+/* In the stand-in, which has the memory but not the threads: whoever held the lock is dead. */
 void writer_revive(struct writer *w);
 
 #endif

@@ -49,7 +49,7 @@ int sandbox_become(const struct sandbox_user *user, struct error *err);
 /*
  * Whether other processes of the same user may look into this one's memory and descriptors, guest
  * RAM first of all, and whether it leaves a core file (prctl(2), PR_SET_DUMPABLE). An exec makes it
- * so again: each image asks anew, before it has anything to hide. Threads, guardian included, share
+ * so again: each image asks anew, before it has anything to hide. Threads, stand-in included, share
  * it. No-op in builds with a sanitizer, whose leak checker looks in from a child.
  */
 void sandbox_hide(bool hide);

@@ -63,7 +63,7 @@ struct update_ops {
 	/* Sends an event to all clients; takes over data. */
 	void (*event)(void *opaque, const char *name, json_t *data);
 	/*
-	 * This process is the guardian and has taken the guest back: renew what belongs to a
+	 * This process is the stand-in and has taken the guest back: renew what belongs to a
 	 * process (signals), and when that is done run the event loop to its end. The second never
 	 * returns.
 	 */
@@ -138,7 +138,7 @@ bool update_is_rehearsal(const struct incoming *in);
 
 /*
  * The successor cannot take over: execs the predecessor's binary again, in this process. Returns
- * where that is not possible, with the reason left for the guardian, which then runs the guest on:
+ * where that is not possible, with the reason left for the stand-in, which then runs the guest on:
  * the caller must end the process at once, with nothing torn down, for everything is still in use.
  */
 void update_give_up(struct incoming *in, const struct error *err);

@@ -54,7 +54,7 @@ def check_guardian(command, **arguments):
     need_threads_to_follow()
     with start_probe() as vm:
         sentence, pid = fail(vm, command, **arguments)
-        assert pid != vm.pid, "the guardian is another process"
+        assert pid != vm.pid, "the stand-in is another process"
         check_alive(vm)
         assert vm.qmp.command("query-status")["status"] == "running"
         assert vm.update()["pid"] == pid
@@ -243,7 +243,7 @@ def test_wrapper_that_starts_molt_as_a_child():
         vm.follow(report["pid"])
         vm.wait_log(r"process %d, not in %d" % (vm.pid, vm.proc.pid))
         check_alive(vm)
-        # From there on it is as good a process as any, and its guardian no child that it would wait for.
+        # From there on it is as good a process as any, and its stand-in no child that it would wait for.
         assert "previous-pid" not in vm.update(molt_binary(), "run")
         check_alive(vm)
 
@@ -275,8 +275,8 @@ def test_service_manager_is_told_which_process_to_watch():
         with start_probe(env=dict(os.environ, NOTIFY_SOCKET=manager.getsockname())) as vm:
             assert told() == {"MAINPID": str(vm.pid), "READY": "1"}
             vm.update()
-            guardian = told()["MAINPID"]
-            assert guardian != str(vm.pid)
+            stand-in = told()["MAINPID"]
+            assert stand-in != str(vm.pid)
             assert told() == {"MAINPID": str(vm.pid)}
             _, pid = fail(vm, ["/bin/true"])
             assert told() == {"MAINPID": str(pid)}

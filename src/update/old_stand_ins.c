@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The guardians of earlier updates, until they have taken their memory apart and ended. */
+/* The stand-ins of earlier updates, until they have taken their memory apart and ended. */
 #include <errno.h>
 #include <sys/epoll.h>
 
@@ -10,14 +10,14 @@
 
 static void on_end(void *opaque, uint32_t events);
 
-static bool reap(struct old_guardian *g)
+static bool reap(struct old_stand_in *g)
 {
 	loop_del(&g->ended);
 	return child_wait(&g->child, 0);
 }
 
 /* Where it cannot be watched the next update looks for it. */
-static void watch(struct loop *loop, struct old_guardian *g)
+static void watch(struct loop *loop, struct old_stand_in *g)
 {
 	if (child_hold(&g->child) && !g->ended.loop &&
 	    loop_add(loop, &g->ended, g->child.fd, EPOLLIN, on_end, g) < 0)
@@ -26,7 +26,7 @@ static void watch(struct loop *loop, struct old_guardian *g)
 
 static void on_end(void *opaque, uint32_t events)
 {
-	struct old_guardian *g = opaque;
+	struct old_stand_in *g = opaque;
 	struct loop *loop = g->ended.loop;
 
 	(void)events;
@@ -34,10 +34,10 @@ static void on_end(void *opaque, uint32_t events)
 		watch(loop, g);
 }
 
-void update_keep_guardian(struct update *u, struct child *child)
+void update_keep_stand_in(struct update *u, struct child *child)
 {
-	for (size_t i = 0; i < UPDATE_GUARDIANS_MAX && child->pid > 0; i++) {
-		struct old_guardian *g = &u->old_guardians[i];
+	for (size_t i = 0; i < UPDATE_STAND_INS_MAX && child->pid > 0; i++) {
+		struct old_stand_in *g = &u->old_stand_ins[i];
 
 		if (g->child.pid)
 			continue;
@@ -49,12 +49,12 @@ void update_keep_guardian(struct update *u, struct child *child)
 	fd_close(&child->fd);
 }
 
-int update_reap_guardians(struct update *u, struct error *err)
+int update_reap_stand_ins(struct update *u, struct error *err)
 {
 	uint32_t n = 0;
 
-	for (size_t i = 0; i < UPDATE_GUARDIANS_MAX; i++) {
-		struct old_guardian *g = &u->old_guardians[i];
+	for (size_t i = 0; i < UPDATE_STAND_INS_MAX; i++) {
+		struct old_stand_in *g = &u->old_stand_ins[i];
 
 		if (!g->child.pid || reap(g))
 			continue;
@@ -62,7 +62,7 @@ int update_reap_guardians(struct update *u, struct error *err)
 		u->wire->guardians[n++] = (uint32_t)g->child.pid;
 	}
 	u->wire->nguardians = n;
-	if (n < UPDATE_GUARDIANS_MAX)
+	if (n < UPDATE_STAND_INS_MAX)
 		return 0;
 	return err_set(err, EBUSY,
 		       "the helper processes of the last %u updates have not ended yet, "
@@ -70,11 +70,11 @@ int update_reap_guardians(struct update *u, struct error *err)
 		       n, u->wire->guardians[0]);
 }
 
-void update_forget_guardians(struct update *u)
+void update_forget_stand_ins(struct update *u)
 {
-	for (size_t i = 0; i < UPDATE_GUARDIANS_MAX; i++) {
-		loop_del(&u->old_guardians[i].ended);
-		fd_close(&u->old_guardians[i].child.fd);
-		u->old_guardians[i].child = CHILD_NONE;
+	for (size_t i = 0; i < UPDATE_STAND_INS_MAX; i++) {
+		loop_del(&u->old_stand_ins[i].ended);
+		fd_close(&u->old_stand_ins[i].child.fd);
+		u->old_stand_ins[i].child = CHILD_NONE;
 	}
 }
