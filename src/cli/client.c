@@ -8,9 +8,9 @@
 #include <unistd.h>
 
 #include <molt/base/fd.h>
+#include <molt/control/control_path.h>
 
 #include "client.h"
-#include "control_path.h"
 
 /* No molt has longer answers. As objects in memory it may be a hundred times as much. */
 #define MESSAGE_MAX (1u << 20)

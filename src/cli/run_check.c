@@ -7,15 +7,13 @@
 #include <string.h>
 
 #include <molt/base/log.h>
-#include <molt/boot/boot_files.h>
-#include <molt/control/control.h>
 #include <molt/update/update.h>
 #include <molt/vm/machine.h>
+#include <molt/vmm/vmm.h>
 
 #include "cli.h"
-#include "confine.h"
-#include "log_file.h"
 #include "machine_args.h"
+#include "sandbox_option.h"
 
 /*
  * What the guest sees may not change: a command line that asks for it is refused in the check. So
@@ -61,7 +59,7 @@ static void check_options(void *opaque, struct stream *s, json_t *reasons)
 	const struct cli_args *args = &cl->args;
 	struct machine_config asked = { 0 };
 	struct machine_guest guest = { 0 };
-	struct confinement confinement;
+	struct sandbox_arg sandbox;
 	struct error err = ERROR_INIT;
 	struct memory_arg memory;
 
@@ -69,9 +67,9 @@ static void check_options(void *opaque, struct stream *s, json_t *reasons)
 		update_check_reason(reasons, "%s", cl->wrong.text);
 		return;
 	}
-	if (confine_parse(&confinement, args, &err) < 0)
+	if (cli_parse_sandbox(cli_value(args, "sandbox"), &sandbox, &err) < 0)
 		update_check_reason(reasons, "%s", err.text);
-	confine_fini(&confinement);
+	cli_free_sandbox(&sandbox);
 	if (cli_parse_log_level(args, &err) < 0)
 		update_check_reason(reasons, "%s", err.text);
 	if (machine_peek_config(&guest, &machine_model, s, &err) < 0 ||
@@ -97,16 +95,10 @@ static void check_options(void *opaque, struct stream *s, json_t *reasons)
 
 static int answer_check(struct command_line *cl)
 {
-	static const char *const notify_fds[] = { "notify", NULL };
 	struct takeover_kinds kinds = { 0 };
 	struct error err = ERROR_INIT;
 
-	machine_takeover_kinds(&machine_model, &kinds);
-	takeover_kinds_add(&kinds, &boot_files_kind);
-	control_takeover_kinds(&kinds);
-	update_takeover_kinds(&kinds);
-	takeover_kinds_add(&kinds, &log_file_kind);
-	takeover_kinds_add(&kinds, &(struct takeover_kind){ .fds = notify_fds });
+	vmm_takeover_kinds(&kinds);
 	if (update_check_answer(&kinds, check_options, cl, &err) == 0)
 		return MACHINE_EXIT_OK;
 	log_error("%s", err.text);

@@ -13,12 +13,12 @@
 #include <molt/base/log.h>
 #include <molt/base/unix_socket.h>
 #include <molt/boot/boot_files.h>
+#include <molt/control/control_path.h>
 #include <molt/sandbox/sandbox.h>
 
 #include "cli.h"
-#include "confine.h"
-#include "control_path.h"
 #include "machine_args.h"
+#include "sandbox_option.h"
 
 int cli_parse_log_level(const struct cli_args *args, struct error *err)
 {
@@ -105,7 +105,7 @@ static int check_devices(const struct cli_args *args, struct error *err)
 
 int cli_check_run_values(const struct cli_args *args, struct error *err)
 {
-	struct confinement confinement = { 0 };
+	struct sandbox_arg sandbox = { 0 };
 	int r = cli_parse_log_level(args, err);
 
 	r = r < 0 ? r : check_machine(args, err);
@@ -116,7 +116,7 @@ int cli_check_run_values(const struct cli_args *args, struct error *err)
 	if (r == 0)
 		r = check_devices(args, err);
 	if (r == 0)
-		r = confine_parse(&confinement, args, err);
-	confine_fini(&confinement);
+		r = cli_parse_sandbox(cli_value(args, "sandbox"), &sandbox, err);
+	cli_free_sandbox(&sandbox);
 	return r;
 }

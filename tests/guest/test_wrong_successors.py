@@ -117,6 +117,19 @@ def test_state_that_is_not_of_this_update():
         check_alive(neighbour)
 
 
+def test_wrong_options():
+    """Not asked before, it goes back in the same process, and its predecessor knows why."""
+    with start_probe() as vm:
+        for options, words in ((("--log-level", "loud"), "--log-level 'loud'"),
+                               (("--sandbox", "maybe"), "--sandbox 'maybe'"),
+                               (("--sandbox", "on,write=here"), "the path must be absolute")):
+            pid = vm.pid
+            refused(vm, [molt_binary(), "run", *options], words)
+            survived(vm, [molt_binary(), "run", *options], words)
+            assert vm.pid == pid, (options, vm.pid)
+            right_one_still_works(vm)
+
+
 def test_less_memory():
     """What the guest sees comes from the stream: a successor that nobody asked takes it as it is."""
     with start_probe() as vm:

@@ -7,7 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "../../src/cli/signals.h"
+#include "../../src/vmm/signals.h"
 #include "machine_bench.h"
 
 #include <molt/base/fd.h>

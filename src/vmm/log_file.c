@@ -56,17 +56,12 @@ static int take(struct log_file *f, struct fdtable *fds, struct stream *stream, 
 	return f->fd < 0 ? f->fd : 0;
 }
 
-int log_file_open(struct log_file *f, const struct cli_args *args, struct fdtable *fds,
+int log_file_open(struct log_file *f, const char *path, enum log_level level, struct fdtable *fds,
 		  struct stream *stream, struct error *err)
 {
-	const char *path = cli_value(args, "log-file");
-	const char *name = cli_value(args, "log-level");
-	int level = log_level_parse(name), r = 0;
+	int r = 0;
 
-	if (level < 0)
-		return err_set(err, EINVAL,
-			       "--log-level '%s': it must be error, warn, info or debug", name);
-	log_set_level((enum log_level)level);
+	log_set_level(level);
 	if (fds)
 		r = take(f, fds, stream, err);
 	else if (path)

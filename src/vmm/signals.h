@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What signals do to a running machine; see signals.c. */
-#ifndef MOLT_CLI_SIGNALS_H
-#define MOLT_CLI_SIGNALS_H
+#ifndef MOLT_VMM_SIGNALS_H
+#define MOLT_VMM_SIGNALS_H
 
 #include <molt/base/error.h>
 #include <molt/base/loop.h>

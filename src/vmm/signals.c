@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Signals of `molt run`. Theory of operation.
+ * Signals of a VMM. Theory of operation.
  *
  * Those that end the machine and those of job control are blocked from before the first thread on
  * and read from a signalfd by the event loop. What is blocked stays pending over an exec, so none

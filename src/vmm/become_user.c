@@ -13,10 +13,11 @@
 #include <unistd.h>
 
 #include <molt/backend/chardev.h>
+#include <molt/base/fd.h>
 #include <molt/base/log.h>
+#include <molt/control/control_path.h>
 
 #include "become_user.h"
-#include "control_path.h"
 
 #define DEFAULT_NAME "molt"
 
@@ -25,24 +26,22 @@ static struct sandbox_user as_started(void)
 	return (struct sandbox_user){ .uid = geteuid(), .gid = getegid() };
 }
 
-static int find_by_name(struct chosen_user *u, const struct cli_args *args, struct error *err)
+static int find_by_name(struct chosen_user *u, const struct vmm_config *cfg, struct error *err)
 {
-	const char *guest = cli_value(args, "name");
-
 	if (strcmp(u->name, "auto") != 0)
 		return sandbox_find_user(u->name, &u->user, err);
 	if (geteuid() != 0)
 		return err_set(err, EPERM, "--user auto: only root can become another user");
-	return sandbox_user_for_name(guest ? guest : "", &u->user, err);
+	return sandbox_user_for_name(cfg->machine.name, &u->user, err);
 }
 
-static int find(struct chosen_user *u, const struct cli_args *args, struct error *err)
+static int find(struct chosen_user *u, const struct vmm_config *cfg, struct error *err)
 {
 	struct error none = ERROR_INIT;
 
-	*u = (struct chosen_user){ .user = as_started(), .name = cli_value(args, "user") };
+	*u = (struct chosen_user){ .user = as_started(), .name = cfg->user };
 	if (u->name)
-		return find_by_name(u, args, err);
+		return find_by_name(u, cfg, err);
 	if (geteuid() != 0)
 		return 0;
 	u->by_default = sandbox_find_user(DEFAULT_NAME, &u->user, &none) == 0;
@@ -61,9 +60,9 @@ static int find(struct chosen_user *u, const struct cli_args *args, struct error
 	return 0;
 }
 
-int choose_user(struct chosen_user *u, const struct cli_args *args, struct error *err)
+int choose_user(struct chosen_user *u, const struct vmm_config *cfg, struct error *err)
 {
-	int r = find(u, args, err);
+	int r = find(u, cfg, err);
 
 	return r < 0 ? r : sandbox_may_become(&u->user, err);
 }
@@ -80,19 +79,19 @@ static bool is_tty(const char *backend)
 	return backend && strcmp(backend, "tty") == 0;
 }
 
-int become_user(struct chosen_user *u, const struct cli_args *args, struct error *err)
+int become_user(struct chosen_user *u, const struct vmm_config *cfg, struct error *err)
 {
-	const char *control = cli_value(args, "control");
 	int r;
 
-	if (is_tty(cli_value(args, "serial")) || is_tty(cli_value(args, "serial2")))
-		chardev_keep_terminal();
-	r = become(u, control, err);
+	for (size_t i = 0; i < ARRAY_SIZE(cfg->serial); i++)
+		if (is_tty(cfg->serial[i]))
+			chardev_keep_terminal();
+	r = become(u, cfg->control, err);
 	if (r == -EINVAL && u->by_default) {
 		log_warn("molt stays root: its user name space has no user %u ('" DEFAULT_NAME "')",
 			 (unsigned int)u->user.uid);
 		*u = (struct chosen_user){ .user = as_started() };
-		r = become(u, control, err);
+		r = become(u, cfg->control, err);
 	}
 	u->is = r == 0;
 	return r;

@@ -9,8 +9,7 @@
 
 #include <molt/base/fd.h>
 #include <molt/base/unix_socket.h>
-
-#include "control_path.h"
+#include <molt/control/control_path.h>
 
 #define SYSTEM_DIR "/run"
 #define SOCKET "control"

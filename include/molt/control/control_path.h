@@ -5,8 +5,8 @@
  * for a user who has that. Nobody but its owner can do anything in there, and there is nothing else
  * that a molt might change.
  */
-#ifndef MOLT_CLI_CONTROL_PATH_H
-#define MOLT_CLI_CONTROL_PATH_H
+#ifndef MOLT_CONTROL_CONTROL_PATH_H
+#define MOLT_CONTROL_CONTROL_PATH_H
 
 #include <molt/sandbox/sandbox.h>
 

@@ -1,15 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* Where the log of `molt run` goes: standard error or the file of --log-file, also over updates. */
-#ifndef MOLT_CLI_LOG_FILE_H
-#define MOLT_CLI_LOG_FILE_H
+/* Where the log of a VMM goes: standard error or the file of --log-file, also over updates. */
+#ifndef MOLT_VMM_LOG_FILE_H
+#define MOLT_VMM_LOG_FILE_H
 
 #include <limits.h>
 
 #include <molt/base/command.h>
+#include <molt/base/log.h>
 #include <molt/state/fdtable.h>
 #include <molt/state/kinds.h>
-
-#include "options.h"
 
 struct log_file {
 	int fd;              /* -1: standard error */
@@ -18,10 +17,10 @@ struct log_file {
 };
 
 /*
- * Level and destination, as the command line says or, with fds and stream (incoming), as the
- * predecessor had them; nothing is opened by its path then. 0 or -errno with the sentence.
+ * Level and destination: the file at path (NULL: standard error) or, with fds and stream (incoming),
+ * what the predecessor had; nothing is opened by its path then. 0 or -errno with the sentence.
  */
-int log_file_open(struct log_file *f, const struct cli_args *args, struct fdtable *fds,
+int log_file_open(struct log_file *f, const char *path, enum log_level level, struct fdtable *fds,
 		  struct stream *stream, struct error *err);
 
 /* Section "log", which a successor may ignore, and descriptor "log". */

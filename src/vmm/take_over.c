@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A guest from a predecessor: the successor's half of an update (docs/live-update.md). Nothing is
+ * opened by its path, and nothing that anybody outside can see is done until update_commit().
+ */
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+#include <molt/base/log.h>
+
+#include "confine.h"
+#include "internal.h"
+
+/*
+ * How this process treats guest RAM, log and sandbox is its own command line's affair. After a way
+ * back that is the one that came with the stream: the way back itself knows no options.
+ */
+static int take_own_config(struct vmm *v, const struct incoming *in, struct error *err)
+{
+	int argc = 0, r;
+
+	while (in->failure && v->self.argv[1 + argc])
+		argc++;
+	if (!argc)
+		return 0;
+	r = v->ops.configure(v->ops.opaque, argc, v->self.argv + 1, &v->cfg, err);
+	if (r < 0) {
+		err_prefix(err, "the command line that this guest was started with");
+		return r;
+	}
+	log_set_level(v->cfg.log_level);
+	sandbox_hide(v->cfg.sandbox);
+	return 0;
+}
+
+static int check_config(const struct vmm *v, struct error *err)
+{
+	const struct error *wrong = &v->cfg.wrong;
+
+	return wrong->text[0] ? err_set(err, wrong->code, "%s", wrong->text) : 0;
+}
+
+/* What tells where this process is to go on from, and how. */
+static int adopt(struct vmm *v, struct incoming *in, struct error *err)
+{
+	const struct vmm_config *cfg = &v->cfg;
+	int r = update_adopt(in, cfg->incoming, cfg->main_ns, err);
+
+	if (r == 0)
+		r = log_file_open(&v->log, cfg->log_file, cfg->log_level, in->fds, &in->stream,
+				  err);
+	log_hold();
+	if (r == 0)
+		r = check_config(v, err);
+	if (r == 0)
+		r = update_self_load(&v->self, in, err);
+	return r < 0 ? r : take_own_config(v, in, err);
+}
+
+static int build(struct vmm *v, struct incoming *in, struct error *err)
+{
+	struct machine_config machine = { .stream = &in->stream,
+					  .fds = in->fds,
+					  .rehearsal = update_is_rehearsal(in),
+					  .memory = v->cfg.machine.memory };
+	int r = 0;
+
+	if (fdtable_has(in->fds, "notify", 0))
+		r = v->notify_fd = fdtable_take(in->fds, "notify", 0, 0, err);
+	if (r >= 0)
+		r = boot_files_load(&v->boot, &in->stream, in->fds, err);
+	if (r == 0)
+		r = vmm_open_machine(v, &machine, err);
+	return r < 0 ? r : vmm_open_services(v, in, err);
+}
+
+/* The guest runs meanwhile. */
+static void map_ram(struct vmm *v, const struct incoming *in)
+{
+	struct error err = ERROR_INIT;
+
+	if (update_is_rehearsal(in) && v->cfg.refault == REFAULT_BEFORE &&
+	    update_map_ram(v->update, in, &v->refault, v->cfg.refault_limit_ns, &err) < 0)
+		log_warn("%s; the guest does it itself", err.text);
+}
+
+static void start_refault(struct vmm *v)
+{
+	struct error err = ERROR_INIT;
+
+	if (refault_start(&v->refault, &v->machine.memory, v->loop, &err) < 0)
+		log_warn("mapping guest RAM in the background: %s", err.text);
+}
+
+/* In a blackout nobody logs, and until here lines have waited. */
+static void start_log(void)
+{
+	struct error err = ERROR_INIT;
+
+	if (log_start(&err) < 0)
+		log_error("the log is written by whoever has something to say: %s", err.text);
+}
+
+/* After the commit: the guest runs, and nobody waits for this. */
+static void settle(struct vmm *v, const struct incoming *in)
+{
+	fd_close_inherited();
+	confine_successor(&v->cfg, control_path(v->control), machine_has_back_ends(&v->machine));
+	start_log();
+	control_start(v->control);
+	v->ops.compare(v->ops.opaque, &v->machine);
+	memory_log_trouble(&v->machine.memory);
+	if (!update_leaves_io(in))
+		machine_updated(&v->machine);
+	if (v->cfg.refault != REFAULT_LAZY)
+		start_refault(v);
+}
+
+int vmm_take_over(struct vmm *v, struct error *err)
+{
+	struct incoming in;
+	int r = adopt(v, &in, err);
+
+	if (r == 0)
+		r = build(v, &in, err);
+	if (r == 0)
+		map_ram(v, &in);
+	if (r == 0)
+		r = update_commit(v->update, &in, err);
+	if (r < 0) {
+		log_error("%s", err->text);
+		log_stop(LOG_DRAIN_MS);
+		update_give_up(&in, err);
+		/* Terminal, sockets and their paths are the stand-in's: nothing is torn down. */
+		_exit(MACHINE_EXIT_FAILURE);
+	}
+	settle(v, &in);
+	update_incoming_fini(&in);
+	return 0;
+}
