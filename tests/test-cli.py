@@ -326,9 +326,21 @@ class Update(Base):
         self.assertEqual(server.requests, [{"execute": "update", "arguments": {}}])
         lines = [line.split() for line in result.stdout.splitlines()]
         self.assertEqual(lines[:4], [["pause", "12", "us"], ["exec", "700", "us"],
-                                     ["blackout", "1500", "us"], ["total", "9000", "us"]])
+                                     "guest stopped for 1.5 ms".split(), ["total", "9000", "us"]])
         for word in ["123", "0.2.0,", "0.1.0:", "3,", "12345"]:
             self.assertIn(word, lines[4])
+
+    def test_report_of_two_gaps(self):
+        self.serve({"return": dict(REPORT, **{"hand-off-us": 249})})
+        result = molt("update", self.path)
+        self.expect(result, 0)
+        self.assertIn("guest stopped for 0.2 ms + 1.5 ms (hand-off, switch)\n", result.stdout)
+
+    def test_report_of_a_paused_guest(self):
+        self.serve({"return": {key: value for key, value in REPORT.items() if key != "blackout-us"}})
+        result = molt("update", self.path)
+        self.expect(result, 0)
+        self.assertIn("the guest was paused before and stays so\n", result.stdout)
 
     def test_report_as_json(self):
         self.serve({"return": REPORT})

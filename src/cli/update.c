@@ -37,7 +37,7 @@ static const struct option_def update_options[] = {
 	{ .name = "timeout",
 	  .arg = "SECONDS",
 	  .help = "how long the successor may take to get ready; then the guest runs on without it",
-	  .def = "5" },
+	  .def = "30" },
 	{ .name = NULL }
 };
 
@@ -197,10 +197,15 @@ static void print_report(json_t *report)
 	json_array_foreach (json_object_get(report, "stages"), i, stage)
 		printable_printf(stdout, "%-14s %8lld us", text_of(stage, "name"),
 				 number_of(stage, "us"));
-	if (json_object_get(report, "blackout-us"))
-		printf("%-14s %8lld us\n", "blackout", number_of(report, "blackout-us"));
+	if (json_object_get(report, "hand-off-us"))
+		printf("guest stopped for %.1f ms + %.1f ms (hand-off, switch)\n",
+		       (double)number_of(report, "hand-off-us") / 1000,
+		       (double)number_of(report, "blackout-us") / 1000);
+	else if (json_object_get(report, "blackout-us"))
+		printf("guest stopped for %.1f ms\n",
+		       (double)number_of(report, "blackout-us") / 1000);
 	else
-		printf("%-14s the guest was paused before and stays so\n", "blackout");
+		puts("the guest was paused before and stays so");
 	printf("%-14s %8lld us\n", "total", number_of(report, "total-us"));
 	print_devices(json_object_get(report, "devices"));
 	print_process(report);

@@ -116,7 +116,7 @@ static void load_armed(void)
 		raw(SYS_close, fd, 0, 0, 0);
 	}
 	own()->recording = path_of(path, sizeof(path), "record") &&
-			  raw(SYS_access, (long)path, F_OK, 0, 0) == 0;
+			   raw(SYS_access, (long)path, F_OK, 0, 0) == 0;
 }
 
 static void put(const char *file, int flags, const char *line)
