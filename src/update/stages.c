@@ -150,13 +150,12 @@ static int do_stand_in(struct update *u, struct error *err)
 	if (r < 0)
 		return r;
 	loop_hold(u->machine->loop, somebody_waits, u);
-	u->stand_in = (struct stand_in){
-		.ops = &stand_in_ops,
-		.opaque = u,
-		.loop = u->machine->loop,
-		.deadline_ms = !u->timeout_given && u->stops_guest ? STAND_IN_STOPPED_DEADLINE_MS
-								   : u->timeout_ms,
-	};
+	u->stand_in = STAND_IN_NONE;
+	u->stand_in.ops = &stand_in_ops;
+	u->stand_in.opaque = u;
+	u->stand_in.loop = u->machine->loop;
+	u->stand_in.deadline_ms = !u->timeout_given && u->stops_guest ? STAND_IN_STOPPED_DEADLINE_MS
+								      : u->timeout_ms;
 	log_rest();
 	r = stand_in_start(&u->stand_in, err);
 	/* A successor that dies must not be taken for a service that died. */

@@ -277,9 +277,11 @@ static int stand_in_main(void *opaque)
 		       optimize("no-stack-protector")))
 #endif
 
+/* It is woken, and looks from time to time all the same. */
 ALONGSIDE static void helper_sleeps(const _Atomic uint32_t *may_go)
 {
-	register long timeout __asm__("r10") = 0;
+	static const struct timespec look = { .tv_nsec = LOOK_NS };
+	register long timeout __asm__("r10") = (long)&look;
 	long ret;
 
 	while (!atomic_load(may_go))
@@ -382,11 +384,7 @@ int stand_in_start(struct stand_in *s, struct error *err)
 {
 	int r;
 
-	s->page_fd = s->wake_fd = s->process_fd = s->timer_fd = -1;
-	s->child = CHILD_NONE;
-	s->trouble = ERROR_INIT;
 	atomic_store(&s->state, STATE_STARTING);
-	atomic_store(&s->helper_may_go, 0);
 	r = open_descriptors(s, err);
 	if (r < 0)
 		return r;

@@ -118,6 +118,13 @@ struct stand_in {
 	void *stack;
 };
 
+#define STAND_IN_NONE \
+	((struct stand_in){ .page_fd = -1, \
+			    .wake_fd = -1, \
+			    .process_fd = -1, \
+			    .timer_fd = -1, \
+			    .child = { .fd = -1 } })
+
 /*
  * Makes it, with all that it needs, and waits until it is there. Every descriptor that a way back
  * needs is open already. -errno with the sentence where it cannot be; stand_in_dismiss() is to follow

@@ -322,7 +322,8 @@ int update_create(struct update **out, struct machine *m, const struct update_se
 	u->ops = *ops;
 	u->state_fd = u->table_fd = u->exe_fd = -1;
 	u->state_file = NEW_FILE_NONE;
-	u->check.child = u->stand_in.child = CHILD_NONE;
+	u->check.child = CHILD_NONE;
+	u->stand_in = STAND_IN_NONE;
 	u->final = FINAL_STATE_NONE;
 	for (size_t i = 0; i < UPDATE_STAND_INS_MAX; i++)
 		u->old_stand_ins[i].child = CHILD_NONE;

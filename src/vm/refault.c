@@ -32,7 +32,7 @@ static void next_piece(void *opaque)
 	int ret = refault_left(r) ? refault_walk(r, NULL, NULL) : 0;
 
 	if (ret == 0 && refault_left(r)) {
-		loop_wake_signal(&r->wake);
+		loop_timer_set(r->loop, &r->turn, now_ns(), next_piece, r);
 		return;
 	}
 	if (ret < 0)
@@ -48,28 +48,24 @@ static void next_piece(void *opaque)
 /* Whether refault_before() has been there, for the same RAM. */
 static bool begun(const struct refault *r, const struct memory *mem)
 {
-	return r->mem == mem && !r->wake.source.loop;
+	return r->mem == mem && !r->turn.loop;
 }
 
-int refault_start(struct refault *r, const struct memory *mem, struct loop *loop, struct error *err)
+void refault_start(struct refault *r, const struct memory *mem, struct loop *loop)
 {
-	int ret;
-
 	if (!begun(r, mem)) {
 		refault_stop(r);
 		*r = (struct refault){ .mem = mem };
 	}
 	if (mem->page > HOSTPAGE_SMALL || !refault_left(r))
-		return 0;
+		return;
 	r->start_ns = now_ns();
-	ret = loop_wake_init(loop, &r->wake, next_piece, r, err);
-	if (ret == 0)
-		loop_wake_signal(&r->wake);
-	return ret;
+	r->loop = loop;
+	loop_timer_set(loop, &r->turn, now_ns(), next_piece, r);
 }
 
 void refault_stop(struct refault *r)
 {
-	loop_wake_fini(&r->wake);
+	loop_timer_cancel(&r->turn);
 	r->mem = NULL;
 }

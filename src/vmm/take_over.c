@@ -84,14 +84,6 @@ static void map_ram(struct vmm *v, const struct incoming *in)
 		log_warn("%s; the guest does it itself", err.text);
 }
 
-static void start_refault(struct vmm *v)
-{
-	struct error err = ERROR_INIT;
-
-	if (refault_start(&v->refault, &v->machine.memory, v->loop, &err) < 0)
-		log_warn("mapping guest RAM in the background: %s", err.text);
-}
-
 /* In a blackout nobody logs, and until here lines have waited. */
 static void start_log(void)
 {
@@ -113,7 +105,7 @@ static void settle(struct vmm *v, const struct incoming *in)
 	if (!update_leaves_io(in))
 		machine_updated(&v->machine);
 	if (v->cfg.refault != REFAULT_LAZY)
-		start_refault(v);
+		refault_start(&v->refault, &v->machine.memory, v->loop);
 }
 
 int vmm_take_over(struct vmm *v, struct error *err)

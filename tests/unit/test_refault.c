@@ -15,7 +15,7 @@ static struct error err;
 
 static void run_to_the_end(struct refault_bench *s)
 {
-	while (s->refault.wake.source.loop)
+	while (s->refault.turn.loop)
 		assert_int_equal(loop_turn(s->loop, 10000), 0);
 }
 
@@ -25,7 +25,7 @@ static void test_maps_what_is_there_and_nothing_else(void **state)
 	uint64_t before = refault_allocated(&s->new);
 
 	assert_false(refault_is_mapped(&s->new, 64 << 20));
-	assert_int_equal(refault_start(&s->refault, &s->new, s->loop, &err), 0);
+	refault_start(&s->refault, &s->new, s->loop);
 	run_to_the_end(s);
 	assert_true(s->refault.mapped == s->written);
 	for (size_t i = 0; i < REFAULT_RUNS; i++) {
@@ -41,7 +41,7 @@ static void test_changes_nothing(void **state)
 {
 	struct refault_bench *s = *state;
 
-	assert_int_equal(refault_start(&s->refault, &s->new, s->loop, &err), 0);
+	refault_start(&s->refault, &s->new, s->loop);
 	run_to_the_end(s);
 	for (size_t i = 0; i < REFAULT_RUNS; i++) {
 		uint64_t value = 1;
@@ -56,9 +56,9 @@ static void test_comes_in_pieces_and_can_be_stopped(void **state)
 {
 	struct refault_bench *s = *state;
 
-	assert_int_equal(refault_start(&s->refault, &s->new, s->loop, &err), 0);
+	refault_start(&s->refault, &s->new, s->loop);
 	assert_int_equal(loop_turn(s->loop, 10000), 0);
-	assert_non_null(s->refault.wake.source.loop);
+	assert_non_null(s->refault.turn.loop);
 	assert_true(s->refault.mapped > 0 && s->refault.mapped < s->written);
 	assert_false(refault_is_mapped(&s->new, MEMORY_LOW_MAX - PAGE));
 	refault_stop(&s->refault);
@@ -66,7 +66,7 @@ static void test_comes_in_pieces_and_can_be_stopped(void **state)
 	assert_int_equal(loop_turn(s->loop, 0), 0);
 	assert_false(refault_is_mapped(&s->new, MEMORY_LOW_MAX - PAGE));
 	/* And from the beginning. */
-	assert_int_equal(refault_start(&s->refault, &s->new, s->loop, &err), 0);
+	refault_start(&s->refault, &s->new, s->loop);
 	run_to_the_end(s);
 	assert_true(s->refault.mapped == s->written);
 }
@@ -75,7 +75,7 @@ static void test_a_reset_in_between_allocates_nothing(void **state)
 {
 	struct refault_bench *s = *state;
 
-	assert_int_equal(refault_start(&s->refault, &s->new, s->loop, &err), 0);
+	refault_start(&s->refault, &s->new, s->loop);
 	assert_int_equal(loop_turn(s->loop, 10000), 0);
 	assert_int_equal(memory_clear(&s->new, &err), 0);
 	run_to_the_end(s);

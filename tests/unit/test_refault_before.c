@@ -72,8 +72,8 @@ static void check_all_mapped(struct refault_bench *s)
 
 static void go_on_in_the_background(struct refault_bench *s)
 {
-	assert_int_equal(refault_start(&s->refault, &s->new, s->loop, &err), 0);
-	while (s->refault.wake.source.loop)
+	refault_start(&s->refault, &s->new, s->loop);
+	while (s->refault.turn.loop)
 		assert_int_equal(loop_turn(s->loop, 10000), 0);
 }
 
@@ -92,8 +92,8 @@ static void test_maps_what_is_there_and_nothing_else(void **state)
 	/* The holes are skipped, rather than asked about for 1500 pieces. */
 	assert_true(w.asked > 3 && w.asked < 20);
 	/* Nothing is left. */
-	assert_int_equal(refault_start(&s->refault, &s->new, s->loop, &err), 0);
-	assert_null(s->refault.wake.source.loop);
+	refault_start(&s->refault, &s->new, s->loop);
+	assert_null(s->refault.turn.loop);
 }
 
 static void test_progress(void **state)
@@ -212,8 +212,8 @@ static void test_memory_that_cannot_be_mapped(void **state)
 	bad.regions[0].hva = (char *)bad.regions[0].hva + 1;
 	assert_int_equal(refault_before(&s->refault, &bad, &plan, &err), -EINVAL);
 	assert_non_null(strstr(err.text, "mapping guest RAM"));
-	assert_int_equal(refault_start(&s->refault, &bad, s->loop, &err), 0);
-	assert_null(s->refault.wake.source.loop);
+	refault_start(&s->refault, &bad, s->loop);
+	assert_null(s->refault.turn.loop);
 }
 
 #define CASE(f) cmocka_unit_test_setup_teardown(f, refault_set_up, refault_tear_down)

@@ -35,12 +35,13 @@ struct refault_progress {
 
 struct refault {
 	const struct memory *mem;
-	struct loop_wake wake; /* its source has no loop while nothing is under way */
-	unsigned int region;   /* mem->count: through */
-	uint64_t offset;       /* within the region: what comes next */
-	uint64_t mapped;       /* bytes so far */
-	uint64_t before;       /* those of them that refault_before() mapped */
-	uint64_t in_kvm;       /* and of these, those in KVM's second-level tables, too */
+	struct loop_timer turn; /* of the event loop; not set while nothing is under way */
+	struct loop *loop;
+	unsigned int region; /* mem->count: through */
+	uint64_t offset;     /* within the region: what comes next */
+	uint64_t mapped;     /* bytes so far */
+	uint64_t before;     /* those of them that refault_before() mapped */
+	uint64_t in_kvm;     /* and of these, those in KVM's second-level tables, too */
 	uint64_t start_ns;
 };
 
@@ -79,8 +80,7 @@ int refault_before(struct refault *r, const struct memory *mem, const struct ref
  * by itself, with a line in the log. mem and r stay where they are until then or refault_stop(). r
  * is zeroed before the first use.
  */
-int refault_start(struct refault *r, const struct memory *mem, struct loop *loop,
-		  struct error *err);
+void refault_start(struct refault *r, const struct memory *mem, struct loop *loop);
 
 /*
  * Before the memory or the loop goes; harmless when nothing is under way. What begins after it
