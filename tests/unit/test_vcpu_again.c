@@ -242,7 +242,7 @@ static void assert_like_a_fresh_one(struct vcpu_bench *f)
 	if (vcpu_state_set(f->st, &f->kvm, fd, &f->err) < 0)
 		fail_msg("%s", f->err.text);
 	assert_same(f->b, c);
-	assert_int_equal(f->b->armed, c->armed);
+	assert_int_equal(f->b->armed > 0, c->armed > 0);
 	fd_close(&fd);
 }
 
@@ -364,25 +364,34 @@ static void test_other_cpuid_is_set_as_a_whole(void **state)
 
 /* ---- it takes no more calls ---- */
 
-static bool among(const unsigned long *calls, unsigned long request)
+static bool among(const struct change *c, unsigned long request)
 {
-	for (size_t i = 0; i < 5; i++)
-		if (calls[i] == request)
+	for (size_t i = 0; i < ARRAY_SIZE(c->calls); i++)
+		if (c->calls[i] == request)
 			return true;
 	return false;
 }
 
+/* A LAPIC whose timer runs is set once more where that took long: on a busy machine. */
+static bool is_repeated(const struct fake_kvm *fake, unsigned int i)
+{
+	return i > 0 && fake->calls[i].request == KVM_SET_LAPIC &&
+	       fake->calls[i - 1].request == KVM_SET_LAPIC;
+}
+
 static void assert_calls(const struct fake_kvm *fake, const struct change *c)
 {
-	unsigned int expected = 0;
+	unsigned int expected = 0, made = 0;
 
-	while (expected < 5 && c->calls[expected])
+	while (expected < ARRAY_SIZE(c->calls) && c->calls[expected])
 		expected++;
-	for (unsigned int i = 0; i < fake->ncalls; i++)
-		if (!among(c->calls, fake->calls[i].request))
+	for (unsigned int i = 0; i < fake->ncalls; i++) {
+		if (!among(c, fake->calls[i].request))
 			fail_msg("%s: call %#lx is not needed", c->name, fake->calls[i].request);
-	if (fake->ncalls != expected)
-		fail_msg("%s: %u calls, not %u", c->name, fake->ncalls, expected);
+		made += !is_repeated(fake, i);
+	}
+	if (made != expected)
+		fail_msg("%s: %u calls, not %u", c->name, made, expected);
 }
 
 static void no_special_msrs(struct fake_vcpu *v)
@@ -495,7 +504,7 @@ static void test_rehearsal_is_quiet(void **state)
 		assert_int_equal(reg_of(&f->b->lapic, LVTT) & 0xffff, VECTOR);
 	}
 	set_again(f);
-	assert_int_equal(f->b->armed, 1);
+	assert_true(f->b->armed > 0);
 	assert_true(f->b->ram_writes > 0); /* the fake would have noticed */
 }
 
