@@ -91,6 +91,7 @@ void update_run_on(void *opaque)
 {
 	struct update *u = opaque;
 
+	machine_clear_preempted(u->machine);
 	if (u->parked)
 		machine_unpark_vcpus(u->machine);
 	machine_serve(u->machine);

@@ -41,6 +41,7 @@
 #define LVTT_MODE_SHIFT 17u /* bits 17-18: 0 one-shot, 1 periodic, 2 TSC deadline */
 #define ONE_SHOT 0u
 #define PERIODIC 1u
+#define DEADLINE 2u
 
 #define READ_TRIES 3
 #define TIGHT_NS 40000 /* longer than that, and the thread was interrupted */
@@ -68,6 +69,11 @@ static uint32_t mode_of(const struct kvm_lapic_state *lapic)
 static bool is_set(const struct kvm_lapic_state *lapic)
 {
 	return mode_of(lapic) <= PERIODIC && get(lapic, APIC_TMICT);
+}
+
+bool lapic_timer_has_deadline(const struct kvm_lapic_state *lapic)
+{
+	return mode_of(lapic) == DEADLINE;
 }
 
 /* "Divide Configuration Register": bits 0, 1 and 3; 111 divides by 1. */

@@ -131,7 +131,8 @@ static int get_vcpu(void *opaque, uint32_t id, struct error *err)
 {
 	struct machine *m = opaque;
 	struct vcpu *v = &m->vcpus[id];
-	int r = vcpu_state_get(v->state, &m->kvm, v->fd, &m->guest.msrs.saved, err);
+	int r = vcpu_state_get_again(v->state, &v->reading, &m->kvm, v->fd, &m->guest.msrs.saved,
+				     err);
 
 	if (r < 0) {
 		err_prefix(err, "vCPU %u", v->id);
@@ -144,8 +145,13 @@ static int get_vcpu(void *opaque, uint32_t id, struct error *err)
 
 static int save_vcpus(struct machine *m, struct stream_writer *w, bool describe, struct error *err)
 {
-	int r = describe ? 0 : crew_job_read(m->crew, m->guest.cpus, get_vcpu, m, err);
+	int r = 0;
 
+	/* Members that help cannot read files. */
+	for (uint32_t i = 0; i < m->guest.cpus && !describe; i++)
+		vcpu_reading_count(&m->vcpus[i].reading);
+	if (!describe)
+		r = crew_job_read(m->crew, m->guest.cpus, get_vcpu, m, err);
 	for (uint32_t i = 0; i < m->guest.cpus && r == 0; i++) {
 		struct vcpu_state *st = m->vcpus[i].state;
 

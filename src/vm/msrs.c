@@ -200,6 +200,30 @@ int msrs_save(struct vcpu_state *st, struct kvm *kvm, int fd, const struct msr_l
 	return 0;
 }
 
+/* The wall clock is the last here, too. */
+int msrs_save_again(struct vcpu_state *st, struct kvm *kvm, int fd, bool tsc_deadline,
+		    bool wall_clock, struct error *err)
+{
+	struct msr_buffer m;
+	int r = 0;
+
+	memset(&m.head, 0, sizeof(m.head));
+	if (tsc_deadline)
+		add_entry(&m, MSR_TSC_DEADLINE, 0);
+	if (wall_clock)
+		add_entry(&m, MSR_KVM_WALL_CLOCK_2, 0);
+	if (m.head.nmsrs)
+		r = kvm_call(kvm, fd, KVM_GET_MSRS, &m);
+	if (r < 0)
+		return err_sys(err, -r, "KVM_GET_MSRS");
+	for (uint32_t i = 0; i < st->nmsrs && tsc_deadline && r > 0; i++)
+		if (st->msr_index[i] == MSR_TSC_DEADLINE)
+			st->msr_value[i] = m.entries[0].data;
+	if (wall_clock)
+		st->wall_clock = (uint32_t)r == m.head.nmsrs ? m.entries[r - 1].data : 0;
+	return 0;
+}
+
 static int set_entries(struct msr_buffer *m, struct kvm *kvm, int fd, struct error *err)
 {
 	int r = kvm_call(kvm, fd, KVM_SET_MSRS, m);

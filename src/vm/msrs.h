@@ -33,6 +33,13 @@ int msrs_rehearse_tsc_deadline(const struct vcpu_state *st, struct kvm *kvm, int
 int msrs_load_again(const struct vcpu_state *st, const struct vcpu_state *known, struct kvm *kvm,
 		    int fd, struct error *err);
 
+/*
+ * Of a vCPU that has executed nothing since msrs_save(): those of its MSRs that may have another
+ * value all the same, by at most one call.
+ */
+int msrs_save_again(struct vcpu_state *st, struct kvm *kvm, int fd, bool tsc_deadline,
+		    bool wall_clock, struct error *err);
+
 /* Whether an MSR has another value in st than in known, which has the same MSRs. */
 bool msrs_differ(const struct vcpu_state *st, const struct vcpu_state *known, uint32_t index);
 

@@ -66,6 +66,12 @@ void machine_hand_back(struct machine *m)
 	m->crew = other(m);
 }
 
+void machine_clear_preempted(struct machine *m)
+{
+	for (uint32_t i = 0; i < m->guest.cpus; i++)
+		vcpu_clear_preempted(&m->vcpus[i]);
+}
+
 void machine_serve(struct machine *m)
 {
 	for (unsigned int i = 0; i < m->ndevices; i++) {
@@ -89,5 +95,6 @@ void machine_take_back(struct machine *m)
 		if (m->devices[i]->cls->revive)
 			m->devices[i]->cls->revive(m->devices[i]);
 	}
+	machine_clear_preempted(m);
 	machine_tell_paused(m);
 }

@@ -16,7 +16,8 @@
  * be parked may have asked that of one that was parked already, and with a stale entry a guest
  * writes to memory that is somebody else's by now. The note itself is not asked: KVM before Linux
  * 5.19 puts the mark in its place whenever it lets go of a vCPU, be it one of a successor that
- * never ran.
+ * never ran. The successor of an update turns steal time on at the switch, and may be given up then: so
+ * a stand-in whose guest runs on clears the marks once more.
  */
 #include <asm/kvm_para.h>
 #include <errno.h>
@@ -114,6 +115,14 @@ void vcpu_leave_steal_time(struct vcpu *v)
 	v->steal_time = l.msr;
 	/* Out of guest RAM no vCPU could have found a mark. */
 	memory_write(&v->machine->memory, preempted_gpa(l.msr), &no, sizeof(no));
+}
+
+void vcpu_clear_preempted(struct vcpu *v)
+{
+	const uint8_t no = 0;
+
+	if (v->steal_time)
+		memory_write(&v->machine->memory, preempted_gpa(v->steal_time), &no, sizeof(no));
 }
 
 void vcpu_state_keep_steal_time(struct vcpu_state *st, uint64_t value)

@@ -269,13 +269,16 @@ int vcpu_open(struct vcpu *v, struct error *err)
 		return err_sys(err, errno, "mapping kvm_run of vCPU %u", v->id);
 	}
 	v->run = run;
+	vcpu_reading_open(&v->reading, &m->kvm, v->fd, v->id == 0);
 	return 0;
 }
 
 void vcpu_close(struct vcpu *v)
 {
-	if (v->run)
+	if (v->run) {
 		munmap(v->run, v->run_size);
+		vcpu_reading_close(&v->reading);
+	}
 	v->run = NULL;
 	fd_close(&v->fd);
 }

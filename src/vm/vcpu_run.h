@@ -35,6 +35,9 @@ bool vcpu_retry(struct vcpu *v);
  */
 void vcpu_leave_steal_time(struct vcpu *v);
 
+/* After that, before it runs: another VM may have marked it as preempted in guest RAM. */
+void vcpu_clear_preempted(struct vcpu *v);
+
 /* Whether a request is pending for which every vCPU has to stop by itself. */
 bool machine_is_stopping(struct machine *m);
 

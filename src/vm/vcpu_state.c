@@ -254,23 +254,26 @@ static enum vcpu_kind_id kind_saved_at(unsigned int place)
 	return id;
 }
 
+int vcpu_kind_get(enum vcpu_kind_id id, struct vcpu_state *st, struct kvm *kvm, int fd,
+		  const struct msr_list *msrs, struct error *err)
+{
+	const struct vcpu_kind *kind = &vcpu_kinds[id];
+
+	if (vcpu_kind_is_left_out(kvm, id))
+		return 0;
+	if (kind->save)
+		return kind->save(st, kvm, fd, msrs, err);
+	return call(kvm, fd, kind->get[0].nr, kind->get[0].name, (char *)st + kind->offset, err);
+}
+
 int vcpu_state_get(struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, const struct msr_list *msrs,
 		   struct error *err)
 {
 	enum vcpu_kind_id id;
 	int r = 0;
 
-	for (unsigned int at = 1; r == 0 && (id = kind_saved_at(at)) < VCPU_KINDS; at++) {
-		const struct vcpu_kind *kind = &vcpu_kinds[id];
-
-		if (vcpu_kind_is_left_out(kvm, id))
-			continue;
-		if (kind->save)
-			r = kind->save(st, kvm, vcpu_fd, msrs, err);
-		else
-			r = call(kvm, vcpu_fd, kind->get[0].nr, kind->get[0].name,
-				 (char *)st + kind->offset, err);
-	}
+	for (unsigned int at = 1; r == 0 && (id = kind_saved_at(at)) < VCPU_KINDS; at++)
+		r = vcpu_kind_get(id, st, kvm, vcpu_fd, msrs, err);
 	return r;
 }
 

@@ -294,7 +294,7 @@ def test_command_line_tool():
         vm.wait_ticks(2)
         done = molt("update", vm.control_path)
         assert done.returncode == 0, done
-        for word in ("prepare", "exec", "resume", "blackout", "total", "process %d is" % vm.pid):
+        for word in ("prepare", "exec", "resume", "guest stopped for", "(hand-off, switch)", "total", "process %d is" % vm.pid):
             assert word in done.stdout, done.stdout
         copy_of_molt(d + "/molt-2")
         done = molt("update", "--json", "--state", "state", vm.control_path, "--", "./molt-2",

@@ -2,7 +2,7 @@
 /*
  * A vCPU of this machine's KVM that is set in a rehearsal and again is like one that was set once:
  * what KVM says of the two is compared. What the fake KVM of the unit tests does beside, the real
- * one is seen to do.
+ * one is seen to do. And one that has halted is read by few calls as well as by all.
  */
 #include <setjmp.h>
 #include <signal.h>
@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -499,6 +500,78 @@ static void test_deadline_fires_that_is_set_again(void **state)
 	assert_int_equal(expired(f, f->again.fd), BIT_OF_VECTOR);
 }
 
+/* ---- a vCPU that has halted ---- */
+
+/* hlt; inc ax; jmp to the hlt. An NMI wakes it, and its handler is an iret. */
+static const unsigned char program[] = { 0xf4, 0x40, 0xeb, 0xfc };
+static const unsigned char handler[] = { 0xcf };
+#define PROGRAM_AT 0x1000
+#define HANDLER_AT 0x2000
+#define NMI_VECTOR 2
+
+static void start_program(struct fixture *f, struct box *box)
+{
+	const uint32_t vector = HANDLER_AT;
+
+	memcpy((char *)box->ram + PROGRAM_AT, program, sizeof(program));
+	memcpy((char *)box->ram + HANDLER_AT, handler, sizeof(handler));
+	memcpy((char *)box->ram + NMI_VECTOR * sizeof(vector), &vector, sizeof(vector));
+	f->st->sregs.cs.selector = 0;
+	f->st->sregs.cs.base = 0;
+	f->st->regs.rip = PROGRAM_AT;
+	f->st->regs.rsp = 0x8000;
+	must(f, vcpu_state_set(f->st, &f->kvm, box->fd, &f->err));
+}
+
+/* Runs it for some milliseconds, which is longer than it takes to halt. */
+static void run(struct fixture *f, struct box *box)
+{
+	const struct itimerval soon = { .it_value.tv_usec = 20000 };
+
+	assert_int_equal(setitimer(ITIMER_REAL, &soon, NULL), 0);
+	assert_true(kvm_call_num(&f->kvm, box->fd, KVM_RUN, 0) < 0);
+}
+
+/* a: by the fewest calls. b: whole. */
+static void read_both_ways(struct fixture *f, struct vcpu_reading *reading, struct box *box)
+{
+	const struct msr_list *msrs = &f->lists->saved;
+
+	vcpu_reading_count(reading);
+	must(f, vcpu_state_get_again(f->a, reading, &f->kvm, box->fd, msrs, &f->err));
+	*f->b = *f->a;
+	must(f, vcpu_state_get(f->b, &f->kvm, box->fd, msrs, &f->err));
+	f->b->lapic_ns = f->a->lapic_ns;
+	assert_memory_equal(f->a, f->b, sizeof(*f->a));
+}
+
+static void test_halted_vcpu_is_read_as_well_by_fewer_calls(void **state)
+{
+	struct fixture *f = with_kvm(state);
+	struct box *box = &f->once;
+	struct vcpu_reading reading;
+
+	vcpu_reading_open(&reading, &f->kvm, box->fd, true);
+	start_program(f, box);
+	*f->a = *f->st;
+	run(f, box);
+	for (uint64_t woken = 0; woken < 3; woken++) {
+		const uint64_t exits = reading.exits;
+
+		read_both_ways(f, &reading, box);
+		assert_int_equal(f->a->regs.rax, woken);
+		assert_int_equal(f->a->mp_state.mp_state, KVM_MP_STATE_HALTED);
+		assert_true(reading.fd < 0 || reading.exits > exits);
+		run(f, box);
+		read_both_ways(f, &reading, box);
+		assert_int_equal(reading.waited, reading.fd >= 0);
+		assert_int_equal(kvm_call_num(&f->kvm, box->fd, KVM_NMI, 0), 0);
+		read_both_ways(f, &reading, box);
+		run(f, box);
+	}
+	vcpu_reading_close(&reading);
+}
+
 static void on_signal(int sig)
 {
 	(void)sig;
@@ -515,8 +588,10 @@ int main(void)
 		CASE(test_timer_of_the_rehearsal_never_fires),
 		CASE(test_timer_fires_that_is_set_again),
 		CASE(test_deadline_fires_that_is_set_again),
+		CASE(test_halted_vcpu_is_read_as_well_by_fewer_calls),
 	};
 
 	signal(SIGUSR1, on_signal);
+	signal(SIGALRM, on_signal);
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -509,6 +509,61 @@ static int call_vcpu(struct fake_kvm *f, struct fake_vcpu *v, unsigned long requ
 	return r;
 }
 
+/* ---- its statistics ---- */
+
+#define STATS_NAME_BYTES 48
+
+struct fake_stats_desc {
+	uint32_t flags;
+	int16_t exponent;
+	uint16_t size;
+	uint32_t offset;
+	uint32_t bucket_size;
+	char name[STATS_NAME_BYTES];
+};
+
+struct fake_stats {
+	struct kvm_stats_header head;
+	struct fake_stats_desc desc[2];
+	uint64_t data[2];
+};
+
+static void free_stats(struct fake_vcpu *v)
+{
+	if (v->stats)
+		munmap(v->stats, sizeof(*v->stats));
+}
+
+static int get_stats(struct fake_kvm *f, struct fake_vcpu *v)
+{
+	const struct fake_stats stats = {
+		.head = { .name_size = STATS_NAME_BYTES,
+			  .num_desc = 2,
+			  .desc_offset = offsetof(struct fake_stats, desc),
+			  .data_offset = offsetof(struct fake_stats, data) },
+		.desc = { { .size = 1, .name = "halt_exits" },
+			  { .size = 1, .offset = sizeof(uint64_t), .name = "exits" } },
+	};
+	void *shared;
+	int fd;
+
+	if (f->no_stats)
+		return -ENOTTY;
+	fd = new_fd(f, sizeof(stats));
+	shared = mmap(NULL, sizeof(stats), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	assert_true(shared != MAP_FAILED);
+	memcpy(shared, &stats, sizeof(stats));
+	free_stats(v);
+	v->stats = shared;
+	return fd;
+}
+
+void fake_vcpu_count_exit(struct fake_vcpu *v)
+{
+	if (v->stats)
+		v->stats->data[1]++;
+}
+
 /* ---- KVM_RUN ---- */
 
 static bool immediate_exit(const struct fake_vcpu *v)
@@ -547,6 +602,7 @@ static int play(struct fake_vcpu *v)
 
 	if (e->error)
 		return -e->error;
+	fake_vcpu_count_exit(v);
 	fill_run(v, e);
 	return 0;
 }
@@ -655,6 +711,8 @@ static int dispatch(struct fake_kvm *f, int fd, unsigned long request, uintptr_t
 
 	if (request == KVM_RUN)
 		return v ? run_vcpu(f, v) : -ENOTTY;
+	if (v && request == KVM_GET_STATS_FD)
+		return get_stats(f, v);
 	if (v)
 		return call_vcpu(f, v, request, arg);
 	if (vm)
@@ -729,6 +787,7 @@ void fake_kvm_free(struct fake_kvm *f)
 	for (unsigned int i = 0; i < f->nvcpus; i++) {
 		munmap(f->vcpus[i]->run, RUN_BYTES);
 		close(f->vcpus[i]->wake);
+		free_stats(f->vcpus[i]);
 		free(f->vcpus[i]);
 	}
 	fd_close(&f->kvm.fd);

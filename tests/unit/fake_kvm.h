@@ -119,6 +119,7 @@ struct fake_vcpu {
 	unsigned int kvmclock_ctrls;
 	struct fake_range filled[FAKE_RANGES]; /* of second-level tables; all that were, in order */
 	unsigned int nfilled;
+	struct fake_stats *stats; /* in what KVM_GET_STATS_FD gave; NULL: nobody has asked */
 };
 
 struct fake_kvm {
@@ -129,7 +130,8 @@ struct fake_kvm {
 	/* What KVM_GET_SUPPORTED_CPUID gives instead of the fake's own, where not NULL. */
 	const struct kvm_cpuid_entry2 *cpuid;
 	uint32_t ncpuid;
-	bool any_msr; /* vCPUs take every MSR that is set, as CPUs of all kinds together would */
+	bool no_stats; /* as KVM before Linux 5.14 */
+	bool any_msr;  /* vCPUs take every MSR that is set, as CPUs of all kinds together would */
 	struct fake_vm *vms[FAKE_VMS];
 	unsigned int nvms;
 	struct fake_vcpu *vcpus[FAKE_VCPUS];
@@ -169,6 +171,9 @@ void fake_vcpu_randomise(struct fake_vcpu *v, uint32_t seed);
 
 /* The MSR's place in msr_index, msr_value and msr_writes; fails the test if there is none. */
 uint32_t fake_vcpu_msr(const struct fake_vcpu *v, uint32_t index);
+
+/* The vCPU has been entered and left, in KVM's statistics: as by an exit that KVM serves itself. */
+void fake_vcpu_count_exit(struct fake_vcpu *v);
 
 /* The position in f->calls of the first call of request on fd (-1: on any) from start on, or -1. */
 int fake_kvm_find_call(const struct fake_kvm *f, int fd, unsigned long request, unsigned int start);

@@ -38,6 +38,9 @@ void lapic_timer_loaded(struct lapic_timer *t, const struct vcpu_state *st);
 /* Reads st's lapic and lapic_ns. 0 or -errno. */
 int lapic_timer_get(struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, struct error *err);
 
+/* Whether the timer counts by the MSR TSC deadline. */
+bool lapic_timer_has_deadline(const struct kvm_lapic_state *lapic);
+
 /*
  * Makes of what lapic_timer_get() read what is to be set: with the interrupt that is due, and
  * without one that was taken already.

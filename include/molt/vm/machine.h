@@ -242,6 +242,12 @@ void machine_forget_stand_in(struct machine *m);
 void machine_hand_over(struct machine *m);
 void machine_hand_back(struct machine *m);
 
+/*
+ * In the stand-in, the vCPUs parked, before they run on: a successor that gave up at the switch may have
+ * left marks in guest RAM by which a TLB flush would be lost (steal_time.c).
+ */
+void machine_clear_preempted(struct machine *m);
+
 /* Of quiesced devices, as soon as the stand-in's guest runs: see serve of struct device_class. */
 void machine_serve(struct machine *m);
 

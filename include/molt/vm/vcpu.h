@@ -33,7 +33,8 @@ struct vcpu {
 	uint64_t steal_time;      /* the guest's MSR, where it was stopped in this KVM VM; else 0 */
 	struct vcpu_retry retry;  /* the thread's own */
 	struct lapic_timer timer; /* whose fd is, see docs/architecture.md */
-	struct vcpu_state *state; /* CPUID always; the rest while saved or loaded */
+	struct vcpu_reading reading; /* of what is in state; open while run is mapped */
+	struct vcpu_state *state;    /* CPUID always; the rest while saved or loaded */
 };
 
 #endif

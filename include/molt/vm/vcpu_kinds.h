@@ -66,6 +66,10 @@ extern const struct vcpu_kind vcpu_kinds[VCPU_KINDS];
  */
 bool vcpu_kind_is_left_out(const struct kvm *kvm, enum vcpu_kind_id id);
 
+/* Reads one kind, if it is not left out. 0 or -errno with the call's name. */
+int vcpu_kind_get(enum vcpu_kind_id id, struct vcpu_state *st, struct kvm *kvm, int fd,
+		  const struct msr_list *msrs, struct error *err);
+
 /* Sets one kind, if it is not left out. 0 or -errno with the call's name. */
 int vcpu_kind_set(enum vcpu_kind_id id, const struct vcpu_state *st, struct kvm *kvm, int fd,
 		  struct error *err);

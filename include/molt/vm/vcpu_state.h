@@ -77,6 +77,36 @@ int msr_lists_complete(struct msr_lists *lists, struct kvm *kvm, const struct vc
 int vcpu_state_get(struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, const struct msr_list *msrs,
 		   struct error *err);
 
+/*
+ * What is known of a vCPU from its last reading, so that the next has less to do (vcpu_reading.c).
+ * One with fd -1 and else zero knows nothing, and never will.
+ */
+struct vcpu_reading {
+	int fd;         /* KVM's statistics of the vCPU, -1: there are none */
+	uint64_t at;    /* of the count of its exits in them */
+	uint64_t exits; /* then, and now */
+	uint64_t now;
+	bool counted;    /* now is valid, for one reading */
+	uint32_t nmsrs;  /* that were read */
+	bool waited;     /* it executed nothing then, and would not by itself */
+	bool wall_clock; /* this is the vCPU whose st->wall_clock somebody wants */
+};
+
+/* Of a vCPU that was just created. Where KVM keeps no statistics that is no error. */
+void vcpu_reading_open(struct vcpu_reading *reading, struct kvm *kvm, int vcpu_fd, bool wall_clock);
+void vcpu_reading_close(struct vcpu_reading *reading);
+
+/* Looks how often the vCPU was left. It has parked, and is read next. */
+void vcpu_reading_count(struct vcpu_reading *reading);
+
+/*
+ * As vcpu_state_get(), by fewer calls where the vCPU has executed nothing since the last time: st
+ * still has what was read then, and nobody but KVM has changed the vCPU since. Without a
+ * vcpu_reading_count() before it all is read, and the next time as well.
+ */
+int vcpu_state_get_again(struct vcpu_state *st, struct vcpu_reading *reading, struct kvm *kvm,
+			 int vcpu_fd, const struct msr_list *msrs, struct error *err);
+
 /* Sets CPUID alone: before the first KVM_RUN, and part of vcpu_state_set(). */
 int vcpu_state_set_cpuid(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd,
 			 struct error *err);
