@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * bench: what tests/bench measures with. The CPU reads the TSC for ever and keeps the largest gap
- * between two readings in a mailbox in RAM, where the host reads it: there is not one exit but
- * those that are to be measured. On request it writes to each page of RAM and says how long that
- * took.
+ * between two readings in a mailbox in RAM, and a list of all that are long, where the host reads
+ * them: there is not one exit but those that are to be measured. On request it writes to each page
+ * of RAM and says how long that took.
  *
  * It runs in two ways. Booted by PVH like every tiny guest, by a VMM. Or entered at bench_enter()
  * by a program that knows nothing but the mailbox (tests/bench/floor.c), anew after each exec: then
@@ -54,13 +54,24 @@ static void serve(volatile struct bench_mailbox *m)
 		m->last = rdtsc();
 	}
 	if (m->reset != m->reset_done) {
-		m->gap = m->gap_end = 0;
+		m->gap = m->gap_end = m->gaps = 0;
 		m->reset_done = m->reset;
 	}
 }
 
+static void note(volatile struct bench_mailbox *m, uint64_t now, uint64_t gap)
+{
+	volatile struct bench_gap *to = &m->noted[m->gaps % BENCH_GAPS];
+
+	to->end = now;
+	to->ticks = gap;
+	m->gaps++;
+}
+
 static void measure(volatile struct bench_mailbox *m)
 {
+	uint64_t noted = m->tsc_khz * BENCH_NOTED_US / 1000;
+
 	m->entries++;
 	for (;;) {
 		uint64_t now = rdtsc(), gap = now - m->last;
@@ -69,6 +80,8 @@ static void measure(volatile struct bench_mailbox *m)
 			m->gap = gap;
 			m->gap_end = now;
 		}
+		if (gap > noted)
+			note(m, now, gap);
 		m->last = now;
 		serve(m);
 	}

@@ -9,6 +9,12 @@
 #include <stdint.h>
 
 #define BENCH_MAGIC 0x48434e45424d4f4cull
+#define BENCH_NOTED_US 50 /* a gap longer than this is noted */
+#define BENCH_GAPS 128
+
+struct bench_gap {
+	uint64_t end, ticks;
+};
 
 struct bench_mailbox {
 	uint64_t magic;
@@ -26,6 +32,16 @@ struct bench_mailbox {
 	uint64_t reset, reset_done;
 	uint64_t touch, touch_done;
 	uint64_t touch_ticks, touch_bytes; /* of the last touch */
+	/* The gaps worth a note since the last reset: how many, and the newest of them as a ring. */
+	uint64_t gaps;
+	struct bench_gap noted[BENCH_GAPS];
+	/*
+	 * Not the guest's, but of a program that enters it and says what it did: how often it has
+	 * replaced itself, and when, by its own reading of the TSC, the guest stood still in the
+	 * last of these: for the hand-off to the stand-in, and for the switch to the successor.
+	 */
+	uint64_t updates;
+	uint64_t handoff_begin, handoff_end, switch_begin, switch_end;
 };
 
 #endif

@@ -17,13 +17,16 @@ import signal
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, HERE)
+sys.path[:0] = [HERE, os.path.join(HERE, "..", "lib")]
 import figures
 import host
 import qemu
-from contestants import Floor, Molt
+import release
+from contestants import Floor, Molt, Release, Standin
+from moltvm import molt
 
-Tools = collections.namedtuple("Tools", "molt floor guest qemu")
+# release: an older molt, or None, and what it says it is.
+Tools = collections.namedtuple("Tools", "molt floor guest qemu release release_version", defaults=(None, None))
 Case = collections.namedtuple("Case", "mib cpus pages tools")
 
 QUICK = ((256, 1, "4K"), (256, 16, "4K"))
@@ -45,15 +48,18 @@ def arguments():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--build", default="build", help="build directory with molt, floor and guest (%(default)s)")
     p.add_argument("--molt", metavar="PATH", help="another molt than the build directory's")
-    p.add_argument("--quick", action="store_true", help="two small cases without QEMU, less than a minute")
+    p.add_argument("--quick", action="store_true", help="two small cases with nobody else, about a minute")
     p.add_argument("--case", action="append", type=parse_case, metavar="MIB[:VCPUS[:4K|2M]]",
                    help="a case of your own; any number of times")
     p.add_argument("--rounds", type=int, help="turns of each contestant (4; --quick 2)")
     p.add_argument("--updates", type=int, help="updates a turn (5); one more before them is not counted")
-    p.add_argument("--only", action="append", choices=("floor", "molt", "qemu"), help="not the others")
+    p.add_argument("--only", action="append", choices=list(figures.NAMES), help="not the others")
     p.add_argument("--qemu", metavar="PATH|fetch|none",
                    help="a QEMU >= 10.2; 'fetch' for Debian sid's, unpacked below ~/.cache and not installed. "
                         "If not set: one in the PATH or fetched before, where there is one")
+    p.add_argument("--release", metavar="PATH|build|none",
+                   help="an older molt; 'build' makes the newest release from the repository's history. If not set: "
+                        "one that was built before, where there is one")
     p.add_argument("--reserve", action="store_true",
                    help="as root: raise vm.nr_hugepages for the cases with 2 MiB pages, and put it back")
     p.add_argument("--check", action="store_true", help="fail if a limit of docs/benchmarks.md does not hold")
@@ -84,8 +90,8 @@ def run_case(case, kinds, rounds, updates):
     return samples, failures
 
 
-def contestants(args, found_qemu):
-    kinds = [Floor, Molt] + ([qemu.Qemu] if found_qemu else [])
+def contestants(args, tools):
+    kinds = [Standin, Floor, Molt] + [Release] * bool(tools.release) + [qemu.Qemu] * bool(tools.qemu)
     return [k for k in kinds if not args.only or k.name in args.only]
 
 
@@ -101,11 +107,31 @@ def find_qemu(args):
         return None
 
 
-def measure(args):
+def find_release(args):
+    """The path of an older molt, or None."""
+    wanted = args.release or ("none" if args.quick else "")
+    if wanted == "none":
+        return None
+    if wanted not in ("", "build"):
+        return os.path.abspath(wanted)
+    try:
+        return release.newest() if wanted else release.built()
+    except release.Unavailable as err:
+        sys.exit("bench: %s" % err)
+
+
+def find_tools(args):
     build = os.path.abspath(args.build)
-    tools = Tools(os.path.abspath(args.molt or os.path.join(build, "molt")), os.path.join(build, "tests", "floor"),
-                  os.path.join(build, "firmware", "bench.elf"), find_qemu(args))
-    kinds = contestants(args, tools.qemu)
+    os.environ.setdefault("MOLT_RELEASES", os.path.join(build, "releases"))
+    older = find_release(args)
+    version = molt("version", binary=older).stdout.split()[1] if older else None
+    return Tools(os.path.abspath(args.molt or os.path.join(build, "molt")), os.path.join(build, "tests", "floor"),
+                 os.path.join(build, "firmware", "bench.elf"), find_qemu(args), older, version)
+
+
+def measure(args):
+    tools = find_tools(args)
+    kinds = contestants(args, tools)
     results = figures.new_results(tools)
     figures.print_head()
     for shape in args.case or (QUICK if args.quick else RAM + CPUS + HUGE):

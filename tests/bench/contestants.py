@@ -8,16 +8,17 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "lib"))
+import host
 from mailbox import Mailbox
-from moltvm import Vm, session_lives
+from moltvm import Vm, beneath_a_release, session_lives
 
 SETTLE = 0.02   # seconds of rest before and after an update
 
 
 class Contestant:
     """
-    One running guest. A subclass starts it (self.mailbox), replaces its VMM (replace) and knows when
-    all that an update leaves behind is gone (settle).
+    One running guest. A subclass starts it, finds its mailbox (attach), replaces its VMM (replace) and
+    knows when all that an update leaves behind is gone (settle).
     """
 
     def __init__(self, case):
@@ -25,6 +26,8 @@ class Contestant:
         self.mailbox = None
         try:
             self.start()
+            host.favour(self.pid())
+            self.attach()
             self.mailbox.touch_us()
         except BaseException:
             self.end()
@@ -42,7 +45,10 @@ class Contestant:
         self.stop()
 
     def update(self):
-        """One update of a guest with all RAM in its page tables; what was measured."""
+        """
+        One update of a guest with all RAM in its page tables; what was measured. The blackout is the largest gap that
+        the guest has seen from before the update was asked for until it had been answered.
+        """
         self.settle()
         sample = {"touch_before_us": self.mailbox.touch_us()}
         time.sleep(SETTLE)
@@ -54,17 +60,25 @@ class Contestant:
 
 
 class Floor(Contestant):
+    """The old order: pause, exec, build."""
+
     name = "floor"
+    order = "pause"
     proc = None
 
     def start(self):
         tools, case = self.case.tools, self.case
-        self.proc = subprocess.Popen([tools.floor, tools.guest, str(case.mib), str(case.cpus), case.pages],
-                                     start_new_session=True)
+        self.proc = subprocess.Popen([tools.floor, tools.guest, str(case.mib), str(case.cpus), case.pages,
+                                      self.order], start_new_session=True)
+
+    def pid(self):
+        return self.proc.pid
+
+    def attach(self):
         self.mailbox = Mailbox(self.proc.pid, "floor-ram", lambda: self.proc.poll() is None)
 
     def settle(self):
-        # The last child goes, with the old address space, and the next one is made.
+        # The last child goes, with the old address space; in the old order the next one is made.
         self.proc.send_signal(signal.SIGUSR1)
         time.sleep(SETTLE)
 
@@ -86,6 +100,25 @@ class Floor(Contestant):
             time.sleep(0.005)
 
 
+class Standin(Floor):
+    """The new order: a stand-in runs the guest from before the exec until its successor is built."""
+
+    name = "standin"
+    order = "stand-in"
+
+    def replace(self):
+        m = self.mailbox
+        before = m["updates"]
+        self.proc.send_signal(signal.SIGUSR2)
+        m.wait(lambda: m["updates"] != before, "the guest in the next image")
+        m.gap_us()
+        windows = [(m["handoff_begin"], m["handoff_end"]), (m["switch_begin"], m["switch_end"])]
+        (handoff, switch), (guest_handoff, guest_switch) = zip(
+            *((m.us(end - begin), m.gap_within_us(begin, end)) for begin, end in windows))
+        return {"handoff_us": handoff, "host_blackout_us": switch,
+                "guest_handoff_us": guest_handoff, "guest_switch_us": guest_switch}
+
+
 def children(pid):
     try:
         with open("/proc/%d/task/%d/children" % (pid, pid)) as f:
@@ -102,14 +135,28 @@ class Molt(Contestant):
         case = self.case
         self.vm = Vm("--memory", "size=%dM,hugepages=2M" % case.mib if case.pages == "2M" else "%dM" % case.mib,
                      "--cpus", str(case.cpus), "--log-level", "warn", kernel=case.tools.guest,
-                     binary=case.tools.molt, cmdline="cpus=%d" % case.cpus)
-        self.mailbox = Mailbox(self.vm.pid, "molt-ram", lambda: self.vm.proc.poll() is None)
+                     binary=self.binary(), cmdline="cpus=%d" % case.cpus, env=self.env())
+
+    def binary(self):
+        return self.case.tools.molt
+
+    def env(self):
+        return None
+
+    def pid(self):
+        return self.vm.pid
+
+    def attach(self):
+        self.mailbox = Mailbox(self.vm.pid, "molt-ram", self.alive)
+
+    def alive(self):
+        return self.vm.proc.poll() is None or session_lives(self.vm.proc.pid)
 
     def settle(self):
-        # The stand-in takes the old VM apart at the lowest priority: minutes where CPUs are scarce.
+        # The old VM is taken apart at the lowest priority: minutes where CPUs are scarce.
         for pid in children(self.vm.pid):
             try:
-                os.setpriority(os.PRIO_PROCESS, pid, 0)
+                os.setpriority(os.PRIO_PROCESS, pid, os.nice(0))
             except OSError:
                 pass    # it has just ended, or only root may
         self.vm.settle()
@@ -117,9 +164,24 @@ class Molt(Contestant):
 
     def replace(self):
         report = self.vm.update()
-        stages = {stage["name"]: stage["us"] for stage in report["stages"]}
-        return {"host_blackout_us": report["blackout-us"], "stages": stages}
+        sample = {"host_blackout_us": report["blackout-us"],
+                  "stages": {stage["name"]: stage["us"] for stage in report["stages"]}}
+        if "handoff-us" in report:
+            sample["handoff_us"] = report["handoff-us"]
+        return sample
 
     def stop(self):
         if self.vm:
             self.vm.__exit__(None, None, None)
+
+
+class Release(Molt):
+    """An older molt."""
+
+    name = "release"
+
+    def binary(self):
+        return self.case.tools.release
+
+    def env(self):
+        return beneath_a_release()

@@ -9,6 +9,13 @@ HUGE = "/sys/kernel/mm/hugepages/hugepages-2048kB/"
 HUGE_MIB = 2
 
 
+def favour(pid):
+    """What `nice` gave the bench for a process: a scheduler that groups by sessions looks at the session's."""
+    with contextlib.suppress(OSError):
+        with open("/proc/%d/autogroup" % pid, "w") as f:
+            f.write("%d" % os.nice(0))
+
+
 def read(path):
     with open(path) as f:
         return f.read()

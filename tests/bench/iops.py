@@ -11,6 +11,7 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "lib"))
+import host
 from mailbox import Gone, Mailbox
 from moltvm import Vm, io_processes
 
@@ -81,7 +82,7 @@ class Guest:
         try:
             self.started = time.monotonic()
             self.start()
-            self.favour()
+            host.favour(self.pid())
             if wait:
                 self.attach()
         except BaseException:
@@ -93,12 +94,6 @@ class Guest:
 
     def __exit__(self, *_):
         self.close()
-
-    def favour(self):
-        """A nice value, which is inherited, counts within a session only, where the scheduler groups by these."""
-        with contextlib.suppress(OSError):
-            with open("/proc/%d/autogroup" % self.pid(), "w") as f:
-                f.write("%d" % os.nice(0))
 
     def serial(self):
         with contextlib.suppress(FileNotFoundError):

@@ -16,8 +16,10 @@ class Mailbox:
     """Of the guest that a process runs, in the first of its memfds whose name has `memfd`."""
 
     MAGIC = struct.pack("<Q", 0x48434E45424D4F4C)
+    NOTED = 128     # the newest gaps, each as its end and its length
     FIELDS = ("magic entry page_tables stack ram_bytes tsc_khz ready entries last gap gap_end reset reset_done "
-              "touch touch_done touch_ticks touch_bytes").split()
+              "touch touch_done touch_ticks touch_bytes gaps".split() + 2 * NOTED * ["noted"] +
+              "updates handoff_begin handoff_end switch_begin switch_end".split())
 
     def __init__(self, pid, memfd, alive, timeout=120):
         self.alive = alive
@@ -82,6 +84,15 @@ class Mailbox:
         last = self["last"]
         self.wait(lambda: self["last"] != last, "sign of life")
         return self.us(self["gap"])
+
+    def noted(self):
+        """[(end, ticks)] of the newest gaps that the guest has noted since the reset, oldest first."""
+        words = struct.unpack_from("<%dQ" % (2 * self.NOTED), self.map, self.offset("noted"))
+        return sorted(list(zip(words[::2], words[1::2]))[:self["gaps"]])
+
+    def gap_within_us(self, begin, end):
+        """The largest noted gap that overlaps a time on the TSC; 0 if there is none."""
+        return self.us(max([ticks for at, ticks in self.noted() if at > begin and at - ticks < end], default=0))
 
     def touch_us(self, timeout=300):
         """How long the guest took to write to each page of its RAM."""

@@ -3,7 +3,8 @@
 import math
 from xml.sax.saxutils import escape
 
-STYLE = {"floor": ("#8a94a6", "floor"), "molt": ("#0f766e", "molt"), "qemu": ("#c2571a", "QEMU cpr-exec")}
+STYLE = {"standin": ("#8a94a6", "floor"), "floor": ("#b9c0cb", "floor, old order"), "molt": ("#0f766e", "molt"),
+         "release": ("#6d9bd1", "older molt"), "qemu": ("#c2571a", "QEMU cpr-exec")}
 INK, FAINT, GRID = "#1f2933", "#6b7785", "#e5e9ee"
 WIDTH, HEIGHT = 860, 400
 TOP, BOTTOM = 72, 340
@@ -67,10 +68,11 @@ def scale(cases):
     return (lambda us: BOTTOM - (math.log10(us) - low) / (high - low) * (BOTTOM - TOP)), ticks
 
 
-def legend(cases):
+def legend(cases, release):
     out, x = [], WIDTH - 24
     for name in reversed([n for n in STYLE if any(n in c["summary"] for c in cases)]):
         colour, words = STYLE[name]
+        words = "molt " + release if name == "release" and release else words
         out.append(text(x, 30, words, "end", INK))
         x -= 6.9 * len(words) + 16
         out.append('<circle cx="%.1f" cy="26" r="4" fill="%s"/>' % (x + 4, colour))
@@ -85,7 +87,7 @@ def svg(results):
                     lambda mib: "%d GiB" % (mib // 1024) if mib >= 1024 else "%d MiB" % mib,
                     "1 vCPU, RAM touched"),
               Panel(560, WIDTH - 36, [c for c in cases if c["mib"] == 256], "cpus", str, "256 MiB, vCPUs")]
-    body = [text(24, 30, "Guest blackout of an update", "start", INK, 16, "600"), *legend(cases)]
+    body = [text(24, 30, "Guest blackout of an update", "start", INK, 16, "600"), *legend(cases, results.get("release"))]
     for panel in panels:
         if panel.cases:
             body += panel.draw(y, ticks)

@@ -87,7 +87,13 @@ class Qemu(Contestant):
             "-append", "cpus=%d" % case.cpus, "-serial", "null",
             "-chardev", "socket,id=qmp,path=%s,server=on,wait=off" % self.socket, "-mon", "qmp,mode=control"]
         with open(os.path.join(self.dir, "log"), "w") as log:
-            self.proc = subprocess.Popen(self.argv, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.proc = subprocess.Popen(self.argv, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                         start_new_session=True)
+
+    def pid(self):
+        return self.proc.pid
+
+    def attach(self):
         self.mailbox = Mailbox(self.proc.pid, "memory-backend", self.alive)
 
     def alive(self):

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """What the bench makes of its samples, and of a trace: no guest is run here."""
+import mmap
 import os
+import struct
 import sys
 import tempfile
 import xml.dom.minidom
@@ -11,6 +13,7 @@ sys.path[:0] = [HERE, os.path.join(HERE, "..", "lib")]
 import calls
 import figures
 import plot
+from mailbox import Mailbox
 from bench import Case, parse_case
 from moltvm import run_cases
 
@@ -20,15 +23,16 @@ def sample(us):
 
 
 def case(mib, cpus, **blackouts):
+    """blackouts: the median of each, in microseconds."""
     samples = {name: [sample(us * k) for k in (0.9, 1, 1.2)] for name, us in blackouts.items()}
     for s in samples.get("molt", []):
-        s["host_blackout_us"] = s["blackout_us"]
+        s["host_blackout_us"], s["handoff_us"] = s["blackout_us"], 200
         s["stages"] = {name: 10 for name in figures.BLACKOUT_STAGES}
     return figures.case_result(Case(mib, cpus, "4K", None), samples, {})
 
 
 def results(*cases):
-    return {"date": "today", "qemu": "11.1", "cases": list(cases), "host": {
+    return {"date": "today", "qemu": "11.1", "release": "0.1", "cases": list(cases), "host": {
         "cpus": 2, "cpu": "a CPU", "kvm": "kvm_x", "kernel": "Linux 6", "load": 0.5}}
 
 
@@ -39,22 +43,31 @@ def test_shapes():
 
 
 def test_limits_hold_and_do_not():
-    good = results(case(256, 1, floor=1000, molt=1500), case(8192, 1, floor=3000, molt=4000, qemu=800000))
-    assert [row[-1] for row in figures.limits(good)] == [True] * 4, figures.limits(good)
-    bad = results(case(256, 1, floor=1000, molt=1700), case(8192, 1, floor=1100, molt=4000, qemu=300000))
-    assert [row[-1] for row in figures.limits(bad)] == [False] * 4, figures.limits(bad)
+    good = results(case(256, 1, standin=400, molt=600, release=2400), case(256, 16, standin=1000, molt=1200),
+                   case(256, 64, standin=2000, molt=2400), case(512, 1, molt=1000, qemu=80000),
+                   case(8192, 1, molt=750, release=6000, qemu=225000))
+    assert [row[-1] for row in figures.limits(good)] == [True] * len(figures.LIMITS), figures.limits(good)
+    bad = results(case(256, 1, standin=400, molt=710, release=2800), case(256, 16, standin=1000, molt=1210),
+                  case(256, 64, standin=2000, molt=2410), case(512, 1, molt=1000, qemu=79000),
+                  case(8192, 1, molt=900, release=7100, qemu=269000))
+    assert [row[-1] for row in figures.limits(bad)] == [False] * len(figures.LIMITS), figures.limits(bad)
+    words = [row[0] for row in figures.limits(good)]
+    assert "molt at 256 MiB, 1 vCPU, ms" in words and "molt / floor at 256 MiB, 64 vCPUs" in words, words
+    assert "molt at 8 GiB, 1 vCPU / molt at 256 MiB, 1 vCPU" in words, words
 
 
 def test_what_was_not_measured_has_no_limit():
-    assert figures.limits(results(case(256, 1, molt=1500))) == []
+    assert figures.limits(results(case(256, 1, standin=500, floor=1500))) == []
+    assert [row[0] for row in figures.limits(results(case(256, 1, molt=500)))] == ["molt at 256 MiB, 1 vCPU, ms"]
 
 
 def test_docs_are_filled_twice_alike():
-    r = results(case(256, 1, floor=1000, molt=1500, qemu=60000), case(8192, 1, floor=3000, molt=4000))
+    r = results(case(256, 1, standin=300, floor=1000, molt=1500, release=1600, qemu=60000),
+                case(8192, 1, floor=3000, molt=4000))
     with tempfile.TemporaryDirectory() as d:
         with open(d + "/benchmarks.md", "w") as f:
             f.write("before\n" + "".join("<!-- bench %s -->\nSTALE\n<!-- end -->\n" % b for b in (
-                "machine", "limits", "blackout", "brownout", "budget")) + "after\n")
+                "machine", "limits", "blackout", "gaps", "brownout", "budget")) + "after\n")
         texts = []
         for _ in range(2):
             figures.write_docs(r, d)
@@ -62,15 +75,56 @@ def test_docs_are_filled_twice_alike():
                 texts.append(f.read())
         assert texts[0] == texts[1]
         assert "STALE" not in texts[0] and texts[0].startswith("before") and texts[0].endswith("after\n")
-        assert "| 256 MiB | 1 | 4K | 1.00 (" in texts[0], texts[0]
+        assert "| 256 MiB | 1 | 4K | 0.30 (0.27 to 0.36) | 1.00 (" in texts[0], texts[0]
+        assert "| floor, ms | floor, old order, ms | molt, ms | molt 0.1, ms | QEMU, ms |" in texts[0], texts[0]
+        assert "| 8 GiB | 1 | 4K | - | 3.00 (" in texts[0], texts[0]
+        assert "| 256 MiB | 1 | 4K | molt | 0.20 | 1.50 | 1.50 |" in texts[0], texts[0]
+
+
+def test_without_an_older_molt_and_without_qemu():
+    """Whom nobody measured has no column; and what an earlier bench wrote can still be read."""
+    r = results(case(256, 1, floor=1000, molt=1500))
+    del r["release"]
+    head = figures.blackout_table(r).splitlines()[0]
+    assert head == "| RAM | vCPUs | pages | floor, old order, ms | molt, ms |", head
+    assert "older molt" not in plot.svg(r)
+
+
+def test_stages_that_not_every_update_has():
+    samples = [{"blackout_us": 1, "stages": stages} for stages in ({"save": 5}, {"save": 7, "hurry": 2})]
+    found = figures.summarise(samples)["stages"]
+    assert found["save"]["median"] == 6 and found["hurry"]["median"] == 1, found
 
 
 def test_plot_is_well_formed():
-    r = results(case(256, 1, floor=1000, molt=1500, qemu=60000), case(8192, 1, floor=3000, molt=4000))
+    r = results(case(256, 1, standin=300, floor=1000, molt=1500, release=1700, qemu=60000),
+                case(8192, 1, floor=3000, molt=4000))
     doc = xml.dom.minidom.parseString(plot.svg(r))
-    assert len(doc.getElementsByTagName("circle")) >= 5
+    assert len(doc.getElementsByTagName("circle")) == 5 + 7 + 5     # legend, and the points of either panel
+    assert "molt 0.1" in [t.firstChild.data for t in doc.getElementsByTagName("text")]
     for circle in doc.getElementsByTagName("circle"):
         assert 0 <= float(circle.getAttribute("cy")) <= plot.HEIGHT, circle.toxml()
+
+
+def test_gaps_that_the_guest_noted():
+    """The ring keeps the newest; a gap belongs to a time if they overlap."""
+    words = {"tsc_khz": 2000, "gaps": 3}
+    noted = [(10000, 4000), (30000, 8000), (50000, 2000)]
+    with tempfile.TemporaryDirectory() as d, open(d + "/ram", "w+b") as f:
+        f.truncate(8192)
+        m = object.__new__(Mailbox)     # without a guest to wait for
+        m.map, m.at = mmap.mmap(f.fileno(), 8192), 0
+        for name, value in words.items():
+            m[name] = value
+        struct.pack_into("<6Q", m.map, m.offset("noted"), *[word for gap in noted for word in gap])
+        assert m.noted() == noted, m.noted()
+        assert m.gap_within_us(0, 9000) == 2000     # it ends later, but has begun
+        assert m.gap_within_us(0, 60000) == 4000
+        assert m.gap_within_us(11000, 21000) == 0
+        m["gaps"] = Mailbox.NOTED + 1
+        struct.pack_into("<2Q", m.map, m.offset("noted"), 70000, 1000)     # comes around
+        assert len(m.noted()) == Mailbox.NOTED and m.noted()[-1] == (70000, 1000)
+        m.close()
 
 
 TRACE = """# a comment

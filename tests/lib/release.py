@@ -114,6 +114,13 @@ def newest():
     return os.path.join(build(known[-1][1]), "molt")
 
 
+def built():
+    """The same if it needs no building; otherwise None."""
+    known = releases()
+    place = os.path.join(cache_dir(), known[-1][1], "molt") if known else ""
+    return os.environ.get("MOLT_RELEASE") or (place if os.path.exists(place) else None)
+
+
 if __name__ == "__main__":
     try:
         print(newest())
