@@ -23,11 +23,14 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include <x86intrin.h>
 
 #include "floor.h"
+
+#define LOWEST 19
 
 /* This image's, and the stand-in's on this image's memory. */
 static struct crew own, other;
@@ -117,11 +120,30 @@ static void rehearse(struct floor *f)
 	}
 }
 
+/* Where the kernel cannot, the guest's faults do it. */
+static void *map_in_advance(void *opaque)
+{
+	const struct floor *f = opaque;
+
+	setpriority(PRIO_PROCESS, (id_t)gettid(), LOWEST);
+	madvise(f->ram, f->bytes, MADV_POPULATE_WRITE);
+	return NULL;
+}
+
+/* A thread of its own, for a priority once lowered stays so: the guest comes before it. */
+static void map_ram(struct floor *f)
+{
+	pthread_t thread;
+
+	if (pthread_create(&thread, NULL, map_in_advance, f))
+		fail("thread");
+	pthread_join(thread, NULL);
+}
+
 static void take_over(struct floor *f)
 {
 	rehearse(f);
-	/* Where the kernel cannot, the guest's faults do it. */
-	madvise(f->ram, f->bytes, MADV_POPULATE_WRITE);
+	map_ram(f);
 	go_anywhere(f);
 	crew_make(&own);
 	word_set(&f->page->ready);
