@@ -149,6 +149,8 @@ void chardev_woken(void *opaque)
 {
 	struct chardev *cd = opaque;
 
+	if (atomic_load(&cd->serving))
+		chardev_flush(cd);
 	if (!cd->running)
 		return;
 	chardev_flush(cd);
@@ -214,10 +216,10 @@ void chardev_arm(struct chardev *cd)
 
 /* ---- what the device calls ---- */
 
-void chardev_revive(struct chardev *cd)
+void chardev_revive(struct chardev *cd, bool stood_in)
 {
-	pthread_mutex_init(&cd->lock, NULL);
-	writer_revive(&cd->writer);
+	if (!stood_in)
+		pthread_mutex_init(&cd->lock, NULL);
 	/* The shell sees its job end. It may act on that before this process runs the guest on. */
 	chardev_job_control(cd, true);
 }
@@ -237,6 +239,7 @@ int chardev_quiesce(struct chardev *cd, struct error *err)
 {
 	int rc = chardev_output_hold(cd, err);
 
+	atomic_store(&cd->serving, false);
 	if (rc)
 		return rc;
 	cd->running = false;
@@ -246,6 +249,7 @@ int chardev_quiesce(struct chardev *cd, struct error *err)
 
 void chardev_resume(struct chardev *cd)
 {
+	atomic_store(&cd->serving, false);
 	cd->running = true;
 	cd->owner = true;
 	cd->in_parked = false;
@@ -255,6 +259,19 @@ void chardev_resume(struct chardev *cd)
 	chardev_arm(cd);
 	if (cd->in_unpolled)
 		loop_wake_signal(&cd->wake);
+}
+
+int chardev_rest(struct chardev *cd, struct error *err)
+{
+	return chardev_output_rest(cd, err);
+}
+
+void chardev_serve(struct chardev *cd)
+{
+	atomic_store(&cd->serving, true);
+	if (cd->out_threaded)
+		writer_release(&cd->writer);
+	loop_wake_signal(&cd->wake);
 }
 
 void chardev_job_control(struct chardev *cd, bool stopping)

@@ -89,11 +89,14 @@ struct chardev {
 	struct loop_source out_src; /* only where out_fd is another than in_fd */
 	struct loop_source aux_src;
 	struct loop_wake wake;
+	struct loop_wake
+		full; /* nothing but that somebody waits: while it is served, see chardev_serve() */
 
-	bool running;   /* not quiesced */
-	bool owner;     /* cold start, or resumed after an incoming one: close may undo */
-	bool shared;    /* others hold the open file description, too: poll first */
-	bool in_socket; /* in_fd and out_fd are sockets: recv and send */
+	bool running;         /* not quiesced */
+	_Atomic bool serving; /* for a stand-in: output alone, see chardev_serve() */
+	bool owner;           /* cold start, or resumed after an incoming one: close may undo */
+	bool shared;          /* others hold the open file description, too: poll first */
+	bool in_socket;       /* in_fd and out_fd are sockets: recv and send */
 	bool out_socket;
 	size_t out_chunk; /* most that one write may carry, up to CHARDEV_CHUNK */
 
@@ -157,6 +160,7 @@ void chardev_output_init(struct chardev *cd);
 /*
  * Nothing is written from here on until released; -EBUSY where a write hangs, and then it goes on.
  */
+int chardev_output_rest(struct chardev *cd, struct error *err);
 int chardev_output_hold(struct chardev *cd, struct error *err);
 void chardev_output_release(struct chardev *cd);
 /*

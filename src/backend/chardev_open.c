@@ -106,6 +106,11 @@ static int open_incoming(struct chardev *cd, struct fdtable *fds, struct stream 
 	return cd->kind->adopt(cd, fds, err);
 }
 
+static void chardev_seen_full(void *opaque)
+{
+	(void)opaque;
+}
+
 int chardev_open(struct chardev **out, const char *tag, uint32_t instance, const char *spec,
 		 struct loop *loop, const struct chardev_ops *ops, struct fdtable *fds,
 		 struct stream *stream, struct error *err)
@@ -121,8 +126,11 @@ int chardev_open(struct chardev **out, const char *tag, uint32_t instance, const
 	cd = chardev_new(tag, instance, loop, ops);
 	if (!cd)
 		return err_set(err, ENOMEM, "no memory for the character backend");
-	rc = loop_wake_init(loop, &cd->wake, chardev_woken, cd, err);
+	rc = loop_wake_init_going_on(loop, &cd->wake, chardev_woken, cd, err);
+	if (rc == 0)
+		rc = loop_wake_init(loop, &cd->full, chardev_seen_full, cd, err);
 	if (rc) {
+		loop_wake_fini(&cd->wake);
 		pthread_mutex_destroy(&cd->lock);
 		free(cd->saved);
 		free(cd);
@@ -158,6 +166,7 @@ void chardev_close(struct chardev *cd)
 	if (!ended)
 		return;
 	loop_wake_fini(&cd->wake);
+	loop_wake_fini(&cd->full);
 	if (cd->kind && cd->kind->close)
 		cd->kind->close(cd, cd->owner);
 	pthread_mutex_destroy(&cd->lock);

@@ -73,6 +73,15 @@ static void output_works(struct chardev *cd)
 	log_info("%s: %s takes output again", cd->name, cd->describe);
 }
 
+/* A stand-in changes no descriptor: whoever comes after it will find the same. */
+static void fails(struct chardev *cd, int error)
+{
+	if (atomic_load(&cd->serving))
+		atomic_store(&cd->serving, false);
+	else
+		cd->kind->output_error(cd, error);
+}
+
 static void flush_here(struct chardev *cd)
 {
 	size_t done = 0;
@@ -95,7 +104,7 @@ static void flush_here(struct chardev *cd)
 			return;
 		}
 		if (taken < 0) {
-			cd->kind->output_error(cd, (int)-taken);
+			fails(cd, (int)-taken);
 			return;
 		}
 		output_works(cd);
@@ -151,7 +160,7 @@ static void flush_by_thread(struct chardev *cd)
 	int error = atomic_load(&cd->write_error);
 
 	if (error) {
-		cd->kind->output_error(cd, error);
+		fails(cd, error);
 		atomic_store(&cd->write_error, 0);
 	} else if (atomic_exchange(&cd->out_wrote, false)) {
 		output_works(cd);
@@ -186,19 +195,30 @@ void chardev_flush(struct chardev *cd)
 		flush_here(cd);
 }
 
+static int hangs(const struct chardev *cd, struct error *err)
+{
+	return err_set(err, EBUSY,
+		       "%s does not take what is being written to it: its file "
+		       "system hangs",
+		       cd->describe);
+}
+
+int chardev_output_rest(struct chardev *cd, struct error *err)
+{
+	return !cd->out_threaded || writer_stop(&cd->writer, HOLD_MS) ? 0 : hangs(cd, err);
+}
+
 int chardev_output_hold(struct chardev *cd, struct error *err)
 {
 	if (!cd->out_threaded) {
-		chardev_flush(cd);
+		if (cd->running)
+			chardev_flush(cd);
 		return 0;
 	}
 	if (writer_hold(&cd->writer, HOLD_MS))
 		return 0;
 	writer_release(&cd->writer);
-	return err_set(err, EBUSY,
-		       "%s does not take what is being written to it: its file "
-		       "system hangs",
-		       cd->describe);
+	return hangs(cd, err);
 }
 
 void chardev_output_release(struct chardev *cd)

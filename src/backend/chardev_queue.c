@@ -117,7 +117,7 @@ static void log_drops(const struct chardev *cd, uint64_t bytes)
 void chardev_write(struct chardev *cd, const uint8_t *data, size_t len)
 {
 	uint64_t log_bytes;
-	bool wake = false;
+	bool wake = false, full;
 
 	if (!cd->kind->has_output || !len)
 		return;
@@ -132,11 +132,14 @@ void chardev_write(struct chardev *cd, const uint8_t *data, size_t len)
 		make_room(cd, (uint32_t)(len - too_many));
 		append(cd, data + too_many, (uint32_t)(len - too_many));
 	}
+	full = atomic_load(&cd->serving) && cd->len > CHARDEV_RING_BYTES / 2;
 	log_bytes = drops_to_log(cd);
 	pthread_mutex_unlock(&cd->lock);
 	log_drops(cd, log_bytes);
 	if (wake)
 		loop_wake_signal(&cd->wake);
+	if (full)
+		loop_wake_signal(&cd->full);
 }
 
 uint32_t chardev_queue_next(struct chardev *cd, const uint8_t **piece)

@@ -259,8 +259,8 @@ static void wake_ready(void *opaque, uint32_t events)
 		wake->fn(wake->opaque);
 }
 
-int loop_wake_init(struct loop *loop, struct loop_wake *wake, void (*fn)(void *opaque),
-		   void *opaque, struct error *err)
+static int init_wake(struct loop *loop, struct loop_wake *wake, bool goes_on,
+		     void (*fn)(void *opaque), void *opaque, struct error *err)
 {
 	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	int r;
@@ -269,12 +269,29 @@ int loop_wake_init(struct loop *loop, struct loop_wake *wake, void (*fn)(void *o
 		return err_sys(err, errno, "eventfd");
 	wake->fn = fn;
 	wake->opaque = opaque;
-	r = loop_add(loop, &wake->source, fd, EPOLLIN, wake_ready, wake);
+	r = add(loop, &wake->source,
+		(struct loop_source){ .fd = fd,
+				      .events = EPOLLIN,
+				      .goes_on = goes_on,
+				      .fn = wake_ready,
+				      .opaque = wake });
 	if (r < 0) {
 		close(fd);
 		return err_sys(err, -r, "epoll_ctl on an eventfd");
 	}
 	return 0;
+}
+
+int loop_wake_init(struct loop *loop, struct loop_wake *wake, void (*fn)(void *opaque),
+		   void *opaque, struct error *err)
+{
+	return init_wake(loop, wake, false, fn, opaque, err);
+}
+
+int loop_wake_init_going_on(struct loop *loop, struct loop_wake *wake, void (*fn)(void *opaque),
+			    void *opaque, struct error *err)
+{
+	return init_wake(loop, wake, true, fn, opaque, err);
 }
 
 void loop_wake_fini(struct loop_wake *wake)

@@ -509,9 +509,19 @@ static void serial_resume(struct device *dev)
 	chardev_resume(to_serial(dev)->host.cd);
 }
 
-static void serial_revive(struct device *dev)
+static int serial_rest(struct device *dev, struct error *err)
 {
-	chardev_revive(to_serial(dev)->host.cd);
+	return chardev_rest(to_serial(dev)->host.cd, err);
+}
+
+static void serial_serve(struct device *dev)
+{
+	chardev_serve(to_serial(dev)->host.cd);
+}
+
+static void serial_revive(struct device *dev, bool stood_in)
+{
+	chardev_revive(to_serial(dev)->host.cd, stood_in);
 	chardev_listen_again(to_serial(dev)->host.cd);
 }
 
@@ -640,6 +650,8 @@ const struct device_class serial_class = {
 	.reset = serial_reset,
 	.quiesce = serial_quiesce,
 	.resume = serial_resume,
+	.rest = serial_rest,
+	.serve = serial_serve,
 	.revive = serial_revive,
 	.save_host = serial_save_host,
 	.load_host_again = serial_load_host_again,

@@ -257,8 +257,8 @@ static bool hurry(void *link)
 	return stand_in_link_hurry(link);
 }
 
-int update_map_ram(struct update *u, const struct incoming *in, struct refault *r,
-		   uint64_t limit_ns, struct error *err)
+int update_map_ram(struct update *u, struct incoming *in, struct refault *r, uint64_t limit_ns,
+		   struct error *err)
 {
 	struct stand_in_page *page = in->link->page;
 	uint64_t left = stand_in_link_left_ns(in->link) / 2;
@@ -271,7 +271,12 @@ int update_map_ram(struct update *u, const struct incoming *in, struct refault *
 		.progress = &page->progress,
 	};
 
-	return refault_before(r, &u->machine->memory, &plan, err);
+	int ret;
+
+	in->mapping_ns = now_ns();
+	ret = refault_before(r, &u->machine->memory, &plan, err);
+	in->mapped = r->before;
+	return ret;
 }
 
 /* The guest runs until the stand-in stops it for us. */

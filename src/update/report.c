@@ -84,7 +84,9 @@ static void add_own(json_t *stages, const struct incoming *in, const struct take
 {
 	add_stage(stages, "exec", in->fds->exec_ns, in->main_ns);
 	add_stage(stages, "adopt", in->main_ns, in->adopted_ns);
-	add_stage(stages, "build", in->adopted_ns, t->built_ns);
+	add_stage(stages, "build", in->adopted_ns, in->mapping_ns ? in->mapping_ns : t->built_ns);
+	if (in->mapping_ns)
+		add_stage(stages, "map RAM", in->mapping_ns, t->built_ns);
 	if (t->saved_ns && t->stopped_ns) {
 		add_stage(stages, "stop", t->built_ns, t->stopped_ns);
 		add_stage(stages, "final save", t->stopped_ns, t->saved_ns);
@@ -117,6 +119,8 @@ json_t *update_report(const struct update *u, const struct incoming *in,
 	if (r && times->entered_ns && times->stopped_ns)
 		json_object_set_new(r, "blackout-us",
 				    json_integer(us(times->stopped_ns, times->entered_ns)));
+	if (r && in->mapping_ns)
+		json_object_set_new(r, "mapped-bytes", json_integer((json_int_t)in->mapped));
 	if (r && times->handed_ns)
 		json_object_set_new(r, "hand-off-us",
 				    json_integer(us(t->stopped_ns, times->handed_ns)));

@@ -39,6 +39,7 @@ static const struct command_type devices = { .name = "[UpdateDevice]", .elements
 		{ .name = "total-us", .type = &command_int, .optional = (absent) }, \
 		{ .name = "blackout-us", .type = &command_int, .optional = true }, \
 		{ .name = "hand-off-us", .type = &command_int, .optional = true }, \
+		{ .name = "mapped-bytes", .type = &command_int, .optional = true }, \
 		{ .name = "state-bytes", .type = &command_int, .optional = (absent) }, \
 		{ .name = "stages", .type = &stages, .optional = (absent) }, \
 	{ \

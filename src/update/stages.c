@@ -157,7 +157,9 @@ static int do_stand_in(struct update *u, struct error *err)
 	u->stand_in.deadline_ms = !u->timeout_given && u->stops_guest ? STAND_IN_STOPPED_DEADLINE_MS
 								      : u->timeout_ms;
 	log_rest();
-	r = stand_in_start(&u->stand_in, err);
+	r = machine_rest(u->machine, err);
+	if (r == 0)
+		r = stand_in_start(&u->stand_in, err);
 	/* A successor that dies must not be taken for a service that died. */
 	if (r == 0)
 		u->ops.main_pid(u->ops.opaque, u->stand_in.child.pid);
@@ -329,7 +331,7 @@ void update_take_back(void *opaque, bool stood_in)
 		machine_park_vcpus(u->machine);
 	else
 		machine_hand_over(u->machine);
-	machine_take_back(u->machine);
+	machine_take_back(u->machine, stood_in);
 	err_set(&err, EIO, "%s", u->stand_in.page->reason);
 	undo_from(u, ARRAY_SIZE(stages) - 1);
 	hears = catch_signals(u, &deaf);

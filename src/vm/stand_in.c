@@ -54,6 +54,20 @@ void machine_forget_stand_in(struct machine *m)
 	m->stand_in = NULL;
 }
 
+int machine_rest(struct machine *m, struct error *err)
+{
+	int r = 0;
+
+	for (unsigned int i = 0; i < m->ndevices && r == 0; i++) {
+		struct device *dev = m->devices[i];
+
+		r = dev->cls->rest ? dev->cls->rest(dev, err) : 0;
+		if (r < 0)
+			err_prefix(err, "device '%s'", dev->id);
+	}
+	return r;
+}
+
 void machine_hand_over(struct machine *m)
 {
 	for (uint32_t i = 0; i < m->guest.cpus; i++)
@@ -85,15 +99,18 @@ void machine_serve(struct machine *m)
 	}
 }
 
-void machine_take_back(struct machine *m)
+void machine_take_back(struct machine *m, bool stood_in)
 {
 	forget(other(m));
 	m->stand_in = NULL;
-	/* Main may have died with any lock held. With nobody there they can be made again. */
 	for (unsigned int i = 0; i < m->ndevices; i++) {
-		pthread_mutex_init(&m->devices[i]->lock, NULL);
-		if (m->devices[i]->cls->revive)
-			m->devices[i]->cls->revive(m->devices[i]);
+		struct device *dev = m->devices[i];
+
+		/* Main may have died with it held. With nobody there it can be made again. */
+		if (!stood_in)
+			pthread_mutex_init(&dev->lock, NULL);
+		if (dev->cls->revive)
+			dev->cls->revive(dev, stood_in);
 	}
 	machine_clear_preempted(m);
 	machine_tell_paused(m);

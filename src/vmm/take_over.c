@@ -75,7 +75,7 @@ static int build(struct vmm *v, struct incoming *in, struct error *err)
 }
 
 /* The guest runs meanwhile. */
-static void map_ram(struct vmm *v, const struct incoming *in)
+static void map_ram(struct vmm *v, struct incoming *in)
 {
 	struct error err = ERROR_INIT;
 

@@ -129,7 +129,8 @@ VOID_STAGE(update_committed, (void *opaque), (opaque), faults_begin("stand-in", 
 /* From the moment it takes the guest back. */
 VOID_STAGE(update_take_back, (void *opaque, bool stood_in), (opaque, stood_in),
 	   faults_begin("stand-in", "take-back"), (void)0)
-VOID_STAGE(machine_take_back, (struct machine * m), (m), faults_stage("revive"), (void)0)
+VOID_STAGE(machine_take_back, (struct machine * m, bool stood_in), (m, stood_in),
+	   faults_stage("revive"), (void)0)
 
 /* ---- the successor ---- */
 

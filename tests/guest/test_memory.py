@@ -295,7 +295,7 @@ def test_refault_does_not_hold_up_the_next_update():
         assert vm.qmp.command("query-update")["updates"] == i
 
 
-def test_refault_goes_on_in_the_guardian():
+def test_refault_goes_on_in_the_stand_in():
     if sanitized():
         raise Skip("the stand-in does not work with sanitizers; see docs/testing.md")
     with Vm("--memory", "256M,refault=background", kernel="toucher", cmdline="period_ms=50") as vm:

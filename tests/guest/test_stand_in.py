@@ -50,7 +50,7 @@ def fail(vm, command, **arguments):
     raise AssertionError("the update was reported as done: %s" % report)
 
 
-def check_guardian(command, **arguments):
+def check_taken_back(command, **arguments):
     need_threads_to_follow()
     with start_probe() as vm:
         sentence, pid = fail(vm, command, **arguments)
@@ -63,24 +63,24 @@ def check_guardian(command, **arguments):
 
 
 def test_successor_that_says_no_by_its_exit_status():
-    assert "ended before it took the guest over" in check_guardian(["/bin/false"])
+    assert "ended before it took the guest over" in check_taken_back(["/bin/false"])
 
 
 def test_successor_that_ends_well_without_having_done_anything():
-    assert "ended before it took the guest over" in check_guardian(["/bin/true"])
+    assert "ended before it took the guest over" in check_taken_back(["/bin/true"])
 
 
 def test_successor_that_kills_itself():
-    check_guardian(["/bin/sh", "-c", "kill -9 $$"])
+    check_taken_back(["/bin/sh", "-c", "kill -9 $$"])
 
 
 def test_successor_that_does_not_know_an_option():
-    check_guardian([molt_binary(), "run", "--option-of-another-age"])
+    check_taken_back([molt_binary(), "run", "--option-of-another-age"])
 
 
 def test_successor_that_hangs():
     began = time.monotonic()
-    sentence = check_guardian(["/bin/sh", "-c", "exec sleep 60"], timeout=500)
+    sentence = check_taken_back(["/bin/sh", "-c", "exec sleep 60"], timeout=500)
     assert "in time" in sentence, sentence
     assert time.monotonic() - began < 30
 
@@ -181,7 +181,7 @@ def test_paused_guest_stays_paused():
         check_alive(vm)
 
 
-def test_signal_ends_the_guest_in_the_guardian():
+def test_signal_ends_the_guest_in_the_stand_in():
     need_threads_to_follow()
     with start_probe() as vm:
         _, pid = fail(vm, ["/bin/true"])

@@ -610,7 +610,7 @@ static void a_stand_in_puts_it_right_first(void **state)
 
 	share_terminal(s, &t, true);
 	assert_int_equal(chardev_quiesce(s->cd, &err), 0);
-	chardev_revive(s->cd);
+	chardev_revive(s->cd, false);
 	assert_settings(&t, &t.before);
 	chardev_resume(s->cd);
 	assert_true(is_raw(&t));

@@ -76,8 +76,8 @@ bool chardev_connected(const struct chardev *cd);
 /* As control_listen_again(), for a socket's peers; nothing for other kinds. */
 void chardev_listen_again(struct chardev *cd);
 
-/* In the stand-in: whoever held the lock is dead. */
-void chardev_revive(struct chardev *cd);
+/* In a stand-in whose predecessor is gone. stood_in: it has served; else whoever held the lock is dead. */
+void chardev_revive(struct chardev *cd, bool stood_in);
 
 /*
  * Reads and writes nothing until chardev_resume(). -EBUSY where a write to a file hangs: molt could
@@ -85,6 +85,18 @@ void chardev_revive(struct chardev *cd);
  */
 int chardev_quiesce(struct chardev *cd, struct error *err);
 void chardev_resume(struct chardev *cd);
+
+/*
+ * Before an update's pause: ends the thread that writes to a file, so that no other process on this
+ * memory misses it. The next output makes it anew. -EBUSY as above.
+ */
+int chardev_rest(struct chardev *cd, struct error *err);
+
+/*
+ * Quiesced, in a stand-in: writes what the guest sends, as far as nothing goes wrong, until
+ * chardev_quiesce() or chardev_resume(). What goes wrong is for whoever resumes it.
+ */
+void chardev_serve(struct chardev *cd);
 
 /*
  * This process is about to be stopped by job control, or has just been continued. A terminal that

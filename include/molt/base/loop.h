@@ -90,6 +90,9 @@ int loop_turn(struct loop *loop, int timeout_ms);
 
 int loop_wake_init(struct loop *loop, struct loop_wake *wake, void (*fn)(void *opaque),
 		   void *opaque, struct error *err);
+/* The same for one that goes on while the loop is held. */
+int loop_wake_init_going_on(struct loop *loop, struct loop_wake *wake, void (*fn)(void *opaque),
+			    void *opaque, struct error *err);
 void loop_wake_fini(struct loop_wake *wake);
 
 /* From any thread, also while fn runs (it then runs once more). Never blocks. */

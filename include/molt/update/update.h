@@ -109,6 +109,8 @@ struct incoming {
 	void *final; /* where the stand-in saves at the switch, or NULL */
 	size_t final_size;
 	struct stream last;       /* what it has saved */
+	uint64_t mapped;          /* bytes of guest RAM, in advance */
+	uint64_t mapping_ns;      /* when that began; 0: it did not */
 	struct update_wire *wire; /* section "update", once somebody asked for it */
 	struct fdtable *spare;    /* copies of all descriptors, for the way back; see way_back.c */
 	int table_fd;
@@ -130,8 +132,8 @@ void update_incoming_fini(struct incoming *in);
  * In a rehearsal, before update_commit(): maps guest RAM in advance, for limit_ns at most, and not
  * longer than the stand-in waits or nobody else does; see refault_before().
  */
-int update_map_ram(struct update *u, const struct incoming *in, struct refault *r,
-		   uint64_t limit_ns, struct error *err);
+int update_map_ram(struct update *u, struct incoming *in, struct refault *r, uint64_t limit_ns,
+		   struct error *err);
 
 /* Whether the guest runs in a stand-in, and what is built is a rehearsal until the commit. */
 bool update_is_rehearsal(const struct incoming *in);

@@ -127,10 +127,15 @@ struct device_class {
 	 */
 	void (*serve)(struct device *dev);
 	/*
-	 * In the stand-in that has lost its successor, before all else: makes locks of the host side
-	 * anew, their holders are dead.
+	 * Before an update's pause, the event loop held, while the guest runs: ends threads, so that
+	 * no other process on this memory misses them. They come again when they are needed.
 	 */
-	void (*revive)(struct device *dev);
+	int (*rest)(struct device *dev, struct error *err);
+	/*
+	 * In the stand-in that has lost its successor, before all else. stood_in: it has served;
+	 * else locks of the host side are made anew, their holders may be dead.
+	 */
+	void (*revive)(struct device *dev, bool stood_in);
 	/*
 	 * Asked for by MACHINE_REQ_SERVICE, of every device, with every vCPU parked: what a guest's
 	 * access changes and only main may do (regions, descriptors). It finds out itself whether

@@ -235,6 +235,9 @@ void machine_unmake_stand_in(struct machine *m);
 /* The same where that process has ended. */
 void machine_forget_stand_in(struct machine *m);
 
+/* See rest of struct device_class. -EBUSY mostly. */
+int machine_rest(struct machine *m, struct error *err);
+
 /*
  * With every vCPU parked: the stand-in's threads are the vCPUs' from now on, or the others are again.
  * The parking and unparking of each side's threads is that process's; letting go is anybody's.
@@ -255,7 +258,7 @@ void machine_serve(struct machine *m);
  * In a stand-in whose predecessor has ended, the vCPUs parked: makes anew what was the other
  * process's, and tells the guest that it was paused. Devices are to resume then.
  */
-void machine_take_back(struct machine *m);
+void machine_take_back(struct machine *m, bool stood_in);
 
 /*
  * From any thread: the request is carried out by main; the calling vCPU parks for all but PANICKED.
