@@ -341,8 +341,8 @@ int handover_exec(struct update *u, struct error *err)
 	r = fdtable_write_by(u->fds, &u->w, u->table_fd, err);
 	if (r < 0)
 		return r;
-	if (u->handed_over && stand_in_has_ended(&u->stand_in))
-		return err_set(err, ECHILD, "the stand-in has ended");
+	if (u->handed_over && stand_in_wait_serving(&u->stand_in, err) < 0)
+		return -ECHILD;
 	u->stand_in.page->has_free = machine_spare_cpus(u->machine, &u->stand_in.page->free);
 	stand_in_arm(&u->stand_in, true);
 	r = program_exec(u->program_fd, u->argv, u->envp);

@@ -209,6 +209,8 @@ static void look_at_page(struct stand_in *s)
 	(void)n;
 	if (owner == OWNER_SUCCESSOR || owner == OWNER_DISMISSED)
 		leave(s);
+	if (atomic_load(&s->state) == STATE_STANDS_IN && !atomic_load(&s->serves))
+		set_and_wake(&s->serves, 1);
 	if (atomic_load(&s->state) == STATE_TO_GIVE_BACK) {
 		s->ops->stop(s->opaque);
 		set_and_wake(&s->state, STATE_STANDS_BY);
@@ -355,7 +357,7 @@ static int start_helper(struct stand_in *s, struct error *err)
 	return r ? err_sys(err, r, "thread for the stand-in") : 0;
 }
 
-bool stand_in_has_ended(const struct stand_in *s)
+static bool has_ended(const struct stand_in *s)
 {
 	return fd_ready(s->child.fd, POLLIN);
 }
@@ -367,7 +369,7 @@ static int wait_until_made(struct stand_in *s, struct error *err)
 	uint32_t state;
 
 	while ((state = atomic_load(&s->state)) == STATE_STARTING && now_ns() < end &&
-	       !(s->child.pid && stand_in_has_ended(s)))
+	       !(s->child.pid && has_ended(s)))
 		wait_on(&s->state, STATE_STARTING);
 	if (state == STATE_STANDS_BY)
 		return 0;
@@ -413,6 +415,13 @@ void stand_in_hand_over(struct stand_in *s)
 	wake(s->wake_fd);
 }
 
+int stand_in_wait_serving(struct stand_in *s, struct error *err)
+{
+	while (!atomic_load(&s->serves) && !has_ended(s))
+		wait_on(&s->serves, 0);
+	return atomic_load(&s->serves) ? 0 : err_set(err, ECHILD, "the stand-in has ended");
+}
+
 /*
  * If it was itself killed just there, or is stopped, the guest is nobody's but ours: with a SIGKILL
  * on its way a process executes nothing any more, however long its end takes.
@@ -431,9 +440,10 @@ static void take_guest_from(struct stand_in *s)
 
 	atomic_store(&s->state, STATE_TO_GIVE_BACK);
 	wake(s->wake_fd);
-	while (atomic_load(&s->state) == STATE_TO_GIVE_BACK && now_ns() < end &&
-	       !stand_in_has_ended(s))
+	while (atomic_load(&s->state) == STATE_TO_GIVE_BACK && now_ns() < end && !has_ended(s))
 		wait_on(&s->state, STATE_TO_GIVE_BACK);
+	if (atomic_load(&s->state) == STATE_STANDS_IN && !atomic_load(&s->serves))
+		set_and_wake(&s->serves, 1);
 	if (atomic_load(&s->state) == STATE_TO_GIVE_BACK) {
 		child_kill(&s->child, false);
 		make_sure(s);

@@ -114,6 +114,7 @@ struct stand_in {
 	sigset_t signals;       /* main's mask, and the stand-in's */
 	pthread_t helper;       /* whose thread-local memory it has */
 	_Atomic uint32_t helper_may_go;
+	_Atomic uint32_t serves; /* it has seen that it stands in; a futex */
 	bool helper_made;
 	void *stack;
 };
@@ -141,7 +142,11 @@ void stand_in_arm(struct stand_in *s, bool saved);
 /* The guest is the stand-in's from now on, and may run: call before it does. */
 void stand_in_hand_over(struct stand_in *s);
 
-bool stand_in_has_ended(const struct stand_in *s);
+/*
+ * Before the exec: waits until it has seen that it has the guest, which runs meanwhile. -ECHILD where it
+ * has ended instead.
+ */
+int stand_in_wait_serving(struct stand_in *s, struct error *err);
 
 /*
  * Before anything is undone: the guest comes back, stopped, and the stand-in acts no more. Where it

@@ -275,8 +275,8 @@ def test_service_manager_is_told_which_process_to_watch():
         with start_probe(env=dict(os.environ, NOTIFY_SOCKET=manager.getsockname())) as vm:
             assert told() == {"MAINPID": str(vm.pid), "READY": "1"}
             vm.update()
-            stand-in = told()["MAINPID"]
-            assert stand-in != str(vm.pid)
+            stand_in = told()["MAINPID"]
+            assert stand_in != str(vm.pid)
             assert told() == {"MAINPID": str(vm.pid)}
             _, pid = fail(vm, ["/bin/true"])
             assert told() == {"MAINPID": str(pid)}

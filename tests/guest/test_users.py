@@ -126,7 +126,7 @@ def test_molt_is_the_default():
             done = host.run("update", "web1")
             assert done.returncode == 0, done
         done = host.run("update", "web1", "--", host.molt, "run")
-        assert done.returncode == 0 and "blackout" in done.stdout, done
+        assert done.returncode == 0 and "guest stopped for" in done.stdout, done
         assert host.run("ctl", "--compact", "web1", "query-status").stdout.startswith('{"'), done
         os.chmod(host.path("bin"), 0o700)
         done = host.run("update", "web1")
