@@ -218,8 +218,10 @@ void chardev_arm(struct chardev *cd)
 
 void chardev_revive(struct chardev *cd, bool stood_in)
 {
-	if (!stood_in)
+	if (!stood_in) {
 		pthread_mutex_init(&cd->lock, NULL);
+		writer_revive(&cd->writer);
+	}
 	/* The shell sees its job end. It may act on that before this process runs the guest on. */
 	chardev_job_control(cd, true);
 }

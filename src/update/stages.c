@@ -110,9 +110,15 @@ static void serve(void *opaque)
 	loop_turn(((struct update *)opaque)->machine->loop, 0);
 }
 
+/* With this process's threads, which the predecessor would miss. */
 static void stop(void *opaque)
 {
-	machine_park_vcpus(((struct update *)opaque)->machine);
+	struct machine *m = ((struct update *)opaque)->machine;
+	struct error err = ERROR_INIT;
+
+	machine_park_vcpus(m);
+	if (machine_quiesce(m, &err) < 0 || machine_rest(m, &err) < 0)
+		log_warn("the stand-in gives the guest back: %s", err.text);
 }
 
 static void somebody_waits(void *opaque)
@@ -283,6 +289,8 @@ static void undo_hand_off(struct update *u)
 {
 	if (u->handed_over && !u->stand_in.is_self)
 		machine_hand_back(u->machine);
+	if (u->stand_in.is_gone)
+		machine_lose_stand_in(u->machine);
 	u->handed_over = false;
 }
 

@@ -445,6 +445,7 @@ static void take_guest_from(struct stand_in *s)
 	if (atomic_load(&s->state) == STATE_STANDS_IN && !atomic_load(&s->serves))
 		set_and_wake(&s->serves, 1);
 	if (atomic_load(&s->state) == STATE_TO_GIVE_BACK) {
+		s->is_gone = true;
 		child_kill(&s->child, false);
 		make_sure(s);
 	}

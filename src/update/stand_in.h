@@ -106,6 +106,7 @@ struct stand_in {
 	int process_fd; /* pidfd of the process that becomes the successor */
 	int timer_fd;   /* the deadline */
 	struct child child;
+	bool is_gone; /* it has ended while it had the guest */
 	bool is_self; /* we are the stand-in, and have taken the guest back */
 
 	/* Between predecessor and stand-in, which share this memory. */

@@ -99,19 +99,29 @@ void machine_serve(struct machine *m)
 	}
 }
 
-void machine_take_back(struct machine *m, bool stood_in)
+static void revive_devices(struct machine *m, bool stood_in)
 {
-	forget(other(m));
-	m->stand_in = NULL;
 	for (unsigned int i = 0; i < m->ndevices; i++) {
 		struct device *dev = m->devices[i];
 
-		/* Main may have died with it held. With nobody there it can be made again. */
+		/* Who is gone may have held it. With nobody there it can be made again. */
 		if (!stood_in)
 			pthread_mutex_init(&dev->lock, NULL);
 		if (dev->cls->revive)
 			dev->cls->revive(dev, stood_in);
 	}
+}
+
+void machine_lose_stand_in(struct machine *m)
+{
+	revive_devices(m, false);
+}
+
+void machine_take_back(struct machine *m, bool stood_in)
+{
+	forget(other(m));
+	m->stand_in = NULL;
+	revive_devices(m, stood_in);
 	machine_clear_preempted(m);
 	machine_tell_paused(m);
 }

@@ -70,6 +70,18 @@ def test_output_of_more_than_the_queue_holds_is_not_lost():
         vm.check_ticks()
 
 
+def test_output_goes_on_after_an_exec_that_failed():
+    """The guest was in the stand-in for a moment, and what wrote for it there is gone."""
+    with Vm(cmdline=TICKER) as vm:
+        vm.wait_ticks(2)
+        nonsense = write_script(vm.path("nonsense"), "no program\n")
+        for _ in range(3):
+            vm.qmp.send("update", {"command": [nonsense], "no-check": True})
+            assert "Exec format error" in vm.qmp.answer()["error"]["desc"]
+            vm.wait_ticks(3)
+            vm.check_ticks()
+
+
 def test_a_command_is_not_left_waiting():
     """Who waits has the successor hurry: it is given up after some seconds, not after its deadline."""
     need_threads_to_follow()

@@ -76,7 +76,10 @@ bool chardev_connected(const struct chardev *cd);
 /* As control_listen_again(), for a socket's peers; nothing for other kinds. */
 void chardev_listen_again(struct chardev *cd);
 
-/* In a stand-in whose predecessor is gone. stood_in: it has served; else whoever held the lock is dead. */
+/*
+ * The other process on this memory, predecessor or stand-in, is gone. stood_in: this one has served; else
+ * whoever held the lock is dead, and the thread that wrote.
+ */
 void chardev_revive(struct chardev *cd, bool stood_in);
 
 /*

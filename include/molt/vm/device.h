@@ -132,8 +132,9 @@ struct device_class {
 	 */
 	int (*rest)(struct device *dev, struct error *err);
 	/*
-	 * In the stand-in that has lost its successor, before all else. stood_in: it has served;
-	 * else locks of the host side are made anew, their holders may be dead.
+	 * The other process on this memory is gone, predecessor or stand-in; before all else.
+	 * stood_in: this one has served; else locks of the host side are made anew, their holders
+	 * may be dead.
 	 */
 	void (*revive)(struct device *dev, bool stood_in);
 	/*

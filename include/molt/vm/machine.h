@@ -254,6 +254,9 @@ void machine_clear_preempted(struct machine *m);
 /* Of quiesced devices, as soon as the stand-in's guest runs: see serve of struct device_class. */
 void machine_serve(struct machine *m);
 
+/* In a predecessor whose stand-in has ended while it had the guest, after machine_hand_back(). */
+void machine_lose_stand_in(struct machine *m);
+
 /*
  * In a stand-in whose predecessor has ended, the vCPUs parked: makes anew what was the other
  * process's, and tells the guest that it was paused. Devices are to resume then.
