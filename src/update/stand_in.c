@@ -279,19 +279,25 @@ static int stand_in_main(void *opaque)
 		       optimize("no-stack-protector")))
 #endif
 
-/* It is woken, and looks from time to time all the same. */
-ALONGSIDE static void helper_sleeps(const _Atomic uint32_t *may_go)
+ALONGSIDE static void bare_futex(const _Atomic uint32_t *word, long op, long value)
 {
 	static const struct timespec look = { .tv_nsec = LOOK_NS };
 	register long timeout __asm__("r10") = (long)&look;
 	long ret;
 
-	while (!atomic_load(may_go))
-		__asm__ volatile("syscall"
-				 : "=a"(ret)
-				 : "a"(SYS_futex), "D"(may_go), "S"(FUTEX_WAIT), "d"(0),
-				   "r"(timeout)
-				 : "rcx", "r11", "memory");
+	__asm__ volatile("syscall"
+			 : "=a"(ret)
+			 : "a"(SYS_futex), "D"(word), "S"(op), "d"(value), "r"(timeout)
+			 : "rcx", "r11", "memory");
+}
+
+/* It is woken, and looks from time to time all the same. */
+ALONGSIDE static void helper_sleeps(struct stand_in *s)
+{
+	atomic_store(&s->cloned, 1);
+	bare_futex(&s->cloned, FUTEX_WAKE, INT32_MAX);
+	while (!atomic_load(&s->helper_may_go))
+		bare_futex(&s->helper_may_go, FUTEX_WAIT, 0);
 }
 
 static int open_descriptors(struct stand_in *s, struct error *err)
@@ -331,10 +337,9 @@ static void *helper_main(void *opaque)
 	if (s->child.pid < 0) {
 		err_sys(&s->trouble, errno, "clone for the stand-in");
 		s->child = CHILD_NONE;
-		set_and_wake(&s->state, STATE_FAILED);
-		return NULL;
+		atomic_store(&s->state, STATE_FAILED);
 	}
-	helper_sleeps(&s->helper_may_go);
+	helper_sleeps(s);
 	return NULL;
 }
 
@@ -368,8 +373,11 @@ static int wait_until_made(struct stand_in *s, struct error *err)
 	const uint64_t end = now_ns() + MAKE_WAIT_NS;
 	uint32_t state;
 
+	/* It may be through before the helper has noted its id. */
+	while (!atomic_load(&s->cloned))
+		wait_on(&s->cloned, 0);
 	while ((state = atomic_load(&s->state)) == STATE_STARTING && now_ns() < end &&
-	       !(s->child.pid && has_ended(s)))
+	       !has_ended(s))
 		wait_on(&s->state, STATE_STARTING);
 	if (state == STATE_STANDS_BY)
 		return 0;
