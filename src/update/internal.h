@@ -125,6 +125,7 @@ struct update {
 	int exe_fd;         /* our own binary, for the way back */
 	int program_fd;     /* successor's executable, sealed where possible; -1: execute argv[0] */
 	bool leave_program; /* let the successor have that, it finds itself no other way */
+	bool lazily;        /* memory is short: guest RAM is not to be mapped in advance */
 	bool parked;
 	bool stops_guest; /* the old order: from before the exec until the commit */
 	bool handed_over; /* the guest is the stand-in's */

@@ -22,6 +22,7 @@
 #include <molt/base/log.h>
 
 #include "internal.h"
+#include "room.h"
 
 #define STATE_SEALS (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW)
 #define REBORN_TRIES 20
@@ -63,6 +64,9 @@ static int do_prepare(struct update *u, struct error *err)
 	wire->updates = u->updates;
 	if (update_reap_stand_ins(u, err) < 0)
 		return -EBUSY;
+	r = room_prepare(u, err);
+	if (r < 0)
+		return r;
 	memcpy(wire->version, u->self->version,
 	       strnlen(u->self->version, sizeof(wire->version) - 1));
 	if (update_self_pack(u->self, wire, err) < 0)
