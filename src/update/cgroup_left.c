@@ -60,7 +60,7 @@ static bool read_number(const struct walk *w, const char *name, uint64_t *value)
 	return true;
 }
 
-static bool start(struct walk *w, const char *root, const char *controller)
+static bool begin(struct walk *w, const char *root, const char *controller)
 {
 	*w = (struct walk){ .root = root, .own = true };
 	if (!cgroup_find(root, controller, &w->group))
@@ -134,49 +134,52 @@ static void ask(const struct walk *w, const struct meter *m, struct cgroup_left 
 	snprintf(least->group, sizeof(least->group), "%.*s", PATH_MAX - 1, w->dir);
 }
 
-/* The least on the way up, for what a process may swap is bounded by each of its groups. */
-static uint64_t swap_left(const char *root)
+/* From the process's own group up. */
+static void ask_all(const struct walk *start, const struct meter *meters, size_t n,
+		    struct cgroup_left *least)
 {
-	static const struct meter meter = { "memory.swap.max", "memory.swap.current", false,
-					    false };
-	struct cgroup_left least = { .left = CGROUP_UNLIMITED };
-	uint64_t free_kib = 0, swappiness = 1;
-	struct walk w;
-
-	if (!cgroup_read_key(root, "/proc/meminfo", "SwapFree:", &free_kib) || !free_kib ||
-	    !start(&w, root, "memory"))
-		return 0;
-	if (!w.group.v2 && read_number(&w, "memory.swappiness", &swappiness) && !swappiness)
-		return 0;
-	do
-		ask(&w, &meter, &least);
-	while (up(&w));
-	return smaller(free_kib << 10, least.left);
-}
-
-static void ask_all(const char *root, const char *controller, uint64_t swap,
-		    const struct meter *meters, size_t n, struct cgroup_left *least)
-{
-	struct walk w;
+	struct walk w = *start;
 
 	*least = (struct cgroup_left){ .left = CGROUP_UNLIMITED };
-	if (!start(&w, root, controller))
-		return;
-	w.swap = swap;
 	do {
 		for (size_t i = 0; i < n; i++)
 			ask(&w, &meters[i], least);
 	} while (up(&w));
 }
 
+/* The least on the way up, for what a process may swap is bounded by each of its groups. */
+static uint64_t swap_left(const struct walk *start)
+{
+	static const struct meter meter = { "memory.swap.max", "memory.swap.current", false,
+					    false };
+	uint64_t free_kib = 0, swappiness = 1;
+	struct cgroup_left least;
+
+	if (!cgroup_read_key(start->root, "/proc/meminfo", "SwapFree:", &free_kib) || !free_kib)
+		return 0;
+	if (!start->group.v2 && read_number(start, "memory.swappiness", &swappiness) && !swappiness)
+		return 0;
+	ask_all(start, &meter, 1, &least);
+	return smaller(free_kib << 10, least.left);
+}
+
 void cgroup_memory_left(const char *root, struct cgroup_memory *memory)
 {
-	ask_all(root, "memory", swap_left(root), memory_meters, ARRAY_SIZE(memory_meters),
-		&memory->max);
-	ask_all(root, "memory", 0, &high_meter, 1, &memory->high);
+	struct walk w;
+
+	memory->max.left = memory->high.left = CGROUP_UNLIMITED;
+	if (!begin(&w, root, "memory"))
+		return;
+	ask_all(&w, &high_meter, 1, &memory->high);
+	w.swap = swap_left(&w);
+	ask_all(&w, memory_meters, ARRAY_SIZE(memory_meters), &memory->max);
 }
 
 void cgroup_tasks_left(const char *root, struct cgroup_left *tasks)
 {
-	ask_all(root, "pids", 0, &task_meter, 1, tasks);
+	struct walk w;
+
+	tasks->left = CGROUP_UNLIMITED;
+	if (begin(&w, root, "pids"))
+		ask_all(&w, &task_meter, 1, tasks);
 }

@@ -35,7 +35,7 @@
 #define PROCESS (2048 * KIB) /* the successor, the stand-in's stack, the check's process; a VM */
 #define A_VCPU (256 * KIB)   /* with its thread, in the new VM */
 #define A_THREAD (64 * KIB)  /* that waits: kernel's stack, its own, the kernel's books on it */
-#define A_DISK (768 * KIB)   /* an I/O process */
+#define A_DISK (512 * KIB)   /* an I/O process */
 #define PAGE 4096u
 #define ENTRY 8u           /* bytes of a table for a page */
 #define MEMSLOT_SHADOW 10u /* bytes for each 4 KiB of RAM */

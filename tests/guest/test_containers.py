@@ -4,13 +4,11 @@
 What docs/deploy.md says, made of the kernel's own parts, without a container runtime: read-only roots, a /proc that
 shows little, user name spaces, limits of memory, system call filters, a systemd unit.
 """
-import contextlib
 import ctypes
 import errno
 import os
 import re
 import shutil
-import signal
 import stat
 import struct
 import subprocess
@@ -18,6 +16,7 @@ import sys
 import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from groups import control_group
 from moltvm import (Skip, Vm, expect_error, full, hanging_program, molt, molt_binary, need_kvm,
                     process_status, run_cases, sanitized, write_script)
 
@@ -377,51 +376,6 @@ def test_filter_that_does_not_know_landlock():
 
 # ---- memory ----
 
-@contextlib.contextmanager
-def memory_group(limit=None):
-    """A control group of the memory controller, of either version: its directory, and which one."""
-    one, two = "/sys/fs/cgroup/memory", "/sys/fs/cgroup"
-    base = one if os.path.exists(one + "/memory.limit_in_bytes") else two
-    version = 1 if base == one else 2
-    try:
-        path = tempfile.mkdtemp(prefix="molt-test-", dir=base)
-    except OSError as why:
-        raise Skip("no control group can be made here: %s" % why) from why
-    try:
-        if version == 2 and not os.path.exists(path + "/memory.max"):
-            try:
-                with open(base + "/cgroup.subtree_control", "w") as f:
-                    f.write("+memory")
-            except OSError as why:
-                raise Skip("no memory controller for groups here: %s" % why) from why
-        if limit is not None:
-            with open(path + ("/memory.limit_in_bytes" if version == 1 else "/memory.max"), "w") as f:
-                f.write(str(limit))
-        yield path, version
-    finally:
-        for _ in range(200):
-            try:
-                os.rmdir(path)
-                break
-            except OSError:
-                signal.sigtimedwait([], 0.05)
-
-
-def in_group(path):
-    def enter():
-        with open(path + "/cgroup.procs", "w") as f:
-            f.write("0" if os.path.exists(path + "/memory.max") else str(os.getpid()))
-    return enter
-
-
-def peak(path, version):
-    name = path + ("/memory.max_usage_in_bytes" if version == 1 else "/memory.peak")
-    if not os.path.exists(name):
-        raise Skip("this kernel keeps no peak (before Linux 5.19)")
-    with open(name) as f:
-        return int(f.read())
-
-
 def passes(vm, n=1):
     def count():
         return len(re.findall(r"^toucher: pass .*\n", vm.serial(), re.M))
@@ -431,12 +385,12 @@ def passes(vm, n=1):
 
 def busiest(ram, cpus, limit=None, updates=3):
     """The most that a guest of so many MiB, all of which it uses, and its updates and one take-back took."""
-    if os.getuid() != 0 or sanitized():
-        raise Skip("only root makes control groups; a sanitizer's memory is not molt's")
-    with memory_group(limit) as (path, version):
+    if sanitized():
+        raise Skip("a sanitizer's memory is not molt's")
+    with control_group("memory", limit) as group:
         with Vm("--memory", "%dM" % ram, "--cpus", str(cpus), kernel="toucher", cmdline="period_ms=1",
                 start=False) as vm:
-            vm.popen["preexec_fn"] = in_group(path)
+            vm.popen["preexec_fn"] = group.enter
             vm.start()
             passes(vm)
             for _ in range(updates):
@@ -449,7 +403,7 @@ def busiest(ram, cpus, limit=None, updates=3):
             passes(vm)
             vm.update()
             passes(vm)
-            return peak(path, version) if limit is None else 0
+            return group.peak() if limit is None else 0
 
 
 def test_memory_beside_ram():
