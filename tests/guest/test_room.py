@@ -125,6 +125,21 @@ def test_a_binary_that_is_sent_is_copied():
     assert took <= reckoned + STOCK and reckoned <= 2 * took + MIB
 
 
+def test_no_stack_can_be_a_huge_page():
+    """Which a host may make of whatever anonymous memory has room for one."""
+    if sanitized():
+        raise Skip("a sanitizer's memory is not molt's")
+    with Vm("--memory", "64M", "--cpus", "8", cmdline="period_ms=20") as vm:
+        for _ in range(2):
+            vm.wait_ticks(2)
+            with open("/proc/%d/maps" % vm.pid) as f:
+                found = re.findall(r"^(\w+)-(\w+) rw-p \S+ 00:00 0 *$", f.read(), re.M)
+            sizes = [int(end, 16) - int(start, 16) for start, end in found]
+            assert sizes and max(sizes) < 2 * MIB, sizes
+            vm.update()
+            vm.settle()
+
+
 # ---- too little ----
 
 def test_too_little_is_refused_and_enough_is_enough():
