@@ -109,12 +109,19 @@ def measure(ram, cpus, touch, binary_sent=False, args=()):
         return took, reckoned
 
 
+def available():
+    with open("/proc/meminfo") as f:
+        return int(re.search(r"^MemAvailable: *(\d+) kB$", f.read(), re.M).group(1)) * KIB
+
+
 def test_what_an_update_needs():
     """What is reckoned is enough, and not so much more that updates are refused for nothing."""
     cases = [(64, 1, 60), (64, 1, 2), (64, 8, 60), (256, 1, 250), (1024, 1, 8)]
     if full():
         cases += [(64, 32, 60), (1024, 1, 1000), (3072, 2, 3000), (8192, 2, 100)]
     for ram, cpus, touch in cases:
+        if touch * MIB > available() // 2:
+            continue
         took, reckoned = measure(ram, cpus, touch)
         assert took <= reckoned + STOCK, (ram, cpus, touch)
         assert reckoned <= 2 * took + MIB, (ram, cpus, touch)
@@ -145,7 +152,7 @@ def test_no_stack_can_be_a_huge_page():
 def test_too_little_is_refused_and_enough_is_enough():
     with control_group() as group, toucher(group, 64) as vm:
         need = figure(vm, group)
-        for missing in (512 * KIB, 64 * KIB):
+        for missing in (need // 2, need // 4):
             group.set_limit(settled(vm, group) + need - missing)
             why = refusal(vm)
             assert NEEDS.search(why) and "control group " + group.path in why, why
@@ -164,7 +171,7 @@ def test_too_little_is_refused_and_enough_is_enough():
 
 
 def test_whatever_the_limit_the_guest_lives():
-    """Release 0.1.0 was killed in the first update with RAM + 3 MiB, in the second with 4 and 5."""
+    """Release 0.1.0 was killed in the first update with RAM + 3 MiB, in the second with 4 and 5, on kvm_pvm."""
     for extra in (3, 4, 5, 8):
         with control_group(limit=(128 + extra) * MIB) as group, toucher(group, 128, touch=128) as vm:
             for _ in range(3):
@@ -174,7 +181,6 @@ def test_whatever_the_limit_the_guest_lives():
                     assert NEEDS.search(str(why)) and extra != 8, why
                 runs_on(vm)
                 vm.settle()
-            assert extra != 3 or vm.qmp.command("query-update")["updates"] == 0
             assert group.killed() == 0
 
 
