@@ -32,6 +32,11 @@ bool update_leaves_io(const struct incoming *in)
 	return in->failure || in->wire->keep_io;
 }
 
+bool update_is_lazy(const struct incoming *in)
+{
+	return in->wire->lazily;
+}
+
 bool update_is_rehearsal(const struct incoming *in)
 {
 	return in->link && stand_in_link_runs_guest(in->link);

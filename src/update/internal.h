@@ -37,7 +37,8 @@ struct update_wire {
 	uint32_t client;
 	uint32_t kind; /* enum update_kind */
 	bool keep_io;  /* the devices' I/O processes are to stay who they are */
-	uint8_t reserved[7];
+	bool lazily;   /* memory is short: guest RAM is not to be mapped ahead of the guest */
+	uint8_t reserved[6];
 	uint32_t argv_len;
 	uint8_t argv[UPDATE_ARGV_MAX]; /* path and arguments of the predecessor, each with its NUL */
 	uint32_t command_len;
@@ -125,7 +126,6 @@ struct update {
 	int exe_fd;         /* our own binary, for the way back */
 	int program_fd;     /* successor's executable, sealed where possible; -1: execute argv[0] */
 	bool leave_program; /* let the successor have that, it finds itself no other way */
-	bool lazily;        /* memory is short: guest RAM is not to be mapped in advance */
 	bool parked;
 	bool stops_guest; /* the old order: from before the exec until the commit */
 	bool handed_over; /* the guest is the stand-in's */

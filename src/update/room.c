@@ -40,7 +40,8 @@
 #define ENTRY 8u           /* bytes of a table for a page */
 #define MEMSLOT_SHADOW 10u /* bytes for each 4 KiB of RAM */
 #define MEMSLOT_NESTED 2u
-#define THREADS 1u /* the check, then the guardian; the successor's follow the predecessor's */
+#define THREADS \
+	4u /* beside one a vCPU: the stand-in's main, its helper, its writer, who maps RAM */
 
 static uint64_t tables(const struct room_need *need)
 {
@@ -185,15 +186,15 @@ int room_prepare(struct update *u, struct error *err)
 		.page = m->memory.page,
 		.program = copied(u),
 		.vcpus = m->guest.cpus,
-		.threads = THREADS,
+		.threads = THREADS + m->guest.cpus,
 		.disks = disks(u),
 		.leaving = u->wire->nguardians,
 	};
 	enum room room = ROOM_FOR_ALL;
 	int r = update_room("", &need, &room, err);
 
-	u->lazily = room == ROOM_WITHOUT_TABLES;
-	if (u->lazily)
+	u->wire->lazily = room == ROOM_WITHOUT_TABLES;
+	if (u->wire->lazily)
 		log_info("little memory is left: guest RAM is not mapped in advance in the update");
 	return r;
 }

@@ -18,6 +18,8 @@ static const struct vmstate_field update_fields[] = {
 	/* Who does not know it has no I/O processes, or replaces them. */
 	VMSTATE_SCALAR_(struct update_wire, keep_io, bool, FIELD_BOOL,
 			VMSTATE_HAS_DEFAULT | VMSTATE_IGNORABLE, false),
+	VMSTATE_SCALAR_(struct update_wire, lazily, bool, FIELD_BOOL,
+			VMSTATE_HAS_DEFAULT | VMSTATE_IGNORABLE, false),
 	VMSTATE_UNSAVED(struct update_wire, reserved, "padding"),
 	VMSTATE_U8_VAR(struct update_wire, argv, argv_len),
 	VMSTATE_U8_VAR_NEW(struct update_wire, command, command_len),

@@ -79,7 +79,7 @@ static void map_ram(struct vmm *v, struct incoming *in)
 {
 	struct error err = ERROR_INIT;
 
-	if (update_is_rehearsal(in) && v->cfg.refault == REFAULT_BEFORE &&
+	if (update_is_rehearsal(in) && !update_is_lazy(in) && v->cfg.refault == REFAULT_BEFORE &&
 	    update_map_ram(v->update, in, &v->refault, v->cfg.refault_limit_ns, &err) < 0)
 		log_warn("%s; the guest does it itself", err.text);
 }
@@ -104,7 +104,7 @@ static void settle(struct vmm *v, const struct incoming *in)
 	memory_log_trouble(&v->machine.memory);
 	if (!update_leaves_io(in))
 		machine_updated(&v->machine);
-	if (v->cfg.refault != REFAULT_LAZY)
+	if (v->cfg.refault != REFAULT_LAZY && !update_is_lazy(in))
 		refault_start(&v->refault, &v->machine.memory, v->loop);
 }
 

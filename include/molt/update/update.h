@@ -163,6 +163,9 @@ int update_commit(struct update *u, struct incoming *in, struct error *err);
  */
 bool update_leaves_io(const struct incoming *in);
 
+/* Whether memory is short, and guest RAM is to be mapped by the guest alone; see src/update/room.c. */
+bool update_is_lazy(const struct incoming *in);
+
 /* For control_add_events(). */
 extern const struct command_event update_events[];
 extern const size_t update_events_count;
