@@ -18,8 +18,21 @@
 
 #include "internal.h"
 
-int final_state_make(struct final_state *f, size_t size, struct error *err)
+#define DEVICE_BYTES 16384u /* twice as much as any has */
+#define SERIAL_PORTS 2u
+#define CHARDEV_STATE_BYTES 81920u
+
+/* It cannot grow. A serial port may have all of its queue to carry. */
+static size_t most(const struct update *u)
 {
+	return update_state_estimate(u) + u->machine->ndevices * DEVICE_BYTES +
+	       SERIAL_PORTS * CHARDEV_STATE_BYTES;
+}
+
+int final_state_make(struct update *u, struct error *err)
+{
+	struct final_state *f = &u->final;
+	size_t size = most(u);
 	void *map;
 
 	f->fds = calloc(1, sizeof(*f->fds));

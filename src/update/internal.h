@@ -145,8 +145,8 @@ void update_committed(void *opaque);
  */
 void update_take_back(void *opaque, bool stood_in);
 
-/* final_state.c: size bytes of it; and in the stand-in, see struct stand_in_ops. */
-int final_state_make(struct final_state *f, size_t size, struct error *err);
+/* final_state.c; and in the stand-in, see struct stand_in_ops. */
+int final_state_make(struct update *u, struct error *err);
 void final_state_drop(struct final_state *f);
 int update_save_final(void *opaque, struct error *err);
 void update_run_on(void *opaque);

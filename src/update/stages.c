@@ -155,7 +155,7 @@ static const struct stand_in_ops stand_in_ops = {
  */
 static int do_stand_in(struct update *u, struct error *err)
 {
-	int r = u->stops_guest ? 0 : final_state_make(&u->final, update_state_estimate(u), err);
+	int r = u->stops_guest ? 0 : final_state_make(u, err);
 
 	if (r < 0)
 		return r;

@@ -72,12 +72,13 @@ void machine_hand_over(struct machine *m)
 {
 	for (uint32_t i = 0; i < m->guest.cpus; i++)
 		vcpu_leave_steal_time(&m->vcpus[i]);
-	m->crew = other(m);
+	m->crew = m->stand_in;
 }
 
 void machine_hand_back(struct machine *m)
 {
-	m->crew = other(m);
+	if (m->crew == m->stand_in)
+		m->crew = other(m);
 }
 
 void machine_clear_preempted(struct machine *m)

@@ -157,6 +157,21 @@ def test_signal_is_the_successors():
         assert vm.proc.wait(20) == 128 + signal.SIGTERM, vm.proc.returncode
 
 
+def test_a_full_queue_is_carried():
+    """All that a serial port keeps for a peer that is not there crosses the switch."""
+    with Vm(cmdline="period_ms=0", start=False) as vm:
+        path = vm.path("com1")
+        vm.argv[vm.argv.index("--serial") + 1] = "socket=" + path
+        vm.start()
+        vm.wait_log("bytes dropped so far", timeout=60)
+        report = vm.update()
+        assert report["pid"] == vm.pid and report["state-bytes"] > 60000, report
+        with closing(socket.socket(socket.AF_UNIX)) as peer:
+            peer.settimeout(20)
+            peer.connect(path)
+            assert b"tick" in peer.recv(65536)
+
+
 def test_serial_peer_that_goes():
     """A peer that hangs up meanwhile is no descriptor that is missed: the successor sees it go."""
     with Vm(cmdline="period_ms=1", start=False) as vm:

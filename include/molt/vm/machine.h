@@ -240,6 +240,7 @@ int machine_rest(struct machine *m, struct error *err);
 
 /*
  * With every vCPU parked: the stand-in's threads are the vCPUs' from now on, or the others are again.
+ * Each does no harm where it was done already: its caller may have died in between.
  * The parking and unparking of each side's threads is that process's; letting go is anybody's.
  */
 void machine_hand_over(struct machine *m);
