@@ -15,6 +15,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,8 +28,7 @@
 
 #define SUCCESSOR "molt-successor"
 #define STATE "molt-state"
-#define SEAL_WAIT_NS 5000000000ull
-#define SEAL_LOOK_US 1000
+#define SEAL_WAIT_MS 4096 /* the last of its looks; together twice that */
 #define STATE_BYTES (128 << 10) /* of one vCPU; larger ones may find the disk full later */
 #define OPEN_FLAGS (O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
 
@@ -137,14 +137,12 @@ static int check_state(const void *data, size_t len, struct error *err)
 /* It is sealed when all is written, by a process that may still be at it when the answer is there. */
 static int wait_until_sealed(int fd, struct error *err)
 {
-	const uint64_t end = now_ns() + SEAL_WAIT_NS;
-
-	while (!(fcntl(fd, F_GET_SEALS) & F_SEAL_WRITE)) {
-		if (now_ns() > end)
-			return err_set(err, ETIMEDOUT, "the running molt does not write it");
-		usleep(SEAL_LOOK_US);
+	for (int ms = 1; ms <= SEAL_WAIT_MS; ms *= 2) {
+		if (fcntl(fd, F_GET_SEALS) & F_SEAL_WRITE)
+			return 0;
+		poll(NULL, 0, ms);
 	}
-	return 0;
+	return err_set(err, ETIMEDOUT, "the running molt does not write it");
 }
 
 int given_state_keep(struct given_state *state, struct error *err)

@@ -109,6 +109,12 @@ static void unmake(void *opaque)
 	machine_unmake_stand_in(((struct update *)opaque)->machine);
 }
 
+/* Not by the predecessor, which may die with a device's lock held. */
+static void begin(void *opaque)
+{
+	machine_serve(((struct update *)opaque)->machine);
+}
+
 static void serve(void *opaque)
 {
 	loop_turn(((struct update *)opaque)->machine->loop, 0);
@@ -140,6 +146,7 @@ static void run(void *opaque)
 static const struct stand_in_ops stand_in_ops = {
 	.make = make,
 	.unmake = unmake,
+	.begin = begin,
 	.serve = serve,
 	.stop = stop,
 	.save = update_save_final,
@@ -284,7 +291,8 @@ static int do_hand_off(struct update *u, struct error *err)
 	machine_hand_over(m);
 	stand_in_hand_over(&u->stand_in);
 	u->handed_over = true;
-	update_run_on(u);
+	if (u->parked)
+		machine_unpark_vcpus(m);
 	return 0;
 }
 

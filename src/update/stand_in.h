@@ -78,7 +78,9 @@ struct stand_in_ops {
 	/* Before it is needed: threads for the vCPUs. 0 or -errno. unmake() undoes it. */
 	int (*make)(void *opaque, struct error *err);
 	void (*unmake)(void *opaque);
-	/* It stands in: serves what the loop has, for one turn. */
+	/* It stands in, and the guest runs: its devices serve. Once. */
+	void (*begin)(void *opaque);
+	/* Serves what the loop has, for one turn. */
 	void (*serve)(void *opaque);
 	/* Back to the predecessor, which goes on when this returns: stops the guest. */
 	void (*stop)(void *opaque);

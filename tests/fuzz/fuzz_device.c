@@ -62,6 +62,7 @@ static struct {
 	const struct device_class *cls;
 	struct fake_machine *now;
 	struct vcpu vcpu;
+	struct vcpu_state vcpu_state; /* its wall clock, which is read with the MSRs */
 	struct memory memory;
 	struct kvm_part kvm;
 	uint64_t time_ns;    /* of every clock */
@@ -189,6 +190,7 @@ static struct fake_machine *machine_new(struct fdtable *fds, struct stream *s, s
 	fake_machine_init(m);
 	m->vm_ioctl = vm_ioctl;
 	m->args = f.option;
+	f.vcpu.state = &f.vcpu_state;
 	m->m.vcpus = &f.vcpu;
 	m->m.guest.cpus = 1;
 	m->m.memory = f.memory;
@@ -237,6 +239,7 @@ static void save(struct fake_machine *m, struct stream_writer *w, struct fdtable
 	fds->count = 0;
 	fuzz_must_work(stream_writer_init(w, 4096, &err), &err);
 	stream_begin(w, &header);
+	f.vcpu_state.wall_clock = f.kvm.wall_clock;
 	if (f.cls->pre_save)
 		fuzz_must_work(f.cls->pre_save(m->dev, &err), &err);
 	if (f.cls->state)

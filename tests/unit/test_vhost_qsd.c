@@ -120,7 +120,7 @@ static void kill_and_start(struct daemon_bench *b, int sig, unsigned int n)
 		assert_true(driver_submit(&b->d) > 0);
 		usleep(13 * (i % 20));
 		daemon_end(b, sig);
-		driver_run_for(&b->d, 5);
+		driver_until(&b->d, &b->d.lost, i + 1);
 		daemon_start(b);
 		driver_run(&b->d, 200);
 	}
