@@ -25,8 +25,9 @@ import release
 from contestants import Floor, Molt, Release, Standin
 from moltvm import molt
 
-# release: an older molt, or None, and what it says it is.
-Tools = collections.namedtuple("Tools", "molt floor guest qemu release release_version", defaults=(None, None))
+# release: an older molt, or None, and what it says it is; others: where the molts are that are wrong as successors.
+Tools = collections.namedtuple("Tools", "molt floor guest qemu release release_version others",
+                               defaults=(None, None, None))
 Case = collections.namedtuple("Case", "mib cpus pages tools")
 
 QUICK = ((256, 1, "4K"), (256, 16, "4K"))
@@ -126,7 +127,8 @@ def find_tools(args):
     older = find_release(args)
     version = molt("version", binary=older).stdout.split()[1] if older else None
     return Tools(os.path.abspath(args.molt or os.path.join(build, "molt")), os.path.join(build, "tests", "floor"),
-                 os.path.join(build, "firmware", "bench.elf"), find_qemu(args), older, version)
+                 os.path.join(build, "firmware", "bench.elf"), find_qemu(args), older, version,
+                 os.path.join(build, "tests", "molts"))
 
 
 def measure(args):

@@ -119,10 +119,14 @@ class Qemu(Contestant):
                     raise
                 time.sleep(0.005)
 
-    def replace(self):
+    def prepare(self, command):
         qmp = self.connect()
         qmp.command("migrate-set-parameters", mode="cpr-exec")
-        qmp.command("migrate-set-parameters", cpr_exec_command=self.argv + ["-incoming", "file:" + self.state])
+        qmp.command("migrate-set-parameters", cpr_exec_command=command)
+        return qmp
+
+    def replace(self):
+        qmp = self.prepare(self.argv + ["-incoming", "file:" + self.state])
         try:
             qmp.command("migrate", uri="file:" + self.state)
             while True:

@@ -11,6 +11,8 @@ import xml.dom.minidom
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(HERE, "..", "lib")]
 import calls
+import failed_figures
+import failing
 import figures
 import plot
 from mailbox import Mailbox
@@ -105,6 +107,43 @@ def test_plot_is_well_formed():
     for circle in doc.getElementsByTagName("circle"):
         assert 0 <= float(circle.getAttribute("cy")) <= plot.HEIGHT, circle.toxml()
 
+
+# ---- updates that fail
+
+def failure(us, **more):
+    return {"blackout_us": us, "took_us": 2 * us, "moved": False, **more}
+
+
+def failed(mib, **found):
+    samples = {who: {kind.replace("_", "-"): s for kind, s in kinds.items()} for who, kinds in found.items()}
+    return failed_figures.case_result(Case(mib, 1, "4K", None), samples, {})
+
+
+def test_kinds_of_failures_are_in_the_table():
+    assert list(failing.KINDS) == list(failed_figures.KINDS)
+    assert set(failing.CONTESTANTS) == set(failed_figures.NAMES)
+
+
+def test_limits_of_failures():
+    r = results(failed(256, molt={"dies": [failure(us) for us in (500, 900, 5000)], "load": [failure(1100)]},
+                       release={"dies": [failure(50000)]}),
+                failed(8192, molt={"dies": [failure(100), {"lost": True, "moved": False}]}))
+    assert [row[2] for row in failed_figures.limits(r)] == [True, False, False], failed_figures.limits(r)
+    assert failed_figures.limits(r)[0][0] == "dies at once, at 256 MiB, 1 vCPU"
+
+
+def test_table_of_failures():
+    r = results(failed(256, molt={"dies_50": [failure(us) for us in (500, 900, 5000)], "load": [failure(1100)]},
+                       qemu={"dies_50": [{"lost": True, "moved": False}]}))
+    rows = failed_figures.table(r).splitlines()
+    assert rows[0] == "| the successor | molt at 256 MiB, 1 vCPU, ms | QEMU at 256 MiB, 1 vCPU, ms |", rows
+    assert rows[2:] == ["| cannot load the state | 1.10 (1.10 to 1.10) | - |",
+                        "| dies after 50 ms | 0.90 (0.50 to 5.00) | lost |"], rows
+    r["cases"].append(figures.skipped(Case(8192, 1, "4K", None), "no memory"))
+    assert failed_figures.table(r).splitlines() == rows
+
+
+# ---- what the guest says
 
 def test_gaps_that_the_guest_noted():
     """The ring keeps the newest; a gap belongs to a time if they overlap."""

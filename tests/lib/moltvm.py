@@ -564,8 +564,21 @@ def write_script(path, text):
 
 
 def hanging_program(path):
-    """A static program that needs nothing, not even a loader, and does nothing: pause() for ever."""
-    code = bytes([0xb8, 34, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7])
+    """Does nothing: pause() for ever."""
+    return tiny_program(path, bytes([0xb8, 34, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7]))
+
+
+def ending_program(path, after_ms=0):
+    """Ends with status 1 after less than a second."""
+    code = b"\x68" + struct.pack("<I", after_ms * 1000000)             # push: struct timespec, from its end
+    code += bytes([0x6a, 0, 0x48, 0x89, 0xe7, 0x31, 0xf6])             # push 0; mov %rsp,%rdi; xor %esi,%esi
+    code += bytes([0xb8, 35, 0, 0, 0, 0x0f, 0x05]) if after_ms else b""     # nanosleep
+    code += bytes([0xbf, 1, 0, 0, 0, 0xb8, 231, 0, 0, 0, 0x0f, 0x05])       # exit_group(1)
+    return tiny_program(path, code)
+
+
+def tiny_program(path, code):
+    """A static program that needs nothing, not even a loader."""
     base, size = 0x400000, 64 + 56 + len(code)
     with open(path, "wb") as f:
         f.write(b"\x7fELF" + bytes([2, 1, 1]) + bytes(9))
