@@ -47,16 +47,29 @@ class Contestant:
     def update(self):
         """
         One update of a guest with all RAM in its page tables; what was measured. The blackout is the largest gap that
-        the guest has seen from before the update was asked for until it had been answered.
+        the guest has seen from before the update was asked for until it had been answered. What it sees in as long a
+        time without an update is the machine's own noise, below which no update can be.
         """
         self.settle()
         sample = {"touch_before_us": self.mailbox.touch_us()}
         time.sleep(SETTLE)
         self.mailbox.reset()
+        began = time.monotonic()
         sample.update(self.replace())
         sample["blackout_us"] = self.mailbox.gap_us()
+        took = time.monotonic() - began
+        sample["took_us"] = took * 1e6
         sample["touch_after_us"] = self.mailbox.touch_us()
+        sample["rest_us"] = self.rest(took)
         return sample
+
+    def rest(self, seconds):
+        self.settle()
+        self.mailbox.touch_us()
+        time.sleep(SETTLE)
+        self.mailbox.reset()
+        time.sleep(seconds)
+        return self.mailbox.gap_us()
 
 
 class Floor(Contestant):

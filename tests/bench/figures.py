@@ -111,9 +111,9 @@ def size(mib):
 
 
 def print_head():
-    print("%8s %5s %5s  %-7s %9s %9s %9s %9s %9s %4s %10s %10s %9s %9s" % (
-        "RAM", "vCPUs", "pages", "what", "least us", "p25", "median", "p75", "most", "n", "touch us", "after it",
-        "hand-off", "switch"))
+    print("%8s %5s %5s  %-7s %9s %9s %9s %9s %9s %4s %9s %9s %9s %9s %9s %9s" % (
+        "RAM", "vCPUs", "pages", "what", "least us", "p25", "median", "p75", "most", "n", "hand-off", "switch",
+        "at rest", "took", "touch us", "after it"))
 
 
 def median_text(summary, key):
@@ -124,10 +124,10 @@ def print_case(result):
     shape = "%8s %5d %5s" % (size(result["mib"]), result["cpus"], result["pages"])
     for name, s in result["summary"].items():
         b = s["blackout_us"]
-        print("%s  %-7s %9.0f %9.0f %9.0f %9.0f %9.0f %4d %10.0f %10.0f %9s %9s" % (
-            shape, name, b["min"], b["p25"], b["median"], b["p75"], b["max"], b["n"],
-            s["touch_before_us"]["median"], s["touch_after_us"]["median"], median_text(s, "handoff_us"),
-            median_text(s, "host_blackout_us")))
+        print("%s  %-7s %9.0f %9.0f %9.0f %9.0f %9.0f %4d %s" % (
+            shape, name, b["min"], b["p25"], b["median"], b["p75"], b["max"], b["n"], " ".join(
+                "%9s" % median_text(s, key + "_us") for key in (
+                    "handoff", "host_blackout", "rest", "took", "touch_before", "touch_after"))))
     for name, why in result["failures"].items():
         print("%s  %-7s failed: %s" % (shape, name, why))
     if "skipped" in result:
@@ -201,12 +201,19 @@ def blackout_table(results):
         title(results, name) for name in names.split("/")) for names in ratios], rows)
 
 
+GAPS = ("handoff_us", "host_blackout_us", "blackout_us", "rest_us", "took_us")
+
+
 def gaps_table(results):
-    """Both gaps of an update, as whoever made it saw them, and the largest that the guest saw."""
+    """
+    Both gaps of an update, as whoever made it saw them; the largest that the guest saw in the update, and in as long a
+    time without one; and how long it all took.
+    """
     rows = [[size(r["mib"]), str(r["cpus"]), r["pages"], title(results, name),
-             *(ms(s[key]["median"]) for key in ("handoff_us", "host_blackout_us", "blackout_us"))]
+             *(ms(s[key]["median"]) if key in s else "-" for key in GAPS)]
             for r in results["cases"] for name, s in r["summary"].items() if "handoff_us" in s]
-    return table(("RAM", "vCPUs", "pages", "", "hand-off, ms", "switch, ms", "the guest's largest gap, ms"), rows)
+    return table(("RAM", "vCPUs", "pages", "", "hand-off, ms", "switch, ms", "the guest's largest gap, ms",
+                  "at rest, ms", "the update took, ms"), rows)
 
 
 def touch(result, name, key):

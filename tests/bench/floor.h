@@ -29,6 +29,7 @@ struct vcpu_state {
 /* What stand-in and successor share: a memfd. The words are futexes. */
 struct floor_page {
 	_Atomic uint32_t ready;           /* the successor: all is built, let the guest go */
+	_Atomic pid_t computing;          /* the thread that has vCPU 0 */
 	_Atomic uint32_t seat[VCPUS_MAX]; /* the stand-in: the successor may enter this vCPU */
 	struct vcpu_state state[VCPUS_MAX];
 };
@@ -75,7 +76,6 @@ struct crew {
 		struct crew *crew;
 		int index;
 	} post[VCPUS_MAX];
-	unsigned int cpu; /* where vCPU 0 was entered */
 };
 
 void crew_make(struct crew *crew);

@@ -84,7 +84,7 @@ static void enter(struct crew *crew, int i)
 	if (crew->load)
 		load(crew, i);
 	if (i == 0) {
-		getcpu(&crew->cpu, NULL);
+		atomic_store(&crew->f->page->computing, gettid());
 		*crew->entered = __rdtsc();
 	}
 	while (!atomic_load(&crew->park)) {

@@ -17,9 +17,11 @@
  *
  * One vCPU computes, the guest's; all others are halted from the start.
  */
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -31,6 +33,8 @@
 #include "floor.h"
 
 #define LOWEST 19
+#define PIECE (8ull << 20) /* of RAM: less than a millisecond */
+#define CPU_FIELD 39       /* proc_pid_stat(5) */
 
 /* This image's, and the stand-in's on this image's memory. */
 static struct crew own, other;
@@ -65,24 +69,48 @@ static void *make_stand_in(void *opaque)
 	return NULL;
 }
 
-/* What builds is not to take the CPU of the vCPU that computes, where there is another. */
-static void keep_off(unsigned int cpu)
+/* The CPU of a thread of the stand-in's, or -1. */
+static int cpu_of(pid_t pid, pid_t tid)
 {
-	cpu_set_t set;
+	char path[64], text[1024];
+	ssize_t n = -1;
+	const char *at;
+	int fd;
 
-	if (sched_getaffinity(0, sizeof(set), &set) < 0 || CPU_COUNT(&set) < 2)
-		return;
-	CPU_CLR(cpu, &set);
-	sched_setaffinity(0, sizeof(set), &set);
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", pid, tid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd >= 0) {
+		n = read(fd, text, sizeof(text) - 1);
+		close(fd);
+	}
+	if (n <= 0)
+		return -1;
+	text[n] = 0;
+	at = strrchr(text, ')');
+	for (int field = 2; at && field < CPU_FIELD; field++)
+		at = strchr(at + 1, ' ');
+	return at ? atoi(at) : -1;
 }
 
-/* As the stand-in has it, which was made before. */
+/* As the stand-in may, which was made before. */
 static void go_anywhere(const struct floor *f)
 {
 	cpu_set_t set;
 
 	if (sched_getaffinity(f->child, sizeof(set), &set) == 0)
 		sched_setaffinity(0, sizeof(set), &set);
+}
+
+/* What builds is not to take the CPU of the vCPU that computes, where there is another. */
+static void keep_off(const struct floor *f)
+{
+	int cpu = cpu_of(f->child, f->page->computing);
+	cpu_set_t set;
+
+	if (cpu < 0 || sched_getaffinity(f->child, sizeof(set), &set) < 0 || CPU_COUNT(&set) < 2)
+		return;
+	CPU_CLR((size_t)cpu, &set);
+	sched_setaffinity(0, sizeof(set), &set);
 }
 
 static void update(struct floor *f)
@@ -103,7 +131,7 @@ static void update(struct floor *f)
 	word_wait(&standing);
 	mailbox_of(f)->handoff_begin = __rdtsc();
 	crew_park(&own);
-	keep_off(other.cpu);
+	keep_off(f);
 	become(f);
 }
 
@@ -126,7 +154,11 @@ static void *map_in_advance(void *opaque)
 	const struct floor *f = opaque;
 
 	setpriority(PRIO_PROCESS, (id_t)gettid(), LOWEST);
-	madvise(f->ram, f->bytes, MADV_POPULATE_WRITE);
+	for (uint64_t at = 0; at < f->bytes; at += PIECE) {
+		keep_off(f); /* the scheduler moves a vCPU about */
+		madvise(f->ram + at, f->bytes - at < PIECE ? f->bytes - at : PIECE,
+			MADV_POPULATE_WRITE);
+	}
 	return NULL;
 }
 

@@ -21,7 +21,7 @@ from moltvm import run_cases
 
 
 def sample(us):
-    return {"blackout_us": us, "touch_before_us": 1000, "touch_after_us": 9000}
+    return {"blackout_us": us, "touch_before_us": 1000, "touch_after_us": 9000, "rest_us": 90, "took_us": 30000}
 
 
 def case(mib, cpus, **blackouts):
@@ -80,7 +80,7 @@ def test_docs_are_filled_twice_alike():
         assert "| 256 MiB | 1 | 4K | 0.30 (0.27 to 0.36) | 1.00 (" in texts[0], texts[0]
         assert "| floor, ms | floor, old order, ms | molt, ms | molt 0.1, ms | QEMU, ms |" in texts[0], texts[0]
         assert "| 8 GiB | 1 | 4K | - | 3.00 (" in texts[0], texts[0]
-        assert "| 256 MiB | 1 | 4K | molt | 0.20 | 1.50 | 1.50 |" in texts[0], texts[0]
+        assert "| 256 MiB | 1 | 4K | molt | 0.20 | 1.50 | 1.50 | 0.09 | 30.00 |" in texts[0], texts[0]
 
 
 def test_without_an_older_molt_and_without_qemu():
