@@ -47,33 +47,35 @@ static int make_memfd(const char *name, struct error *err)
 
 static int describe(struct update *u, struct error *err)
 {
+	struct hand_over *h = &u->hand_over;
 	struct stream_header header = { .machine_version = u->machine->machine_version };
 	struct fdtable *fds = u->check.fds;
 	int r;
 
 	memcpy(header.producer, u->self->version,
 	       strnlen(u->self->version, sizeof(header.producer) - 1));
-	stream_begin(&u->w, &header);
-	r = machine_describe(u->machine, &u->w, fds, err);
-	vmstate_save(&u->w, &update_vmstate, 0, u->wire);
+	stream_begin(&h->w, &header);
+	r = machine_describe(u->machine, &h->w, fds, err);
+	vmstate_save(&h->w, &update_vmstate, 0, h->wire);
 	if (r == 0)
-		r = u->ops.save(u->ops.opaque, &u->w, fds, err);
+		r = u->ops.save(u->ops.opaque, &h->w, fds, err);
 	if (r == 0)
-		r = stream_end(&u->w, err);
+		r = stream_end(&h->w, err);
 	if (r < 0)
 		return r;
-	r = fd_write_all(u->check.stream_fd, u->w.data, u->w.len);
+	r = fd_write_all(u->check.stream_fd, h->w.data, h->w.len);
 	return r < 0 ? err_sys(err, -r, "writing the description of the machine")
 		     : fdtable_write(fds, u->check.table_fd, err);
 }
 
 static int spawn(struct update *u, struct error *err)
 {
+	struct hand_over *h = &u->hand_over;
 	const int shared[] = { u->check.stream_fd, u->check.table_fd, u->check.answer_fd };
 	_cleanup_free_ char **envp = NULL;
 	struct program program = {
-		.fd = u->program_fd,
-		.argv = u->argv,
+		.fd = h->program_fd,
+		.argv = h->argv,
 		.shared = shared,
 		.nshared = ARRAY_SIZE(shared),
 		.standard_error = -1,
@@ -93,7 +95,7 @@ static int spawn(struct update *u, struct error *err)
 	program.standard_input = empty[0];
 	code = program_spawn(&program, &u->check.child);
 	close(empty[0]);
-	return code ? err_sys(err, code, "successor '%s'", u->argv[0]) : 0;
+	return code ? err_sys(err, code, "successor '%s'", h->argv[0]) : 0;
 }
 
 static void add_reasons(json_t *reasons, struct error *err)
@@ -123,6 +125,7 @@ static bool are_strings(json_t *list)
 /* 0 where the successor said yes. */
 static int read_answer(struct update *u, struct error *err)
 {
+	struct hand_over *h = &u->hand_over;
 	_cleanup_free_ void *text = NULL;
 	size_t len = 0;
 	json_t *answer, *reasons, *pid;
@@ -139,7 +142,7 @@ static int read_answer(struct update *u, struct error *err)
 			    "'%s' gave no answer in check mode: it is no molt, or an old "
 			    "one, or a wrapper that does not pass environment and arguments on; "
 			    "no-check updates without asking it",
-			    u->argv[0]);
+			    h->argv[0]);
 	else if (json_array_size(reasons))
 		add_reasons(reasons, err), r = -EPROTO;
 	else if (json_is_integer(pid) && json_integer_value(pid) != u->check.child.pid)
@@ -147,9 +150,9 @@ static int read_answer(struct update *u, struct error *err)
 			err, ECHILD,
 			"'%s' starts molt as a child instead of becoming it: the guest "
 			"would run in another process; a wrapper has to end in 'exec molt run \"$@\"'",
-			u->argv[0]);
+			h->argv[0]);
 	/* 0.1.0 knows none. */
-	u->stops_guest = !json_is_true(json_object_get(answer, "stand-in"));
+	h->stops_guest = !json_is_true(json_object_get(answer, "stand-in"));
 	json_decref(answer);
 	return r;
 }
@@ -203,16 +206,16 @@ static void child_expired(void *opaque, uint32_t events)
 
 	(void)events;
 	check_end(u);
-	err_set(&err, ETIMEDOUT, "'%s' did not answer in check mode within %u ms", u->argv[0],
-		u->timeout_ms);
+	err_set(&err, ETIMEDOUT, "'%s' did not answer in check mode within %u ms",
+		u->hand_over.argv[0], u->request.timeout_ms);
 	update_checked(u, &err);
 }
 
 static int watch_child(struct update *u, struct error *err)
 {
 	const struct itimerspec its = {
-		.it_value = { .tv_sec = u->timeout_ms / 1000,
-			      .tv_nsec = (long)(u->timeout_ms % 1000) * 1000000 + 1 },
+		.it_value = { .tv_sec = u->request.timeout_ms / 1000,
+			      .tv_nsec = (long)(u->request.timeout_ms % 1000) * 1000000 + 1 },
 	};
 	int r;
 

@@ -25,13 +25,13 @@
 /* It cannot grow. A serial port may have all of its queue to carry. */
 static size_t most(const struct update *u)
 {
-	return update_state_estimate(u) + u->machine->ndevices * DEVICE_BYTES +
+	return u->hand_over.state_room + u->machine->ndevices * DEVICE_BYTES +
 	       SERIAL_PORTS * CHARDEV_STATE_BYTES;
 }
 
 int final_state_make(struct update *u, struct error *err)
 {
-	struct final_state *f = &u->final;
+	struct final_state *f = &u->hand_over.final;
 	size_t size = most(u);
 	void *map;
 
@@ -60,40 +60,40 @@ void final_state_drop(struct final_state *f)
 	*f = FINAL_STATE_NONE;
 }
 
-static int save(struct update *u, struct error *err)
+static int save(struct machine *m, struct hand_over *h, struct error *err)
 {
-	struct machine *m = u->machine;
-	struct final_state *f = &u->final;
+	struct final_state *f = &h->final;
 	struct stream_header header = { .machine_version = m->machine_version };
 	struct stream_writer w;
 	int r;
 
-	memcpy(header.producer, u->wire->version, sizeof(header.producer) - 1);
+	memcpy(header.producer, h->wire->version, sizeof(header.producer) - 1);
 	memcpy(header.uuid, m->uuid, sizeof(header.uuid));
-	memcpy(header.nonce, u->fds->nonce, sizeof(header.nonce));
+	memcpy(header.nonce, h->fds->nonce, sizeof(header.nonce));
 	stream_writer_use(&w, f->map, f->size);
 	stream_begin(&w, &header);
 	f->fds->count = 0;
-	f->fds->handed = u->fds; /* the successor has these, and will get no others */
+	f->fds->handed = h->fds; /* the successor has these, and will get no others */
 	r = machine_save(m, &w, f->fds, err);
 	if (r == 0)
 		r = stream_end(&w, err);
-	u->stand_in.page->final_len = w.len;
+	h->stand_in.page->final_len = w.len;
 	return r;
 }
 
 int update_save_final(void *opaque, struct error *err)
 {
 	struct update *u = opaque;
-	struct stand_in_page *page = u->stand_in.page;
+	struct hand_over *h = &u->hand_over;
+	struct stand_in_page *page = h->stand_in.page;
 	int r;
 
-	page->entered_ns = u->parked ? machine_entered(u->machine) : 0;
-	if (u->parked)
+	page->entered_ns = h->parked ? machine_entered(u->machine) : 0;
+	if (h->parked)
 		page->stopped_ns = machine_park_vcpus(u->machine);
 	r = machine_quiesce(u->machine, err);
 	if (r == 0)
-		r = save(u, err);
+		r = save(u->machine, h, err);
 	page->saved_ns = now_ns();
 	if (r < 0)
 		update_run_on(u);
@@ -105,7 +105,7 @@ void update_run_on(void *opaque)
 	struct update *u = opaque;
 
 	machine_clear_preempted(u->machine);
-	if (u->parked)
+	if (u->hand_over.parked)
 		machine_unpark_vcpus(u->machine);
 	machine_serve(u->machine);
 }

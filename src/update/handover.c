@@ -37,15 +37,15 @@
 #define STATE_BASE_BYTES 65536u
 #define STATE_VCPU_BYTES 24576u
 
-size_t update_state_estimate(const struct update *u)
+static size_t state_estimate(unsigned int cpus)
 {
-	return STATE_BASE_BYTES + (size_t)u->machine->guest.cpus * STATE_VCPU_BYTES;
+	return STATE_BASE_BYTES + (size_t)cpus * STATE_VCPU_BYTES;
 }
 
 /* Two a vCPU and a few clients, and more devices than there are. */
-static size_t sections_estimate(const struct update *u)
+static size_t sections_estimate(unsigned int cpus)
 {
-	return 128 + (size_t)u->machine->guest.cpus * 2;
+	return 128 + (size_t)cpus * 2;
 }
 
 static int check_executable(const char *path, struct error *err)
@@ -89,46 +89,47 @@ static bool names_incoming(char *const *argv)
 	return false;
 }
 
-char *const *handover_command(const struct update *u)
+char *const *handover_command(const struct update_request *req, const struct update_self *self)
 {
-	return u->command ? u->command : u->self->wrapper;
+	return req->command ? req->command : self->wrapper;
 }
 
-static int build_argv(struct update *u, struct error *err)
+static int build_argv(struct hand_over *h, const struct update_request *req,
+		      const struct update_self *self, struct error *err)
 {
-	char *const *command = handover_command(u);
-	char *const *from = command ? command : u->self->argv;
-	const char *program = command ? command[0] : u->self->path;
+	char *const *command = handover_command(req, self);
+	char *const *from = command ? command : self->argv;
+	const char *program = command ? command[0] : self->path;
 	size_t n = 0;
 	int r;
 
 	while (from[n])
 		n++;
-	u->argv = calloc(n + 3, sizeof(*u->argv));
-	if (!u->argv)
+	h->argv = calloc(n + 3, sizeof(*h->argv));
+	if (!h->argv)
 		return err_set(err, ENOMEM, "no memory for the successor's arguments");
-	if (u->command_fd >= 0 && program[0] != '/') {
+	if (req->command_fd >= 0 && program[0] != '/') {
 		r = err_set(err, EINVAL,
 			    "successor '%s': with command-fd the command's first word must "
 			    "be an absolute path",
 			    program);
-	} else if (u->command_fd >= 0) {
+	} else if (req->command_fd >= 0) {
 		/* What it is called, and where the update after this one looks for it. */
-		u->argv[0] = strdup(program);
-		r = u->argv[0] ? 0
+		h->argv[0] = strdup(program);
+		r = h->argv[0] ? 0
 			       : err_set(err, ENOMEM, "no memory for the successor's arguments");
 	} else {
-		r = resolve(program, &u->argv[0], err);
+		r = resolve(program, &h->argv[0], err);
 	}
 	for (size_t i = 1; i < n && r == 0; i++) {
-		u->argv[i] = strdup(from[i]);
-		if (!u->argv[i])
+		h->argv[i] = strdup(from[i]);
+		if (!h->argv[i])
 			r = err_set(err, ENOMEM, "no memory for the successor's arguments");
 	}
-	if (r == 0 && !names_incoming(u->argv)) {
-		u->argv[n] = strdup("--incoming");
-		u->argv[n + 1] = strdup(u->fds->state_uri);
-		if (!u->argv[n] || !u->argv[n + 1])
+	if (r == 0 && !names_incoming(h->argv)) {
+		h->argv[n] = strdup("--incoming");
+		h->argv[n + 1] = strdup(h->fds->state_uri);
+		if (!h->argv[n] || !h->argv[n + 1])
 			r = err_set(err, ENOMEM, "no memory for the successor's arguments");
 	}
 	return r;
@@ -165,9 +166,9 @@ char **handover_environ(char *variable, struct error *err)
 }
 
 /* The state is copied there when the guest runs again. */
-static int check_given_fd(const struct update *u, struct error *err)
+static int check_given_fd(int fd, struct error *err)
 {
-	int fd = u->given_state_fd, flags = fcntl(fd, F_GETFL);
+	int flags = fcntl(fd, F_GETFL);
 	struct stat st;
 
 	if (flags < 0 || (flags & O_PATH) || (flags & O_ACCMODE) != O_RDWR)
@@ -179,50 +180,50 @@ static int check_given_fd(const struct update *u, struct error *err)
 	return 0;
 }
 
-static int open_state_file(struct update *u, struct error *err)
+static int open_state_file(struct hand_over *h, const char *path, struct error *err)
 {
-	int r = new_file_open(&u->state_file, u->state_path, (off_t)update_state_estimate(u), err);
+	int r = new_file_open(&h->state_file, path, (off_t)h->state_room, err);
 
-	if (r == -EACCES || (r == -EPERM && access(u->state_path, F_OK) < 0))
+	if (r == -EACCES || (r == -EPERM && access(path, F_OK) < 0))
 		return err_set(err, -r,
 			       "state file: %s: %s; it may be the sandbox: have it made by "
 			       "'molt update --state', or start molt with --sandbox write=DIR",
-			       u->state_path, strerror(-r));
+			       path, strerror(-r));
 	if (r < 0)
 		err_prefix(err, "state file");
 	return r;
 }
 
-static int open_state_memfd(struct update *u, struct error *err)
+static int open_state_memfd(struct hand_over *h, struct error *err)
 {
-	u->state_fd = fd_memfd("molt-state", 0);
-	if (u->state_fd < 0)
-		return err_sys(err, -u->state_fd, "memfd_create for the state");
-	if (fallocate(u->state_fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)update_state_estimate(u)) < 0)
+	h->state_fd = fd_memfd("molt-state", 0);
+	if (h->state_fd < 0)
+		return err_sys(err, -h->state_fd, "memfd_create for the state");
+	if (fallocate(h->state_fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)h->state_room) < 0)
 		return err_sys(err, errno, "no room for %zu bytes of state in memory",
-			       update_state_estimate(u));
+			       h->state_room);
 	return 0;
 }
 
-static int open_state(struct update *u, struct error *err)
+static int open_state(struct hand_over *h, const struct update_request *req, struct error *err)
 {
 	int r = 0, n;
 
-	if (u->given_state_fd >= 0)
-		r = check_given_fd(u, err);
-	else if (u->state_path)
-		r = open_state_file(u, err);
+	if (req->given_state_fd >= 0)
+		r = check_given_fd(req->given_state_fd, err);
+	else if (req->state_path)
+		r = open_state_file(h, req->state_path, err);
 	if (r == 0)
-		r = open_state_memfd(u, err);
+		r = open_state_memfd(h, err);
 	if (r < 0)
 		return r;
-	if (u->state_path)
-		n = snprintf(u->fds->state_uri, sizeof(u->fds->state_uri), "file:%s",
-			     u->state_path);
+	if (req->state_path)
+		n = snprintf(h->fds->state_uri, sizeof(h->fds->state_uri), "file:%s",
+			     req->state_path);
 	else
-		n = snprintf(u->fds->state_uri, sizeof(u->fds->state_uri), "file:/proc/self/fd/%d",
-			     u->state_fd);
-	if (n >= (int)sizeof(u->fds->state_uri))
+		n = snprintf(h->fds->state_uri, sizeof(h->fds->state_uri), "file:/proc/self/fd/%d",
+			     h->state_fd);
+	if (n >= (int)sizeof(h->fds->state_uri))
 		return err_set(err, ENAMETOOLONG, "state file: the path is too long");
 	return 0;
 }
@@ -240,96 +241,96 @@ static int open_program(const char *path)
 	return fd;
 }
 
-int handover_prepare(struct update *u, struct error *err)
+int handover_prepare(struct hand_over *h, struct update_request *req,
+		     const struct update_self *self, unsigned int cpus, struct error *err)
 {
 	int r;
 
-	u->fds = calloc(1, sizeof(*u->fds));
-	if (!u->fds)
+	h->state_room = state_estimate(cpus);
+	h->fds = calloc(1, sizeof(*h->fds));
+	if (!h->fds)
 		return err_set(err, ENOMEM, "no memory for the fd table");
-	if (getrandom(u->fds->nonce, sizeof(u->fds->nonce), 0) != (ssize_t)sizeof(u->fds->nonce))
+	if (getrandom(h->fds->nonce, sizeof(h->fds->nonce), 0) != (ssize_t)sizeof(h->fds->nonce))
 		return err_sys(err, errno, "getrandom");
-	u->table_fd = fd_memfd("molt-fdtable", 0);
-	if (u->table_fd < 0)
-		return err_sys(err, -u->table_fd, "memfd_create for the fd table");
-	u->exe_fd = update_self_open(u->self, &u->leave_program, err);
-	if (u->exe_fd < 0)
-		return u->exe_fd;
-	snprintf(u->table_env, sizeof(u->table_env), "%s=%d", FDTABLE_ENV, u->table_fd);
-	u->envp = handover_environ(u->table_env, err);
-	if (!u->envp)
+	h->table_fd = fd_memfd("molt-fdtable", 0);
+	if (h->table_fd < 0)
+		return err_sys(err, -h->table_fd, "memfd_create for the fd table");
+	h->exe_fd = update_self_open(self, &h->leave_program, err);
+	if (h->exe_fd < 0)
+		return h->exe_fd;
+	snprintf(h->table_env, sizeof(h->table_env), "%s=%d", FDTABLE_ENV, h->table_fd);
+	h->envp = handover_environ(h->table_env, err);
+	if (!h->envp)
 		return -ENOMEM;
-	r = open_state(u, err);
+	r = open_state(h, req, err);
 	if (r == 0)
-		r = build_argv(u, err);
-	if (r == 0 && u->command_fd < 0)
-		u->program_fd = open_program(u->argv[0]);
+		r = build_argv(h, req, self, err);
+	if (r == 0 && req->command_fd < 0)
+		h->program_fd = open_program(h->argv[0]);
 	else if (r == 0) {
-		u->program_fd = program_copy(u->command_fd, u->argv[0], err);
-		r = u->program_fd < 0 ? u->program_fd : 0;
-		fd_close(&u->command_fd);
+		h->program_fd = program_copy(req->command_fd, h->argv[0], err);
+		r = h->program_fd < 0 ? h->program_fd : 0;
+		fd_close(&req->command_fd);
 	}
 	if (r == 0)
-		r = stream_writer_init(&u->w, update_state_estimate(u), err);
+		r = stream_writer_init(&h->w, h->state_room, err);
 	if (r == 0)
-		r = stream_reserve(&u->verified, sections_estimate(u), err);
-	if (r == 0) {
-		memset(u->w.data, 0, u->w.capacity); /* so that no page is missing in the pause */
-		u->ops.flush(u->ops.opaque);
-	}
+		r = stream_reserve(&h->verified, sections_estimate(cpus), err);
+	if (r == 0)
+		memset(h->w.data, 0, h->w.capacity); /* so that no page is missing in the pause */
 	return r;
 }
 
-void handover_fini(struct update *u)
+void handover_fini(struct hand_over *h)
 {
-	for (size_t i = 0; u->argv && u->argv[i]; i++)
-		free(u->argv[i]);
-	free(u->argv);
-	u->argv = NULL;
-	free(u->envp);
-	u->envp = NULL;
-	stream_writer_fini(&u->w);
-	stream_fini(&u->verified);
-	new_file_drop(&u->state_file);
-	fd_close(&u->table_fd);
-	fd_close(&u->exe_fd);
-	fd_close(&u->program_fd);
-	fd_close(&u->state_fd);
-	final_state_drop(&u->final);
-	free(u->fds);
-	u->fds = NULL;
+	for (size_t i = 0; h->argv && h->argv[i]; i++)
+		free(h->argv[i]);
+	free(h->argv);
+	h->argv = NULL;
+	free(h->envp);
+	h->envp = NULL;
+	stream_writer_fini(&h->w);
+	stream_fini(&h->verified);
+	new_file_drop(&h->state_file);
+	fd_close(&h->table_fd);
+	fd_close(&h->exe_fd);
+	fd_close(&h->program_fd);
+	fd_close(&h->state_fd);
+	final_state_drop(&h->final);
+	free(h->fds);
+	h->fds = NULL;
 }
 
-int handover_write(struct update *u, struct error *err)
+int handover_write(struct hand_over *h, struct error *err)
 {
-	int r = fdtable_add(u->fds, "state", 0, u->state_fd, err);
+	int r = fdtable_add(h->fds, "state", 0, h->state_fd, err);
 
 	if (r == 0)
-		r = fdtable_add(u->fds, "predecessor", 0, u->exe_fd, err);
+		r = fdtable_add(h->fds, "predecessor", 0, h->exe_fd, err);
 	if (r == 0)
-		r = stand_in_save_fds(&u->stand_in, u->fds, err);
-	if (r == 0 && !u->stops_guest)
-		r = fdtable_add(u->fds, "final", 0, u->final.fd, err);
+		r = stand_in_save_fds(&h->stand_in, h->fds, err);
+	if (r == 0 && !h->stops_guest)
+		r = fdtable_add(h->fds, "final", 0, h->final.fd, err);
 	if (r == 0)
-		r = fdtable_set_cloexec(u->fds, false, err);
-	if (r == 0 && fd_set_cloexec(u->table_fd, false) < 0)
+		r = fdtable_set_cloexec(h->fds, false, err);
+	if (r == 0 && fd_set_cloexec(h->table_fd, false) < 0)
 		r = err_sys(err, errno, "close-on-exec of the fd table");
-	if (r == 0 && u->leave_program && u->program_fd >= 0)
-		fd_set_cloexec(u->program_fd, false);
+	if (r == 0 && h->leave_program && h->program_fd >= 0)
+		fd_set_cloexec(h->program_fd, false);
 	return r;
 }
 
-void handover_undo(struct update *u)
+void handover_undo(struct hand_over *h)
 {
 	struct error err = ERROR_INIT;
 
-	if (fdtable_set_cloexec(u->fds, true, &err) < 0)
+	if (fdtable_set_cloexec(h->fds, true, &err) < 0)
 		log_error("%s", err.text);
-	fd_set_cloexec(u->table_fd, true);
-	fd_set_cloexec(u->program_fd, true);
+	fd_set_cloexec(h->table_fd, true);
+	fd_set_cloexec(h->program_fd, true);
 }
 
-int handover_exec(struct update *u, struct error *err)
+int handover_exec(struct hand_over *h, struct machine *m, struct error *err)
 {
 	int r;
 
@@ -337,14 +338,14 @@ int handover_exec(struct update *u, struct error *err)
 	 * The table is written last: it carries the time stamps of all stages before. Through the
 	 * state's buffer, which is in the file by now: nothing is allocated here.
 	 */
-	u->fds->exec_ns = now_ns();
-	r = fdtable_write_by(u->fds, &u->w, u->table_fd, err);
+	h->fds->exec_ns = now_ns();
+	r = fdtable_write_by(h->fds, &h->w, h->table_fd, err);
 	if (r < 0)
 		return r;
-	if (u->handed_over && stand_in_wait_serving(&u->stand_in, err) < 0)
+	if (h->handed_over && stand_in_wait_serving(&h->stand_in, err) < 0)
 		return -ECHILD;
-	u->stand_in.page->has_free = machine_spare_cpus(u->machine, &u->stand_in.page->free);
-	stand_in_arm(&u->stand_in, true);
-	r = program_exec(u->program_fd, u->argv, u->envp);
-	return err_sys(err, -r, "successor '%s'", u->argv[0]);
+	h->stand_in.page->has_free = machine_spare_cpus(m, &h->stand_in.page->free);
+	stand_in_arm(&h->stand_in, true);
+	r = program_exec(h->program_fd, h->argv, h->envp);
+	return err_sys(err, -r, "successor '%s'", h->argv[0]);
 }

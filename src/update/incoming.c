@@ -191,14 +191,15 @@ void update_incoming_fini(struct incoming *in)
 static void answer_failure(struct update *u, const struct incoming *in,
 			   const struct update_wire *wire)
 {
+	struct update_request *req = &u->request;
 	struct error err = ERROR_INIT;
 
 	err_set(&err, EIO, "%s", in->failure);
 	u->updates = wire->updates;
-	u->client = wire->client;
-	u->kind = (enum update_kind)wire->kind;
-	u->told_stop = true; /* or there would have been no exec */
-	u->id = wire->id[0] ? strdup(wire->id) : NULL;
+	req->client = wire->client;
+	req->kind = (enum update_kind)wire->kind;
+	req->told_stop = true; /* or there would have been no exec */
+	req->id = wire->id[0] ? strdup(wire->id) : NULL;
 	update_failed(u, &err);
 	unsetenv(UPDATE_ERROR_ENV);
 }

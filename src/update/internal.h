@@ -81,6 +81,63 @@ struct old_stand_in {
 	struct loop_source ended;
 };
 
+/* What a client asked for, from its command until the answer. */
+struct update_request {
+	uint32_t client;
+	char *id; /* JSON text, or NULL; only of `update` */
+	enum update_kind kind;
+	bool told_stop;      /* STOP was sent: if it fails, RESUME belongs to it */
+	char *state_path;    /* NULL: a memfd */
+	bool no_check;       /* do not ask the successor first */
+	bool check_only;     /* ask it and leave it at that */
+	bool keep_io;        /* leave the devices' I/O processes alone */
+	uint32_t timeout_ms; /* from exec to commit */
+	bool timeout_given;
+	char **command;     /* NULL: the default successor */
+	int command_fd;     /* the successor's executable as the client sent it, or -1 */
+	int given_state_fd; /* where the client wants a copy of the state, or -1 */
+};
+
+#define UPDATE_REQUEST_NONE ((struct update_request){ .command_fd = -1, .given_state_fd = -1 })
+
+/* An update in flight, from the predecessor's side: what its steps make and undo. */
+struct hand_over {
+	/* Who the successor is. */
+	char **argv; /* argv[0] is its absolute path */
+	char **envp; /* and its environment */
+	char table_env[32];
+	int program_fd;     /* its executable, sealed where possible; -1: execute argv[0] */
+	bool leave_program; /* let it have that, it finds itself no other way */
+	bool stops_guest;   /* it knows no stand-in: the guest is stopped until the commit */
+
+	/* What it gets. */
+	struct update_wire *wire;
+	struct stream_writer w;
+	struct stream verified;     /* w, read back */
+	size_t state_room;          /* bytes that were reserved for it */
+	int state_fd;               /* a memfd */
+	struct new_file state_file; /* where the user wants a copy */
+	struct fdtable *fds;
+	int table_fd;
+	int exe_fd; /* our own binary, for the way back */
+
+	/* Who has the guest meanwhile. */
+	struct stand_in stand_in;
+	struct final_state final;
+	bool parked;      /* the vCPUs, which ran before */
+	bool handed_over; /* the guest is the stand-in's */
+};
+
+#define HAND_OVER_NONE \
+	((struct hand_over){ .program_fd = -1, \
+			     .state_fd = -1, \
+			     .state_file = NEW_FILE_NONE, \
+			     .table_fd = -1, \
+			     .exe_fd = -1, \
+			     .stand_in = STAND_IN_NONE, \
+			     .final = FINAL_STATE_NONE })
+
+/* The server: takes requests, one at a time, and knows how the last one ended. */
 struct update {
 	struct machine *machine;
 	const struct update_self *self;
@@ -96,44 +153,11 @@ struct update {
 		bool cpr_exec;   /* migrate-set-parameters mode */
 		json_t *command; /* cpr-exec-command, an array, or NULL */
 	} migrate;
-
-	/* The request in flight. */
-	uint32_t client;
-	char *id; /* JSON text, or NULL; only of `update` */
-	enum update_kind kind;
-	bool told_stop;      /* STOP was sent: if it fails, RESUME belongs to it */
-	char *state_path;    /* NULL: a memfd */
-	bool no_check;       /* do not ask the successor first */
-	bool check_only;     /* ask it and leave it at that */
-	bool keep_io;        /* leave the devices' I/O processes alone */
-	uint32_t timeout_ms; /* from exec to commit */
-	bool timeout_given;
-	char **command;     /* as asked for; NULL: the default successor */
-	int command_fd;     /* the successor's executable as the client sent it, or -1 */
-	int given_state_fd; /* where the client wants a copy of the state, or -1 */
-
-	/* Made by the stages. */
-	char **argv; /* of the successor, argv[0] is its absolute path */
-	struct update_wire *wire;
-	char **envp; /* and its environment */
-	char table_env[32];
-	struct stream_writer w;
-	struct stream verified;
-	struct fdtable *fds;
-	int state_fd;               /* a memfd */
-	struct new_file state_file; /* where the user wants a copy */
-	int table_fd;
-	int exe_fd;         /* our own binary, for the way back */
-	int program_fd;     /* successor's executable, sealed where possible; -1: execute argv[0] */
-	bool leave_program; /* let the successor have that, it finds itself no other way */
-	bool parked;
-	bool stops_guest; /* the old order: from before the exec until the commit */
-	bool handed_over; /* the guest is the stand-in's */
-	struct stand_in stand_in;
-	struct final_state final;
-	struct update_check check;
-
 	struct old_stand_in old_stand_ins[UPDATE_STAND_INS_MAX];
+
+	struct update_request request;
+	struct update_check check;
+	struct hand_over hand_over;
 };
 
 /* In the stand-in, when the guest is the successor's: makes the copy of the state. */
@@ -180,7 +204,7 @@ void update_checked(struct update *u, const struct error *err);
  * (update_reap_stand_ins(): -EBUSY).
  */
 void update_keep_stand_in(struct update *u, struct child *child);
-int update_reap_stand_ins(struct update *u, struct error *err);
+int update_reap_stand_ins(struct update *u, struct update_wire *wire, struct error *err);
 void update_forget_stand_ins(struct update *u);
 
 /* The end of an update that failed: tells everyone. */
@@ -194,14 +218,19 @@ int update_request(struct update *u, const struct command_origin *origin, enum u
  * handover.c: who the successor is, and the step into it. The command is the one asked for, or the
  * wrapper that we came by; NULL: ourselves.
  */
-char *const *handover_command(const struct update *u);
-/* More than the state of the devices ever was, and of the vCPUs: bytes. */
-size_t update_state_estimate(const struct update *u);
-int handover_prepare(struct update *u, struct error *err);
-int handover_write(struct update *u, struct error *err);
-int handover_exec(struct update *u, struct error *err);
-void handover_undo(struct update *u);
-void handover_fini(struct update *u);
+char *const *handover_command(const struct update_request *req, const struct update_self *self);
+/*
+ * Finds the successor and makes all that is handed to it, for a machine with that many vCPUs. The
+ * request's command_fd, where it has one, is taken. handover_fini() is to follow in any case.
+ */
+int handover_prepare(struct hand_over *h, struct update_request *req,
+		     const struct update_self *self, unsigned int cpus, struct error *err);
+void handover_fini(struct hand_over *h);
+/* Lists what it gets, and lets that survive the exec; undone by the second. */
+int handover_write(struct hand_over *h, struct error *err);
+void handover_undo(struct hand_over *h);
+/* Returns only where it failed. */
+int handover_exec(struct hand_over *h, struct machine *m, struct error *err);
 
 /*
  * program.c: copies the executable in fd to a sealed memfd, or where the host has none that can be

@@ -49,7 +49,7 @@ void update_keep_stand_in(struct update *u, struct child *child)
 	fd_close(&child->fd);
 }
 
-int update_reap_stand_ins(struct update *u, struct error *err)
+int update_reap_stand_ins(struct update *u, struct update_wire *wire, struct error *err)
 {
 	uint32_t n = 0;
 
@@ -59,15 +59,15 @@ int update_reap_stand_ins(struct update *u, struct error *err)
 		if (!g->child.pid || reap(g))
 			continue;
 		watch(u->machine->loop, g);
-		u->wire->guardians[n++] = (uint32_t)g->child.pid;
+		wire->guardians[n++] = (uint32_t)g->child.pid;
 	}
-	u->wire->nguardians = n;
+	wire->nguardians = n;
 	if (n < UPDATE_STAND_INS_MAX)
 		return 0;
 	return err_set(err, EBUSY,
 		       "the helper processes of the last %u updates have not ended yet, "
 		       "process %u for one; try again later",
-		       n, u->wire->guardians[0]);
+		       n, wire->guardians[0]);
 }
 
 void update_forget_stand_ins(struct update *u)

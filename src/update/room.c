@@ -163,7 +163,8 @@ static uint64_t copied(const struct update *u)
 {
 	struct stat st;
 
-	return u->command_fd >= 0 && fstat(u->command_fd, &st) == 0 && S_ISREG(st.st_mode)
+	return u->request.command_fd >= 0 && fstat(u->request.command_fd, &st) == 0 &&
+			       S_ISREG(st.st_mode)
 		       ? (uint64_t)st.st_size
 		       : 0;
 }
@@ -172,7 +173,7 @@ static uint32_t disks(const struct update *u)
 {
 	uint32_t n = 0;
 
-	for (unsigned int i = 0; i < u->machine->ndevices && !u->keep_io; i++)
+	for (unsigned int i = 0; i < u->machine->ndevices && !u->request.keep_io; i++)
 		n += u->machine->devices[i]->cls->updated != NULL;
 	return n;
 }
@@ -188,13 +189,13 @@ int room_prepare(struct update *u, struct error *err)
 		.vcpus = m->guest.cpus,
 		.threads = THREADS + m->guest.cpus,
 		.disks = disks(u),
-		.leaving = u->wire->nguardians,
+		.leaving = u->hand_over.wire->nguardians,
 	};
 	enum room room = ROOM_FOR_ALL;
 	int r = update_room("", &need, &room, err);
 
-	u->wire->lazily = room == ROOM_WITHOUT_TABLES;
-	if (u->wire->lazily)
+	u->hand_over.wire->lazily = room == ROOM_WITHOUT_TABLES;
+	if (u->hand_over.wire->lazily)
 		log_info("little memory is left: guest RAM is not mapped in advance in the update");
 	return r;
 }

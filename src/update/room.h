@@ -40,7 +40,7 @@ int update_room(const char *root, const struct room_need *need, enum room *room,
 /* Its part for need->threads: 0 or -EAGAIN. */
 int room_threads(const char *root, const struct room_need *need, struct error *err);
 
-/* For the stage `prepare`: asks for this machine, and sets u->wire->lazily. */
+/* For the stage `prepare`: asks for this machine, and sets the hand-over's `lazily`. */
 int room_prepare(struct update *u, struct error *err);
 
 #endif

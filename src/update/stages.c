@@ -50,19 +50,21 @@ void update_mark(struct fdtable *fds, const char *name, uint64_t start_ns, uint6
 /* Our own section is known before the pause: who asked, and how to start us again. */
 static int do_prepare(struct update *u, struct error *err)
 {
+	struct hand_over *h = &u->hand_over;
+	struct update_request *req = &u->request;
 	struct update_wire *wire = calloc(1, sizeof(*wire));
 	int r;
 
-	u->wire = wire;
+	h->wire = wire;
 	if (!wire)
 		return err_set(err, ENOMEM, "no memory for the update's state");
-	if (u->id)
-		strcpy(wire->id, u->id);
-	wire->client = u->client;
-	wire->kind = u->kind;
-	wire->keep_io = u->keep_io;
+	if (req->id)
+		strcpy(wire->id, req->id);
+	wire->client = req->client;
+	wire->kind = req->kind;
+	wire->keep_io = req->keep_io;
 	wire->updates = u->updates;
-	if (update_reap_stand_ins(u, err) < 0)
+	if (update_reap_stand_ins(u, wire, err) < 0)
 		return -EBUSY;
 	r = room_prepare(u, err);
 	if (r < 0)
@@ -71,17 +73,19 @@ static int do_prepare(struct update *u, struct error *err)
 	       strnlen(u->self->version, sizeof(wire->version) - 1));
 	if (update_self_pack(u->self, wire, err) < 0)
 		return -E2BIG;
-	r = handover_prepare(u, err);
-	if (r == 0 && handover_command(u))
-		r = update_pack_command(u->argv[0], handover_command(u), wire, err);
+	r = handover_prepare(h, req, u->self, u->machine->guest.cpus, err);
+	if (r == 0)
+		u->ops.flush(u->ops.opaque);
+	if (r == 0 && handover_command(req, u->self))
+		r = update_pack_command(h->argv[0], handover_command(req, u->self), wire, err);
 	return r;
 }
 
 static void undo_prepare(struct update *u)
 {
-	handover_fini(u);
-	free(u->wire);
-	u->wire = NULL;
+	handover_fini(&u->hand_over);
+	free(u->hand_over.wire);
+	u->hand_over.wire = NULL;
 }
 
 /* They cost up to milliseconds, and the guest runs on without. */
@@ -133,7 +137,7 @@ static void stop(void *opaque)
 
 static void somebody_waits(void *opaque)
 {
-	stand_in_hurry(&((struct update *)opaque)->stand_in);
+	stand_in_hurry(&((struct update *)opaque)->hand_over.stand_in);
 }
 
 static void run(void *opaque)
@@ -162,24 +166,26 @@ static const struct stand_in_ops stand_in_ops = {
  */
 static int do_stand_in(struct update *u, struct error *err)
 {
-	int r = u->stops_guest ? 0 : final_state_make(u, err);
+	struct hand_over *h = &u->hand_over;
+	int r = h->stops_guest ? 0 : final_state_make(u, err);
 
 	if (r < 0)
 		return r;
 	loop_hold(u->machine->loop, somebody_waits, u);
-	u->stand_in = STAND_IN_NONE;
-	u->stand_in.ops = &stand_in_ops;
-	u->stand_in.opaque = u;
-	u->stand_in.loop = u->machine->loop;
-	u->stand_in.deadline_ms = !u->timeout_given && u->stops_guest ? STAND_IN_STOPPED_DEADLINE_MS
-								      : u->timeout_ms;
+	h->stand_in = STAND_IN_NONE;
+	h->stand_in.ops = &stand_in_ops;
+	h->stand_in.opaque = u;
+	h->stand_in.loop = u->machine->loop;
+	h->stand_in.deadline_ms = !u->request.timeout_given && h->stops_guest
+					  ? STAND_IN_STOPPED_DEADLINE_MS
+					  : u->request.timeout_ms;
 	log_rest();
 	r = machine_rest(u->machine, err);
 	if (r == 0)
-		r = stand_in_start(&u->stand_in, err);
+		r = stand_in_start(&h->stand_in, err);
 	/* A successor that dies must not be taken for a service that died. */
 	if (r == 0)
-		u->ops.main_pid(u->ops.opaque, u->stand_in.child.pid);
+		u->ops.main_pid(u->ops.opaque, h->stand_in.child.pid);
 	return r;
 }
 
@@ -187,7 +193,7 @@ static void undo_stand_in(struct update *u)
 {
 	struct error err = ERROR_INIT;
 
-	stand_in_dismiss(&u->stand_in);
+	stand_in_dismiss(&u->hand_over.stand_in);
 	machine_forget_stand_in(u->machine);
 	loop_release(u->machine->loop);
 	if (log_start(&err) < 0)
@@ -203,23 +209,25 @@ static void undo_stand_in(struct update *u)
  */
 static int do_pause(struct update *u, struct error *err)
 {
+	struct hand_over *h = &u->hand_over;
+
 	(void)err;
 	/* Paused by the user: it stays so, and there is no blackout to measure. */
 	if (u->machine->guest.run_state == RUN_STATE_RUNNING) {
-		u->parked = true;
+		h->parked = true;
 		machine_keep_awake(u->machine, true);
-		u->fds->stopped_ns = machine_park_vcpus(u->machine);
+		h->fds->stopped_ns = machine_park_vcpus(u->machine);
 	}
-	stand_in_arm(&u->stand_in, false);
+	stand_in_arm(&h->stand_in, false);
 	return 0;
 }
 
 static void undo_pause(struct update *u)
 {
 	machine_keep_awake(u->machine, false);
-	if (u->parked)
+	if (u->hand_over.parked)
 		machine_unpark_vcpus(u->machine);
-	u->parked = false;
+	u->hand_over.parked = false;
 }
 
 static int do_quiesce(struct update *u, struct error *err)
@@ -233,29 +241,30 @@ static void undo_quiesce(struct update *u)
 }
 
 /* A stream that its own writer cannot read must not be the guest's last word. */
-static int verify(struct update *u, struct error *err)
+static int verify(struct hand_over *h, struct error *err)
 {
-	int r = stream_parse_reserved(&u->verified, u->w.data, u->w.len, err);
+	int r = stream_parse_reserved(&h->verified, h->w.data, h->w.len, err);
 
 	if (r < 0)
 		err_prefix(err, "the state that was just written is bad");
 	return r;
 }
 
-static int write_state(struct update *u, struct error *err)
+static int write_state(const struct hand_over *h, struct error *err)
 {
 	int r;
 
-	if (lseek(u->state_fd, 0, SEEK_SET) < 0)
+	if (lseek(h->state_fd, 0, SEEK_SET) < 0)
 		return err_sys(err, errno, "state in memory");
-	r = fd_write_all(u->state_fd, u->w.data, u->w.len);
-	if (r == 0 && fcntl(u->state_fd, F_ADD_SEALS, STATE_SEALS) < 0)
+	r = fd_write_all(h->state_fd, h->w.data, h->w.len);
+	if (r == 0 && fcntl(h->state_fd, F_ADD_SEALS, STATE_SEALS) < 0)
 		r = -errno;
-	return r < 0 ? err_sys(err, -r, "writing %zu bytes of state to memory", u->w.len) : 0;
+	return r < 0 ? err_sys(err, -r, "writing %zu bytes of state to memory", h->w.len) : 0;
 }
 
 static int do_save(struct update *u, struct error *err)
 {
+	struct hand_over *h = &u->hand_over;
 	struct machine *m = u->machine;
 	struct stream_header header = { .machine_version = m->machine_version };
 	int r;
@@ -263,35 +272,36 @@ static int do_save(struct update *u, struct error *err)
 	memcpy(header.producer, u->self->version,
 	       strnlen(u->self->version, sizeof(header.producer) - 1));
 	memcpy(header.uuid, m->uuid, sizeof(header.uuid));
-	memcpy(header.nonce, u->fds->nonce, sizeof(header.nonce));
-	stream_begin(&u->w, &header);
-	r = machine_save(m, &u->w, u->fds, err);
+	memcpy(header.nonce, h->fds->nonce, sizeof(header.nonce));
+	stream_begin(&h->w, &header);
+	r = machine_save(m, &h->w, h->fds, err);
 	if (r == 0)
-		vmstate_save(&u->w, &update_vmstate, 0, u->wire);
+		vmstate_save(&h->w, &update_vmstate, 0, h->wire);
 	if (r == 0)
-		r = u->ops.save(u->ops.opaque, &u->w, u->fds, err);
+		r = u->ops.save(u->ops.opaque, &h->w, h->fds, err);
 	if (r == 0)
-		r = stream_end(&u->w, err);
+		r = stream_end(&h->w, err);
 	if (r == 0)
-		r = verify(u, err);
+		r = verify(h, err);
 	if (r == 0)
-		r = write_state(u, err);
+		r = write_state(h, err);
 	return r;
 }
 
 /* The guest runs on there, if it is to. In the old order it stays stopped until the commit. */
 static int do_hand_off(struct update *u, struct error *err)
 {
+	struct hand_over *h = &u->hand_over;
 	struct machine *m = u->machine;
 
 	(void)err;
-	if (u->stops_guest)
+	if (h->stops_guest)
 		return 0;
 	machine_keep_awake(m, false);
 	machine_hand_over(m);
-	stand_in_hand_over(&u->stand_in);
-	u->handed_over = true;
-	if (u->parked)
+	stand_in_hand_over(&h->stand_in);
+	h->handed_over = true;
+	if (h->parked)
 		machine_unpark_vcpus(m);
 	return 0;
 }
@@ -299,11 +309,28 @@ static int do_hand_off(struct update *u, struct error *err)
 /* stand_in_disarm() has brought it back, stopped. */
 static void undo_hand_off(struct update *u)
 {
-	if (u->handed_over && !u->stand_in.is_self)
+	struct hand_over *h = &u->hand_over;
+
+	if (h->handed_over && !h->stand_in.is_self)
 		machine_hand_back(u->machine);
-	if (u->stand_in.is_gone)
+	if (h->stand_in.is_gone)
 		machine_lose_stand_in(u->machine);
-	u->handed_over = false;
+	h->handed_over = false;
+}
+
+static int do_handover(struct update *u, struct error *err)
+{
+	return handover_write(&u->hand_over, err);
+}
+
+static void undo_handover(struct update *u)
+{
+	handover_undo(&u->hand_over);
+}
+
+static int do_exec(struct update *u, struct error *err)
+{
+	return handover_exec(&u->hand_over, u->machine, err);
 }
 
 static const struct stage stages[] = {
@@ -314,14 +341,14 @@ static const struct stage stages[] = {
 	{ "quiesce", do_quiesce, undo_quiesce },
 	{ "save", do_save, NULL },
 	{ "hand-off", do_hand_off, undo_hand_off },
-	{ "handover", handover_write, handover_undo },
-	{ "exec", handover_exec, NULL },
+	{ "handover", do_handover, undo_handover },
+	{ "exec", do_exec, NULL },
 };
 
 static void undo_from(struct update *u, size_t failed)
 {
 	/* First of all: whatever is undone, two must not do it. */
-	stand_in_disarm(&u->stand_in);
+	stand_in_disarm(&u->hand_over.stand_in);
 	for (size_t i = failed + 1; i-- > 0;)
 		if (stages[i].undo)
 			stages[i].undo(u);
@@ -352,7 +379,7 @@ void update_take_back(void *opaque, bool stood_in)
 	else
 		machine_hand_over(u->machine);
 	machine_take_back(u->machine, stood_in);
-	err_set(&err, EIO, "%s", u->stand_in.page->reason);
+	err_set(&err, EIO, "%s", u->hand_over.stand_in.page->reason);
 	undo_from(u, ARRAY_SIZE(stages) - 1);
 	hears = catch_signals(u, &deaf);
 	log_warn("the stand-in runs the guest on: process %d", (int)getpid());
@@ -371,7 +398,7 @@ static int run_stage(struct update *u, size_t i, struct error *err)
 		undo_from(u, i);
 		return r;
 	}
-	update_mark(u->fds, stages[i].name, start, now_ns());
+	update_mark(u->hand_over.fds, stages[i].name, start, now_ns());
 	return 0;
 }
 

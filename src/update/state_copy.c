@@ -63,14 +63,14 @@ static int write_given(int fd, const void *data, size_t len, struct error *err)
  * What the successor loaded: the final state, and what it left out because it waited, as it was at the
  * hand-off. w is the update's own, whose memory nobody needs any more.
  */
-static int merge(struct update *u, const void *handed, size_t len, struct error *err)
+static int merge(struct hand_over *h, const void *handed, size_t len, struct error *err)
 {
 	struct stream first = { 0 }, last = { 0 };
-	struct stream_writer *w = &u->w;
+	struct stream_writer *w = &h->w;
 	int r = stream_parse(&first, handed, len, err);
 
 	if (r == 0)
-		r = stream_parse(&last, u->final.map, u->stand_in.page->final_len, err);
+		r = stream_parse(&last, h->final.map, h->stand_in.page->final_len, err);
 	if (r == 0)
 		stream_begin(w, &last.header);
 	for (size_t i = 0; i < first.nsections && r == 0; i++) {
@@ -90,31 +90,32 @@ void update_committed(void *opaque)
 {
 	struct error err = ERROR_INIT;
 	struct update *u = opaque;
-	int fd = u->state_file.fd >= 0 ? u->state_file.fd : u->given_state_fd, r;
+	struct hand_over *h = &u->hand_over;
+	int fd = h->state_file.fd >= 0 ? h->state_file.fd : u->request.given_state_fd, r;
 	const void *data;
 	size_t len;
 
 	if (fd < 0)
 		return;
-	data = map_state(u->state_fd, &len, &err);
+	data = map_state(h->state_fd, &len, &err);
 	close_all_but(fd, log_get_fd());
-	if (u->stand_in.page->reason[0]) { /* the way back: it was our own image that committed */
-		new_file_drop(&u->state_file);
+	if (h->stand_in.page->reason[0]) { /* the way back: it was our own image that committed */
+		new_file_drop(&h->state_file);
 		return;
 	}
 	r = data ? 0 : -err.code;
-	if (r == 0 && u->handed_over) {
-		r = merge(u, data, len, &err);
-		data = u->w.data;
-		len = u->w.len;
+	if (r == 0 && h->handed_over) {
+		r = merge(h, data, len, &err);
+		data = h->w.data;
+		len = h->w.len;
 	}
 	if (r < 0)
 		;
-	else if (u->state_file.fd >= 0)
-		r = new_file_keep(&u->state_file, data, len, &err);
+	else if (h->state_file.fd >= 0)
+		r = new_file_keep(&h->state_file, data, len, &err);
 	else
 		r = write_given(fd, data, len, &err);
-	new_file_drop(&u->state_file);
+	new_file_drop(&h->state_file);
 	if (r == 0)
 		return;
 	log_revive();

@@ -61,40 +61,42 @@ static int copy_command(json_t *list, char ***out, struct error *err)
 	return *out ? 0 : err_set(err, ENOMEM, "no memory for the command");
 }
 
-static void forget_request(struct update *u)
+static void forget_request(struct update_request *req)
 {
-	free_command(u->command);
-	u->command = NULL;
-	free(u->state_path);
-	u->state_path = NULL;
-	fd_close(&u->command_fd);
-	fd_close(&u->given_state_fd);
-	free(u->id);
-	u->id = NULL;
+	free_command(req->command);
+	req->command = NULL;
+	free(req->state_path);
+	req->state_path = NULL;
+	fd_close(&req->command_fd);
+	fd_close(&req->given_state_fd);
+	free(req->id);
+	req->id = NULL;
 }
 
 void update_failed(struct update *u, const struct error *err)
 {
+	struct update_request *req = &u->request;
 	void *opaque = u->ops.opaque;
 
 	u->status = UPDATE_STATUS_FAILED;
 	u->last_error = *err;
 	log_error("update failed, the guest runs on: %s", err->text);
-	if (u->kind == UPDATE_KIND_UPDATE) {
-		u->ops.reply(opaque, u->client, u->id, NULL, err);
+	if (req->kind == UPDATE_KIND_UPDATE) {
+		u->ops.reply(opaque, req->client, req->id, NULL, err);
 	} else {
 		u->ops.event(opaque, "MIGRATION", json_pack("{s:s}", "status", "failed"));
-		if (u->told_stop && u->machine->guest.run_state == RUN_STATE_RUNNING)
+		if (req->told_stop && u->machine->guest.run_state == RUN_STATE_RUNNING)
 			u->ops.event(opaque, "RESUME", NULL);
 	}
 	u->ops.event(opaque, "UPDATE_FAILED",
 		     json_pack("{s:o,s:i}", "error", json_any_string(err->text), "pid",
 			       (int)getpid()));
-	forget_request(u);
+	forget_request(&u->request);
 }
 
 static void hand_over(struct update *u)
 {
+	struct update_request *req = &u->request;
 	struct error err = ERROR_INIT;
 
 	if (log_before_exec(&err) < 0) {
@@ -102,10 +104,10 @@ static void hand_over(struct update *u)
 		update_failed(u, &err);
 		return;
 	}
-	if (u->kind == UPDATE_KIND_MIGRATE) {
+	if (req->kind == UPDATE_KIND_MIGRATE) {
 		u->ops.event(u->ops.opaque, "MIGRATION", json_pack("{s:s}", "status", "active"));
-		u->told_stop = u->machine->guest.run_state == RUN_STATE_RUNNING;
-		if (u->told_stop)
+		req->told_stop = u->machine->guest.run_state == RUN_STATE_RUNNING;
+		if (req->told_stop)
 			u->ops.event(u->ops.opaque, "STOP", NULL);
 	}
 	update_run_stages(u, &err);
@@ -118,25 +120,25 @@ static void only_checked(struct update *u, const struct error *err)
 	json_t *result = err ? NULL : json_pack("{s:s}", "check", "passed");
 
 	u->status = u->status_before;
-	u->ops.reply(u->ops.opaque, u->client, u->id, result, err);
-	forget_request(u);
+	u->ops.reply(u->ops.opaque, u->request.client, u->request.id, result, err);
+	forget_request(&u->request);
 }
 
 void update_checked(struct update *u, const struct error *err)
 {
 	struct error named = ERROR_INIT;
 
-	update_mark(u->fds, "check", u->check.start_ns, now_ns());
+	update_mark(u->hand_over.fds, "check", u->check.start_ns, now_ns());
 	if (err) {
 		named = *err;
 		err_prefix(&named, "check");
 	}
-	if (!err && !u->check_only) {
+	if (!err && !u->request.check_only) {
 		hand_over(u);
 		return;
 	}
 	update_unprepare(u);
-	if (u->check_only)
+	if (u->request.check_only)
 		only_checked(u, err ? &named : NULL);
 	else
 		update_failed(u, &named);
@@ -150,13 +152,13 @@ static void start(void *opaque)
 	if (u->status != UPDATE_STATUS_RUNNING)
 		return;
 	if (update_prepare(u, &err) < 0) {
-		if (u->check_only)
+		if (u->request.check_only)
 			only_checked(u, &err);
 		else
 			update_failed(u, &err);
 		return;
 	}
-	if (u->no_check) {
+	if (u->request.no_check) {
 		hand_over(u);
 		return;
 	}
@@ -165,7 +167,8 @@ static void start(void *opaque)
 }
 
 /* It travels in the stream, in a field that has an end. `migrate` was answered long before that. */
-static int take_id(struct update *u, const char *id, enum update_kind kind, struct error *err)
+static int take_id(struct update_request *req, const char *id, enum update_kind kind,
+		   struct error *err)
 {
 	if (!id || kind != UPDATE_KIND_UPDATE)
 		return 0;
@@ -174,13 +177,14 @@ static int take_id(struct update *u, const char *id, enum update_kind kind, stru
 			       "an 'id' of %zu bytes is too long for update: it can "
 			       "have up to %d",
 			       strlen(id), UPDATE_ID_MAX - 1);
-	u->id = strdup(id);
-	return u->id ? 0 : err_set(err, ENOMEM, "no memory for the command's id");
+	req->id = strdup(id);
+	return req->id ? 0 : err_set(err, ENOMEM, "no memory for the command's id");
 }
 
 int update_request(struct update *u, const struct command_origin *origin, enum update_kind kind,
 		   const char *state_path, json_t *command, struct error *err)
 {
+	struct update_request *req = &u->request;
 	int r;
 
 	if (u->status == UPDATE_STATUS_RUNNING)
@@ -188,26 +192,26 @@ int update_request(struct update *u, const struct command_origin *origin, enum u
 	if (u->machine->guest.run_state >= RUN_STATE_SHUTDOWN)
 		return err_set(err, EBUSY, "the machine is in state '%s': nothing to keep running",
 			       run_state_name((enum run_state)u->machine->guest.run_state));
-	r = copy_command(command, &u->command, err);
+	r = copy_command(command, &req->command, err);
 	/* QEMU's users name a file in the working directory, which the successor will have, too. */
 	if (r == 0 && state_path && state_path[0] != '/' && kind == UPDATE_KIND_UPDATE)
 		r = err_set(err, EINVAL, "state file '%s': the path must be absolute", state_path);
 	if (r == 0 && state_path) {
-		u->state_path = strdup(state_path);
-		r = u->state_path ? 0 : err_set(err, ENOMEM, "no memory for the state's path");
+		req->state_path = strdup(state_path);
+		r = req->state_path ? 0 : err_set(err, ENOMEM, "no memory for the state's path");
 	}
 	if (r == 0)
-		r = take_id(u, origin->id, kind, err);
+		r = take_id(req, origin->id, kind, err);
 	if (r < 0) {
-		forget_request(u);
+		forget_request(&u->request);
 		return r;
 	}
-	u->timeout_ms = STAND_IN_DEADLINE_MS;
-	u->timeout_given = false;
-	u->no_check = u->check_only = u->keep_io = u->stops_guest = false;
-	u->client = origin->client;
-	u->kind = kind;
-	u->told_stop = false;
+	req->timeout_ms = STAND_IN_DEADLINE_MS;
+	req->timeout_given = false;
+	req->no_check = req->check_only = req->keep_io = u->hand_over.stops_guest = false;
+	req->client = origin->client;
+	req->kind = kind;
+	req->told_stop = false;
 	u->status_before = u->status;
 	u->status = UPDATE_STATUS_RUNNING;
 	/* Not from here: the control server stands in the middle of a client's input. */
@@ -237,6 +241,7 @@ static int run_update(void *opaque, const struct command_origin *origin, json_t 
 	json_t *timeout = json_object_get(args, "timeout");
 	_cleanup_close_ int command_fd = -1, state_fd = -1;
 	struct update *u = opaque;
+	struct update_request *req = &u->request;
 	int r;
 
 	(void)result;
@@ -252,15 +257,15 @@ static int run_update(void *opaque, const struct command_origin *origin, json_t 
 				   json_object_get(args, "command"), err);
 	if (r < 0)
 		return r;
-	u->command_fd = command_fd;
-	u->given_state_fd = state_fd;
+	req->command_fd = command_fd;
+	req->given_state_fd = state_fd;
 	command_fd = state_fd = -1;
 	if (timeout)
-		u->timeout_ms = (uint32_t)json_integer_value(timeout);
-	u->timeout_given = timeout != NULL;
-	u->no_check = json_is_true(json_object_get(args, "no-check"));
-	u->check_only = json_is_true(json_object_get(args, "check-only"));
-	u->keep_io = json_is_true(json_object_get(args, "no-io"));
+		req->timeout_ms = (uint32_t)json_integer_value(timeout);
+	req->timeout_given = timeout != NULL;
+	req->no_check = json_is_true(json_object_get(args, "no-check"));
+	req->check_only = json_is_true(json_object_get(args, "check-only"));
+	req->keep_io = json_is_true(json_object_get(args, "no-io"));
 	return COMMAND_ASYNC;
 }
 
@@ -322,14 +327,11 @@ int update_create(struct update **out, struct machine *m, const struct update_se
 	u->machine = m;
 	u->self = self;
 	u->ops = *ops;
-	u->state_fd = u->table_fd = u->exe_fd = -1;
-	u->state_file = NEW_FILE_NONE;
+	u->request = UPDATE_REQUEST_NONE;
+	u->hand_over = HAND_OVER_NONE;
 	u->check.child = CHILD_NONE;
-	u->stand_in = STAND_IN_NONE;
-	u->final = FINAL_STATE_NONE;
 	for (size_t i = 0; i < UPDATE_STAND_INS_MAX; i++)
 		u->old_stand_ins[i].child = CHILD_NONE;
-	u->command_fd = u->given_state_fd = u->program_fd = -1;
 	r = loop_wake_init(m->loop, &u->start, start, u, err);
 	if (r < 0) {
 		free(u);
@@ -349,7 +351,7 @@ void update_destroy(struct update *u)
 		update_unprepare(u);
 	}
 	update_forget_stand_ins(u);
-	forget_request(u);
+	forget_request(&u->request);
 	json_decref(u->last);
 	json_decref(u->migrate.command);
 	free(u);

@@ -13,7 +13,7 @@
 #include <molt/control/control.h>
 #include <molt/update/update.h>
 
-#include "src/update/stand_in.h"
+#include "src/update/internal.h"
 
 #include "faults.h"
 
@@ -97,11 +97,11 @@ STAGE(int, machine_quiesce, (struct machine * m, struct error *err), (m, err),
 STAGE(int, machine_save,
       (struct machine * m, struct stream_writer *w, struct fdtable *fds, struct error *err),
       (m, w, fds, err), predecessor("save"), (void)0)
-STAGE(int, handover_write, (struct update * u, struct error *err), (u, err),
+STAGE(int, handover_write, (struct hand_over * h, struct error *err), (h, err),
       predecessor("handover"), (void)0)
-STAGE(int, handover_exec, (struct update * u, struct error *err), (u, err), predecessor("exec"),
-      (void)0)
-VOID_STAGE(handover_undo, (struct update * u), (u), predecessor("undo"), (void)0)
+STAGE(int, handover_exec, (struct hand_over * h, struct machine *m, struct error *err), (h, m, err),
+      predecessor("exec"), (void)0)
+VOID_STAGE(handover_undo, (struct hand_over * h), (h), predecessor("undo"), (void)0)
 VOID_STAGE(machine_hand_over, (struct machine * m), (m), predecessor("hand-off"), (void)0)
 VOID_STAGE(stand_in_dismiss, (struct stand_in * s), (s), predecessor("dismiss"), (void)0)
 

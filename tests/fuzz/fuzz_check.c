@@ -26,7 +26,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	stream_fd = memfd_create("fuzz-stream", MFD_CLOEXEC);
 	table_fd = memfd_create("fuzz-table", MFD_CLOEXEC);
 	update.check.answer_fd = memfd_create("fuzz-answer", MFD_CLOEXEC);
-	update.argv = argv0;
+	update.hand_over.argv = argv0;
 	snprintf(env, sizeof(env), "%d:%d:%d", stream_fd, table_fd, update.check.answer_fd);
 	setenv(CHECK_ENV, env, 1);
 	return 0;

@@ -95,8 +95,8 @@ void machine_exit(struct machine *m, int code, const char *reason)
 
 int update_prepare(struct update *u, struct error *err)
 {
-	return u->command && u->command[0][0] == 'f'
-		       ? err_set(err, ENOENT, "'%s' is not there", u->command[0])
+	return u->request.command && u->request.command[0][0] == 'f'
+		       ? err_set(err, ENOENT, "'%s' is not there", u->request.command[0])
 		       : 0;
 }
 
@@ -242,7 +242,7 @@ static void pump(size_t turns)
 
 			err_set(&err, EPROTO, "not this time");
 			f.checking = NULL;
-			update_checked(u, u->timeout_ms % 2 ? &err : NULL);
+			update_checked(u, u->request.timeout_ms % 2 ? &err : NULL);
 		}
 	}
 }

@@ -63,21 +63,22 @@ static void test_given_program_is_sealed(void **state)
 	struct error err = ERROR_INIT;
 	struct update_bench t;
 	char text[8] = "";
+	struct hand_over *h;
 
 	(void)state;
 	update_bench_init(&t, 1);
-	t.u->command = (char *[]){ (char *)"/there/molt", NULL };
-	t.u->command_fd = open(update_bench_file(&t, "elf", "\177ELF one", 0700),
-			       O_RDONLY | O_CLOEXEC);
-	assert_int_equal(handover_prepare(t.u, &err), 0);
+	t.u->request.command_fd = open(update_bench_file(&t, "elf", "\177ELF one", 0700),
+				       O_RDONLY | O_CLOEXEC);
+	h = &t.u->hand_over;
+	assert_int_equal(update_bench_prepare(&t, (char *[]){ (char *)"/there/molt", NULL }, &err),
+			 0);
 	update_bench_file(&t, "elf", "\177ELF two", 0700);
-	assert_string_equal(t.u->argv[0], "/there/molt");
-	assert_int_equal(pread(t.u->program_fd, text, sizeof(text), 0), sizeof(text));
+	assert_string_equal(h->argv[0], "/there/molt");
+	assert_int_equal(pread(h->program_fd, text, sizeof(text), 0), sizeof(text));
 	assert_memory_equal(text, "\177ELF one", sizeof(text));
-	assert_int_equal(pwrite(t.u->program_fd, "x", 1, 0), -1);
-	assert_int_equal(fcntl(t.u->program_fd, F_GETFD), FD_CLOEXEC);
-	handover_fini(t.u);
-	t.u->command = NULL;
+	assert_int_equal(pwrite(h->program_fd, "x", 1, 0), -1);
+	assert_int_equal(fcntl(h->program_fd, F_GETFD), FD_CLOEXEC);
+	update_bench_unprepare(&t);
 	update_bench_fini(&t);
 }
 

@@ -70,14 +70,14 @@ static void test_an_id_that_does_not_fit_is_refused_at_once(void **state)
 	assert_non_null(strstr(err.text, "of 1024 bytes is too long for update: it can have up to "
 					 "1023"));
 	assert_int_equal(t.u->status, UPDATE_STATUS_NONE);
-	assert_null(t.u->id);
+	assert_null(t.u->request.id);
 	/* `migrate` is answered at once: its id need not travel. */
 	assert_int_equal(update_request(t.u, &origin, UPDATE_KIND_MIGRATE, NULL, NULL, &err), 0);
-	assert_null(t.u->id);
+	assert_null(t.u->request.id);
 	update_bench_wait(&t, "UPDATE_FAILED");
 	id[UPDATE_ID_MAX - 1] = '\0';
 	assert_int_equal(update_request(t.u, &origin, UPDATE_KIND_UPDATE, NULL, NULL, &err), 0);
-	assert_string_equal(t.u->id, id);
+	assert_string_equal(t.u->request.id, id);
 	update_bench_fini(&t);
 }
 
@@ -137,12 +137,10 @@ static void test_path_is_searched(void **state)
 	/* What cannot be executed is passed over, as a shell does. */
 	must_fail_command(&t, "here", "is not in PATH");
 	update_bench_file(&t, "here", "data", 0700);
-	t.u->command = (char *[]){ (char *)"here", NULL };
-	assert_int_equal(handover_prepare(t.u, &err), 0);
+	assert_int_equal(update_bench_prepare(&t, (char *[]){ (char *)"here", NULL }, &err), 0);
 	snprintf(path, sizeof(path), "%s/here", t.dir);
-	assert_string_equal(t.u->argv[0], path);
-	handover_fini(t.u);
-	t.u->command = NULL;
+	assert_string_equal(t.u->hand_over.argv[0], path);
+	update_bench_unprepare(&t);
 	setenv("PATH", kept, 1);
 	free(kept);
 	update_bench_fini(&t);
@@ -159,18 +157,17 @@ static unsigned int count_incoming(char *const *argv)
 
 static void with_command(struct update_bench *t, char **command, const char *last)
 {
+	struct hand_over *h = &t->u->hand_over;
 	struct error err = ERROR_INIT;
 	size_t n = 0;
 
-	t->u->command = command;
-	if (handover_prepare(t->u, &err) < 0)
+	if (update_bench_prepare(t, command, &err) < 0)
 		fail_msg("%s", err.text);
-	assert_int_equal(count_incoming(t->u->argv), 1);
-	while (t->u->argv[n])
+	assert_int_equal(count_incoming(h->argv), 1);
+	while (h->argv[n])
 		n++;
-	assert_string_equal(t->u->argv[n - 1], last ? last : t->u->fds->state_uri);
-	handover_fini(t->u);
-	t->u->command = NULL;
+	assert_string_equal(h->argv[n - 1], last ? last : h->fds->state_uri);
+	update_bench_unprepare(t);
 }
 
 static void test_incoming_is_there_once(void **state)
@@ -196,14 +193,14 @@ static void test_default_successor_is_ourselves(void **state)
 
 	(void)state;
 	update_bench_init(&t, 1);
-	assert_int_equal(handover_prepare(t.u, &err), 0);
-	assert_string_equal(t.u->argv[0], t.self_path);
-	assert_string_equal(t.u->argv[1], "run");
-	assert_string_equal(t.u->argv[2], "--pause");
-	assert_string_equal(t.u->argv[3], "--incoming");
-	assert_int_equal(strncmp(t.u->argv[4], "file:/proc/self/fd/", 19), 0);
-	assert_null(t.u->argv[5]);
-	handover_fini(t.u);
+	assert_int_equal(update_bench_prepare(&t, NULL, &err), 0);
+	assert_string_equal(t.u->hand_over.argv[0], t.self_path);
+	assert_string_equal(t.u->hand_over.argv[1], "run");
+	assert_string_equal(t.u->hand_over.argv[2], "--pause");
+	assert_string_equal(t.u->hand_over.argv[3], "--incoming");
+	assert_int_equal(strncmp(t.u->hand_over.argv[4], "file:/proc/self/fd/", 19), 0);
+	assert_null(t.u->hand_over.argv[5]);
+	update_bench_unprepare(&t);
 	update_bench_fini(&t);
 }
 
@@ -215,12 +212,12 @@ static void test_nonces_differ(void **state)
 
 	(void)state;
 	update_bench_init(&t, 1);
-	assert_int_equal(handover_prepare(t.u, &err), 0);
-	memcpy(first, t.u->fds->nonce, sizeof(first));
-	handover_fini(t.u);
-	assert_int_equal(handover_prepare(t.u, &err), 0);
-	assert_memory_not_equal(first, t.u->fds->nonce, sizeof(first));
-	handover_fini(t.u);
+	assert_int_equal(update_bench_prepare(&t, NULL, &err), 0);
+	memcpy(first, t.u->hand_over.fds->nonce, sizeof(first));
+	update_bench_unprepare(&t);
+	assert_int_equal(update_bench_prepare(&t, NULL, &err), 0);
+	assert_memory_not_equal(first, t.u->hand_over.fds->nonce, sizeof(first));
+	update_bench_unprepare(&t);
 	update_bench_fini(&t);
 }
 
@@ -476,20 +473,20 @@ static void become_successor(const char *dir)
 	struct error err = ERROR_INIT;
 	struct stream_header header = { .machine_version = 1 };
 	struct update_bench t;
-	char path[100];
+	struct hand_over *h;
+	char path[100], *command[] = { path, (char *)"run", (char *)"-v", NULL };
 
 	update_bench_init(&t, 1);
 	unlink(t.self_path);
 	rmdir(t.dir);
 	snprintf(path, sizeof(path), "%s/successor", dir);
-	t.u->command = (char *[]){ path, (char *)"run", (char *)"-v", NULL };
-	make_page(&t.u->stand_in);
-	t.u->stops_guest = true;
-	if (handover_prepare(t.u, &err) == 0) {
-		stream_begin(&t.u->w, &header);
-		if (machine_save(&t.b.m, &t.u->w, t.u->fds, &err) == 0 &&
-		    handover_write(t.u, &err) == 0)
-			handover_exec(t.u, &err);
+	h = &t.u->hand_over;
+	make_page(&h->stand_in);
+	h->stops_guest = true;
+	if (update_bench_prepare(&t, command, &err) == 0) {
+		stream_begin(&h->w, &header);
+		if (machine_save(&t.b.m, &h->w, h->fds, &err) == 0 && handover_write(h, &err) == 0)
+			handover_exec(h, &t.b.m, &err);
 	}
 	fprintf(stderr, "%s\n", err.text);
 	_exit(99);

@@ -178,7 +178,7 @@ static void test_channels(void **state)
 	accepted(t, "migrate",
 		 "{\"channels\":[{\"addr\":{\"transport\":\"file\","
 		 "\"filename\":\"/tmp/state\",\"offset\":0}}]}");
-	assert_string_equal(t->u->state_path, "/tmp/state");
+	assert_string_equal(t->u->request.state_path, "/tmp/state");
 }
 
 static void test_either_uri_or_channels(void **state)
@@ -211,9 +211,9 @@ static void test_is_answered_at_once(void **state)
 	accepted(t, "migrate", "{\"uri\":\"file:/tmp/state\"}");
 	assert_string_equal(t->said, "MIGRATION {\"status\":\"setup\"}\n");
 	answers(t, "query-migrate", "{\"status\":\"active\"}");
-	assert_string_equal(t->u->state_path, "/tmp/state");
-	assert_string_equal(t->u->command[0], "/nowhere/molt");
-	assert_string_equal(t->u->command[1], "run");
+	assert_string_equal(t->u->request.state_path, "/tmp/state");
+	assert_string_equal(t->u->request.command[0], "/nowhere/molt");
+	assert_string_equal(t->u->request.command[1], "run");
 }
 
 static void test_failure_is_told_by_events(void **state)

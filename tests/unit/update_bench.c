@@ -242,3 +242,15 @@ void update_bench_skip_under_tsan(void)
 	print_message("# ThreadSanitizer cannot follow a stand-in or a fork\n");
 	skip();
 }
+
+int update_bench_prepare(struct update_bench *t, char **command, struct error *err)
+{
+	t->u->request.command = command;
+	return handover_prepare(&t->u->hand_over, &t->u->request, &t->self, t->b.m.guest.cpus, err);
+}
+
+void update_bench_unprepare(struct update_bench *t)
+{
+	handover_fini(&t->u->hand_over);
+	t->u->request.command = NULL;
+}

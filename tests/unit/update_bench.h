@@ -42,6 +42,10 @@ void update_bench_must_fail(struct update_bench *t, const char *json, const char
 /* `update` refused at once. */
 void update_bench_refused(struct update_bench *t, const char *json, int code, const char *words);
 
+/* handover_prepare() for a command (NULL: the default), and what undoes it. */
+int update_bench_prepare(struct update_bench *t, char **command, struct error *err);
+void update_bench_unprepare(struct update_bench *t);
+
 /* Skips the case, where it needs a stand-in, in a build that cannot have one. */
 void update_bench_skip_under_tsan(void);
 
