@@ -28,7 +28,7 @@
 
 #define SUCCESSOR "molt-successor"
 #define STATE "molt-state"
-#define SEAL_WAIT_MS 4096 /* the last of its looks; together twice that */
+#define SEAL_WAIT_MS 4096       /* the last of its looks; together twice that */
 #define STATE_BYTES (128 << 10) /* of one vCPU; larger ones may find the disk full later */
 #define OPEN_FLAGS (O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
 
