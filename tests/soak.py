@@ -32,6 +32,8 @@ def parse():
                         help="updates between two looks at the process (default: 500); at the guest: %d" % REST)
     parser.add_argument("--cpus", default="1", metavar="N", help="vCPUs of the guest (default: 1)")
     parser.add_argument("--memory", default="64M", metavar="SIZE", help="RAM of the guest (default: 64M)")
+    parser.add_argument("--machine", default="1", metavar="N",
+                        help="the guest's machine version, one that both offer (default: 1, as 0.1.0 does)")
     args = parser.parse_args()
     if args.updates < 20 or args.check_every < 1:
         parser.error("--updates must be at least 20, --check-every at least 1")
@@ -82,7 +84,7 @@ def main():
         print("soak: %d updates of a guest with %s vCPU(s) and %s, between %s and %s" % (
             updates, args.cpus, args.memory, molt_binary(), what), flush=True)
         try:
-            with Vm("--memory", args.memory, "--cpus", args.cpus, kernel="probe", cmdline=PROBE) as vm:
+            with Vm("--machine", args.machine, "--memory", args.memory, "--cpus", args.cpus, kernel="probe", cmdline=PROBE) as vm:
                 soak = Soak(vm, [other, molt_binary()])
                 began = time.monotonic()
                 return run(soak, updates, every, began)
