@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT
 """
 Where the blackout goes: each system call between the last KVM_RUN of the predecessor and the first of
-the successor, in order, with medians over many updates. Root only: it uses the kernel's tracepoints
+the successor, in order, with medians over many updates. With a stand-in there are two such times, the
+hand-off and the switch, from where the first vCPU has stopped. Root only: it uses the kernel's tracepoints
 (tracefs), which cost each call a fraction of a microsecond and nothing else.
 
 Times are microseconds. "at" is when a call begins, counted from the return of the last KVM_RUN; "own"
@@ -21,7 +22,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
 from bench import Case, Tools, parse_case
-from contestants import Floor, Molt
+from contestants import Floor, Molt, Standin
 
 TRACEFS = "/sys/kernel/tracing"
 EVENTS = ("raw_syscalls/sys_enter", "raw_syscalls/sys_exit", "exceptions/page_fault_user")
@@ -119,17 +120,31 @@ def read_calls(text, names, tsc_khz):
     return sorted(calls, key=lambda c: c.start)
 
 
-def blackout(calls, pid):
-    """The calls of the process from the end of its last KVM_RUN before the exec to the first after it."""
+def between(which, before, after):
+    """From where the first (min) or the last (max) of some threads leaves KVM_RUN for good to the first of others."""
+    last = {c.tid: c.start + c.us for c in before if c.result is not None}
+    if not last or not after:
+        return None
+    return which(last.values()), min(c.start for c in after)
+
+
+def windows(calls, pid):
+    """
+    {name: (begin, end)} of the times when the guest did not run, of an update by this process; empty if there is none.
+    A stand-in is known by its threads: there before the exec, and in KVM_RUN after it.
+    """
     execs = [c for c in calls if c.tid == pid and c.name in ("execve", "execveat") and c.result == 0]
     if len(execs) != 1:
-        return None
-    runs = [c for c in calls if c.name == "KVM_RUN"]
-    before = [c.start + c.us for c in runs if c.start < execs[0].start and c.result is not None]
-    after = [c.start for c in runs if c.start > execs[0].start]
-    if not before or not after:
-        return None
-    return max(before), min(after)
+        return {}
+    runs, ended = [c for c in calls if c.name == "KVM_RUN"], execs[0].start + execs[0].us
+    early = {c.tid for c in calls if c.start < execs[0].start}
+    standing = {c.tid for c in runs if c.tid in early and c.start + c.us > ended}
+    old = [c for c in runs if c.tid in early - standing]
+    new = [c for c in runs if c.tid not in early]
+    middle = [c for c in runs if c.tid in standing]
+    found = {"hand-off": between(min, old, middle), "switch": between(min, middle, new)} if standing else {
+        "blackout": between(max, old, new)}
+    return {name: window for name, window in found.items() if window}
 
 
 def role(tid, pid, order):
@@ -137,7 +152,7 @@ def role(tid, pid, order):
 
 
 def in_order(calls, window, pid):
-    """[(role, name, at, own, us, faults)]; a call that waits through the window's end is cut there."""
+    """[(role, name, at, own, us, faults)]; of a call that reaches beyond the window counts what is in it."""
     begin, end = window
     order, out, count = {}, [], collections.Counter()
     for c in calls:
@@ -145,12 +160,14 @@ def in_order(calls, window, pid):
             continue
         who = role(c.tid, pid, order)
         count[who, c.name] += 1
-        out.append(((who, c.name, count[who, c.name]), c.start - begin, c.own, min(c.us, end - c.start), c.faults))
+        out.append(((who, c.name, count[who, c.name]), c.start - begin, c.own,
+                    min(c.start + c.us, end) - max(c.start, begin), c.faults))
     return out
 
 
 def trace_updates(running, pid, updates):
-    names, tracer, seen = Names(), Tracer(pid), []
+    """{window: [(us, the guest's largest gap, its calls in order)]}"""
+    names, tracer, seen = Names(), Tracer(pid), {}
     try:
         for _ in range(updates):
             running.settle()
@@ -161,9 +178,9 @@ def trace_updates(running, pid, updates):
             tracer.start()
             running.replace()
             calls = read_calls(tracer.take(), names, running.mailbox["tsc_khz"])
-            window = blackout(calls, pid)
-            if window:
-                seen.append((window[1] - window[0], running.mailbox.gap_us(), in_order(calls, window, pid)))
+            for name, window in windows(calls, pid).items():
+                seen.setdefault(name, []).append(
+                    (window[1] - window[0], running.mailbox.gap_us(), in_order(calls, window, pid)))
     finally:
         tracer.close()
     return seen
@@ -208,9 +225,9 @@ def report_sums(seen, least):
             print("%8d %8.1f %8.1f  %s" % (count, total, min(p[1] for p in pairs), name))
 
 
-def report(seen, least):
-    print("%d updates: guest's gap %.0f us, last KVM_RUN to first %.0f us (medians), %.0f us at least" % (
-        len(seen), statistics.median(s[1] for s in seen), statistics.median(s[0] for s in seen),
+def report(name, seen, least):
+    print("%s, %d updates: guest's gap %.0f us, KVM_RUN to KVM_RUN %.0f us (medians), %.0f us at least" % (
+        name, len(seen), statistics.median(s[1] for s in seen), statistics.median(s[0] for s in seen),
         min(s[0] for s in seen)))
     report_order(seen, least)
     print()
@@ -222,7 +239,8 @@ def main():
     p.add_argument("--build", default="build", help="build directory (%(default)s)")
     p.add_argument("--case", type=parse_case, default=(256, 1, "4K"), metavar="MIB[:VCPUS[:4K|2M]]")
     p.add_argument("--updates", type=int, default=50)
-    p.add_argument("--what", choices=("molt", "floor"), default="molt")
+    p.add_argument("--what", choices=("molt", "floor", "standin"), default="molt",
+                   help="standin: the floor with a stand-in; floor: in the old order")
     p.add_argument("--least", type=float, default=0, metavar="US", help="leave out what took less")
     args = p.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
@@ -230,9 +248,11 @@ def main():
         sys.exit("%s: not there, or not ours to write: as root, mount -t tracefs tracefs %s" % (TRACEFS, TRACEFS))
     build = os.path.abspath(args.build)
     tools = Tools(build + "/molt", build + "/tests/floor", build + "/firmware/bench.elf", None)
-    with {"molt": Molt, "floor": Floor}[args.what](Case(*args.case, tools)) as running:
+    with {"molt": Molt, "floor": Floor, "standin": Standin}[args.what](Case(*args.case, tools)) as running:
         proc = running.vm.proc if args.what == "molt" else running.proc
-        report(trace_updates(running, proc.pid, args.updates), args.least)
+        for name, seen in trace_updates(running, proc.pid, args.updates).items():
+            report(name, seen, args.least)
+            print()
 
 
 if __name__ == "__main__":

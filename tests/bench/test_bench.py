@@ -182,12 +182,37 @@ TRACE = """# a comment
 
 def test_trace_of_a_blackout():
     found = calls.read_calls(TRACE, calls.Names(), 1000000)     # so a tick is a nanosecond
-    begin, end = calls.blackout(found, 5)
-    assert (begin, end) == (1, 90), (begin, end)
+    windows = calls.windows(found, 5)
+    assert windows == {"blackout": (1, 90)}, windows
+    begin, end = windows["blackout"]
     rows = {key[1]: numbers for key, *numbers in calls.in_order(found, (begin, end), 5)}
     assert rows["KVM_GET_REGS"][2] == 5 and rows["execve"][2] == 42, rows
     at, own, us, faults = rows["KVM_CREATE_VM"]
     assert (at, own, us, faults) == (59, 10, 2, 1), rows
+
+
+STAND_IN_TRACE = """
+    molt-7 [000] ..... 1000: sys_exit: NR 16 = -4
+    stand-20 [000] ..... 3000: sys_enter: NR 16 (c, ae80, 0, 0, 0, 0)
+    stand-21 [000] ..... 3500: sys_enter: NR 16 (d, ae80, 0, 0, 0, 0)
+    stand-21 [000] ..... 3700: sys_exit: NR 16 = -4
+    stand-21 [000] ..... 3800: sys_enter: NR 16 (d, ae80, 0, 0, 0, 0)
+    molt-5 [000] ..... 8000: sys_enter: NR 59 (1, 2, 3, 0, 0, 0)
+    molt-5 [000] ..... 50000: sys_exit: NR 59 = 0
+    stand-20 [000] ..... 60000: sys_exit: NR 16 = -4
+    stand-21 [000] ..... 62000: sys_exit: NR 16 = -4
+    stand-21 [000] ..... 63000: sys_enter: NR 16 (d, 8090ae81, 0, 0, 0, 0)
+    stand-21 [000] ..... 64000: sys_exit: NR 16 = 0
+    molt-9 [001] ..... 70000: sys_enter: NR 16 (c, ae80, 0, 0, 0, 0)
+    molt-10 [001] ..... 75000: sys_enter: NR 16 (d, ae80, 0, 0, 0, 0)
+"""
+
+
+def test_trace_of_a_stand_in():
+    found = calls.read_calls(STAND_IN_TRACE, calls.Names(), 1000000)
+    windows = calls.windows(found, 5)
+    assert windows == {"hand-off": (1, 3), "switch": (60, 70)}, windows
+    assert [key[1] for key, *_ in calls.in_order(found, windows["switch"], 5)] == ["KVM_GET_REGS", "KVM_RUN"]
 
 
 def test_names_of_ioctls():
