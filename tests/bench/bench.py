@@ -22,7 +22,7 @@ import figures
 import host
 import qemu
 import release
-from contestants import Floor, Molt, Release, Standin
+from contestants import Floor, Molt, Release, Standin, StandinFull
 from moltvm import molt
 
 # release: an older molt, or None, and what it says it is; others: where the molts are that are wrong as successors.
@@ -54,7 +54,8 @@ def arguments():
                    help="a case of your own; any number of times")
     p.add_argument("--rounds", type=int, help="turns of each contestant (4; --quick 2)")
     p.add_argument("--updates", type=int, help="updates a turn (5); one more before them is not counted")
-    p.add_argument("--only", action="append", choices=list(figures.NAMES), help="not the others")
+    p.add_argument("--only", action="append", choices=list(figures.NAMES),
+                   help="not the others. standin-full is measured only so: the floor with all of a vCPU's state")
     p.add_argument("--qemu", metavar="PATH|fetch|none",
                    help="a QEMU >= 10.2; 'fetch' for Debian sid's, unpacked below ~/.cache and not installed. "
                         "If not set: one in the PATH or fetched before, where there is one")
@@ -92,8 +93,9 @@ def run_case(case, kinds, rounds, updates):
 
 
 def contestants(args, tools):
-    kinds = [Standin, Floor, Molt] + [Release] * bool(tools.release) + [qemu.Qemu] * bool(tools.qemu)
-    return [k for k in kinds if not args.only or k.name in args.only]
+    wanted = args.only or [name for name in figures.NAMES if name != "standin-full"]
+    kinds = [Standin, StandinFull, Floor, Molt] + [Release] * bool(tools.release) + [qemu.Qemu] * bool(tools.qemu)
+    return [k for k in kinds if k.name in wanted]
 
 
 def find_qemu(args):

@@ -132,6 +132,13 @@ class Standin(Floor):
                 "guest_handoff_us": guest_handoff, "guest_switch_us": guest_switch}
 
 
+class StandinFull(Standin):
+    """The same, with all of a vCPU's state moved by ioctl."""
+
+    name = "standin-full"
+    order = "full"
+
+
 def children(pid):
     try:
         with open("/proc/%d/task/%d/children" % (pid, pid)) as f:

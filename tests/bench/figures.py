@@ -27,7 +27,8 @@ LIMITS = (
 # Of an update's stages those in which the guest stands still, in their order.
 BLACKOUT_STAGES = ("quiesce", "save", "handover", "exec", "adopt", "build", "resume")
 # In the order of the tables, with their heads.
-NAMES = {"standin": "floor", "floor": "floor, old order", "molt": "molt", "release": "older molt", "qemu": "QEMU"}
+NAMES = {"standin": "floor", "standin-full": "floor, all state", "floor": "floor, old order", "molt": "molt",
+         "release": "older molt", "qemu": "QEMU"}
 RATIOS = ("molt/standin", "molt/floor", "release/molt", "qemu/molt")
 
 

@@ -9,7 +9,8 @@
  *
  *	pause		the guest stands still from before the exec until the next image has built
  *			(floor_pause.c)
- *	stand-in	a process on the old image's memory runs it meanwhile (floor_standin.c)
+ *	stand-in	a process on the old image's memory runs it meanwhile (floor_standin.c); with
+ *			"full" all of a vCPU's state goes along (floor_state.c)
  *
  * Signals tell it what to do:
  *
@@ -18,7 +19,7 @@
  *
  * It is built as molt is (static-pie), and run by bench.py.
  *
- * usage: floor GUEST.elf MIB VCPUS [4K|2M] [pause|stand-in]
+ * usage: floor GUEST.elf MIB VCPUS [4K|2M] [pause|stand-in|full]
  */
 #include <fcntl.h>
 #include <linux/memfd.h>
@@ -93,7 +94,7 @@ static void next(char **argv)
 	run(&f, true);
 }
 
-static void start(char **argv, bool huge, bool stand_in)
+static void start(char **argv, bool huge, bool stand_in, bool full)
 {
 	struct floor f = {
 		.bytes = strtoull(argv[2], NULL, 10) << 20,
@@ -112,6 +113,8 @@ static void start(char **argv, bool huge, bool stand_in)
 		fail("setting up");
 	f.run_bytes = (size_t)kvm_call(f.kvm, KVM_GET_VCPU_MMAP_SIZE, 0, "KVM_GET_VCPU_MMAP_SIZE");
 	map_all(&f);
+	if (stand_in)
+		f.page->full = full;
 	load_guest(&f, argv[1]);
 	build(&f);
 	mailbox_of(&f)->tsc_khz = (uint64_t)kvm_call(f.vcpu[0], KVM_GET_TSC_KHZ, 0,
@@ -121,7 +124,7 @@ static void start(char **argv, bool huge, bool stand_in)
 
 int main(int argc, char **argv)
 {
-	bool huge = false, stand_in = false;
+	bool huge = false, stand_in = false, full = false;
 
 	if (argc == 10 && strcmp(argv[1], "--next") == 0) {
 		next(argv);
@@ -129,12 +132,13 @@ int main(int argc, char **argv)
 	}
 	for (int i = 4; i < argc; i++) {
 		huge |= strcmp(argv[i], "2M") == 0;
-		stand_in |= strcmp(argv[i], "stand-in") == 0;
+		full |= strcmp(argv[i], "full") == 0;
+		stand_in |= full || strcmp(argv[i], "stand-in") == 0;
 	}
 	if (argc < 4 || argc > 6) {
-		fprintf(stderr, "usage: floor GUEST.elf MIB VCPUS [4K|2M] [pause|stand-in]\n");
+		fprintf(stderr, "usage: floor GUEST.elf MIB VCPUS [4K|2M] [pause|stand-in|full]\n");
 		return 2;
 	}
-	start(argv, huge, stand_in);
+	start(argv, huge, stand_in, full);
 	return 1;
 }

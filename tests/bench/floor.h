@@ -17,6 +17,7 @@
 #include "../../firmware/bench.h"
 
 #define VCPUS_MAX 64
+#define MSRS_MAX 256
 #define STACK_BYTES 65536
 
 /* All that a vCPU takes along. */
@@ -26,12 +27,25 @@ struct vcpu_state {
 	struct kvm_mp_state mp;
 };
 
+/* What it takes along with "full". */
+struct vcpu_rest {
+	struct kvm_xcrs xcrs;
+	struct kvm_xsave xsave;
+	struct kvm_lapic_state lapic;
+	struct kvm_vcpu_events events;
+	struct kvm_debugregs debugregs;
+	struct kvm_msrs msrs;
+	struct kvm_msr_entry msr[MSRS_MAX]; /* follows msrs */
+};
+
 /* What stand-in and successor share: a memfd. The words are futexes. */
 struct floor_page {
 	_Atomic uint32_t ready;           /* the successor: all is built, let the guest go */
 	_Atomic pid_t computing;          /* the thread that has vCPU 0 */
 	_Atomic uint32_t seat[VCPUS_MAX]; /* the stand-in: the successor may enter this vCPU */
 	struct vcpu_state state[VCPUS_MAX];
+	bool full;
+	struct vcpu_rest rest[VCPUS_MAX];
 };
 
 struct floor {
@@ -55,6 +69,11 @@ void set_tsc(int vcpu);
 /* Straight into 64-bit ring 3 at the guest's entry. */
 void enter_guest(const struct floor *f, int vcpu);
 void load_guest(struct floor *f, const char *path);
+
+/* floor_state.c: which MSRs there are; CPUID of all vCPUs; one's state from or to the page. */
+void rest_list(const struct floor *f);
+void rest_cpuid(const struct floor *f);
+void rest_move(const struct floor *f, int vcpu, bool set);
 
 /* floor.c */
 void end_child(struct floor *f);

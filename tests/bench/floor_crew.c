@@ -64,6 +64,8 @@ static void load(struct crew *crew, int i)
 		mine->s.regs.sregs = state->sregs;
 		mine->kvm_dirty_regs |= KVM_SYNC_X86_SREGS;
 	}
+	if (crew->f->page->full)
+		rest_move(crew->f, i, true);
 	if (state->mp.mp_state != had->mp.mp_state)
 		kvm_call(crew->f->vcpu[i], KVM_SET_MP_STATE, (uintptr_t)&state->mp, "MP state");
 }
@@ -75,6 +77,8 @@ static void save(struct crew *crew, int i)
 	state->regs = mine->s.regs.regs;
 	state->sregs = mine->s.regs.sregs;
 	kvm_call(crew->f->vcpu[i], KVM_GET_MP_STATE, (uintptr_t)&state->mp, "MP state");
+	if (crew->f->page->full)
+		rest_move(crew->f, i, false);
 }
 
 static void enter(struct crew *crew, int i)

@@ -144,6 +144,8 @@ static void rehearse(struct floor *f)
 		set_tsc(f->vcpu[i]);
 		kvm_call(f->vcpu[i], KVM_SET_SREGS, (uintptr_t)&state->sregs, "KVM_SET_SREGS");
 		kvm_call(f->vcpu[i], KVM_SET_REGS, (uintptr_t)&state->regs, "KVM_SET_REGS");
+		if (f->page->full)
+			rest_move(f, i, true);
 		kvm_call(f->vcpu[i], KVM_SET_MP_STATE, (uintptr_t)&state->mp, "KVM_SET_MP_STATE");
 	}
 }
@@ -187,6 +189,8 @@ static void begin(struct floor *f)
 {
 	struct kvm_mp_state halted = { KVM_MP_STATE_HALTED };
 
+	if (f->page->full)
+		rest_list(f);
 	enter_guest(f, f->vcpu[0]);
 	for (int i = 1; i < f->vcpus; i++)
 		kvm_call(f->vcpu[i], KVM_SET_MP_STATE, (uintptr_t)&halted, "KVM_SET_MP_STATE");

@@ -80,6 +80,8 @@ void build(struct floor *f)
 		add_local_apics(vm);
 	for (int i = 0; i < f->vcpus; i++)
 		f->vcpu[i] = kvm_call(vm, KVM_CREATE_VCPU, (uintptr_t)i, "KVM_CREATE_VCPU");
+	if (f->page && f->page->full)
+		rest_cpuid(f);
 	for (int i = 0; i < used; i++)
 		f->run[i] = map_shared(f->vcpu[i], f->run_bytes, "kvm_run");
 }
