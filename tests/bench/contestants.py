@@ -186,8 +186,8 @@ class Molt(Contestant):
         report = self.vm.update()
         sample = {"host_blackout_us": report["blackout-us"],
                   "stages": {stage["name"]: stage["us"] for stage in report["stages"]}}
-        if "handoff-us" in report:
-            sample["handoff_us"] = report["handoff-us"]
+        if "hand-off-us" in report:
+            sample["handoff_us"] = report["hand-off-us"]
         return sample
 
     def stop(self):
