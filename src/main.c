@@ -165,6 +165,8 @@ static void tune_malloc(void)
 {
 	mallopt(M_MMAP_THRESHOLD, 32 << 10);
 	mallopt(M_TRIM_THRESHOLD, 8 << 20);
+	/* Threads seldom allocate, and one that does is not to take 64 MiB of addresses for it. */
+	mallopt(M_ARENA_MAX, 1);
 	mallopt(M_TOP_PAD, 8 << 10);
 }
 

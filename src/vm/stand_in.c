@@ -7,6 +7,9 @@
  * other go. The vCPUs and devices stay what they are; KVM does not ask which thread of the address
  * space runs a vCPU. The one thing that goes by threads is steal time (steal_time.c).
  *
+ * That is seen to by the new thread itself, before it runs the vCPU: registers are changed and put back
+ * for it, and the predecessor may die in between, in the hand-off.
+ *
  * The process whose crew does not run may die at any time. Its threads leave nothing behind but the
  * crew's lock and conditions, and where it is main that dies, devices' locks.
  */
@@ -71,12 +74,14 @@ int machine_rest(struct machine *m, struct error *err)
 void machine_hand_over(struct machine *m)
 {
 	for (uint32_t i = 0; i < m->guest.cpus; i++)
-		vcpu_leave_steal_time(&m->vcpus[i]);
+		m->vcpus[i].leaves_thread = true;
 	m->crew = m->stand_in;
 }
 
 void machine_hand_back(struct machine *m)
 {
+	for (uint32_t i = 0; i < m->guest.cpus; i++)
+		m->vcpus[i].leaves_thread = false;
 	if (m->crew == m->stand_in)
 		m->crew = other(m);
 }

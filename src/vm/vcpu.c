@@ -176,6 +176,10 @@ static void run_until_parked(struct crew_member *cm)
 	bool half_done = false;
 
 	v->member = cm;
+	if (v->leaves_thread) {
+		v->leaves_thread = false;
+		vcpu_leave_steal_time(v);
+	}
 	for (;;) {
 		v->run->immediate_exit = 0;
 		atomic_signal_fence(memory_order_seq_cst);

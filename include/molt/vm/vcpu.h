@@ -29,6 +29,7 @@ struct vcpu {
 	int fd;
 	struct kvm_run *run;
 	size_t run_size;
+	bool leaves_thread;         /* its next thread is another process's: see stand_in.c */
 	struct crew_member *member; /* who runs it, or did last; its thread's own */
 	uint64_t steal_time;      /* the guest's MSR, where it was stopped in this KVM VM; else 0 */
 	struct vcpu_retry retry;  /* the thread's own */
