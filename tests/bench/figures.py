@@ -25,7 +25,7 @@ LIMITS = (
     ("qemu", LARGE, "molt", LARGE, ">=", 300),
 )
 # Of an update's stages those in which the guest stands still, in their order.
-BLACKOUT_STAGES = ("quiesce", "save", "handover", "exec", "adopt", "build", "resume")
+BLACKOUT_STAGES = ("quiesce", "save", "final save", "final load", "resume")
 # In the order of the tables, with their heads.
 NAMES = {"standin": "floor", "standin-full": "floor, all state", "floor": "floor, old order", "molt": "molt",
          "release": "older molt", "qemu": "QEMU"}
