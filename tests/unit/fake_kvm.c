@@ -281,6 +281,10 @@ static int kvmclock(struct fake_vm *vm, struct kvm_clock_data *data, bool set)
 		vm->clock_offset = (int64_t)(data->clock - raw_now());
 	else
 		*data = (struct kvm_clock_data){ .clock = raw_now() + (uint64_t)vm->clock_offset };
+	if (vm->clock_waits) {
+		vm->clock_waits--;
+		usleep(10000);
+	}
 	return 0;
 }
 

@@ -69,7 +69,8 @@ struct fake_vm {
 	bool has_irqchip;
 	bool slots_after_irqchip;
 	struct kvm_irqchip chips[3];
-	int64_t clock_offset; /* kvmclock less CLOCK_MONOTONIC_RAW */
+	int64_t clock_offset;     /* kvmclock less CLOCK_MONOTONIC_RAW */
+	unsigned int clock_waits; /* so many calls about it take 10 ms, after they have read it */
 	bool level[24];
 	unsigned int edges[24];
 };

@@ -118,6 +118,26 @@ static void test_kvmclock_goes_on(void **state)
 	bench_fini(&b);
 }
 
+/* Whoever saves waits for a CPU, in each of the first readings: the clock must not step by that. */
+static void test_kvmclock_on_a_busy_host(void **state)
+{
+	struct error err = ERROR_INIT;
+	struct bench_state st;
+	struct bench a, b;
+	int64_t off;
+
+	(void)state;
+	bench_init(&a, 1);
+	bench_vm(&a)->clock_waits = 6;
+	bench_save(&a, &st, 1);
+	assert_int_equal(bench_load(&b, &st, &err), 0);
+	off = bench_vm(&b)->clock_offset - bench_vm(&a)->clock_offset;
+	assert_true(off > -2000000 && off < 2000000);
+	bench_state_fini(&st);
+	bench_fini(&a);
+	bench_fini(&b);
+}
+
 static uint64_t *wall_clock(struct bench *b)
 {
 	struct fake_vcpu *v = bench_vcpu(b, 0);
@@ -555,6 +575,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_saved_loaded_saved_is_the_same),
 		cmocka_unit_test(test_kvmclock_goes_on),
+		cmocka_unit_test(test_kvmclock_on_a_busy_host),
 		cmocka_unit_test(test_wall_clock_arrives_after_the_commit),
 		cmocka_unit_test(test_ram_is_the_same_memory),
 		cmocka_unit_test(test_loaded_machine_runs_and_resets),
