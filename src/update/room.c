@@ -32,7 +32,7 @@
 #include "room.h"
 
 #define KIB UINT64_C(1024)
-#define PROCESS (2048 * KIB) /* the successor, the stand-in's stack, the check's process; a VM */
+#define PROCESS (3072 * KIB) /* the successor, the stand-in's stack, the check's process; a VM */
 #define A_VCPU (256 * KIB)   /* with its thread, in the new VM */
 #define A_THREAD (64 * KIB)  /* that waits: kernel's stack, its own, the kernel's books on it */
 #define A_DISK (512 * KIB)   /* an I/O process */
