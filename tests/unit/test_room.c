@@ -261,15 +261,15 @@ static void test_the_sentence_has_the_figures(void **state)
 	v2(t, "/web");
 	v2_group(t, "/sys/fs/cgroup/web", 1 * MIB);
 	refused(t, ENOMEM,
-		"the update needs 6336 KiB beside guest RAM, and control group "
+		"the update needs 7360 KiB beside guest RAM, and control group "
 		"/sys/fs/cgroup/web has 1024 KiB left: raise its memory.max of 615424 "
-		"KiB by 5312 KiB");
+		"KiB by 6336 KiB");
 	assert_null(strstr(t->err.text, "binary"));
 	assert_null(strstr(t->err.text, "earlier update"));
 	t->need.program = 4096000;
 	t->need.leaving = 1;
 	refused(t, ENOMEM,
-		"10336 KiB beside guest RAM (4000 of them for a copy of the successor's "
+		"11360 KiB beside guest RAM (4000 of them for a copy of the successor's "
 		"binary)");
 	refused(t, ENOMEM, "an earlier update's memory is still being freed: try again soon");
 }
@@ -279,8 +279,8 @@ static void test_an_ancestor_may_be_the_tightest(void **state)
 	struct tree *t = *state;
 
 	v2(t, "/a.slice/b.slice/web.scope");
-	v2_group(t, "/sys/fs/cgroup/a.slice/b.slice/web.scope", 8 * MIB);
-	v2_group(t, "/sys/fs/cgroup/a.slice/b.slice", 9 * MIB);
+	v2_group(t, "/sys/fs/cgroup/a.slice/b.slice/web.scope", 16 * MIB);
+	v2_group(t, "/sys/fs/cgroup/a.slice/b.slice", 17 * MIB);
 	v2_group(t, "/sys/fs/cgroup/a.slice", 2 * MIB);
 	refused(t, ENOMEM, "control group /sys/fs/cgroup/a.slice has 2048 KiB left");
 	put(t, "/sys/fs/cgroup/a.slice/memory.max", "max\n");
@@ -355,8 +355,8 @@ static void test_the_host(void **state)
 	    "MemTotal:  1 kB\nMemFree:  1 kB\nMemAvailable:       3072 kB\nSwapFree:  0 kB\n");
 	refused(t, ENOMEM,
 		"this host has 3072 KiB (MemAvailable and SwapFree in /proc/meminfo): "
-		"free 3264 KiB");
-	put(t, "/proc/meminfo", "MemAvailable: 3072 kB\nSwapTotal: 9 kB\nSwapFree: 3264 kB\n");
+		"free 4288 KiB");
+	put(t, "/proc/meminfo", "MemAvailable: 3072 kB\nSwapTotal: 9 kB\nSwapFree: 4288 kB\n");
 	assert_int_equal(ask(t), 0);
 	assert_int_equal(t->room, ROOM_WITHOUT_TABLES);
 	put(t, "/proc/meminfo", "MemAvailable: 30720 kB\nSwapFree: 0 kB\n");
@@ -370,7 +370,7 @@ static void test_nested_paging_needs_less(void **state)
 	v2(t, "/web");
 	v2_group(t, "/sys/fs/cgroup/web", room_bytes(&t->need, ROOM_FOR_ALL, true));
 	put(t, "/sys/module/kvm_intel/parameters/ept", "N\n");
-	refused(t, ENOMEM, "the update needs 6336 KiB");
+	refused(t, ENOMEM, "the update needs 7360 KiB");
 	put(t, "/sys/module/kvm_amd/parameters/npt", "1\n");
 	fits_all(t);
 	put(t, "/sys/module/kvm_amd/parameters/npt", "0\n");
