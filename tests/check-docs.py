@@ -8,6 +8,7 @@
 - Every command that is registered for the control socket has its section in docs/control.md, with
   all its arguments, and there is no section without a command; the same for events.
 - The examples in docs/control.md are JSON.
+- The table of an update's steps in docs/live-update.md has the rows of the table in src/update/steps.c.
 - The tables of vCPU state and of CPUID in docs/guest-abi.md are what CPU_TABLES, a program linked with
   the code's tables, prints.
 
@@ -166,6 +167,16 @@ def check_cpu_tables(root, program):
             complain(f"guest-abi.md: not as {program} prints it: " + "; ".join(sorted(wrong)))
 
 
+def check_steps(root):
+    table = re.search(r"struct step steps\[\] = \{(.*?)^\};", (root / "src/update/steps.c").read_text(), re.S | re.M)
+    rows = re.findall(r'^\t\{ "([^"]+)",', table[1], re.M)
+    words = re.search(r"^\| step \|.*?\n\n", (root / "docs/live-update.md").read_text(), re.S | re.M)
+    documented = re.findall(r"^\| ([^|]+?) \|", words[0], re.M)[1:]
+    documented = [name for name in documented if not name.startswith("-")]
+    if rows != documented:
+        complain("docs/live-update.md: its steps are %s, the table's in src/update/steps.c %s" % (documented, rows))
+
+
 def check_page(root):
     if not shutil.which("mandoc"):
         return
@@ -182,6 +193,7 @@ def main():
     check_options(molt, root)
     check_commands(root)
     check_events(root)
+    check_steps(root)
     check_examples(root)
     check_cpu_tables(root, sys.argv[3])
     check_page(root)

@@ -234,14 +234,7 @@ int check_start(struct update *u, struct error *err)
 {
 	int r = 0;
 
-	u->check = (struct update_check){
-		.stream_fd = -1,
-		.table_fd = -1,
-		.answer_fd = -1,
-		.timer_fd = -1,
-		.child = CHILD_NONE,
-		.start_ns = now_ns(),
-	};
+	u->check = UPDATE_CHECK_NONE;
 	u->check.fds = calloc(1, sizeof(*u->check.fds));
 	if (!u->check.fds)
 		return err_set(err, ENOMEM, "no memory for the check");

@@ -335,7 +335,7 @@ int handover_exec(struct hand_over *h, struct machine *m, struct error *err)
 	int r;
 
 	/*
-	 * The table is written last: it carries the time stamps of all stages before. Through the
+	 * The table is written last: it carries the time stamps of all steps before. Through the
 	 * state's buffer, which is in the file by now: nothing is allocated here.
 	 */
 	h->fds->exec_ns = now_ns();

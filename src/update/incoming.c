@@ -1,46 +1,23 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The successor's half of an update. Theory of operation.
+ * What a successor gets. Theory of operation.
  *
- *	adopt	the fd table, before any other object exists; then the stream, which must carry the
- *		same nonce: a stream of another update, or of another guest, is refused
- *	build	done by the caller: the machine and everything else, each owner taking its sections
- *		and its descriptors
- *	commit	every section claimed, every descriptor taken: from here on the guest is ours. Devices
- *		and vCPUs run, and the client that asked for the update gets its answer
- *
- * Until the commit nothing is written to guest RAM and nothing done that anybody outside can see.
+ * First the fd table, before any other object exists; then the stream, which must carry the same
+ * nonce: a stream of another update, or of another guest, is refused. Then each owner takes its
+ * sections and its descriptors, and in the end every section must be claimed and every descriptor
+ * taken. The steps in which that happens are in successor.c.
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <molt/base/fd.h>
-#include <molt/base/log.h>
 
 #include "internal.h"
-
-bool update_leaves_io(const struct incoming *in)
-{
-	return in->failure || in->wire->keep_io;
-}
-
-bool update_is_lazy(const struct incoming *in)
-{
-	return in->wire->lazily;
-}
-
-bool update_is_rehearsal(const struct incoming *in)
-{
-	return in->link && stand_in_link_runs_guest(in->link);
-}
 
 bool update_is_successor(void)
 {
@@ -140,24 +117,22 @@ static int read_stream(struct incoming *in, const char *uri, struct error *err)
 	return 0;
 }
 
-int update_adopt(struct incoming *in, const char *uri, uint64_t main_ns, struct error *err)
+int incoming_arrive(struct incoming *in, struct error *err)
 {
-	int r;
-
-	*in = (struct incoming){ .main_ns = main_ns, .table_fd = -1 };
 	in->failure = getenv(UPDATE_ERROR_ENV);
 	in->link = calloc(1, sizeof(*in->link));
 	if (!in->link)
 		return err_set(err, ENOMEM, "no memory for the link to the stand-in");
-	r = read_table(in, err);
+	return read_table(in, err);
+}
+
+int incoming_adopt(struct incoming *in, struct error *err)
+{
+	int r = stand_in_link_open(in->link, in->fds, err);
+
 	if (r == 0)
-		r = stand_in_link_open(in->link, in->fds, err);
-	if (r == 0)
-		r = read_stream(in, uri, err);
-	if (r == 0)
-		r = final_state_open(in, err);
-	in->adopted_ns = now_ns();
-	return r;
+		r = read_stream(in, in->uri, err);
+	return r < 0 ? r : final_state_open(in, err);
 }
 
 int incoming_load_wire(struct incoming *in, struct error *err)
@@ -168,6 +143,19 @@ int incoming_load_wire(struct incoming *in, struct error *err)
 	if (!in->wire)
 		return err_set(err, ENOMEM, "no memory for the update's state");
 	return vmstate_load(&in->stream, &update_vmstate, 0, in->wire, err);
+}
+
+int incoming_check_claimed(struct incoming *in, struct error *err)
+{
+	/* Needed by a way back alone. */
+	int fd = fdtable_take(in->fds, "predecessor", 0, 0, err);
+	int r;
+
+	if (fd < 0)
+		return fd;
+	close(fd);
+	r = stream_check_claimed(&in->stream, err);
+	return r < 0 ? r : fdtable_check_taken(in->fds, err);
 }
 
 void update_incoming_fini(struct incoming *in)
@@ -183,164 +171,4 @@ void update_incoming_fini(struct incoming *in)
 	free(in->wire);
 	free(in->link);
 	*in = (struct incoming){ 0 };
-}
-
-/*
- * The guest runs in this process again, on the binary it had: for everybody else the update failed.
- */
-static void answer_failure(struct update *u, const struct incoming *in,
-			   const struct update_wire *wire)
-{
-	struct update_request *req = &u->request;
-	struct error err = ERROR_INIT;
-
-	err_set(&err, EIO, "%s", in->failure);
-	u->updates = wire->updates;
-	req->client = wire->client;
-	req->kind = (enum update_kind)wire->kind;
-	req->told_stop = true; /* or there would have been no exec */
-	req->id = wire->id[0] ? strdup(wire->id) : NULL;
-	update_failed(u, &err);
-	unsetenv(UPDATE_ERROR_ENV);
-}
-
-static void answer(struct update *u, const struct update_wire *wire)
-{
-	void *opaque = u->ops.opaque;
-
-	if (wire->kind == UPDATE_KIND_UPDATE) {
-		u->ops.reply(opaque, wire->client, wire->id[0] ? wire->id : NULL,
-			     json_incref(u->last), NULL);
-	} else {
-		if (u->machine->guest.run_state == RUN_STATE_RUNNING)
-			u->ops.event(opaque, "RESUME", NULL);
-		u->ops.event(opaque, "MIGRATION", json_pack("{s:s}", "status", "completed"));
-	}
-	u->ops.event(opaque, "UPDATE_COMPLETED", json_incref(u->last));
-}
-
-static int check_all_claimed(struct incoming *in, struct error *err)
-{
-	/* Needed by a way back alone. */
-	int fd = fdtable_take(in->fds, "predecessor", 0, 0, err);
-	int r;
-
-	if (fd < 0)
-		return fd;
-	close(fd);
-	r = stream_check_claimed(&in->stream, err);
-	return r < 0 ? r : fdtable_check_taken(in->fds, err);
-}
-
-static void tell_end(struct update *u, const struct incoming *in, const struct update_wire *wire,
-		     const struct take_over_times *t)
-{
-	pid_t left = stand_in_link_left_process(in->link);
-
-	if (left)
-		log_warn("the guest runs in process %d, not in %d any more: the wrapper started molt as a "
-			 "child and did not execute it",
-			 (int)getpid(), (int)left);
-	if (in->failure) {
-		answer_failure(u, in, wire);
-		return;
-	}
-	u->updates = wire->updates + 1;
-	u->status = UPDATE_STATUS_COMPLETED;
-	u->last = update_report(u, in, t);
-	answer(u, wire);
-	if (t->entered_ns)
-		log_info("update %llu from %s: blackout %lld us", (unsigned long long)u->updates,
-			 wire->version,
-			 (long long)json_integer_value(json_object_get(u->last, "blackout-us")));
-	else
-		log_info("update %llu from %s, the guest being paused",
-			 (unsigned long long)u->updates, wire->version);
-}
-
-static bool hurry(void *link)
-{
-	return stand_in_link_hurry(link);
-}
-
-int update_map_ram(struct update *u, struct incoming *in, struct refault *r, uint64_t limit_ns,
-		   struct error *err)
-{
-	struct stand_in_page *page = in->link->page;
-	uint64_t left = stand_in_link_left_ns(in->link) / 2;
-	const struct refault_plan plan = {
-		.limit_ns = limit_ns < left ? limit_ns : left,
-		.hurry = hurry,
-		.opaque = in->link,
-		.spare = atomic_load(&page->has_free) ? &page->free : NULL,
-		.vcpu = &u->machine->vcpus[0],
-		.progress = &page->progress,
-	};
-
-	int ret;
-
-	in->mapping_ns = now_ns();
-	ret = refault_before(r, &u->machine->memory, &plan, err);
-	in->mapped = r->before;
-	return ret;
-}
-
-/* The guest runs until the stand-in stops it for us. */
-static int switch_over(struct update *u, struct incoming *in, struct take_over_times *t,
-		       struct error *err)
-{
-	int r;
-
-	t->stopped_ns = in->fds->stopped_ns;
-	if (!stand_in_link_runs_guest(in->link))
-		return 0;
-	if (!in->final)
-		return err_set(err, EPROTO, "there is no memory for the final state");
-	r = stand_in_link_switch(in->link, err);
-	if (r < 0)
-		return r;
-	t->handed_ns = in->link->page->entered_ns;
-	t->stopped_ns = in->link->page->stopped_ns;
-	t->saved_ns = in->link->page->saved_ns;
-	r = final_state_load(u->machine, in, err);
-	if (r < 0)
-		stand_in_link_refuse(in->link);
-	return r;
-}
-
-int update_commit(struct update *u, struct incoming *in, struct error *err)
-{
-	struct take_over_times t = { .built_ns = now_ns() };
-	const struct update_wire *wire;
-	cpu_set_t spare;
-	int r = incoming_load_wire(in, err);
-
-	wire = in->wire;
-	if (r == 0)
-		r = check_all_claimed(in, err);
-	if (r == 0)
-		r = switch_over(u, in, &t, err);
-	if (r == 0)
-		r = stand_in_link_commit(in->link, err);
-	if (r < 0)
-		return r;
-	t.ready_ns = now_ns();
-	machine_unquiesce(u->machine);
-	if (u->machine->guest.run_state == RUN_STATE_RUNNING) {
-		machine_unpark_vcpus(u->machine);
-		t.entered_ns = machine_wait_entered(u->machine);
-	}
-	machine_keep_awake(u->machine, false);
-	u->ops.main_pid(u->ops.opaque, getpid());
-	tell_end(u, in, wire, &t);
-	machine_forget_rehearsal(u->machine);
-	machine_fast_paths(u->machine, true);
-	stand_in_link_release(in->link, machine_spare_cpus(u->machine, &spare) ? &spare : NULL);
-	update_keep_stand_in(u, &in->link->child);
-	for (uint32_t i = 0; i < wire->nguardians; i++) {
-		struct child older = { .pid = (pid_t)wire->guardians[i], .fd = -1 };
-
-		update_keep_stand_in(u, &older);
-	}
-	return 0;
 }

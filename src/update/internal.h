@@ -57,10 +57,16 @@ struct update_check {
 	int answer_fd;
 	int timer_fd;
 	struct child child;
-	uint64_t start_ns;
 	struct loop_source exited;
 	struct loop_source expired;
 };
+
+#define UPDATE_CHECK_NONE \
+	((struct update_check){ .stream_fd = -1, \
+				.table_fd = -1, \
+				.answer_fd = -1, \
+				.timer_fd = -1, \
+				.child = CHILD_NONE })
 
 /* Where the stand-in saves at the switch; shared with the successor. */
 struct final_state {
@@ -121,6 +127,9 @@ struct hand_over {
 	int table_fd;
 	int exe_fd; /* our own binary, for the way back */
 
+	size_t step;      /* at which it is, see steps.c */
+	uint64_t step_ns; /* since when */
+
 	/* Who has the guest meanwhile. */
 	struct stand_in stand_in;
 	struct final_state final;
@@ -160,11 +169,14 @@ struct update {
 	struct hand_over hand_over;
 };
 
+/* stand_in_ops.c */
+extern const struct stand_in_ops update_stand_in_ops;
+
 /* In the stand-in, when the guest is the successor's: makes the copy of the state. */
 void update_committed(void *opaque);
 
 /*
- * In the stand-in whose successor is gone: undoes the stages, tells everyone. It stood in: the guest
+ * In the stand-in whose successor is gone: undoes the steps, tells everyone. It stood in: the guest
  * was running.
  */
 void update_take_back(void *opaque, bool stood_in);
@@ -181,13 +193,18 @@ int final_state_load(struct machine *m, struct incoming *in, struct error *err);
 void final_state_close(struct incoming *in);
 
 /*
- * The predecessor's stages. update_prepare() is what comes before the check; update_run_stages()
- * the rest, which returns only when the update failed and the guest runs on; update_unprepare()
- * undoes the first alone.
+ * steps.c: the predecessor's steps, from the first: STEP_WAITS where one of them waits for an answer
+ * (steps.h), or -errno, everything undone and the guest running on. They do not end well here, but in
+ * the successor.
  */
-int update_prepare(struct update *u, struct error *err);
-void update_unprepare(struct update *u);
-int update_run_stages(struct update *u, struct error *err);
+int update_run_steps(struct update *u, struct error *err);
+/* The one that waited is over, with r; -errno: all is undone. And what comes after it. */
+int update_step_over(struct update *u, int r, struct error *err);
+int update_go_on(struct update *u, struct error *err);
+/* Undoes the step that it is at and all before it, last first. */
+void update_undo(struct update *u);
+/* In the stand-in: all, for nobody knows how far the predecessor came. */
+void update_undo_all(struct update *u);
 
 /*
  * check.c: asks the successor whether it could take over; update_checked() is called with the
@@ -270,21 +287,15 @@ int update_pack_command(const char *program, char *const *argv, struct update_wi
 /* incoming.c: the section "update", read once; in->wire. */
 int incoming_load_wire(struct incoming *in, struct error *err);
 
-/* A successor's last steps, CLOCK_MONOTONIC. */
-struct take_over_times {
-	uint64_t handed_ns; /* the first vCPU in the stand-in; 0: there was none, or it was paused */
-	uint64_t stopped_ns; /* the last vCPU, for good; 0: it was paused */
-	uint64_t built_ns;
-	uint64_t saved_ns;   /* the final state is there; 0: there was none, the old order */
-	uint64_t ready_ns;   /* committed */
-	uint64_t entered_ns; /* the first vCPU; 0: the guest is paused */
-};
+/*
+ * The fd table, by which what is left of the exec is known; then what else it brings. In the end
+ * whether each section and each descriptor has found its owner.
+ */
+int incoming_arrive(struct incoming *in, struct error *err);
+int incoming_adopt(struct incoming *in, struct error *err);
+int incoming_check_claimed(struct incoming *in, struct error *err);
 
 /* report.c: how it went and what was carried, in a successor whose guest runs. */
-json_t *update_report(const struct update *u, const struct incoming *in,
-		      const struct take_over_times *t);
-
-/* Notes in the table's time line that a stage took from start_ns until now. */
-void update_mark(struct fdtable *fds, const char *name, uint64_t start_ns, uint64_t end_ns);
+json_t *update_report(const struct update *u, const struct incoming *in);
 
 #endif

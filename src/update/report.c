@@ -7,12 +7,6 @@
 
 #include "internal.h"
 
-static void add_stage(json_t *list, const char *name, uint64_t start_ns, uint64_t end_ns)
-{
-	json_array_append_new(list, json_pack("{s:s,s:I}", "name", name, "us",
-					      (json_int_t)((end_ns - start_ns) / 1000)));
-}
-
 /* Whether a section is called that, or is a subsection of one that is. */
 static bool is_called(const struct stream_section *sec, const char *name)
 {
@@ -80,49 +74,32 @@ static json_int_t us(uint64_t from_ns, uint64_t to_ns)
 	return (json_int_t)((to_ns - from_ns) / 1000);
 }
 
-static void add_own(json_t *stages, const struct incoming *in, const struct take_over_times *t)
-{
-	add_stage(stages, "exec", in->fds->exec_ns, in->main_ns);
-	add_stage(stages, "adopt", in->main_ns, in->adopted_ns);
-	add_stage(stages, "build", in->adopted_ns, in->mapping_ns ? in->mapping_ns : t->built_ns);
-	if (in->mapping_ns)
-		add_stage(stages, "map RAM", in->mapping_ns, t->built_ns);
-	if (t->saved_ns && t->stopped_ns) {
-		add_stage(stages, "stop", t->built_ns, t->stopped_ns);
-		add_stage(stages, "final save", t->stopped_ns, t->saved_ns);
-		add_stage(stages, "final load", t->saved_ns, t->ready_ns);
-	}
-	if (t->entered_ns)
-		add_stage(stages, "resume", t->ready_ns, t->entered_ns);
-}
-
-json_t *update_report(const struct update *u, const struct incoming *in,
-		      const struct take_over_times *times)
+json_t *update_report(const struct update *u, const struct incoming *in)
 {
 	const struct update_wire *wire = in->wire;
 	const struct fdtable *t = in->fds;
 	json_t *stages = json_array(), *r;
 
 	for (uint32_t i = 0; i < t->nmarks; i++)
-		add_stage(stages, t->marks[i].name, t->marks[i].start_ns, t->marks[i].end_ns);
-	add_own(stages, in, times);
+		json_array_append_new(stages,
+				      json_pack("{s:s,s:I}", "name", t->marks[i].name, "us",
+						us(t->marks[i].start_ns, t->marks[i].end_ns)));
 	r = json_pack("{s:i,s:s,s:s,s:I,s:I,s:I,s:o,s:o}", "pid", (int)getpid(), "version",
 		      u->self->version, "previous-version", wire->version, "updates",
-		      (json_int_t)u->updates, "total-us",
-		      us(t->nmarks ? t->marks[0].start_ns : t->exec_ns, now_ns()), "state-bytes",
-		      (json_int_t)state_bytes(in), "stages", stages, "devices",
+		      (json_int_t)u->updates, "total-us", us(t->marks[0].start_ns, now_ns()),
+		      "state-bytes", (json_int_t)state_bytes(in), "stages", stages, "devices",
 		      devices(u->machine, &in->stream));
 	if (r && stand_in_link_left_process(in->link))
 		json_object_set_new(r, "previous-pid",
 				    json_integer(stand_in_link_left_process(in->link)));
 	/* A guest that was paused before and stays so has no blackout. */
-	if (r && times->entered_ns && times->stopped_ns)
+	if (r && in->entered_ns && in->stopped_ns)
 		json_object_set_new(r, "blackout-us",
-				    json_integer(us(times->stopped_ns, times->entered_ns)));
-	if (r && in->mapping_ns)
+				    json_integer(us(in->stopped_ns, in->entered_ns)));
+	if (r && in->maps_ram)
 		json_object_set_new(r, "mapped-bytes", json_integer((json_int_t)in->mapped));
-	if (r && times->handed_ns)
+	if (r && in->handed_ns)
 		json_object_set_new(r, "hand-off-us",
-				    json_integer(us(t->stopped_ns, times->handed_ns)));
+				    json_integer(us(t->stopped_ns, in->handed_ns)));
 	return r;
 }

@@ -10,6 +10,7 @@
 #include <molt/base/log.h>
 
 #include "internal.h"
+#include "steps.h"
 
 static const struct vmstate_field update_fields[] = {
 	VMSTATE_STRING(struct update_wire, id), VMSTATE_STRING(struct update_wire, version),
@@ -94,26 +95,6 @@ void update_failed(struct update *u, const struct error *err)
 	forget_request(&u->request);
 }
 
-static void hand_over(struct update *u)
-{
-	struct update_request *req = &u->request;
-	struct error err = ERROR_INIT;
-
-	if (log_before_exec(&err) < 0) {
-		update_unprepare(u);
-		update_failed(u, &err);
-		return;
-	}
-	if (req->kind == UPDATE_KIND_MIGRATE) {
-		u->ops.event(u->ops.opaque, "MIGRATION", json_pack("{s:s}", "status", "active"));
-		req->told_stop = u->machine->guest.run_state == RUN_STATE_RUNNING;
-		if (req->told_stop)
-			u->ops.event(u->ops.opaque, "STOP", NULL);
-	}
-	update_run_stages(u, &err);
-	update_failed(u, &err);
-}
-
 /* The answer to an update that was only to be checked: none was tried, so none has failed. */
 static void only_checked(struct update *u, const struct error *err)
 {
@@ -124,24 +105,27 @@ static void only_checked(struct update *u, const struct error *err)
 	forget_request(&u->request);
 }
 
+/* r: of the steps, which have come to their end here. */
+static void ended(struct update *u, int r, const struct error *err)
+{
+	if (r == STEP_WAITS)
+		return;
+	if (u->request.check_only)
+		only_checked(u, r < 0 ? err : NULL);
+	else
+		update_failed(u, err);
+}
+
 void update_checked(struct update *u, const struct error *err)
 {
-	struct error named = ERROR_INIT;
+	struct error why = err ? *err : (struct error)ERROR_INIT;
+	int r = update_step_over(u, err ? -err->code : 0, &why);
 
-	update_mark(u->hand_over.fds, "check", u->check.start_ns, now_ns());
-	if (err) {
-		named = *err;
-		err_prefix(&named, "check");
-	}
-	if (!err && !u->request.check_only) {
-		hand_over(u);
-		return;
-	}
-	update_unprepare(u);
-	if (u->request.check_only)
-		only_checked(u, err ? &named : NULL);
-	else
-		update_failed(u, &named);
+	if (r == 0 && u->request.check_only)
+		update_undo(u);
+	else if (r == 0)
+		r = update_go_on(u, &why);
+	ended(u, r, &why);
 }
 
 static void start(void *opaque)
@@ -149,21 +133,8 @@ static void start(void *opaque)
 	struct update *u = opaque;
 	struct error err = ERROR_INIT;
 
-	if (u->status != UPDATE_STATUS_RUNNING)
-		return;
-	if (update_prepare(u, &err) < 0) {
-		if (u->request.check_only)
-			only_checked(u, &err);
-		else
-			update_failed(u, &err);
-		return;
-	}
-	if (u->request.no_check) {
-		hand_over(u);
-		return;
-	}
-	if (check_start(u, &err) < 0)
-		update_checked(u, &err);
+	if (u->status == UPDATE_STATUS_RUNNING)
+		ended(u, update_run_steps(u, &err), &err);
 }
 
 /* It travels in the stream, in a field that has an end. `migrate` was answered long before that. */
@@ -329,7 +300,7 @@ int update_create(struct update **out, struct machine *m, const struct update_se
 	u->ops = *ops;
 	u->request = UPDATE_REQUEST_NONE;
 	u->hand_over = HAND_OVER_NONE;
-	u->check.child = CHILD_NONE;
+	u->check = UPDATE_CHECK_NONE;
 	for (size_t i = 0; i < UPDATE_STAND_INS_MAX; i++)
 		u->old_stand_ins[i].child = CHILD_NONE;
 	r = loop_wake_init(m->loop, &u->start, start, u, err);
@@ -346,10 +317,8 @@ void update_destroy(struct update *u)
 	if (!u)
 		return;
 	loop_wake_fini(&u->start);
-	if (u->check.child.pid) { /* the guest ended meanwhile */
-		check_end(u);
-		update_unprepare(u);
-	}
+	if (u->check.child.pid) /* the guest ended meanwhile */
+		update_undo(u);
 	update_forget_stand_ins(u);
 	forget_request(&u->request);
 	json_decref(u->last);

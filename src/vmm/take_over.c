@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A guest from a predecessor: the successor's half of an update (docs/live-update.md). Nothing is
- * opened by its path, and nothing that anybody outside can see is done until update_commit().
+ * opened by its path. The order of what is done here is that of the table in update/steps.c.
  */
 #include <unistd.h>
 
@@ -41,14 +41,12 @@ static int check_config(const struct vmm *v, struct error *err)
 }
 
 /* What tells where this process is to go on from, and how. */
-static int adopt(struct vmm *v, struct incoming *in, struct error *err)
+static int adopt(void *opaque, struct incoming *in, struct error *err)
 {
-	const struct vmm_config *cfg = &v->cfg;
-	int r = update_adopt(in, cfg->incoming, cfg->main_ns, err);
+	struct vmm *v = opaque;
+	int r = log_file_open(&v->log, v->cfg.log_file, v->cfg.log_level, in->fds, &in->stream,
+			      err);
 
-	if (r == 0)
-		r = log_file_open(&v->log, cfg->log_file, cfg->log_level, in->fds, &in->stream,
-				  err);
 	log_hold();
 	if (r == 0)
 		r = check_config(v, err);
@@ -57,8 +55,9 @@ static int adopt(struct vmm *v, struct incoming *in, struct error *err)
 	return r < 0 ? r : take_own_config(v, in, err);
 }
 
-static int build(struct vmm *v, struct incoming *in, struct error *err)
+static int build(void *opaque, struct incoming *in, struct update **u, struct error *err)
 {
+	struct vmm *v = opaque;
 	struct machine_config machine = { .stream = &in->stream,
 					  .fds = in->fds,
 					  .rehearsal = update_is_rehearsal(in),
@@ -71,15 +70,18 @@ static int build(struct vmm *v, struct incoming *in, struct error *err)
 		r = boot_files_load(&v->boot, &in->stream, in->fds, err);
 	if (r == 0)
 		r = vmm_open_machine(v, &machine, err);
-	return r < 0 ? r : vmm_open_services(v, in, err);
+	if (r == 0)
+		r = vmm_open_services(v, in, err);
+	*u = v->update;
+	return r;
 }
 
-/* The guest runs meanwhile. */
-static void map_ram(struct vmm *v, struct incoming *in)
+static void map_ram(void *opaque, struct incoming *in)
 {
+	struct vmm *v = opaque;
 	struct error err = ERROR_INIT;
 
-	if (update_is_rehearsal(in) && !update_is_lazy(in) && v->cfg.refault == REFAULT_BEFORE &&
+	if (!update_is_lazy(in) && v->cfg.refault == REFAULT_BEFORE &&
 	    update_map_ram(v->update, in, &v->refault, v->cfg.refault_limit_ns, &err) < 0)
 		log_warn("%s; the guest does it itself", err.text);
 }
@@ -93,9 +95,10 @@ static void start_log(void)
 		log_error("the log is written by whoever has something to say: %s", err.text);
 }
 
-/* After the commit: the guest runs, and nobody waits for this. */
-static void settle(struct vmm *v, const struct incoming *in)
+static void after(void *opaque, struct incoming *in)
 {
+	struct vmm *v = opaque;
+
 	fd_close_inherited();
 	confine_successor(&v->cfg, control_path(v->control), machine_has_back_ends(&v->machine));
 	start_log();
@@ -108,25 +111,25 @@ static void settle(struct vmm *v, const struct incoming *in)
 		refault_start(&v->refault, &v->machine.memory, v->loop);
 }
 
+static const struct take_over_ops take_over_ops = {
+	.adopt = adopt,
+	.build = build,
+	.map_ram = map_ram,
+	.after = after,
+};
+
 int vmm_take_over(struct vmm *v, struct error *err)
 {
-	struct incoming in;
-	int r = adopt(v, &in, err);
+	struct incoming in = { .uri = v->cfg.incoming, .main_ns = v->cfg.main_ns };
 
-	if (r == 0)
-		r = build(v, &in, err);
-	if (r == 0)
-		map_ram(v, &in);
-	if (r == 0)
-		r = update_commit(v->update, &in, err);
-	if (r < 0) {
+	if (update_take_over(&in, &take_over_ops, v, err) < 0) {
+		log_hold(); /* its reader may be slow, and that is bounded */
 		log_error("%s", err->text);
 		log_stop(LOG_DRAIN_MS);
 		update_give_up(&in, err);
 		/* Terminal, sockets and their paths are the stand-in's: nothing is torn down. */
 		_exit(MACHINE_EXIT_FAILURE);
 	}
-	settle(v, &in);
 	update_incoming_fini(&in);
 	return 0;
 }

@@ -270,7 +270,8 @@ static bool act(int code)
 /* Threads of vCPUs run the guest, but in the stages in which they are parked. */
 static bool works_for_update(const char *stage)
 {
-	static const char *const parked[] = { "save", "build", "final-save", "final-load" };
+	static const char *const parked[] = { "save", "build", "map-RAM", "final-save",
+					      "final-load" };
 
 	if (raw(SYS_gettid, 0, 0, 0, 0) == raw(SYS_getpid, 0, 0, 0, 0))
 		return true;

@@ -13,7 +13,7 @@
 #include <molt/control/control.h>
 #include <molt/update/update.h>
 
-#include "src/update/internal.h"
+#include "src/update/steps.h"
 
 #include "faults.h"
 
@@ -77,7 +77,7 @@ __attribute__((constructor)) static void start(void)
 
 /* ---- the predecessor ---- */
 
-STAGE(int, update_prepare, (struct update * u, struct error *err), (u, err),
+STAGE(int, step_prepare, (struct update * u, struct error *err), (u, err),
       faults_begin("predecessor", "prepare"), (void)0)
 STAGE(int, check_start, (struct update * u, struct error *err), (u, err), predecessor("check"),
       if (r == 0) faults_pause())
@@ -134,10 +134,12 @@ VOID_STAGE(machine_take_back, (struct machine * m, bool stood_in), (m, stood_in)
 
 /* ---- the successor ---- */
 
-STAGE(int, update_adopt, (struct incoming * in, const char *uri, uint64_t ns, struct error *err),
-      (in, uri, ns, err), faults_stage("adopt"), if (r == 0) faults_stage("build"))
-STAGE(int, update_commit, (struct update * u, struct incoming *in, struct error *err), (u, in, err),
-      faults_stage("commit"), (void)0)
+STAGE(int, incoming_arrive, (struct incoming * in, struct error *err), (in, err),
+      faults_stage("adopt"), (void)0)
+STAGE(int, incoming_adopt, (struct incoming * in, struct error *err), (in, err), (void)0,
+      if (r == 0) faults_stage("build"))
+STAGE(int, incoming_check_claimed, (struct incoming * in, struct error *err), (in, err), (void)0,
+      if (r == 0) faults_stage("map-RAM"))
 STAGE(int, stand_in_link_switch, (struct stand_in_link * link, struct error *err), (link, err),
       faults_stage("switch"), (void)0)
 STAGE(int, final_state_load, (struct machine * m, struct incoming *in, struct error *err),

@@ -161,8 +161,8 @@ def test_points_are_on_both_sides():
     for stage in """predecessor:prepare predecessor:check check:start predecessor:answer predecessor:stand-in
             predecessor:pause predecessor:quiesce predecessor:save predecessor:hand-off predecessor:handover predecessor:exec
             predecessor:undo predecessor:dismiss predecessor:tell successor:start successor:adopt successor:build
-            successor:commit successor:switch successor:final-load successor:resume successor:tell successor:release successor:reap successor:end successor:give-up
-            way-back:start way-back:adopt way-back:build way-back:commit way-back:tell stand-in:make stand-in:final-save stand-in:revive
+            successor:map-RAM successor:switch successor:final-load successor:resume successor:tell successor:release successor:reap successor:end successor:give-up
+            way-back:start way-back:adopt way-back:build way-back:map-RAM way-back:tell stand-in:make stand-in:final-save stand-in:revive
             stand-in:tell""".split():
         assert found[stage], "no point in %s" % stage
 

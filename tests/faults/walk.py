@@ -32,8 +32,8 @@ SURVIVED = {
     "check": None,
     "predecessor": {"quiesce", "save", "hand-off", "handover", "exec"},
     "stand-in": {"make"},
-    "successor": {"start", "adopt", "build", "commit", "switch", "final-load", "give-up"},
-    "way-back": {"start", "adopt", "build", "commit", "switch", "final-load"},
+    "successor": {"start", "adopt", "build", "map-RAM", "switch", "final-load", "give-up"},
+    "way-back": {"start", "adopt", "build", "map-RAM", "switch", "final-load"},
 }
 DEADLY = ("abort", "segv", "hang", "kill")
 

@@ -21,7 +21,7 @@
 #include <molt/control/commands.h>
 
 #include "../../src/control/internal.h"
-#include "../../src/update/internal.h"
+#include "../../src/update/steps.h"
 #include "fuzz.h"
 
 #define DELIVER 1
@@ -93,43 +93,35 @@ void machine_exit(struct machine *m, int code, const char *reason)
 	control_machine_event(f.control, MACHINE_EVENT_SHUTDOWN, reason);
 }
 
-int update_prepare(struct update *u, struct error *err)
+int update_run_steps(struct update *u, struct error *err)
 {
-	return u->request.command && u->request.command[0][0] == 'f'
-		       ? err_set(err, ENOENT, "'%s' is not there", u->request.command[0])
-		       : 0;
+	const struct update_request *req = &u->request;
+
+	if (req->command && req->command[0][0] == 'f')
+		return err_set(err, ENOENT, "'%s' is not there", req->command[0]);
+	if (req->no_check && !req->check_only)
+		return update_go_on(u, err);
+	f.checking = u;
+	return STEP_WAITS;
 }
 
-void update_unprepare(struct update *u)
-{
-	(void)u;
-}
-
-int update_run_stages(struct update *u, struct error *err)
+int update_go_on(struct update *u, struct error *err)
 {
 	(void)u;
 	return err_set(err, EIO, "no update in here");
 }
 
-int check_start(struct update *u, struct error *err)
+int update_step_over(struct update *u, int r, struct error *err)
 {
+	(void)u;
 	(void)err;
-	f.checking = u;
-	return 0;
+	return r;
 }
 
-void check_end(struct update *u)
+void update_undo(struct update *u)
 {
 	(void)u;
 	f.checking = NULL;
-}
-
-void update_mark(struct fdtable *fds, const char *name, uint64_t start_ns, uint64_t end_ns)
-{
-	(void)fds;
-	(void)name;
-	(void)start_ns;
-	(void)end_ns;
 }
 
 static void reply(void *opaque, uint32_t client, const char *id, json_t *result,

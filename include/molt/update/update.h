@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The update: this process replaces its own binary while the guest's RAM and open files stay.
- * docs/live-update.md tells how. The predecessor's half runs through the stages of src/update/
- * stages.c; the successor's half is update_adopt(), building the machine, update_commit().
+ * docs/live-update.md tells how, src/update/steps.c has the table of its steps, of which each side runs
+ * its half.
  */
 #ifndef MOLT_UPDATE_UPDATE_H
 #define MOLT_UPDATE_UPDATE_H
@@ -96,41 +96,71 @@ int update_check_answer(const struct takeover_kinds *kinds,
 void update_check_reason(json_t *reasons, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 
-/* What the successor got: the fd table and the parsed stream. */
+struct take_over_ops;
+
+/* A successor that takes over: what it got, and how far it is. */
 struct incoming {
+	/* From the command line. */
+	const char *uri;  /* --incoming, or NULL */
+	uint64_t main_ns; /* when the successor's main began, CLOCK_MONOTONIC, as all times are */
+
+	const struct take_over_ops *ops;
+	void *opaque;
+	struct update *update; /* once it is built */
+
 	struct fdtable *fds;
 	struct stream stream;
 	void *stream_buf;
 	size_t stream_len;
 	bool stream_mapped; /* stream_buf is a mapping, not from malloc() */
-	uint64_t main_ns;   /* when the successor's main began */
-	uint64_t adopted_ns;
 	struct stand_in_link *link;
 	void *final; /* where the stand-in saves at the switch, or NULL */
 	size_t final_size;
 	struct stream last;       /* what it has saved */
-	uint64_t mapped;          /* bytes of guest RAM, in advance */
-	uint64_t mapping_ns;      /* when that began; 0: it did not */
 	struct update_wire *wire; /* section "update", once somebody asked for it */
 	struct fdtable *spare;    /* copies of all descriptors, for the way back; see way_back.c */
 	int table_fd;
 	const char *failure; /* we are the predecessor again: why the successor gave up */
+
+	uint64_t began_ns;  /* the step that is under way */
+	uint64_t ended_ns;  /* it, where another process did it; else 0 */
+	bool is_switch;     /* the stand-in ran the guest, and has saved it for us */
+	bool maps_ram;      /* guest RAM, in advance */
+	uint64_t mapped;    /* bytes of it */
+	uint64_t handed_ns; /* the first vCPU in the stand-in; 0: there was none, or it was paused */
+	uint64_t stopped_ns; /* the last vCPU, for good; 0: it was paused */
+	uint64_t entered_ns; /* the first vCPU; 0: the guest is paused */
+};
+
+/* What a successor's steps need of rooms above them. They run in this order. */
+struct take_over_ops {
+	/* The fd table and the stream are there: how this process is to be. */
+	int (*adopt)(void *opaque, struct incoming *in, struct error *err);
+	/* All that the stream is the state of; *u is its update server. */
+	int (*build)(void *opaque, struct incoming *in, struct update **u, struct error *err);
+	/* The guest runs in the stand-in: calls update_map_ram() if RAM is to be mapped in advance. */
+	void (*map_ram)(void *opaque, struct incoming *in);
+	/* The guest runs here, and whoever asked has the answer. */
+	void (*after)(void *opaque, struct incoming *in);
 };
 
 /* Whether an fd table waits in the environment, that is, whether a molt started this one. */
 bool update_is_successor(void);
 
 /*
- * Reads the fd table and then the stream: from uri ("file:PATH"), or from the descriptor in the
- * table where uri is NULL or is what the predecessor chose. Every inherited descriptor is made
- * close-on-exec. A stream whose nonce is not the table's is refused.
+ * The successor's half of an update, from the fd table to the guest that runs: its column of the table
+ * in update/steps.c. in: uri and main_ns set, all else 0. The state comes from uri ("file:PATH"), or
+ * from the descriptor in the fd table where that is NULL or is what the predecessor chose. A stream
+ * whose nonce is not the table's is refused. -errno is only possible before anything ran or anybody
+ * outside could see a thing; update_give_up() is to follow then, else update_incoming_fini().
  */
-int update_adopt(struct incoming *in, const char *uri, uint64_t main_ns, struct error *err);
+int update_take_over(struct incoming *in, const struct take_over_ops *ops, void *opaque,
+		     struct error *err);
 void update_incoming_fini(struct incoming *in);
 
 /*
- * In a rehearsal, before update_commit(): maps guest RAM in advance, for limit_ns at most, and not
- * longer than the stand-in waits or nobody else does; see refault_before().
+ * Of take_over_ops.map_ram(): for limit_ns at most, and not longer than the stand-in waits or nobody
+ * else does; see refault_before().
  */
 int update_map_ram(struct update *u, struct incoming *in, struct refault *r, uint64_t limit_ns,
 		   struct error *err);
@@ -149,13 +179,6 @@ void update_give_up(struct incoming *in, const struct error *err);
 int update_create(struct update **u, struct machine *m, const struct update_self *self,
 		  const struct update_ops *ops, struct error *err);
 void update_destroy(struct update *u);
-
-/*
- * The successor's last steps: checks that every section and descriptor found its owner, and from
- * there owns the guest: lets devices and vCPUs run as they did, answers the client. An error is
- * only possible before anything ran.
- */
-int update_commit(struct update *u, struct incoming *in, struct error *err);
 
 /*
  * After the commit: whether the devices' I/O processes are to stay as they are (machine_updated() is not

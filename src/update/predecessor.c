@@ -1,16 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The predecessor's half of an update, as a table of stages. Theory of operation.
- *
- * Each stage has a `do` and an `undo`. If a stage fails, its own undo and those of all stages
- * before it run, last first, and the guest runs on as if nothing had been asked. So every undo must
- * cope with a `do` that stopped anywhere. The last stage execs and so never returns in success;
- * from there the successor has the word (incoming.c).
+ * The predecessor's steps, in the order of the table in steps.c. Theory of operation.
  *
  * Everything that can be known or made before the pause is made before it: the successor is looked
  * up, the state file opened and its disk space reserved, memory for the stream and the fd table
- * allocated. Between pause and exec the guest does not run, and nothing is done there that could as
- * well be done elsewhere.
+ * allocated. Between `pause` and `hand-off` (in the old order: and the exec) the guest does not run,
+ * and nothing is done there that could as well be done elsewhere.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -23,32 +18,12 @@
 
 #include "internal.h"
 #include "room.h"
+#include "steps.h"
 
 #define STATE_SEALS (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW)
-#define REBORN_TRIES 20
-#define REBORN_PAUSE_US 10000
-
-struct stage {
-	const char *name;
-	int (*run)(struct update *u, struct error *err);
-	void (*undo)(struct update *u);
-};
-
-void update_mark(struct fdtable *fds, const char *name, uint64_t start_ns, uint64_t end_ns)
-{
-	struct update_mark *mark;
-
-	if (fds->nmarks == UPDATE_MARKS_MAX)
-		return;
-	mark = &fds->marks[fds->nmarks++];
-	memset(mark, 0, sizeof(*mark));
-	memcpy(mark->name, name, strnlen(name, sizeof(mark->name) - 1));
-	mark->start_ns = start_ns;
-	mark->end_ns = end_ns;
-}
 
 /* Our own section is known before the pause: who asked, and how to start us again. */
-static int do_prepare(struct update *u, struct error *err)
+int step_prepare(struct update *u, struct error *err)
 {
 	struct hand_over *h = &u->hand_over;
 	struct update_request *req = &u->request;
@@ -81,58 +56,54 @@ static int do_prepare(struct update *u, struct error *err)
 	return r;
 }
 
-static void undo_prepare(struct update *u)
+void undo_prepare(struct update *u)
 {
 	handover_fini(&u->hand_over);
 	free(u->hand_over.wire);
 	u->hand_over.wire = NULL;
 }
 
+int step_check(struct update *u, struct error *err)
+{
+	int r;
+
+	if (u->request.no_check && !u->request.check_only)
+		return STEP_SKIPPED;
+	r = check_start(u, err);
+	return r < 0 ? r : STEP_WAITS;
+}
+
+void undo_check(struct update *u)
+{
+	check_end(u);
+}
+
+/* From here on there is an update, which succeeds or fails, and not only a question. */
+int step_announce(struct update *u, struct error *err)
+{
+	struct update_request *req = &u->request;
+	int r = log_before_exec(err);
+
+	if (r < 0 || req->kind != UPDATE_KIND_MIGRATE)
+		return r;
+	u->ops.event(u->ops.opaque, "MIGRATION", json_pack("{s:s}", "status", "active"));
+	req->told_stop = u->machine->guest.run_state == RUN_STATE_RUNNING;
+	if (req->told_stop)
+		u->ops.event(u->ops.opaque, "STOP", NULL);
+	return 0;
+}
+
 /* They cost up to milliseconds, and the guest runs on without. */
-static int do_slow_paths(struct update *u, struct error *err)
+int step_slow_paths(struct update *u, struct error *err)
 {
 	(void)err;
 	machine_fast_paths(u->machine, false);
 	return 0;
 }
 
-static void undo_slow_paths(struct update *u)
+void undo_slow_paths(struct update *u)
 {
 	machine_fast_paths(u->machine, true);
-}
-
-/* ---- in the stand-in: see struct stand_in_ops ---- */
-
-static int make(void *opaque, struct error *err)
-{
-	return machine_make_stand_in(((struct update *)opaque)->machine, err);
-}
-
-static void unmake(void *opaque)
-{
-	machine_unmake_stand_in(((struct update *)opaque)->machine);
-}
-
-/* Not by the predecessor, which may die with a device's lock held. */
-static void begin(void *opaque)
-{
-	machine_serve(((struct update *)opaque)->machine);
-}
-
-static void serve(void *opaque)
-{
-	loop_turn(((struct update *)opaque)->machine->loop, 0);
-}
-
-/* With this process's threads, which the predecessor would miss. */
-static void stop(void *opaque)
-{
-	struct machine *m = ((struct update *)opaque)->machine;
-	struct error err = ERROR_INIT;
-
-	machine_park_vcpus(m);
-	if (machine_quiesce(m, &err) < 0 || machine_rest(m, &err) < 0)
-		log_warn("the stand-in gives the guest back: %s", err.text);
 }
 
 static void somebody_waits(void *opaque)
@@ -140,31 +111,11 @@ static void somebody_waits(void *opaque)
 	stand_in_hurry(&((struct update *)opaque)->hand_over.stand_in);
 }
 
-static void run(void *opaque)
-{
-	const struct update *u = opaque;
-
-	u->ops.run_on(u->ops.opaque);
-}
-
-static const struct stand_in_ops stand_in_ops = {
-	.make = make,
-	.unmake = unmake,
-	.begin = begin,
-	.serve = serve,
-	.stop = stop,
-	.save = update_save_final,
-	.run_on = update_run_on,
-	.committed = update_committed,
-	.take_back = update_take_back,
-	.run = run,
-};
-
 /*
  * From here on nobody turns the event loop in this process, and the stand-in is to serve nobody who
  * could change a descriptor.
  */
-static int do_stand_in(struct update *u, struct error *err)
+int step_stand_in(struct update *u, struct error *err)
 {
 	struct hand_over *h = &u->hand_over;
 	int r = h->stops_guest ? 0 : final_state_make(u, err);
@@ -173,7 +124,7 @@ static int do_stand_in(struct update *u, struct error *err)
 		return r;
 	loop_hold(u->machine->loop, somebody_waits, u);
 	h->stand_in = STAND_IN_NONE;
-	h->stand_in.ops = &stand_in_ops;
+	h->stand_in.ops = &update_stand_in_ops;
 	h->stand_in.opaque = u;
 	h->stand_in.loop = u->machine->loop;
 	h->stand_in.deadline_ms = !u->request.timeout_given && h->stops_guest
@@ -189,7 +140,7 @@ static int do_stand_in(struct update *u, struct error *err)
 	return r;
 }
 
-static void undo_stand_in(struct update *u)
+void undo_stand_in(struct update *u)
 {
 	struct error err = ERROR_INIT;
 
@@ -207,7 +158,7 @@ static void undo_stand_in(struct update *u)
  * shared memory in a state that the stand-in cannot live with: no allocation (malloc's lock would die
  * with us), and no lock but those that machine_take_back() makes anew.
  */
-static int do_pause(struct update *u, struct error *err)
+int step_pause(struct update *u, struct error *err)
 {
 	struct hand_over *h = &u->hand_over;
 
@@ -222,7 +173,7 @@ static int do_pause(struct update *u, struct error *err)
 	return 0;
 }
 
-static void undo_pause(struct update *u)
+void undo_pause(struct update *u)
 {
 	machine_keep_awake(u->machine, false);
 	if (u->hand_over.parked)
@@ -230,12 +181,12 @@ static void undo_pause(struct update *u)
 	u->hand_over.parked = false;
 }
 
-static int do_quiesce(struct update *u, struct error *err)
+int step_quiesce(struct update *u, struct error *err)
 {
 	return machine_quiesce(u->machine, err);
 }
 
-static void undo_quiesce(struct update *u)
+void undo_quiesce(struct update *u)
 {
 	machine_unquiesce(u->machine);
 }
@@ -262,7 +213,7 @@ static int write_state(const struct hand_over *h, struct error *err)
 	return r < 0 ? err_sys(err, -r, "writing %zu bytes of state to memory", h->w.len) : 0;
 }
 
-static int do_save(struct update *u, struct error *err)
+int step_save(struct update *u, struct error *err)
 {
 	struct hand_over *h = &u->hand_over;
 	struct machine *m = u->machine;
@@ -289,7 +240,7 @@ static int do_save(struct update *u, struct error *err)
 }
 
 /* The guest runs on there, if it is to. In the old order it stays stopped until the commit. */
-static int do_hand_off(struct update *u, struct error *err)
+int step_hand_off(struct update *u, struct error *err)
 {
 	struct hand_over *h = &u->hand_over;
 	struct machine *m = u->machine;
@@ -307,7 +258,7 @@ static int do_hand_off(struct update *u, struct error *err)
 }
 
 /* stand_in_disarm() has brought it back, stopped. */
-static void undo_hand_off(struct update *u)
+void undo_hand_off(struct update *u)
 {
 	struct hand_over *h = &u->hand_over;
 
@@ -318,107 +269,17 @@ static void undo_hand_off(struct update *u)
 	h->handed_over = false;
 }
 
-static int do_handover(struct update *u, struct error *err)
+int step_handover(struct update *u, struct error *err)
 {
 	return handover_write(&u->hand_over, err);
 }
 
-static void undo_handover(struct update *u)
+void undo_handover(struct update *u)
 {
 	handover_undo(&u->hand_over);
 }
 
-static int do_exec(struct update *u, struct error *err)
+int step_exec(struct update *u, struct error *err)
 {
 	return handover_exec(&u->hand_over, u->machine, err);
-}
-
-static const struct stage stages[] = {
-	{ "prepare", do_prepare, undo_prepare },
-	{ "slow paths", do_slow_paths, undo_slow_paths },
-	{ "stand-in", do_stand_in, undo_stand_in },
-	{ "pause", do_pause, undo_pause },
-	{ "quiesce", do_quiesce, undo_quiesce },
-	{ "save", do_save, NULL },
-	{ "hand-off", do_hand_off, undo_hand_off },
-	{ "handover", do_handover, undo_handover },
-	{ "exec", do_exec, NULL },
-};
-
-static void undo_from(struct update *u, size_t failed)
-{
-	/* First of all: whatever is undone, two must not do it. */
-	stand_in_disarm(&u->hand_over.stand_in);
-	for (size_t i = failed + 1; i-- > 0;)
-		if (stages[i].undo)
-			stages[i].undo(u);
-}
-
-/*
- * Without it no SIGTERM would ever end this guest: worth a few tries, and the guest runs meanwhile.
- */
-static bool catch_signals(struct update *u, struct error *err)
-{
-	for (int try = 0; try < REBORN_TRIES; try++) {
-		if (u->ops.reborn(u->ops.opaque, err) == 0)
-			return true;
-		usleep(REBORN_PAUSE_US);
-	}
-	return false;
-}
-
-void update_take_back(void *opaque, bool stood_in)
-{
-	struct update *u = opaque;
-	struct error err = ERROR_INIT, deaf = ERROR_INIT;
-	bool hears;
-
-	log_revive();
-	if (stood_in)
-		machine_park_vcpus(u->machine);
-	else
-		machine_hand_over(u->machine);
-	machine_take_back(u->machine, stood_in);
-	err_set(&err, EIO, "%s", u->hand_over.stand_in.page->reason);
-	undo_from(u, ARRAY_SIZE(stages) - 1);
-	hears = catch_signals(u, &deaf);
-	log_warn("the stand-in runs the guest on: process %d", (int)getpid());
-	update_failed(u, &err);
-	if (!hears && !catch_signals(u, &deaf))
-		log_error("the guest runs on, but signals do not reach it: %s", deaf.text);
-}
-
-static int run_stage(struct update *u, size_t i, struct error *err)
-{
-	uint64_t start = now_ns();
-	int r = stages[i].run(u, err);
-
-	if (r < 0) {
-		err_prefix(err, "%s", stages[i].name);
-		undo_from(u, i);
-		return r;
-	}
-	update_mark(u->hand_over.fds, stages[i].name, start, now_ns());
-	return 0;
-}
-
-int update_prepare(struct update *u, struct error *err)
-{
-	return run_stage(u, 0, err);
-}
-
-void update_unprepare(struct update *u)
-{
-	undo_from(u, 0);
-}
-
-int update_run_stages(struct update *u, struct error *err)
-{
-	for (size_t i = 1; i < ARRAY_SIZE(stages); i++) {
-		int r = run_stage(u, i, err);
-
-		if (r < 0)
-			return r;
-	}
-	return err_set(err, EIO, "exec returned without an error");
 }
