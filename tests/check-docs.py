@@ -8,6 +8,7 @@
 - Every command that is registered for the control socket has its section in docs/control.md, with
   all its arguments, and there is no section without a command; the same for events.
 - The examples in docs/control.md are JSON.
+- The parts of src/vmm/parts.c are named in docs/architecture.md, in their order.
 - The table of an update's steps in docs/live-update.md has the rows of the table in src/update/steps.c.
 - The tables of vCPU state and of CPUID in docs/guest-abi.md are what CPU_TABLES, a program linked with
   the code's tables, prints.
@@ -177,6 +178,13 @@ def check_steps(root):
         complain("docs/live-update.md: its steps are %s, the table's in src/update/steps.c %s" % (documented, rows))
 
 
+def check_parts(root):
+    table = re.search(r"struct part parts\[\] = \{(.*?)^\};", (root / "src/vmm/parts.c").read_text(), re.S | re.M)
+    names = ", ".join(re.findall(r'^\t\{ "([^"]+)",', table[1], re.M))
+    if names not in (root / "docs/architecture.md").read_text():
+        complain("docs/architecture.md: the parts in src/vmm/parts.c are %s" % names)
+
+
 def check_page(root):
     if not shutil.which("mandoc"):
         return
@@ -194,6 +202,7 @@ def main():
     check_commands(root)
     check_events(root)
     check_steps(root)
+    check_parts(root)
     check_examples(root)
     check_cpu_tables(root, sys.argv[3])
     check_page(root)

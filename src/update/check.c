@@ -55,10 +55,7 @@ static int describe(struct update *u, struct error *err)
 	memcpy(header.producer, u->self->version,
 	       strnlen(u->self->version, sizeof(header.producer) - 1));
 	stream_begin(&h->w, &header);
-	r = machine_describe(u->machine, &h->w, fds, err);
-	vmstate_save(&h->w, &update_vmstate, 0, h->wire);
-	if (r == 0)
-		r = u->ops.save(u->ops.opaque, &h->w, fds, err);
+	r = u->ops.save(u->ops.opaque, &h->w, fds, true, err);
 	if (r == 0)
 		r = stream_end(&h->w, err);
 	if (r < 0)

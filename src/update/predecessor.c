@@ -225,11 +225,7 @@ int step_save(struct update *u, struct error *err)
 	memcpy(header.uuid, m->uuid, sizeof(header.uuid));
 	memcpy(header.nonce, h->fds->nonce, sizeof(header.nonce));
 	stream_begin(&h->w, &header);
-	r = machine_save(m, &h->w, h->fds, err);
-	if (r == 0)
-		vmstate_save(&h->w, &update_vmstate, 0, h->wire);
-	if (r == 0)
-		r = u->ops.save(u->ops.opaque, &h->w, h->fds, err);
+	r = u->ops.save(u->ops.opaque, &h->w, h->fds, false, err);
 	if (r == 0)
 		r = stream_end(&h->w, err);
 	if (r == 0)

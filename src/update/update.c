@@ -264,6 +264,11 @@ static int run_query_update(void *opaque, const struct command_origin *origin, j
 	return 0;
 }
 
+void update_save(const struct update *u, struct stream_writer *w)
+{
+	vmstate_save(w, &update_vmstate, 0, u->hand_over.wire);
+}
+
 void update_takeover_kinds(struct takeover_kinds *kinds)
 {
 	static const char *const fds[] = { "state",      "predecessor", "guard-page",

@@ -54,7 +54,13 @@ static int open_parts(struct vmm *v, struct error *err)
 		r = boot_files_open(&v->boot, cfg->kernel, cfg->initramfs, cfg->cmdline, err);
 	if (r == 0)
 		r = vmm_open_machine(v, &machine, err);
-	return r < 0 ? r : vmm_open_services(v, NULL, err);
+	if (r == 0)
+		r = vmm_open_control(v, NULL, err);
+	if (r == 0)
+		r = vmm_open_update(v, err);
+	if (r == 0)
+		vmm_add_commands(v);
+	return r;
 }
 
 static int start(struct vmm *v, struct error *err)

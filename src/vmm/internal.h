@@ -41,11 +41,21 @@ int vmm_take_over(struct vmm *v, struct error *err);
 
 /* services.c: the machine, its configuration being complete but for what is the VMM's own. */
 int vmm_open_machine(struct vmm *v, struct machine_config *cfg, struct error *err);
-/* Commands, and from here on the socket. in is NULL on a cold start. */
-int vmm_open_services(struct vmm *v, struct incoming *in, struct error *err);
+/* The socket and its clients; in is NULL on a cold start. */
+int vmm_open_control(struct vmm *v, struct incoming *in, struct error *err);
+/* The update server, of a machine that is there. */
+int vmm_open_update(struct vmm *v, struct error *err);
+/* All three are there: what the socket can be asked. */
+void vmm_add_commands(struct vmm *v);
 
-/* parts.c: what is neither machine nor update. */
-int vmm_save_parts(struct vmm *v, struct stream_writer *w, struct fdtable *fds, struct error *err);
+/*
+ * parts.c: what all parts have in stream and fd table. describe: for a check, see
+ * machine_describe(). A successor opens them in two steps.
+ */
+int vmm_save_parts(struct vmm *v, struct stream_writer *w, struct fdtable *fds, bool describe,
+		   struct error *err);
+int vmm_adopt_parts(struct vmm *v, struct incoming *in, struct error *err);
+int vmm_build_parts(struct vmm *v, struct incoming *in, struct error *err);
 
 /* Ends all that there is, in whatever state. */
 void vmm_tear_down(struct vmm *v);

@@ -67,9 +67,10 @@ int vmm_open_machine(struct vmm *v, struct machine_config *cfg, struct error *er
 
 /* ---- the update's ---- */
 
-static int save(void *opaque, struct stream_writer *w, struct fdtable *fds, struct error *err)
+static int save(void *opaque, struct stream_writer *w, struct fdtable *fds, bool describe,
+		struct error *err)
 {
-	return vmm_save_parts(opaque, w, fds, err);
+	return vmm_save_parts(opaque, w, fds, describe, err);
 }
 
 static void flush_control(void *opaque)
@@ -118,7 +119,7 @@ static void run_on(void *opaque)
 	_exit(status < 0 ? MACHINE_EXIT_FAILURE : status);
 }
 
-int vmm_open_services(struct vmm *v, struct incoming *in, struct error *err)
+int vmm_open_update(struct vmm *v, struct error *err)
 {
 	const struct update_ops ops = {
 		.save = save,
@@ -131,17 +132,21 @@ int vmm_open_services(struct vmm *v, struct incoming *in, struct error *err)
 		.run_on = run_on,
 		.opaque = v,
 	};
-	int r = control_create(&v->control, v->control_path, v->loop, in ? in->fds : NULL,
-			       in ? &in->stream : NULL, err);
 
-	if (r == 0)
-		r = update_create(&v->update, &v->machine, &v->self, &ops, err);
-	if (r < 0)
-		return r;
+	return update_create(&v->update, &v->machine, &v->self, &ops, err);
+}
+
+int vmm_open_control(struct vmm *v, struct incoming *in, struct error *err)
+{
+	return control_create(&v->control, v->control_path, v->loop, in ? in->fds : NULL,
+			      in ? &in->stream : NULL, err);
+}
+
+void vmm_add_commands(struct vmm *v)
+{
 	control_add_machine_commands(v->control, &v->machine);
 	control_add_commands(v->control, update_commands, update_commands_count, v->update);
 	control_add_commands(v->control, migrate_commands, migrate_commands_count, v->update);
 	control_add_events(v->control, update_events, update_events_count);
 	control_add_commands(v->control, log_file_commands, log_file_commands_count, &v->log);
-	return 0;
 }

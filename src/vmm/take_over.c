@@ -44,8 +44,7 @@ static int check_config(const struct vmm *v, struct error *err)
 static int adopt(void *opaque, struct incoming *in, struct error *err)
 {
 	struct vmm *v = opaque;
-	int r = log_file_open(&v->log, v->cfg.log_file, v->cfg.log_level, in->fds, &in->stream,
-			      err);
+	int r = vmm_adopt_parts(v, in, err);
 
 	log_hold();
 	if (r == 0)
@@ -58,20 +57,10 @@ static int adopt(void *opaque, struct incoming *in, struct error *err)
 static int build(void *opaque, struct incoming *in, struct update **u, struct error *err)
 {
 	struct vmm *v = opaque;
-	struct machine_config machine = { .stream = &in->stream,
-					  .fds = in->fds,
-					  .rehearsal = update_is_rehearsal(in),
-					  .memory = v->cfg.machine.memory };
-	int r = 0;
+	int r = vmm_build_parts(v, in, err);
 
-	if (fdtable_has(in->fds, "notify", 0))
-		r = v->notify_fd = fdtable_take(in->fds, "notify", 0, 0, err);
-	if (r >= 0)
-		r = boot_files_load(&v->boot, &in->stream, in->fds, err);
 	if (r == 0)
-		r = vmm_open_machine(v, &machine, err);
-	if (r == 0)
-		r = vmm_open_services(v, in, err);
+		vmm_add_commands(v);
 	*u = v->update;
 	return r;
 }

@@ -20,12 +20,16 @@ static void say(struct update_bench *t, const char *what, const char *text)
 	snprintf(t->said + len, sizeof(t->said) - len, "%s %s\n", what, text);
 }
 
-static int save_rest(void *opaque, struct stream_writer *w, struct fdtable *fds, struct error *err)
+static int save(void *opaque, struct stream_writer *w, struct fdtable *fds, bool describe,
+		struct error *err)
 {
-	const struct update_bench *t = opaque;
+	struct update_bench *t = opaque;
+	int r = describe ? machine_describe(&t->b.m, w, fds, err)
+			 : machine_save(&t->b.m, w, fds, err);
 
-	(void)w;
-	(void)fds;
+	if (r < 0)
+		return r;
+	update_save(t->u, w);
 	return t->save_error ? err_set(err, t->save_error, "the bench cannot save") : 0;
 }
 
@@ -95,7 +99,7 @@ static void run_on(void *opaque)
 void update_bench_init(struct update_bench *t, uint32_t cpus)
 {
 	const struct update_ops ops = {
-		.save = save_rest,
+		.save = save,
 		.flush = flush,
 		.reply = reply,
 		.event = event,

@@ -18,7 +18,7 @@ struct update_bench {
 	char dir[64];    /* of our own, removed with all files in it */
 	char said[8192]; /* "reply <json or !sentence>\n" and "<event> <json>\n" */
 	unsigned int replies;
-	int save_error; /* what the rooms above fail to save with */
+	int save_error; /* what the last of its parts fails to save with */
 };
 
 /* A machine with cpus vCPUs, in state PRELAUNCH. */

@@ -51,8 +51,12 @@ int update_self_load(struct update_self *self, struct incoming *in, struct error
 
 /* What the update needs of rooms above it. */
 struct update_ops {
-	/* Saves what is neither machine nor update: boot files, control socket, log. */
-	int (*save)(void *opaque, struct stream_writer *w, struct fdtable *fds, struct error *err);
+	/*
+	 * Saves all that the successor is built of, the machine and update_save() among it. describe:
+	 * the guest runs, and only names and shapes matter, see machine_describe().
+	 */
+	int (*save)(void *opaque, struct stream_writer *w, struct fdtable *fds, bool describe,
+		    struct error *err);
 	/* Hands queued output of the control socket to the kernel. */
 	void (*flush)(void *opaque);
 	/* Answers the command that came from client with this id; see control_reply(). */
@@ -79,6 +83,9 @@ struct stand_in_link;
 
 /* What this room adds to stream and fd table. */
 void update_takeover_kinds(struct takeover_kinds *kinds);
+
+/* The update that is under way, for its successor: section "update". */
+void update_save(const struct update *u, struct stream_writer *w);
 
 /* Whether this process is only asked whether it could take over; see check.c. */
 bool update_is_check(void);
