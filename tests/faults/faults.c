@@ -25,16 +25,19 @@
  *		call is: what a loop does, or both sides of the update, has many names, but one place
  *	arm	"NAME ACTION": what is to happen at a point. Whoever gets there renames the file to
  *		`fired` first: it happens once, not again on the way back
+ *	old-order
+ *		if it exists, the check's answer does not say that the successor knows a stand-in
  *
  * Actions: error (the call fails), exhaust (and so does every later call that would need the same
- * resource, until the update ends in this process), abort, segv, hang, kill. And orphan: the call
- * is let through, but the stand-in is killed.
+ * resource, until the update ends in this process), abort, segv, hang, kill. And with the call let
+ * through: orphan (the stand-in is killed), wait (the file `waiting` is made, and the call waits for
+ * the file `go`). wait-kill waits, and then dies.
  *
  * Predecessor and stand-in share this memory, and each has its own side and stage: which is whose goes
  * by the process.
  *
  * Nothing here allocates, locks (but for a moment, with no call out of it) or calls what may be
- * wrapped: system calls are made by hand.
+ * wrapped: see files.h.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -48,6 +51,7 @@
 #include <unistd.h>
 
 #include "faults.h"
+#include "files.h"
 
 #define NAME_MAX_BYTES 128
 #define COUNTERS 512
@@ -70,65 +74,26 @@ static struct side {
 
 extern const char __ehdr_start[]; /* the linker's: where the program lies */
 
-/* 0 or more, or -errno. */
-static long raw(long number, long a, long b, long c, long d)
-{
-	register long fourth __asm__("r10") = d;
-	register long fifth __asm__("r8") = 0;
-
-	__asm__ volatile("syscall"
-			 : "+a"(number)
-			 : "D"(a), "S"(b), "d"(c), "r"(fourth), "r"(fifth)
-			 : "rcx", "r11", "memory");
-	return number;
-}
-
 static struct side *own(void)
 {
 	return &sides[atomic_load(&sides[1].pid) == raw(SYS_getpid, 0, 0, 0, 0)];
 }
 
-static int raw_open(const char *path, int flags)
-{
-	return (int)raw(SYS_open, (long)path, flags | O_CLOEXEC, 0600, 0);
-}
-
-static const char *path_of(char *buf, size_t size, const char *file)
-{
-	const char *dir = getenv("MOLT_FAULTS_DIR");
-
-	if (!dir)
-		return NULL;
-	snprintf(buf, size, "%s/%s", dir, file);
-	return buf;
-}
-
 static void load_armed(void)
 {
-	char path[512], text[NAME_MAX_BYTES + 16] = "";
-	int fd = path_of(path, sizeof(path), "arm") ? raw_open(path, O_RDONLY) : -1;
+	struct side *mine = own();
+	char text[NAME_MAX_BYTES + 16];
 
-	own()->point[0] = own()->action[0] = '\0';
-	if (fd >= 0) {
-		if (raw(SYS_read, fd, (long)text, sizeof(text) - 1, 0) < 0 ||
-		    sscanf(text, "%127s %15s", own()->point, own()->action) != 2)
-			_exit(99);
-		raw(SYS_close, fd, 0, 0, 0);
-	}
-	own()->recording = path_of(path, sizeof(path), "record") &&
-			   raw(SYS_access, (long)path, F_OK, 0, 0) == 0;
+	mine->point[0] = mine->action[0] = '\0';
+	if (file_read("arm", text, sizeof(text)) &&
+	    sscanf(text, "%127s %15s", mine->point, mine->action) != 2)
+		_exit(99);
+	mine->recording = file_exists("record");
 }
 
-static void put(const char *file, int flags, const char *line)
+bool faults_old_order(void)
 {
-	char path[512];
-	int fd = -1;
-
-	if (path_of(path, sizeof(path), file))
-		fd = raw_open(path, O_WRONLY | O_CREAT | flags);
-	if (fd < 0 || raw(SYS_write, fd, (long)line, (long)strlen(line), 0) < 0)
-		_exit(99);
-	raw(SYS_close, fd, 0, 0, 0);
+	return file_exists("old-order");
 }
 
 void faults_note_stand_in(int pid)
@@ -137,28 +102,23 @@ void faults_note_stand_in(int pid)
 
 	snprintf(text, sizeof(text), "%d", pid);
 	if (strcmp(own()->action, "orphan") == 0)
-		put("stand-in", O_TRUNC, text);
+		file_write("stand-in", O_TRUNC, text);
 }
 
 static void kill_stand_in(void)
 {
-	char path[512], text[16] = "";
-	int fd = path_of(path, sizeof(path), "stand-in") ? raw_open(path, O_RDONLY) : -1;
+	char text[16];
 
-	if (fd < 0 || raw(SYS_read, fd, (long)text, sizeof(text) - 1, 0) <= 0 || atoi(text) <= 1 ||
+	if (!file_read("stand-in", text, sizeof(text)) || atoi(text) <= 1 ||
 	    raw(SYS_kill, atoi(text), SIGKILL, 0, 0) < 0)
 		_exit(99);
-	raw(SYS_close, fd, 0, 0, 0);
 }
 
 /* False: who armed it did not want to wait any longer. */
 static bool disarm(void)
 {
-	char from[512], to[512];
-
 	own()->point[0] = '\0';
-	return path_of(from, sizeof(from), "arm") && path_of(to, sizeof(to), "fired") &&
-	       raw(SYS_rename, (long)from, (long)to, 0, 0) == 0;
+	return file_rename("arm", "fired");
 }
 
 void faults_begin(const char *side, const char *stage)
@@ -256,7 +216,9 @@ static bool act(int code)
 		die_by(SIGABRT);
 	if (strcmp(action, "segv") == 0)
 		__asm__ volatile("movl $0, 8" ::: "memory");
-	if (strcmp(action, "kill") == 0)
+	if (strncmp(action, "wait", 4) == 0)
+		file_wait("waiting", "go");
+	if (strcmp(action, "kill") == 0 || strcmp(action, "wait-kill") == 0)
 		die_by(SIGKILL);
 	while (strcmp(action, "hang") == 0)
 		raw(SYS_poll, 0, 0, -1, 0);
@@ -264,7 +226,7 @@ static bool act(int code)
 		kill_stand_in();
 		return false;
 	}
-	return code != 0;
+	return code && strcmp(action, "wait") != 0;
 }
 
 /* Threads of vCPUs run the guest, but in the stages in which they are parked. */
@@ -294,7 +256,7 @@ bool fault(const char *name, int code, uintptr_t site)
 	if (own()->recording) {
 		snprintf(point + strlen(point), sizeof(point) - strlen(point), " %d %lx\n", code,
 			 site ? site - (uintptr_t)__ehdr_start : 0);
-		put("points", O_APPEND, point);
+		file_write("points", O_APPEND, point);
 	} else if (code && code == own()->exhausted) {
 		fails = true;
 	} else if (strcmp(point, own()->point) == 0) {

@@ -41,6 +41,9 @@ struct call {
 /* What the wrappers ask: 0, or the errno with which it is to fail. args: its first six. */
 int fault_of_call(const struct call *call, const unsigned long *args, uintptr_t site);
 
+/* Whether the test wants the guest stopped from before the exec on, as for release 0.1.0. */
+bool faults_old_order(void);
+
 /* Whom the action `orphan` kills, also in a later image. */
 void faults_note_stand_in(int pid);
 

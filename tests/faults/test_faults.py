@@ -13,13 +13,12 @@ but is one call, of which one point is taken. Of the deaths and the resources th
 import collections
 import errno
 import os
-import queue
 import random
 import re
 import sys
-import threading
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from jobs import Jobs  # noqa: E402
 from walk import DEADLY, DiskWalker, ProbeWalker, may_die  # noqa: E402
 from moltvm import full, need_kvm, run_cases  # noqa: E402
 
@@ -28,7 +27,6 @@ EACH = os.environ.get("MOLT_FAULTS") == "all"
 ALL = EACH or full()
 SEED = os.environ.get("MOLT_FAULTS_SEED") or str(random.randrange(10 ** 6))
 ONLY = re.compile(os.environ.get("MOLT_FAULTS_ONLY", ""))
-WALKERS = min(2, os.cpu_count() or 1)
 TRIES = 4  # a point that hangs on the guest's timing (has it just printed?) is not reached each time
 SAMPLE_DEADLY, SAMPLE_EXHAUST = (120, 40) if ALL else (16, 8)
 SAMPLE_DISK, SAMPLE_DISK_DEADLY = (200, 60) if ALL else (16, 6)
@@ -85,20 +83,18 @@ def one_of_each_call():
     return {chosen.choice(sorted(points)) for points in calls.values()}
 
 
-class Walk:
-    """Runs jobs on a few guests at once, and counts."""
+class Walk(Jobs):
+    """Runs jobs (scenario, point, action) and counts how they ended."""
 
     def __init__(self, jobs, walker_class=ProbeWalker):
-        self.walker_class = walker_class
-        self.jobs = queue.Queue()
-        for job in jobs:
-            self.jobs.put(job)
+        super().__init__(jobs, walker_class, BINARY)
         self.runs = len(jobs)
         self.points = len({job[1] for job in jobs})
         self.ends = collections.Counter()
         self.notes = []
-        self.lost = []
-        self.lock = threading.Lock()
+
+    def name(self, job):
+        return "%s %s (%s)" % (job[1], job[2], job[0])
 
     def one(self, walker, job):
         for _ in range(TRIES):
@@ -110,45 +106,13 @@ class Walk:
             if result.end != "told":
                 self.notes.append("%s: %s %s" % (result.end, job[1], result.why))
 
-    def work(self):
-        walker = self.walker_class(BINARY)
-        while True:
-            try:
-                job = self.jobs.get_nowait()
-            except queue.Empty:
-                break
-            try:
-                if not walker.vm:
-                    walker.start()
-                self.one(walker, job)
-            except Exception as why:  # noqa: BLE001 -- whatever it is, this guest is not to be trusted any more
-                self.note_lost(walker, job, why)
-        walker.__exit__(None, None, None)
-
-    def note_lost(self, walker, job, why):
-        log = walker.vm.log()[-1500:] if walker.vm else ""
-        with self.lock:
-            self.lost.append("%s %s (%s): %s: %s\n%s" % (job[1], job[2], job[0], type(why).__name__, why, log))
-        try:
-            walker.stop()
-        except Exception as again:  # noqa: BLE001
-            print("# %s" % again)
-
-    def run(self):
-        threads = [threading.Thread(target=self.work) for _ in range(WALKERS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        self.tell()
-
     def tell(self):
         print("# %d points, %d runs: %d told why, %d not needed for the update, %d told by another connection, "
               "%d not reached, %d lost" % (self.points, self.runs, self.ends["told"], self.ends["done"],
                                            self.ends["cut"], self.ends["missed"], len(self.lost)))
         for note in sorted(self.notes):
             print("#   " + note.replace("\n", " ")[:200])
-        assert not self.lost, "%d guests lost:\n%s" % (len(self.lost), "\n".join(self.lost))
+        super().tell()
         assert self.ends["missed"] <= 2 + self.runs // 50, "too many points were not reached"
         assert self.runs, "no points"
 

@@ -83,7 +83,7 @@ class Walker:
         become_subreaper()
 
     def start(self):
-        """Starts self.vm with self.environment(), and calls begin() when the guest is up."""
+        """Starts self.vm with self.place(), and calls begin() when the guest is up."""
         raise NotImplementedError
 
     def verify(self):
@@ -107,8 +107,10 @@ class Walker:
         self.stop(*what)
         self.tmp.cleanup()
 
-    def environment(self):
-        return dict(os.environ, MOLT_FAULTS_DIR=self.dir)
+    def place(self):
+        """Of a Vm: a directory of its own beneath the one where it may write anyway."""
+        return dict(binary=self.binary, env=dict(os.environ, MOLT_FAULTS_DIR=self.dir),
+                    directory=tempfile.mkdtemp(dir=self.dir))
 
     def begin(self):
         self.reconnect()
@@ -197,7 +199,7 @@ class Walker:
         return [Point(name, int(errno), site) for name, errno, site in map(str.split, lines)]
 
     def arm(self, point, action):
-        for name in ("arm", "fired", "stand-in"):
+        for name in ("arm", "fired", "stand-in", "waiting", "go"):
             if os.path.exists(self.path(name)):
                 os.remove(self.path(name))
         with open(self.path("arm.new"), "w") as f:
@@ -237,7 +239,7 @@ class ProbeWalker(Walker):
     def start(self):
         # Two: then their threads share the work of an update. Main may write what is injected to files.
         self.vm = Vm("--memory", "16M", "--cpus", "2", "--sandbox", "write=" + self.dir, kernel="probe",
-                     cmdline=self.cmdline, binary=self.binary, env=self.environment())
+                     cmdline=self.cmdline, **self.place())
         self.vm.wait_serial("probe: ready", timeout=60)
         self.begin()
 
@@ -266,7 +268,7 @@ class DiskWalker(Walker):
         with open(self.path("image"), "wb") as image:
             image.truncate(8 << 20)
         self.vm = Vm("--memory", "16M", "--sandbox", "write=" + self.dir, "--disk", "path=%s,queues=2,slot=1" % self.path("image"), "--rng", "host", kernel="disk",
-                     cmdline=self.cmdline, binary=self.binary, env=self.environment())
+                     cmdline=self.cmdline, **self.place())
         self.vm.wait_serial("disk: ready", timeout=60)
         self.begin()
 

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+"""Many short trials, done by a few walkers at once, each with a guest of its own that it keeps while it can."""
+import os
+import queue
+import threading
+
+WALKERS = min(2, os.cpu_count() or 1)
+
+
+class Jobs:
+    def __init__(self, jobs, walker_class, binary):
+        self.walker_class = walker_class
+        self.binary = binary
+        self.jobs = queue.Queue()
+        for job in jobs:
+            self.jobs.put(job)
+        self.lost = []
+        self.lock = threading.Lock()
+
+    def one(self, walker, job):
+        """A trial. If it raises anything, its guest is not to be trusted any more."""
+        raise NotImplementedError
+
+    def name(self, job):
+        raise NotImplementedError
+
+    def work(self):
+        walker = self.walker_class(self.binary)
+        while True:
+            try:
+                job = self.jobs.get_nowait()
+            except queue.Empty:
+                break
+            try:
+                if not walker.vm:
+                    walker.start()
+                self.one(walker, job)
+            except Exception as why:  # noqa: BLE001
+                self.note_lost(walker, job, why)
+        walker.__exit__(None, None, None)
+
+    def note_lost(self, walker, job, why):
+        log = walker.vm.log()[-1500:] if walker.vm else ""
+        with self.lock:
+            self.lost.append("%s: %s: %s\n%s" % (self.name(job), type(why).__name__, why, log))
+        try:
+            walker.stop()
+        except Exception as again:  # noqa: BLE001
+            print("# %s" % again)
+
+    def run(self):
+        threads = [threading.Thread(target=self.work) for _ in range(WALKERS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.tell()
+
+    def tell(self):
+        assert not self.lost, "%d guests lost:\n%s" % (len(self.lost), "\n".join(self.lost))
