@@ -24,7 +24,8 @@ struct loop {
 	bool held;
 	void (*waits)(void *opaque);
 	void *opaque;
-	struct loop_timer *timers; /* in no order: there are few */
+	struct loop_source *signals; /* NULL: not registered */
+	struct loop_timer *timers;   /* in no order: there are few */
 	bool stop;
 	int value;
 };
@@ -104,18 +105,32 @@ int loop_add_going_on(struct loop *loop, struct loop_source *src, int fd, uint32
 					 .opaque = opaque });
 }
 
-int loop_mod(struct loop_source *src, uint32_t events)
+int loop_add_signals(struct loop *loop, struct loop_source *src, int fd, loop_fn *fn, void *opaque)
+{
+	int r = loop_add(loop, src, fd, EPOLLIN, fn, opaque);
+
+	if (r == 0)
+		loop->signals = src;
+	return r;
+}
+
+static int modify(struct loop_source *src, uint32_t events)
 {
 	struct epoll_event ev = { .events = events, .data.ptr = src };
 
+	return epoll_ctl(set_of(src), EPOLL_CTL_MOD, src->fd, &ev) < 0 ? -errno : 0;
+}
+
+int loop_mod(struct loop_source *src, uint32_t events)
+{
+	int r;
+
 	if (!src->loop)
 		return -ENOENT;
-	if (src->events == events)
-		return 0;
-	if (epoll_ctl(set_of(src), EPOLL_CTL_MOD, src->fd, &ev) < 0)
-		return -errno;
-	src->events = events;
-	return 0;
+	r = src->events == events ? 0 : modify(src, events);
+	if (r == 0)
+		src->events = events;
+	return r;
 }
 
 void loop_del(struct loop_source *src)
@@ -123,6 +138,8 @@ void loop_del(struct loop_source *src)
 	if (!src->loop)
 		return;
 	epoll_ctl(set_of(src), EPOLL_CTL_DEL, src->fd, NULL);
+	if (src->loop->signals == src)
+		src->loop->signals = NULL;
 	src->loop = NULL;
 }
 
@@ -143,6 +160,8 @@ void loop_release(struct loop *loop)
 {
 	loop->held = false;
 	watch_late(loop, EPOLL_CTL_MOD, EPOLLIN);
+	if (loop->signals)
+		modify(loop->signals, loop->signals->events);
 }
 
 void loop_timer_cancel(struct loop_timer *timer)

@@ -147,7 +147,7 @@ int signals_open(struct signals *s, struct loop *loop, struct machine *m, struct
 	s->fd = signalfd(-1, &wanted, SFD_CLOEXEC | SFD_NONBLOCK);
 	if (s->fd < 0)
 		return err_sys(err, errno, "signalfd");
-	r = loop_add(loop, &s->source, s->fd, EPOLLIN, on_signal, s);
+	r = loop_add_signals(loop, &s->source, s->fd, on_signal, s);
 	if (r < 0) {
 		fd_close(&s->fd);
 		return err_sys(err, -r, "epoll on the signalfd");

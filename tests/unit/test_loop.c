@@ -4,12 +4,15 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -325,6 +328,55 @@ static void test_no_signal_of_any_thread_is_lost(void **state)
 	waking_end(&w);
 }
 
+static void nobody_waits(void *opaque)
+{
+	(void)opaque;
+	fail_msg("a signal of another process");
+}
+
+/* As a stand-in waits for its predecessor's loop, in which a signalfd is ready for the latter alone. */
+static void another_process_looks(struct loop *loop)
+{
+	pid_t pid = fork();
+	int status;
+
+	if (pid == 0)
+		_exit(loop_turn(loop, 0) == 0 ? 0 : 1);
+	assert_true(pid > 0);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+}
+
+static void test_signal_that_another_process_has_looked_for(void **state)
+{
+	struct signalfd_siginfo info;
+	struct fixture f;
+	sigset_t set;
+	int fd;
+
+	(void)state;
+	begin(&f);
+	sigemptyset(&set);
+	sigaddset(&set, SIGURG);
+	assert_int_equal(sigprocmask(SIG_BLOCK, &set, NULL), 0);
+	fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+	assert_int_equal(loop_add_signals(f.loop, &f.src, fd, count, &f), 0);
+	loop_hold(f.loop, nobody_waits, &f);
+	assert_int_equal(kill(getpid(), SIGURG), 0);
+	another_process_looks(f.loop);
+	loop_release(f.loop);
+	assert_int_equal(loop_turn(f.loop, 0), 0);
+	assert_int_equal(f.calls, 1);
+	assert_int_equal(read(fd, &info, sizeof(info)), sizeof(info));
+	loop_del(&f.src);
+	loop_release(f.loop);
+	assert_int_equal(loop_turn(f.loop, 0), 0);
+	assert_int_equal(f.calls, 1);
+	close(fd);
+	sigprocmask(SIG_UNBLOCK, &set, NULL);
+	end(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -338,6 +390,7 @@ int main(void)
 		cmocka_unit_test(test_signals_are_merged),
 		cmocka_unit_test(test_signal_while_it_runs_runs_it_once_more),
 		cmocka_unit_test(test_no_signal_of_any_thread_is_lost),
+		cmocka_unit_test(test_signal_that_another_process_has_looked_for),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -56,6 +56,13 @@ int loop_add_going_on(struct loop *loop, struct loop_source *src, int fd, uint32
 		      loop_fn *fn, void *opaque);
 
 /*
+ * The same for a signalfd, of which there is one. Whether it is ready depends on the process that
+ * asks, and epoll forgets what is not ready for who asked last: another process that waits for the
+ * same loop. So loop_release() asks anew.
+ */
+int loop_add_signals(struct loop *loop, struct loop_source *src, int fd, loop_fn *fn, void *opaque);
+
+/*
  * From here to loop_release() timers, wake-ups and all sources but those that go on wait. waits() is
  * called once, from the loop, when one of these sources is ready. Neither call can fail.
  */
