@@ -2,6 +2,8 @@
 /*
  * Starting more CPUs: INIT, start-up IPI, start-up IPI to one APIC ID after the other.
  *
+ * Our own local APIC is enabled first: with two CPUs KVM starts no other one from one that is not.
+ *
  * APIC IDs are taken to count from 0, the boot CPU's: no table is read. One CPU starts at a time,
  * so that start.S needs no stack before it knows whose block is its own. The blocks come from
  * below 4 GiB because ram_take() starts at the bottom.
@@ -90,6 +92,7 @@ static bool cpu_start(struct cpu *cpu)
 unsigned int cpus_start(unsigned int count, void (*main)(void))
 {
 	started_main = main;
+	lapic_enable();
 	memcpy((void *)(uintptr_t)AP_START, ap_trampoline,
 	       (size_t)(ap_trampoline_end - ap_trampoline));
 	while (cpu_count < count && cpu_count < MAX_CPUS) {
