@@ -31,7 +31,7 @@
  * Actions: error (the call fails), exhaust (and so does every later call that would need the same
  * resource, until the update ends in this process), abort, segv, hang, kill. And with the call let
  * through: orphan (the stand-in is killed), wait (the file `waiting` is made, and the call waits for
- * the file `go`). wait-kill waits, and then dies.
+ * the file `go`). wait-error and wait-kill wait, and then fail or die.
  *
  * Predecessor and stand-in share this memory, and each has its own side and stage: which is whose goes
  * by the process.

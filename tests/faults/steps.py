@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: MIT
 """An update that stands at one of its steps until it may go on, and what has to become of it.
 
-    with Standing(walker, "update", "successor:build:begin#1") as update:
+    with Standing(walker, Job("update", "successor:build", "works", quit)) as update:
         update.other.send("quit")
         update.let_go()
-        update.answer()
-        update.check_end(0, "host-qmp-quit")
+        update.finish()
+        update.check_end(0, ["UPDATE_COMPLETED"], guest=False, reason="host-qmp-quit")
 """
+import collections
 import os
-import subprocess
+import select
+import socket
 import sys
 import time
 
@@ -16,20 +18,26 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from walk import Lost  # noqa: E402
 from moltvm import Qmp, QmpError, describe  # noqa: E402
 
-# An update that works, step by step. Until the check has been answered the event loop still serves.
+# An update, step by step. Until the check has been answered the event loop serves, too.
 EARLY = ["predecessor:prepare", "predecessor:check", "check:start"]
-HELD = """predecessor:answer predecessor:stand-in predecessor:pause predecessor:quiesce predecessor:save predecessor:hand-off
-          predecessor:handover predecessor:exec successor:start successor:adopt successor:build successor:commit
-          successor:switch stand-in:final-save successor:final-load successor:resume successor:tell
+HELD = """predecessor:answer predecessor:stand-in predecessor:pause predecessor:quiesce predecessor:save
+          predecessor:hand-off predecessor:handover predecessor:exec successor:start successor:adopt successor:build
+          successor:commit successor:switch stand-in:final-save successor:final-load successor:resume successor:tell
           successor:release""".split()
-# Here no vCPU runs.
-PARKED = {"predecessor:quiesce", "predecessor:save", "predecessor:hand-off", "successor:final-load", "successor:resume"}
-# The steps that the old order has not, and those in which it parks besides.
-NEW_ORDER = {"stand-in:final-save", "successor:final-load"}
-OLD_PARKED = PARKED | {"predecessor:handover", "predecessor:exec", "successor:start", "successor:adopt", "successor:build",
-                       "successor:commit", "successor:switch"}
+# Which of them the old order does not have, and where no vCPU runs in it besides.
+NEW_ORDER = {"predecessor:hand-off", "successor:switch", "stand-in:final-save", "successor:final-load"}
+PARKED = {"predecessor:quiesce", "predecessor:save", "predecessor:hand-off", "successor:final-load",
+          "successor:resume"}
+PARK = {"predecessor:pause", "stand-in:final-save"}  # while they go on
+PARKED_LONGER = {"predecessor:handover", "predecessor:exec", "successor:start", "successor:adopt",
+                 "successor:build", "successor:commit"}
 # Beyond that a stand-in may be right when it takes the guest back: src/update/stand_in.c, SWITCH_MS.
 SLOW_S = 0.7
+ACTIONS = {"works": "wait", "fails": "wait-error", "dies": "wait-kill"}
+
+# scenario: of walk.py. point: what is held there, a step's name where it is its beginning. how: it goes on, a key of
+# ACTIONS. event: a function that gets the Standing.
+Job = collections.namedtuple("Job", "scenario point how event")
 
 
 class Slow(Exception):
@@ -37,14 +45,20 @@ class Slow(Exception):
 
 
 class Standing:
-    def __init__(self, walker, scenario, step, action="wait"):
-        self.walker, self.vm = walker, walker.vm
-        self.step = step
-        self.early = step in EARLY
-        walker.arm(step + ":begin#1", action)
+    def __init__(self, walker, job):
+        self.walker, self.vm, self.how = walker, walker.vm, job.how
+        self.step = ":".join(job.point.split(":")[:2])
+        self.early = self.step in EARLY
+        self.parked = (self.step in PARKED or walker.old_order and self.step in PARKED_LONGER or
+                       self.step in PARK and job.point != self.step)
+        self.over = []  # the event of the update's end, once it is known
+        self.stood = 0
+        walker.arm(job.point if job.point.count(":") == 2 else job.point + ":begin#1", ACTIONS[job.how])
         self.asker, self.other, self.watcher = (Qmp(self.vm.control_path) for _ in range(3))
-        self.asker.send("update", {key.replace("_", "-"): value for key, value in walker.scenarios[scenario].items()})
-        self.vm.wait_for(lambda: os.path.exists(walker.path("waiting")), "the step " + step)
+        self.asker.send("update", {key.replace("_", "-"): value
+                                   for key, value in walker.scenarios[job.scenario].items()})
+        self.vm.wait_for(lambda: os.path.exists(walker.path("waiting")) or self.answered(), "the step " + job.point)
+        self.missed = not os.path.exists(walker.path("waiting"))
 
     def __enter__(self):
         return self
@@ -55,13 +69,16 @@ class Standing:
         if kind and issubclass(kind, Exception) and self.stood > SLOW_S:
             raise Slow("stood for %.1f s" % self.stood) from why
 
+    def answered(self):
+        return select.select([self.asker.sock], [], [], 0)[0]
+
     def close(self):
         for client in (self.asker, self.other, self.watcher):
             client.close()
 
     def let_go(self):
         """Not before all has been sent that is to come meanwhile."""
-        if not os.path.exists(self.walker.path("go")):
+        if os.path.exists(self.walker.path("waiting")) and not os.path.exists(self.walker.path("go")):
             self.stood = time.time() - os.stat(self.walker.path("waiting")).st_mtime
             open(self.walker.path("go"), "w").close()
 
@@ -76,21 +93,37 @@ class Standing:
                 pass
         return None
 
-    def answer(self):
-        """Of an update that works."""
+    def finish(self):
+        """The update's end, by its answer; the report, or None where it was to fail and did."""
         try:
-            report = self.asker.result()
+            report, pid = self.asker.result(), None
+            self.over = ["UPDATE_COMPLETED"]
         except QmpError as err:
-            raise Lost("the update failed: %s" % err) from None
-        if report["pid"] != self.vm.pid:
+            if self.how == "works":
+                raise Lost("the update failed: %s" % err) from None
+            report, pid = None, self.asker.wait_event("UPDATE_FAILED")["data"]["pid"]
+            self.over = ["UPDATE_FAILED"]
+        if self.how == "dies" and (report or pid == self.vm.pid):
+            raise Lost("the process died, and the guest is in it: %s" % report)
+        if report and report["pid"] != self.vm.pid:
             raise Lost("the update says process %d" % report["pid"])
+        if pid:
+            self.vm.follow(pid)
         return report
 
+    # ---- events, of which each of the watcher's is looked at
+
     def check_events(self, *names):
-        """All events that there were: the watcher has been told, and no others."""
-        seen = self.watcher.event_names()
+        """Exactly these, once all of them are there; the data of each."""
+        try:
+            while len(self.watcher.events) < len(names):
+                self.watcher.events.append(self.watcher.message())
+            seen = self.watcher.event_names()
+        except (OSError, EOFError) as why:
+            raise Lost("events %s, then %s" % (self.watcher.events, why)) from None
         if seen != list(names):
-            raise Lost("events %s, not %s" % (seen, list(names)))
+            raise Lost("events %s, not %s" % (self.watcher.events, list(names)))
+        return {event["event"]: event.get("data") for event in self.watcher.events}
 
     def last_events(self):
         """All that came until the connection was closed."""
@@ -99,6 +132,24 @@ class Standing:
                 self.watcher.events.append(self.watcher.message())
         except (EOFError, ConnectionResetError):
             return self.watcher.events
+        except socket.timeout:
+            raise Lost("molt does not end; events %s" % self.watcher.events) from None
+
+    # ---- what is left
+
+    def exit_status(self):
+        """Of the process that had the guest."""
+        pid, end = self.vm.moved, time.monotonic() + 20
+        if pid and self.vm.proc.wait(20) not in (-9, 1):
+            raise Lost("the successor ended with %s" % self.vm.proc.returncode)
+        while time.monotonic() < end:
+            if not pid and self.vm.proc.poll() is not None:
+                return self.vm.proc.returncode
+            done, status = os.waitpid(pid, os.WNOHANG) if pid else (0, 0)
+            if done:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.002)
+        raise Lost("process %d does not end" % self.vm.pid)
 
     def check_nobody_left(self):
         end = time.monotonic() + 20
@@ -107,16 +158,13 @@ class Standing:
                 raise Lost("processes are left: %s" % ", ".join(map(describe, self.vm.others())))
             time.sleep(0.005)
 
-    def check_end(self, status, *events, **shutdown):
-        """molt has ended, with these events, SHUTDOWN and what that says being the last; nothing is left."""
+    def check_end(self, status, events, **shutdown):
+        """molt has ended, with these events, and a SHUTDOWN that says this; nothing is left."""
         seen = self.last_events()
         names = [event["event"] for event in seen]
         if names != [*events, "SHUTDOWN"] or seen[-1]["data"] != shutdown:
             raise Lost("events %s, not %s and %s" % (seen, events, shutdown))
-        try:
-            ended = self.vm.wait_exit(20)
-        except subprocess.TimeoutExpired:
-            raise Lost("molt does not end") from None
+        ended = self.exit_status()
         if ended != status:
             raise Lost("exit status %d, not %d" % (ended, status))
         self.check_nobody_left()
@@ -135,3 +183,6 @@ class Standing:
         if left:
             raise Lost("left behind: " + left)
         self.walker.verify()
+        if self.how != "works":
+            self.walker.clean_update()
+            self.walker.verify()

@@ -1,23 +1,26 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""What happens in the middle of an update, at every step of it, is what its sender would expect.
+"""What happens in the middle of an update, at each step of it, is what whoever did it would expect.
 
-An update is held at a step (action `wait` of faults.c), something happens, and it goes on. Commands, hang-ups and signals.
+An update is held at a step (action `wait` of faults.c), something happens (host_events.py, guest_events.py), and it
+goes on: it works, or a call fails in that step, or the process dies there. In the new order and in the old one.
 
-    MOLT_FAULTS=all    every event at every step; also by MOLT_TIER=all. Else each event and each step at least once
+    MOLT_FAULTS=all    everything at every step; also by MOLT_TIER=all. Else each event and each step at least once
     MOLT_FAULTS_SEED   which; printed by each run
     MOLT_FAULTS_ONLY   a regular expression for "STEP EVENT"
 """
+import collections
 import os
 import random
 import re
-import signal
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import guest_events as guest  # noqa: E402
+import host_events as host  # noqa: E402
 from jobs import Jobs  # noqa: E402
-from steps import EARLY, HELD, Slow, Standing  # noqa: E402
-from walk import Lost, ProbeWalker  # noqa: E402
+from steps import EARLY, HELD, NEW_ORDER, Job, Slow, Standing  # noqa: E402
+from walk import SURVIVED, ProbeWalker  # noqa: E402
 from moltvm import full, need_kvm, run_cases  # noqa: E402
 
 BINARY = os.environ["MOLT_FAULTS_BINARY"]
@@ -26,111 +29,25 @@ SEED = os.environ.get("MOLT_FAULTS_SEED") or str(random.randrange(10 ** 6))
 ONLY = re.compile(os.environ.get("MOLT_FAULTS_ONLY", ""))
 TRIES = 4
 
-# ---- what happens: each gets an update that stands at a step, and lets it go ----
-
-
-def quit(update):
-    update.other.send("quit")
-    update.let_go()
-    if not update.early:
-        update.answer()
-    update.other.result()
-    update.check_end(0, *([] if update.early else ["UPDATE_COMPLETED"]), guest=False, reason="host-qmp-quit")
-
-
-def stop_and_cont(update):
-    update.other.send("stop")
-    update.let_go()
-    report = update.answer()
-    update.other.result()
-    if update.other.command("query-status")["status"] != "paused":
-        raise Lost("the guest was stopped, and runs")
-    if ("blackout-us" in report) == update.early:
-        raise Lost("stopped before the update or after it: %s" % report)
-    update.other.command("cont")
-    events = ["STOP", "UPDATE_COMPLETED"] if update.early else ["UPDATE_COMPLETED", "STOP"]
-    update.check_events(*events, "RESUME")
-    update.check_runs_on()
-
-
-def second_update(update):
-    """Refused where somebody reads it meanwhile, and made where that is only read when the first one is over."""
-    update.other.send("update")
-    update.let_go()
-    first = update.answer()["updates"]
-    second = update.other.answer()
-    if update.early and "busy" not in second.get("error", {}).get("desc", ""):
-        raise Lost("not busy: %s" % second)
-    if not update.early and second.get("return", {}).get("updates") != first + 1:
-        raise Lost("the second one was not made: %s" % second)
-    update.check_events("UPDATE_COMPLETED", *([] if update.early else ["UPDATE_COMPLETED"]))
-    update.check_runs_on()
-
-
-def asker_hangs_up(update):
-    update.asker.close()
-    update.let_go()
-    update.watcher.wait_event("UPDATE_COMPLETED")
-    if update.other.command("query-update")["status"] != "completed":
-        raise Lost("the update was not made")
-    update.check_events()
-    update.check_runs_on()
-
-
-def other_hangs_up(update):
-    update.other.close()
-    update.let_go()
-    update.answer()
-    update.check_events("UPDATE_COMPLETED")
-    update.check_runs_on()
-
-
-def ended_by(update, sig):
-    os.kill(update.vm.pid, sig)
-    update.let_go()
-    if not update.early:
-        update.answer()
-    update.check_end(128 + sig, *([] if update.early else ["UPDATE_COMPLETED"]), guest=False, reason="host-signal")
-
-
-def sigterm(update):
-    ended_by(update, signal.SIGTERM)
-
-
-def sigint(update):
-    ended_by(update, signal.SIGINT)
-
-
-def sigterm_to_the_stand_in(update):
-    """It is nobody's whom a user knows of, and does not end the guest."""
-    pid = update.stand_in()
-    if pid:
-        os.kill(pid, signal.SIGTERM)
-    update.let_go()
-    update.answer()
-    update.check_events("UPDATE_COMPLETED")
-    update.check_runs_on()
-
-
-COMMANDS = [quit, stop_and_cont, second_update]
-HANG_UPS = [asker_hangs_up, other_hangs_up]
-SIGNALS = [sigterm, sigint, sigterm_to_the_stand_in]
-
 
 class Happens(Jobs):
-    """Jobs (scenario, step, event)."""
+    def __init__(self, jobs, walker_class):
+        super().__init__(jobs, walker_class, BINARY)
+        self.missed = 0
 
     def name(self, job):
-        return "%s %s (%s)" % (job[1], job[2].__name__, job[0])
+        return "%s %s, %s (%s)" % (job.point, job.event.__name__, job.how, job.scenario)
 
     def one(self, walker, job):
-        scenario, step, event = job
         for left in reversed(range(TRIES)):
             try:
                 if not walker.vm:
                     walker.start()
-                with Standing(walker, scenario, step) as update:
-                    event(update)
+                with Standing(walker, job) as update:
+                    if update.missed:
+                        self.missed += 1
+                    else:
+                        job.event(update)
                 return
             except Slow as why:
                 print("# again: %s: %s" % (self.name(job), why))
@@ -141,35 +58,95 @@ class Happens(Jobs):
 
 def sample(jobs):
     """All of them, or so many that each step and each event is among them."""
-    jobs = [job for job in jobs if ONLY.search("%s %s" % (job[1], job[2].__name__))]
+    jobs = [job for job in jobs if ONLY.search("%s %s" % (job.point, job.event.__name__))]
     if ALL or ONLY.pattern:
         return jobs
-    chosen, steps, events = [], set(), set()
+    chosen, seen = [], set()
     random.Random(SEED).shuffle(jobs)
     for job in jobs:
-        if job[1] not in steps or job[2] not in events:
+        if not {job.point, job.event} <= seen:
             chosen.append(job)
-            steps.add(job[1])
-            events.add(job[2])
+            seen |= {job.point, job.event}
     return chosen
 
 
-def walk(events, scenario="update", steps=tuple(EARLY + HELD), walker_class=ProbeWalker):
-    jobs = sample([(scenario, step, event) for step in steps for event in events])
-    print("# %d times: %d steps, %d events" % (len(jobs), len(steps), len(events)))
-    Happens(jobs, walker_class, BINARY).run()
+def walk(events, steps, walker_class=ProbeWalker, how="works", scenario="update"):
+    jobs = sample([Job(scenario, step, how, event) for step in steps for event in events])
+    happens = Happens(jobs, walker_class)
+    happens.run()
+    print("# %d times: %d steps, %d events" % (len(jobs), len({job.point for job in jobs}), len(events)))
+    assert happens.missed <= len(jobs) // 20, "%d times the step was not reached" % happens.missed
+
+
+def survived(steps):
+    """Those at which the end of the process is not the end of the guest."""
+    return [step for step in steps if step.split(":")[1] in (SURVIVED[step.split(":")[0]] or ())]
 
 
 def test_commands():
-    walk(COMMANDS)
+    walk(host.COMMANDS, EARLY + HELD)
 
 
 def test_clients_that_hang_up():
-    walk(HANG_UPS)
+    walk(host.HANG_UPS, EARLY + HELD)
 
 
 def test_signals():
-    walk(SIGNALS)
+    walk(host.SIGNALS, EARLY + HELD)
+
+
+def test_guest_ends():
+    walk(guest.THAT_END_IT, EARLY + HELD, guest.EventWalker)
+
+
+def test_guest_goes_on():
+    walk(guest.THAT_DO_NOT, EARLY + HELD, guest.EventWalker)
+
+
+def test_guest_ends_by_a_reset():
+    walk([guest.reset_that_ends], EARLY + HELD, guest.NoRebootWalker)
+
+
+def failing_calls(walker_class):
+    """A call in each step before the commit."""
+    calls = collections.defaultdict(list)
+    with walker_class(BINARY) as walker:
+        for point in walker.record("update"):
+            step = ":".join(point.name.split(":")[:2])
+            if point.errno and step in HELD[:HELD.index("successor:resume")]:
+                calls[step].append(point.name)
+    print("# calls in %d steps: %s" % (len(calls), " ".join(calls)))
+    return [random.Random(SEED).choice(sorted(names)) for names in calls.values()]
+
+
+def test_call_fails():
+    """In the step, after something happened there: an undo, a way back, or the stand-in has the guest."""
+    walk(host.COMMANDS + host.SIGNALS, failing_calls(ProbeWalker), how="fails")
+
+
+def test_call_fails_guest_ends():
+    walk(guest.THAT_END_IT, failing_calls(guest.EventWalker), guest.EventWalker, "fails")
+
+
+def test_call_fails_guest_goes_on():
+    walk(guest.THAT_DO_NOT, failing_calls(guest.EventWalker), guest.EventWalker, "fails")
+
+
+def test_process_dies():
+    """At the step, after something happened there: the stand-in has the guest, and does what there is to do."""
+    walk(host.COMMANDS + host.HANG_UPS, survived(HELD), how="dies")
+
+
+def test_process_dies_guest_ends():
+    walk(guest.THAT_END_IT, survived(HELD), guest.EventWalker, "dies")
+
+
+def test_process_dies_guest_goes_on():
+    walk(guest.THAT_DO_NOT, survived(HELD), guest.EventWalker, "dies")
+
+
+def test_guest_is_not_waited_for():
+    walk(guest.THAT_END_IT + guest.THAT_DO_NOT, HELD, guest.RacingWalker)
 
 
 for case in [value for name, value in list(globals().items()) if name.startswith("test_")]:

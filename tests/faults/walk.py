@@ -73,6 +73,7 @@ def become_subreaper():
 
 class Walker:
     hang_ms = HANG_MS
+    old_order = False
 
     def __init__(self, binary):
         self.tmp = tempfile.TemporaryDirectory(prefix="molt-faults-")
@@ -80,6 +81,8 @@ class Walker:
         self.binary = binary
         self.scenarios = scenarios(self.dir, binary)
         self.vm = None
+        if self.old_order:
+            open(self.path("old-order"), "w").close()
         become_subreaper()
 
     def start(self):
