@@ -5,7 +5,8 @@
 An update is held at a step (action `wait` of faults.c), something happens (host_events.py, guest_events.py), and it
 goes on: it works, or a call fails in that step, or the process dies there. In the new order and in the old one.
 
-    MOLT_FAULTS=all    everything at every step; also by MOLT_TIER=all. Else each event and each step at least once
+    MOLT_FAULTS=all    everything at every step; also by MOLT_TIER=all. Else that is so where the guest does it and the
+                       update works; of all else each event and each step at least once
     MOLT_FAULTS_SEED   which; printed by each run
     MOLT_FAULTS_ONLY   a regular expression for "STEP EVENT"
 """
@@ -20,7 +21,7 @@ import guest_events as guest  # noqa: E402
 import host_events as host  # noqa: E402
 from jobs import Jobs  # noqa: E402
 from steps import EARLY, HELD, NEW_ORDER, Job, Slow, Standing  # noqa: E402
-from walk import SURVIVED, ProbeWalker  # noqa: E402
+from walk import SURVIVED, ProbeWalker, old_order  # noqa: E402
 from moltvm import full, need_kvm, run_cases  # noqa: E402
 
 BINARY = os.environ["MOLT_FAULTS_BINARY"]
@@ -57,10 +58,7 @@ class Happens(Jobs):
 
 
 def sample(jobs):
-    """All of them, or so many that each step and each event is among them."""
-    jobs = [job for job in jobs if ONLY.search("%s %s" % (job.point, job.event.__name__))]
-    if ALL or ONLY.pattern:
-        return jobs
+    """So many that each step and each event is among them."""
     chosen, seen = [], set()
     random.Random(SEED).shuffle(jobs)
     for job in jobs:
@@ -70,8 +68,11 @@ def sample(jobs):
     return chosen
 
 
-def walk(events, steps, walker_class=ProbeWalker, how="works", scenario="update"):
-    jobs = sample([Job(scenario, step, how, event) for step in steps for event in events])
+def walk(events, steps, walker_class=ProbeWalker, how="works", scenario="update", everything=ALL):
+    jobs = [Job(scenario, step, how, event) for step in steps for event in events
+            if ONLY.search("%s %s" % (step, event.__name__))]
+    if not everything and not ONLY.pattern:
+        jobs = sample(jobs)
     happens = Happens(jobs, walker_class)
     happens.run()
     print("# %d times: %d steps, %d events" % (len(jobs), len({job.point for job in jobs}), len(events)))
@@ -96,11 +97,11 @@ def test_signals():
 
 
 def test_guest_ends():
-    walk(guest.THAT_END_IT, EARLY + HELD, guest.EventWalker)
+    walk(guest.THAT_END_IT, EARLY + HELD, guest.EventWalker, everything=True)
 
 
 def test_guest_goes_on():
-    walk(guest.THAT_DO_NOT, EARLY + HELD, guest.EventWalker)
+    walk(guest.THAT_DO_NOT, EARLY + HELD, guest.EventWalker, everything=True)
 
 
 def test_guest_ends_by_a_reset():
@@ -147,6 +148,31 @@ def test_process_dies_guest_goes_on():
 
 def test_guest_is_not_waited_for():
     walk(guest.THAT_END_IT + guest.THAT_DO_NOT, HELD, guest.RacingWalker)
+
+
+OLD = [step for step in EARLY + HELD if step not in NEW_ORDER]
+HOST_EVENTS = host.COMMANDS + host.HANG_UPS + host.SIGNALS
+GUEST_EVENTS = guest.THAT_END_IT + guest.THAT_DO_NOT
+
+
+def test_host_in_the_old_order():
+    walk(HOST_EVENTS, OLD, old_order(ProbeWalker))
+
+
+def test_guest_in_the_old_order():
+    walk(GUEST_EVENTS, OLD, old_order(guest.EventWalker))
+    walk([guest.reset_that_ends], OLD, old_order(guest.NoRebootWalker))
+
+
+def test_call_fails_in_the_old_order():
+    calls = failing_calls(old_order(ProbeWalker))
+    walk(host.COMMANDS + host.SIGNALS, calls, old_order(ProbeWalker), "fails")
+    walk(GUEST_EVENTS, failing_calls(old_order(guest.EventWalker)), old_order(guest.EventWalker), "fails")
+
+
+def test_process_dies_in_the_old_order():
+    walk(host.COMMANDS + host.HANG_UPS, survived(OLD), old_order(ProbeWalker), "dies")
+    walk(GUEST_EVENTS, survived(OLD), old_order(guest.EventWalker), "dies")
 
 
 for case in [value for name, value in list(globals().items()) if name.startswith("test_")]:

@@ -19,7 +19,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from jobs import Jobs  # noqa: E402
-from walk import DEADLY, DiskWalker, ProbeWalker, may_die  # noqa: E402
+from walk import DEADLY, DiskWalker, ProbeWalker, may_die, old_order  # noqa: E402
 from moltvm import full, need_kvm, run_cases  # noqa: E402
 
 BINARY = os.environ["MOLT_FAULTS_BINARY"]
@@ -29,6 +29,7 @@ SEED = os.environ.get("MOLT_FAULTS_SEED") or str(random.randrange(10 ** 6))
 ONLY = re.compile(os.environ.get("MOLT_FAULTS_ONLY", ""))
 TRIES = 4  # a point that hangs on the guest's timing (has it just printed?) is not reached each time
 SAMPLE_DEADLY, SAMPLE_EXHAUST = (120, 40) if ALL else (16, 8)
+SAMPLE_OLD, SAMPLE_OLD_DEADLY, SAMPLE_OLD_EXHAUST = (300, 60, 20) if ALL else (20, 2, 3)
 SAMPLE_DISK, SAMPLE_DISK_DEADLY = (200, 60) if ALL else (16, 6)
 RESOURCES = {errno.ENOMEM, errno.EMFILE, errno.ENOSPC, errno.EAGAIN}
 SCENARIOS = ("update", "give-back", "stand-in", "undo", "state-file", "descriptors")
@@ -55,14 +56,14 @@ class Recording:
         return [(scenario, point.name, action) for point, scenario in self.points.items() if wanted(point)]
 
 
-recording = None
+OldOrderWalker = old_order(ProbeWalker)
+recordings = {}
 
 
-def recorded():
-    global recording
-    if not recording:
-        recording = Recording()
-    return recording
+def recorded(walker_class=ProbeWalker):
+    if walker_class not in recordings:
+        recordings[walker_class] = Recording(walker_class)
+    return recordings[walker_class]
 
 
 def fails(point):
@@ -73,10 +74,10 @@ def sample(jobs, number, name):
     return jobs if EACH or len(jobs) <= number else random.Random(SEED + name).sample(jobs, number)
 
 
-def one_of_each_call():
+def one_of_each_call(walker_class):
     """Points, one for each call: the same function, or request, from the same place in the program."""
     calls = collections.defaultdict(list)
-    for point in recorded().points:
+    for point in recorded(walker_class).points:
         if fails(point):
             calls[point.name.split(":")[2].split("#")[0], point.site].append(point)
     chosen = random.Random(SEED + "calls")
@@ -137,24 +138,49 @@ def test_nothing_allocates_between_pause_and_exec():
     assert not [point.name for point in recorded().points if allocating.match(point.name)]
 
 
-def test_each_call_fails():
-    chosen = None if ALL else one_of_each_call()
-    Walk(recorded().jobs(lambda point: fails(point) and (ALL or point in chosen), "error")).run()
+def each_call_fails(walker_class=ProbeWalker, number=None):
+    chosen = None if ALL else one_of_each_call(walker_class)
+    jobs = recorded(walker_class).jobs(lambda point: fails(point) and (ALL or point in chosen), "error")
+    Walk(sample(jobs, number, "error") if number else jobs, walker_class).run()
 
 
-def test_each_step_dies():
+def each_step_dies(walker_class=ProbeWalker, number=SAMPLE_DEADLY):
     """At the start of each stage, and at a sample of the calls."""
-    jobs = {action: recorded().jobs(may_die, action) for action in DEADLY}
+    jobs = {action: recorded(walker_class).jobs(may_die, action) for action in DEADLY}
     starts = [[job for job in some if job[1].endswith(":begin#1")] for some in jobs.values()]
     chosen = random.Random(SEED + "starts")
     every = [job for some in jobs.values() for job in some]
-    some = sample(every, SAMPLE_DEADLY, "deadly")
-    Walk(some + [job for job in map(chosen.choice, zip(*starts)) if job not in some]).run()
+    some = sample(every, number, "deadly")
+    Walk(some + [job for job in map(chosen.choice, zip(*starts)) if job not in some], walker_class).run()
+
+
+def each_resource_runs_out_for_good(walker_class=ProbeWalker, number=SAMPLE_EXHAUST):
+    jobs = recorded(walker_class).jobs(lambda point: fails(point) and point.errno in RESOURCES, "exhaust")
+    Walk(sample(jobs, number, "exhaust"), walker_class).run()
+
+
+def test_each_call_fails():
+    each_call_fails()
+
+
+def test_each_call_fails_in_the_old_order():
+    each_call_fails(OldOrderWalker, SAMPLE_OLD)
+
+
+def test_each_step_dies():
+    each_step_dies()
+
+
+def test_each_step_dies_in_the_old_order():
+    each_step_dies(OldOrderWalker, SAMPLE_OLD_DEADLY)
 
 
 def test_each_resource_runs_out_for_good():
-    jobs = recorded().jobs(lambda point: fails(point) and point.errno in RESOURCES, "exhaust")
-    Walk(sample(jobs, SAMPLE_EXHAUST, "exhaust")).run()
+    each_resource_runs_out_for_good()
+
+
+def test_each_resource_runs_out_for_good_in_the_old_order():
+    each_resource_runs_out_for_good(OldOrderWalker, SAMPLE_OLD_EXHAUST)
 
 
 def test_stand_in_dies():
@@ -163,6 +189,13 @@ def test_stand_in_dies():
     walk = Walk([job for job in recorded().jobs(lambda point: stages.match(point.name), "orphan")])
     walk.run()
     assert walk.ends["told"] == walk.runs, walk.ends
+
+
+def test_stand_in_dies_in_the_old_order():
+    """There it has the guest only if the successor fails."""
+    stages = re.compile(r"(predecessor:(pause|quiesce|save|handover|exec)|successor:(start|adopt|build)):begin#1$")
+    Walk([job for job in recorded(OldOrderWalker).jobs(lambda point: stages.match(point.name), "orphan")],
+         OldOrderWalker).run()
 
 
 def test_with_a_busy_disk():

@@ -51,19 +51,38 @@ def may_die(point):
     return side in SURVIVED and (SURVIVED[side] is None or stage in SURVIVED[side])
 
 
-def scenarios(directory, binary):
-    """The arguments of the update: one that works, and one for each way back."""
-    nonsense = write_script(os.path.join(directory, "nonsense"), "no program\n")
+def scenarios(directory, binary, old_order):
+    """
+    The arguments of the update: one that works, and one for each way back. What chooses the old order is the check, so
+    there all of them pass it.
+    """
+    def script(name, text):
+        return write_script(os.path.join(directory, name), text)
+
     state = os.path.join(directory, "state")
+    same = dict(command=[binary, "run", "--incoming", "file:/nonexistent"])
+    if old_order:
+        molt = 'exec "%s" run "$@"\n' % binary
+        undo = dict(command=[script("gone", '#!/bin/sh\nrm "$0"\n' + molt)], state_file=state)
+        stand_in = dict(command=[script("mute", '#!/bin/sh\n[ "$MOLT_CHECK" ] || exit 1\n' + molt)])
+    else:
+        same.update(no_check=True)
+        undo = dict(command=[script("nonsense", "no program\n")], no_check=True, state_file=state)
+        stand_in = dict(command=["/bin/false"], no_check=True)
     return {
         "update": dict(),
         "state-file": dict(state_file=state),
         "descriptors": dict(command_fd="molt", state_fd="state", files={"molt": (binary, os.O_RDONLY),
                                                                         "state": (state, os.O_RDWR | os.O_CREAT)}),
-        "undo": dict(command=[nonsense], no_check=True, state_file=state),
-        "give-back": dict(command=[binary, "run", "--incoming", "file:/nonexistent"], no_check=True),
-        "stand-in": dict(command=["/bin/false"], no_check=True),
+        "undo": undo,
+        "give-back": same,
+        "stand-in": stand_in,
     }
+
+
+def old_order(walker_class):
+    """The same with the guest stopped from before the exec on."""
+    return type("OldOrder" + walker_class.__name__, (walker_class,), dict(old_order=True))
 
 
 def become_subreaper():
@@ -79,11 +98,14 @@ class Walker:
         self.tmp = tempfile.TemporaryDirectory(prefix="molt-faults-")
         self.dir = self.tmp.name
         self.binary = binary
-        self.scenarios = scenarios(self.dir, binary)
         self.vm = None
         if self.old_order:
             open(self.path("old-order"), "w").close()
         become_subreaper()
+
+    @property
+    def scenarios(self):
+        return scenarios(self.dir, self.binary, self.old_order)
 
     def start(self):
         """Starts self.vm with self.place(), and calls begin() when the guest is up."""
@@ -129,6 +151,8 @@ class Walker:
         report = self.vm.update()
         if report["pid"] != self.vm.pid:
             raise Lost("a clean update of process %d says %d" % (self.vm.pid, report["pid"]))
+        if ("hand-off-us" in report) == self.old_order:
+            raise Lost("a clean update in the other order: %s" % report)
         self.vm.settle(bodies=False)
 
     def reconnect(self):
