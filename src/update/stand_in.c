@@ -356,11 +356,13 @@ static int start_helper(struct stand_in *s, struct error *err)
 		return err_sys(err, r, "thread for the stand-in");
 	sigfillset(&all);
 	pthread_attr_setstacksize(&attr, HELPER_STACK_BYTES);
-	pthread_sigmask(SIG_SETMASK, &all, &s->signals);
-	r = pthread_create(&s->helper, &attr, helper_main, s);
-	pthread_sigmask(SIG_SETMASK, &s->signals, NULL);
+	r = pthread_sigmask(SIG_SETMASK, &all, &s->signals);
+	if (r == 0) {
+		r = pthread_create(&s->helper, &attr, helper_main, s);
+		s->helper_made = r == 0;
+		pthread_sigmask(SIG_SETMASK, &s->signals, NULL);
+	}
 	pthread_attr_destroy(&attr);
-	s->helper_made = r == 0;
 	return r ? err_sys(err, r, "thread for the stand-in") : 0;
 }
 
