@@ -31,7 +31,7 @@
  * Actions: error (the call fails), exhaust (and so does every later call that would need the same
  * resource, until the update ends in this process), abort, segv, hang, kill. And with the call let
  * through: orphan (the stand-in is killed), wait (the file `waiting` is made, and the call waits for
- * the file `go`). wait-error and wait-kill wait, and then fail or die.
+ * the file `go`). wait-error, wait-kill and wait-hang wait before.
  *
  * Predecessor and stand-in share this memory, and each has its own side and stage: which is whose goes
  * by the process.
@@ -220,7 +220,7 @@ static bool act(int code)
 		file_wait("waiting", "go");
 	if (strcmp(action, "kill") == 0 || strcmp(action, "wait-kill") == 0)
 		die_by(SIGKILL);
-	while (strcmp(action, "hang") == 0)
+	while (strcmp(action, "hang") == 0 || strcmp(action, "wait-hang") == 0)
 		raw(SYS_poll, 0, 0, -1, 0);
 	if (strcmp(action, "orphan") == 0) {
 		kill_stand_in();

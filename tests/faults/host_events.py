@@ -49,7 +49,7 @@ def second_update(update):
 def asker_hangs_up(update):
     update.asker.close()
     update.let_go()
-    end = {"works": "UPDATE_COMPLETED", "dies": "UPDATE_FAILED"}[update.how]
+    end = "UPDATE_COMPLETED" if update.how == "works" else "UPDATE_FAILED"
     update.vm.follow(update.check_events(end)[end]["pid"])
     if update.other.command("query-update")["status"] != end[len("UPDATE_"):].lower():
         raise Lost("the update did not end so")

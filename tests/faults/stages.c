@@ -139,9 +139,7 @@ STAGE(int, update_save_final, (void *opaque, struct error *err), (opaque, err),
       faults_side("stand-in", "final-save"), faults_pause())
 VOID_STAGE(update_committed, (void *opaque), (opaque), faults_begin("stand-in", "copy"), (void)0)
 
-/* From the moment it takes the guest back. */
-VOID_STAGE(update_take_back, (void *opaque, bool stood_in), (opaque, stood_in),
-	   faults_begin("stand-in", "take-back"), (void)0)
+/* From here on it takes the guest back. */
 VOID_STAGE(machine_take_back, (struct machine * m, bool stood_in), (m, stood_in),
 	   faults_stage("revive"), (void)0)
 

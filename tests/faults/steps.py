@@ -24,19 +24,32 @@ HELD = """predecessor:answer predecessor:stand-in predecessor:pause predecessor:
           predecessor:hand-off predecessor:handover predecessor:exec successor:start successor:adopt successor:build
           successor:commit successor:switch stand-in:final-save successor:final-load successor:resume successor:tell
           successor:release""".split()
-# Which of them the old order does not have, and where no vCPU runs in it besides.
+# Which of them the old order does not have.
 NEW_ORDER = {"predecessor:hand-off", "successor:switch", "stand-in:final-save", "successor:final-load"}
-PARKED = {"predecessor:quiesce", "predecessor:save", "predecessor:hand-off", "successor:final-load",
-          "successor:resume"}
-PARK = {"predecessor:pause", "stand-in:final-save"}  # while they go on
-PARKED_LONGER = {"predecessor:handover", "predecessor:exec", "successor:start", "successor:adopt",
-                 "successor:build", "successor:commit"}
+# Who executes the kept binary takes over like a successor.
+GIVES_BACK = """successor:start successor:adopt successor:give-up way-back:start way-back:adopt way-back:build
+                way-back:commit way-back:switch way-back:final-load way-back:resume way-back:tell
+                way-back:release""".split()
+UNDO = ["predecessor:undo", "predecessor:dismiss"]
+TAKES_BACK = ["stand-in:revive", "stand-in:tell"]
+# Stages in which no vCPU runs; those that stop them; and those before which the old order has stopped them.
+PARKED = {"quiesce", "save", "hand-off", "final-load", "resume", "undo", "revive"}
+PARK = {"pause", "final-save"}
+PARKED_LONGER = {"handover", "exec", "start", "adopt", "build", "commit", "give-up"}
 # Beyond that a stand-in may be right when it takes the guest back: src/update/stand_in.c, SWITCH_MS.
 SLOW_S = 0.7
-ACTIONS = {"works": "wait", "fails": "wait-error", "dies": "wait-kill"}
+# How it goes on: what is done to it, and where the guest is then (None: who knows).
+HOW = {
+    "works": ("wait", "completed"),
+    "fails": ("wait-error", None),
+    "dies": ("wait-kill", "moved"),
+    "hangs": ("wait-hang", "moved"),
+    "is given back": ("wait", "failed"),
+    "is taken back": ("wait", "moved"),
+}
 
-# scenario: of walk.py. point: what is held there, a step's name where it is its beginning. how: it goes on, a key of
-# ACTIONS. event: a function that gets the Standing.
+# scenario: of walk.py. point: what is held there, a step's name where it is its beginning. how: a key of HOW. event: a
+# function that gets the Standing.
 Job = collections.namedtuple("Job", "scenario point how event")
 
 
@@ -49,11 +62,12 @@ class Standing:
         self.walker, self.vm, self.how = walker, walker.vm, job.how
         self.step = ":".join(job.point.split(":")[:2])
         self.early = self.step in EARLY
-        self.parked = (self.step in PARKED or walker.old_order and self.step in PARKED_LONGER or
-                       self.step in PARK and job.point != self.step)
+        stage = self.step.split(":")[1]
+        self.parked = not self.early and (stage in PARKED or walker.old_order and stage in PARKED_LONGER or
+                                          stage in PARK and job.point != self.step)
         self.over = []  # the event of the update's end, once it is known
         self.stood = 0
-        walker.arm(job.point if job.point.count(":") == 2 else job.point + ":begin#1", ACTIONS[job.how])
+        walker.arm(job.point if job.point.count(":") == 2 else job.point + ":begin#1", HOW[job.how][0])
         self.asker, self.other, self.watcher = (Qmp(self.vm.control_path) for _ in range(3))
         self.asker.send("update", {key.replace("_", "-"): value
                                    for key, value in walker.scenarios[job.scenario].items()})
@@ -96,19 +110,16 @@ class Standing:
     def finish(self):
         """The update's end, by its answer; the report, or None where it was to fail and did."""
         try:
-            report, pid = self.asker.result(), None
-            self.over = ["UPDATE_COMPLETED"]
+            report = self.asker.result()
+            end, self.over = "completed", ["UPDATE_COMPLETED"]
+            pid = report["pid"]
         except QmpError as err:
-            if self.how == "works":
-                raise Lost("the update failed: %s" % err) from None
-            report, pid = None, self.asker.wait_event("UPDATE_FAILED")["data"]["pid"]
-            self.over = ["UPDATE_FAILED"]
-        if self.how == "dies" and (report or pid == self.vm.pid):
-            raise Lost("the process died, and the guest is in it: %s" % report)
-        if report and report["pid"] != self.vm.pid:
-            raise Lost("the update says process %d" % report["pid"])
-        if pid:
-            self.vm.follow(pid)
+            report, why = None, err
+            pid = self.asker.wait_event("UPDATE_FAILED")["data"]["pid"]
+            end, self.over = "failed" if pid == self.vm.pid else "moved", ["UPDATE_FAILED"]
+        if HOW[self.how][1] not in (end, None) or report and pid != self.vm.pid:
+            raise Lost("the update %s to process %d: %s" % (end, pid, report or why))
+        self.vm.follow(pid)
         return report
 
     # ---- events, of which each of the watcher's is looked at

@@ -20,7 +20,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import guest_events as guest  # noqa: E402
 import host_events as host  # noqa: E402
 from jobs import Jobs  # noqa: E402
-from steps import EARLY, HELD, NEW_ORDER, Job, Slow, Standing  # noqa: E402
+from steps import EARLY, GIVES_BACK, HELD, NEW_ORDER, TAKES_BACK, UNDO, Job, Slow, Standing  # noqa: E402
 from walk import SURVIVED, ProbeWalker, old_order  # noqa: E402
 from moltvm import full, need_kvm, run_cases  # noqa: E402
 
@@ -29,6 +29,10 @@ ALL = os.environ.get("MOLT_FAULTS") == "all" or full()
 SEED = os.environ.get("MOLT_FAULTS_SEED") or str(random.randrange(10 ** 6))
 ONLY = re.compile(os.environ.get("MOLT_FAULTS_ONLY", ""))
 TRIES = 4
+
+HOST_EVENTS = host.COMMANDS + host.HANG_UPS + host.SIGNALS
+GUEST_EVENTS = guest.THAT_END_IT + guest.THAT_DO_NOT
+OLD = [step for step in EARLY + HELD if step not in NEW_ORDER]
 
 
 class Happens(Jobs):
@@ -47,6 +51,7 @@ class Happens(Jobs):
                 with Standing(walker, job) as update:
                     if update.missed:
                         self.missed += 1
+                        walker.stop()
                     else:
                         job.event(update)
                 return
@@ -146,13 +151,16 @@ def test_process_dies_guest_goes_on():
     walk(guest.THAT_DO_NOT, survived(HELD), guest.EventWalker, "dies")
 
 
+def test_ways_back():
+    """While the guest is on its way back: to the same process, or to stay with the stand-in."""
+    for scenario, steps, how in ("give-back", GIVES_BACK, "is given back"), ("undo", UNDO, "is given back"), (
+            "stand-in", TAKES_BACK, "is taken back"):
+        walk(host.COMMANDS + host.HANG_UPS, steps, how=how, scenario=scenario)
+        walk(GUEST_EVENTS, steps, guest.EventWalker, how, scenario)
+
+
 def test_guest_is_not_waited_for():
     walk(guest.THAT_END_IT + guest.THAT_DO_NOT, HELD, guest.RacingWalker)
-
-
-OLD = [step for step in EARLY + HELD if step not in NEW_ORDER]
-HOST_EVENTS = host.COMMANDS + host.HANG_UPS + host.SIGNALS
-GUEST_EVENTS = guest.THAT_END_IT + guest.THAT_DO_NOT
 
 
 def test_host_in_the_old_order():

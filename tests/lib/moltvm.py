@@ -194,8 +194,11 @@ def session_states(session):
 
 
 def session_lives(pid):
-    """Whether a process of that session is there, zombies aside."""
-    return any(state not in "ZX" for state in session_states(pid).values())
+    """
+    Whether a process of that session is there, zombies aside. Two looks: one may miss a stand-in that is made meanwhile
+    while it is too late for the process that it is made by.
+    """
+    return any(state not in "ZX" for _ in range(2) for state in session_states(pid).values())
 
 
 def is_io(pid):
