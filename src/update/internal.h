@@ -146,11 +146,22 @@ struct hand_over {
 			     .stand_in = STAND_IN_NONE, \
 			     .final = FINAL_STATE_NONE })
 
+struct update;
+
+/* What steps and stand-in call in the server, which stands above them. */
+struct update_server_ops {
+	/* The check that check_start() began is over: NULL, or what the successor has against it. */
+	void (*checked)(struct update *u, const struct error *err);
+	/* In the stand-in whose successor is gone, see struct stand_in_ops. */
+	void (*take_back)(struct update *u, bool stood_in);
+};
+
 /* The server: takes requests, one at a time, and knows how the last one ended. */
 struct update {
 	struct machine *machine;
 	const struct update_self *self;
 	struct update_ops ops;
+	const struct update_server_ops *server;
 	struct loop_wake start;
 
 	uint64_t updates;
@@ -172,14 +183,14 @@ struct update {
 /* stand_in_ops.c */
 extern const struct stand_in_ops update_stand_in_ops;
 
-/* In the stand-in, when the guest is the successor's: makes the copy of the state. */
+/* state_copy.c: in the stand-in, when the guest is the successor's: makes the copy of the state. */
 void update_committed(void *opaque);
 
 /*
- * In the stand-in whose successor is gone: undoes the steps, tells everyone. It stood in: the guest
- * was running.
+ * take_back.c: in the stand-in whose successor is gone, undoes the steps, tells everyone. It stood in:
+ * the guest was running.
  */
-void update_take_back(void *opaque, bool stood_in);
+void update_take_back(struct update *u, bool stood_in);
 
 /* final_state.c; and in the stand-in, see struct stand_in_ops. */
 int final_state_make(struct update *u, struct error *err);
@@ -207,12 +218,11 @@ void update_undo(struct update *u);
 void update_undo_all(struct update *u);
 
 /*
- * check.c: asks the successor whether it could take over; update_checked() is called with the
+ * check.c: asks the successor whether it could take over; the server's checked() is called with the
  * answer later, unless this fails at once. check_end() gives up waiting for it.
  */
 int check_start(struct update *u, struct error *err);
 void check_end(struct update *u);
-void update_checked(struct update *u, const struct error *err);
 
 /*
  * The stand-ins of earlier updates. They may take longer to end than the next update comes, so the
@@ -224,12 +234,17 @@ void update_keep_stand_in(struct update *u, struct child *child);
 int update_reap_stand_ins(struct update *u, struct update_wire *wire, struct error *err);
 void update_forget_stand_ins(struct update *u);
 
-/* The end of an update that failed: tells everyone. */
-void update_failed(struct update *u, const struct error *err);
-
-/* Starts an update from a command; the wake-up does the rest. */
+/* request.c: starts an update from a command; the wake-up does the rest. */
 int update_request(struct update *u, const struct command_origin *origin, enum update_kind kind,
 		   const char *state_path, json_t *command, struct error *err);
+/* The end of an update that failed: tells everyone. */
+void update_failed(struct update *u, const struct error *err);
+/*
+ * The answer to an update that was only to be checked: none was tried, so none has failed. err: what the
+ * check has found, or NULL.
+ */
+void update_only_checked(struct update *u, const struct error *err);
+void update_forget_request(struct update_request *req);
 
 /*
  * handover.c: who the successor is, and the step into it. The command is the one asked for, or the
@@ -265,6 +280,7 @@ int update_self_open(const struct update_self *self, bool *by_kept_fd, struct er
  */
 char **handover_environ(char *variable, struct error *err);
 
+/* wire.c: of struct update_wire. */
 extern const struct vmstate update_vmstate;
 
 /* schema.c: types for the command tables. */

@@ -1,18 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the update does in the stand-in, while that runs the guest and when it has taken it back: see
- * struct stand_in_ops.
+ * What the update does in the stand-in while that runs the guest: see struct stand_in_ops. What it does
+ * when the successor is gone is in take_back.c.
  */
-#include <errno.h>
-#include <unistd.h>
-
 #include <molt/base/log.h>
 
 #include "internal.h"
-#include "steps.h"
-
-#define REBORN_TRIES 20
-#define REBORN_PAUSE_US 10000
 
 static int make(void *opaque, struct error *err)
 {
@@ -53,38 +46,11 @@ static void run(void *opaque)
 	u->ops.run_on(u->ops.opaque);
 }
 
-/*
- * Without it no SIGTERM would ever end this guest: worth a few tries, and the guest runs meanwhile.
- */
-static bool catch_signals(struct update *u, struct error *err)
-{
-	for (int try = 0; try < REBORN_TRIES; try++) {
-		if (u->ops.reborn(u->ops.opaque, err) == 0)
-			return true;
-		usleep(REBORN_PAUSE_US);
-	}
-	return false;
-}
-
-void update_take_back(void *opaque, bool stood_in)
+static void take_back(void *opaque, bool stood_in)
 {
 	struct update *u = opaque;
-	struct error err = ERROR_INIT, deaf = ERROR_INIT;
-	bool hears;
 
-	log_revive();
-	if (stood_in)
-		machine_park_vcpus(u->machine);
-	else
-		machine_hand_over(u->machine);
-	machine_take_back(u->machine, stood_in);
-	err_set(&err, EIO, "%s", u->hand_over.stand_in.page->reason);
-	update_undo_all(u);
-	hears = catch_signals(u, &deaf);
-	log_warn("the stand-in runs the guest on: process %d", (int)getpid());
-	update_failed(u, &err);
-	if (!hears && !catch_signals(u, &deaf))
-		log_error("the guest runs on, but signals do not reach it: %s", deaf.text);
+	u->server->take_back(u, stood_in);
 }
 
 const struct stand_in_ops update_stand_in_ops = {
@@ -96,6 +62,6 @@ const struct stand_in_ops update_stand_in_ops = {
 	.save = update_save_final,
 	.run_on = update_run_on,
 	.committed = update_committed,
-	.take_back = update_take_back,
+	.take_back = take_back,
 	.run = run,
 };

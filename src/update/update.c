@@ -2,108 +2,12 @@
 /* The update server: takes requests, runs them one at a time, knows how the last one ended. */
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
 
 #include <molt/base/fd.h>
 #include <molt/base/json.h>
-#include <molt/base/log.h>
 
 #include "internal.h"
 #include "steps.h"
-
-static const struct vmstate_field update_fields[] = {
-	VMSTATE_STRING(struct update_wire, id), VMSTATE_STRING(struct update_wire, version),
-	VMSTATE_U64(struct update_wire, updates), VMSTATE_U32(struct update_wire, client),
-	VMSTATE_U32(struct update_wire, kind),
-	/* Who does not know it has no I/O processes, or replaces them. */
-	VMSTATE_SCALAR_(struct update_wire, keep_io, bool, FIELD_BOOL,
-			VMSTATE_HAS_DEFAULT | VMSTATE_IGNORABLE, false),
-	VMSTATE_SCALAR_(struct update_wire, lazily, bool, FIELD_BOOL,
-			VMSTATE_HAS_DEFAULT | VMSTATE_IGNORABLE, false),
-	VMSTATE_UNSAVED(struct update_wire, reserved, "padding"),
-	VMSTATE_U8_VAR(struct update_wire, argv, argv_len),
-	VMSTATE_U8_VAR_NEW(struct update_wire, command, command_len),
-	VMSTATE_U8_VAR_NEW(struct update_wire, wrapper, wrapper_len),
-	VMSTATE_U32_VAR_NEW(struct update_wire, guardians, nguardians), VMSTATE_END
-};
-
-const struct vmstate update_vmstate = {
-	.name = "update",
-	.version = 1,
-	.min_version = 1,
-	.size = sizeof(struct update_wire),
-	.fields = update_fields,
-};
-
-static void free_command(char **command)
-{
-	for (size_t i = 0; command && command[i]; i++)
-		free(command[i]);
-	free(command);
-}
-
-/* The schema has seen to the types: what is left is a list that names no program. */
-static int copy_command(json_t *list, char ***out, struct error *err)
-{
-	size_t n = json_array_size(list);
-
-	if (!list)
-		return 0;
-	if (!n || !json_string_length(json_array_get(list, 0)))
-		return err_set(err, EINVAL,
-			       "the command must be a list of strings, a program first");
-	*out = calloc(n + 1, sizeof(**out));
-	for (size_t i = 0; *out && i < n; i++) {
-		(*out)[i] = strdup(json_string_value(json_array_get(list, i)));
-		if (!(*out)[i])
-			return err_set(err, ENOMEM, "no memory for the command");
-	}
-	return *out ? 0 : err_set(err, ENOMEM, "no memory for the command");
-}
-
-static void forget_request(struct update_request *req)
-{
-	free_command(req->command);
-	req->command = NULL;
-	free(req->state_path);
-	req->state_path = NULL;
-	fd_close(&req->command_fd);
-	fd_close(&req->given_state_fd);
-	free(req->id);
-	req->id = NULL;
-}
-
-void update_failed(struct update *u, const struct error *err)
-{
-	struct update_request *req = &u->request;
-	void *opaque = u->ops.opaque;
-
-	u->status = UPDATE_STATUS_FAILED;
-	u->last_error = *err;
-	log_error("update failed, the guest runs on: %s", err->text);
-	if (req->kind == UPDATE_KIND_UPDATE) {
-		u->ops.reply(opaque, req->client, req->id, NULL, err);
-	} else {
-		u->ops.event(opaque, "MIGRATION", json_pack("{s:s}", "status", "failed"));
-		if (req->told_stop && u->machine->guest.run_state == RUN_STATE_RUNNING)
-			u->ops.event(opaque, "RESUME", NULL);
-	}
-	u->ops.event(opaque, "UPDATE_FAILED",
-		     json_pack("{s:o,s:i}", "error", json_any_string(err->text), "pid",
-			       (int)getpid()));
-	forget_request(&u->request);
-}
-
-/* The answer to an update that was only to be checked: none was tried, so none has failed. */
-static void only_checked(struct update *u, const struct error *err)
-{
-	json_t *result = err ? NULL : json_pack("{s:s}", "check", "passed");
-
-	u->status = u->status_before;
-	u->ops.reply(u->ops.opaque, u->request.client, u->request.id, result, err);
-	forget_request(&u->request);
-}
 
 /* r: of the steps, which have come to their end here. */
 static void ended(struct update *u, int r, const struct error *err)
@@ -111,12 +15,13 @@ static void ended(struct update *u, int r, const struct error *err)
 	if (r == STEP_WAITS)
 		return;
 	if (u->request.check_only)
-		only_checked(u, r < 0 ? err : NULL);
+		update_only_checked(u, r < 0 ? err : NULL);
 	else
 		update_failed(u, err);
 }
 
-void update_checked(struct update *u, const struct error *err)
+/* The step that waits is the check: it is over, err is what it says against the successor. */
+static void checked(struct update *u, const struct error *err)
 {
 	struct error why = err ? *err : (struct error)ERROR_INIT;
 	int r = update_step_over(u, err ? -err->code : 0, &why);
@@ -135,59 +40,6 @@ static void start(void *opaque)
 
 	if (u->status == UPDATE_STATUS_RUNNING)
 		ended(u, update_run_steps(u, &err), &err);
-}
-
-/* It travels in the stream, in a field that has an end. `migrate` was answered long before that. */
-static int take_id(struct update_request *req, const char *id, enum update_kind kind,
-		   struct error *err)
-{
-	if (!id || kind != UPDATE_KIND_UPDATE)
-		return 0;
-	if (strlen(id) >= UPDATE_ID_MAX)
-		return err_set(err, E2BIG,
-			       "an 'id' of %zu bytes is too long for update: it can "
-			       "have up to %d",
-			       strlen(id), UPDATE_ID_MAX - 1);
-	req->id = strdup(id);
-	return req->id ? 0 : err_set(err, ENOMEM, "no memory for the command's id");
-}
-
-int update_request(struct update *u, const struct command_origin *origin, enum update_kind kind,
-		   const char *state_path, json_t *command, struct error *err)
-{
-	struct update_request *req = &u->request;
-	int r;
-
-	if (u->status == UPDATE_STATUS_RUNNING)
-		return err_set(err, EBUSY, "busy: an update is under way already");
-	if (u->machine->guest.run_state >= RUN_STATE_SHUTDOWN)
-		return err_set(err, EBUSY, "the machine is in state '%s': nothing to keep running",
-			       run_state_name((enum run_state)u->machine->guest.run_state));
-	r = copy_command(command, &req->command, err);
-	/* QEMU's users name a file in the working directory, which the successor will have, too. */
-	if (r == 0 && state_path && state_path[0] != '/' && kind == UPDATE_KIND_UPDATE)
-		r = err_set(err, EINVAL, "state file '%s': the path must be absolute", state_path);
-	if (r == 0 && state_path) {
-		req->state_path = strdup(state_path);
-		r = req->state_path ? 0 : err_set(err, ENOMEM, "no memory for the state's path");
-	}
-	if (r == 0)
-		r = take_id(req, origin->id, kind, err);
-	if (r < 0) {
-		forget_request(&u->request);
-		return r;
-	}
-	req->timeout_ms = STAND_IN_DEADLINE_MS;
-	req->timeout_given = false;
-	req->no_check = req->check_only = req->keep_io = u->hand_over.stops_guest = false;
-	req->client = origin->client;
-	req->kind = kind;
-	req->told_stop = false;
-	u->status_before = u->status;
-	u->status = UPDATE_STATUS_RUNNING;
-	/* Not from here: the control server stands in the middle of a client's input. */
-	loop_wake_signal(&u->start);
-	return 0;
 }
 
 /* The descriptor that the argument names: *fd, -1 where there is no such argument. */
@@ -264,21 +116,6 @@ static int run_query_update(void *opaque, const struct command_origin *origin, j
 	return 0;
 }
 
-void update_save(const struct update *u, struct stream_writer *w)
-{
-	vmstate_save(w, &update_vmstate, 0, u->hand_over.wire);
-}
-
-void update_takeover_kinds(struct takeover_kinds *kinds)
-{
-	static const char *const fds[] = { "state",      "predecessor", "guard-page",
-					   "guard-wake", "final",       NULL };
-
-	takeover_kinds_add(kinds, &(struct takeover_kind){ .vms = &update_vmstate,
-							   .required = true,
-							   .fds = fds });
-}
-
 const struct command update_commands[] = {
 	{ .name = "update",
 	  .help = "replace the running molt, the guest runs on",
@@ -292,6 +129,11 @@ const struct command update_commands[] = {
 };
 const size_t update_commands_count = ARRAY_SIZE(update_commands);
 
+static const struct update_server_ops server_ops = {
+	.checked = checked,
+	.take_back = update_take_back,
+};
+
 int update_create(struct update **out, struct machine *m, const struct update_self *self,
 		  const struct update_ops *ops, struct error *err)
 {
@@ -303,6 +145,7 @@ int update_create(struct update **out, struct machine *m, const struct update_se
 	u->machine = m;
 	u->self = self;
 	u->ops = *ops;
+	u->server = &server_ops;
 	u->request = UPDATE_REQUEST_NONE;
 	u->hand_over = HAND_OVER_NONE;
 	u->check = UPDATE_CHECK_NONE;
@@ -325,7 +168,7 @@ void update_destroy(struct update *u)
 	if (u->check.child.pid) /* the guest ended meanwhile */
 		update_undo(u);
 	update_forget_stand_ins(u);
-	forget_request(&u->request);
+	update_forget_request(&u->request);
 	json_decref(u->last);
 	json_decref(u->migrate.command);
 	free(u);
