@@ -30,6 +30,7 @@
 #include "cgroup.h"
 #include "internal.h"
 #include "room.h"
+#include "room_threads.h"
 
 #define KIB UINT64_C(1024)
 #define PROCESS (3072 * KIB) /* the successor, the stand-in's stack, the check's process; a VM */
@@ -140,7 +141,7 @@ static int ask_memory(const char *root, const struct room_need *need, enum room 
 
 int update_room(const char *root, const struct room_need *need, enum room *room, struct error *err)
 {
-	int r = room_threads(root, need, err);
+	int r = room_threads(root, need->threads, err);
 
 	return r < 0 ? r : ask_memory(root, need, room, err);
 }

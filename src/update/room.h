@@ -37,9 +37,6 @@ uint64_t room_bytes(const struct room_need *need, enum room room, bool nested_pa
  */
 int update_room(const char *root, const struct room_need *need, enum room *room, struct error *err);
 
-/* Its part for need->threads: 0 or -EAGAIN. */
-int room_threads(const char *root, const struct room_need *need, struct error *err);
-
 /* For the stage `prepare`: asks for this machine, and sets the hand-over's `lazily`. */
 int room_prepare(struct update *u, struct error *err);
 

@@ -10,7 +10,7 @@
 #include <molt/base/fd.h>
 
 #include "cgroup.h"
-#include "room.h"
+#include "room_threads.h"
 
 /* All tasks of the host: "0.00 0.01 0.05 1/123 4567". */
 static bool read_tasks(const char *root, uint64_t *tasks)
@@ -27,24 +27,23 @@ static bool read_limit(const char *root, const char *path, uint64_t *limit)
 	return f && fscanf(f, "%" SCNu64, limit) == 1;
 }
 
-static int too_few(const struct room_need *need, const char *where, const char *limit,
-		   uint64_t limited, uint64_t used, struct error *err)
+static int too_few(uint32_t threads, const char *where, const char *limit, uint64_t limited,
+		   uint64_t used, struct error *err)
 {
 	return err_set(err, EAGAIN,
 		       "the update needs %" PRIu32 " more threads, and %.400s has room for %" PRIu64
 		       ": raise %s, which is %" PRIu64,
-		       need->threads, where, limited > used ? limited - used : 0, limit, limited);
+		       threads, where, limited > used ? limited - used : 0, limit, limited);
 }
 
-static int ask_host(const char *root, const struct room_need *need, struct error *err)
+static int ask_host(const char *root, uint32_t threads, struct error *err)
 {
 	uint64_t tasks, limit;
 
 	if (!read_tasks(root, &tasks) ||
-	    !read_limit(root, "/proc/sys/kernel/threads-max", &limit) ||
-	    tasks + need->threads <= limit)
+	    !read_limit(root, "/proc/sys/kernel/threads-max", &limit) || tasks + threads <= limit)
 		return 0;
-	return too_few(need, "this host", "kernel.threads-max", limit, tasks, err);
+	return too_few(threads, "this host", "kernel.threads-max", limit, tasks, err);
 }
 
 static bool exempt(void)
@@ -61,35 +60,36 @@ static bool exempt(void)
  * How many threads its user has is known to nobody but the kernel; this process's own are certain.
  * Where that is too good a guess the threads cannot be made, and nothing has stopped by then.
  */
-static int ask_user(const char *root, const struct room_need *need, struct error *err)
+static int ask_user(const char *root, uint32_t threads, struct error *err)
 {
 	struct rlimit limit;
 	uint64_t own;
 
 	if (exempt() || getrlimit(RLIMIT_NPROC, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY ||
 	    !cgroup_read_key(root, "/proc/self/status", "Threads:", &own) ||
-	    own + need->threads <= limit.rlim_cur)
+	    own + threads <= limit.rlim_cur)
 		return 0;
-	return too_few(need, "molt's user", "RLIMIT_NPROC (ulimit -u)", limit.rlim_cur, own, err);
+	return too_few(threads, "molt's user", "RLIMIT_NPROC (ulimit -u)", limit.rlim_cur, own,
+		       err);
 }
 
-static int ask_groups(const char *root, const struct room_need *need, struct error *err)
+static int ask_groups(const char *root, uint32_t threads, struct error *err)
 {
 	struct cgroup_left tasks;
 	char where[PATH_MAX + 32];
 
 	cgroup_tasks_left(root, &tasks);
-	if (tasks.left >= need->threads)
+	if (tasks.left >= threads)
 		return 0;
 	snprintf(where, sizeof(where), "control group %s", tasks.group);
-	return too_few(need, where, tasks.file, tasks.limit, tasks.limit - tasks.left, err);
+	return too_few(threads, where, tasks.file, tasks.limit, tasks.limit - tasks.left, err);
 }
 
-int room_threads(const char *root, const struct room_need *need, struct error *err)
+int room_threads(const char *root, uint32_t threads, struct error *err)
 {
-	int r = ask_groups(root, need, err);
+	int r = ask_groups(root, threads, err);
 
 	if (r == 0)
-		r = ask_user(root, need, err);
-	return r == 0 ? ask_host(root, need, err) : r;
+		r = ask_user(root, threads, err);
+	return r == 0 ? ask_host(root, threads, err) : r;
 }

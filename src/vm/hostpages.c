@@ -13,7 +13,6 @@
 
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
-#include <molt/vm/memory.h>
 
 #include "hostpages.h"
 
@@ -22,25 +21,25 @@
 #define PIECE (64ull << MIB_SHIFT)
 #define TELL_NS 2000000000ull
 
-int hostpages_memfd(const char *name, uint64_t hugepages, struct error *err)
+int hostpages_memfd(const char *name, bool huge, uint64_t size, struct error *err)
 {
 	unsigned int flags = 0;
 	int fd;
 
-	if (hugepages)
+	if (huge)
 		flags |= MFD_HUGETLB;
-	if (hugepages > MEMORY_HUGE_DEFAULT)
-		flags |= (unsigned int)__builtin_ctzll(hugepages) << MFD_HUGE_SHIFT;
+	if (huge && size)
+		flags |= (unsigned int)__builtin_ctzll(size) << MFD_HUGE_SHIFT;
 	fd = fd_memfd(name, flags);
 	if (fd >= 0)
 		return fd;
-	if (hugepages <= MEMORY_HUGE_DEFAULT)
+	if (!huge || !size)
 		return err_sys(err, -fd, "memfd_create for guest RAM%s",
-			       hugepages ? " of huge pages" : "");
+			       huge ? " of huge pages" : "");
 	return err_sys(err, -fd,
 		       "guest RAM of huge pages of %llu MiB (" HUGEPAGES_DIR " has the "
 		       "sizes that this host offers)",
-		       (unsigned long long)(hugepages >> MIB_SHIFT));
+		       (unsigned long long)(size >> MIB_SHIFT));
 }
 
 int64_t hostpages_size(int fd)

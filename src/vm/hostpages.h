@@ -17,10 +17,10 @@
 #define THP_DIR "/sys/kernel/mm/transparent_hugepage"
 
 /*
- * A close-on-exec memory file without a size that can be sealed. hugepages as in struct
- * memory_options. The sentence for a size that the host does not have says so.
+ * A close-on-exec memory file without a size that can be sealed; huge: of huge pages, of that size in
+ * bytes (a power of 2; 0: the host's default). The sentence for a size that the host does not have says so.
  */
-int hostpages_memfd(const char *name, uint64_t hugepages, struct error *err);
+int hostpages_memfd(const char *name, bool huge, uint64_t size, struct error *err);
 
 /* The size of a memory file's pages: 4096, or that of hugetlbfs. -errno. */
 int64_t hostpages_size(int fd);

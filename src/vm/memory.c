@@ -19,12 +19,13 @@
 static int make_memfd(const struct memory *mem, unsigned int index, struct error *err)
 {
 	const struct memory_region *r = &mem->regions[index];
+	uint64_t huge = mem->options.hugepages;
 	char name[16] = "molt-ram0";
 	int64_t page;
 	int fd;
 
 	name[8] = (char)('0' + index);
-	fd = hostpages_memfd(name, mem->options.hugepages, err);
+	fd = hostpages_memfd(name, huge, huge == MEMORY_HUGE_DEFAULT ? 0 : huge, err);
 	if (fd < 0)
 		return fd;
 	page = hostpages_size(fd);

@@ -160,7 +160,7 @@ static int64_t allocated(int fd)
 static void test_populate_allocates_everything(void **state)
 {
 	const uint64_t size = 70ull << 20; /* more than one piece, and an odd one */
-	int fd = hostpages_memfd("test", 0, &err);
+	int fd = hostpages_memfd("test", false, 0, &err);
 	uint64_t done = 0;
 	void *hva;
 
@@ -202,7 +202,7 @@ static void test_populate_ends_at_a_signal(void **state)
 static void test_a_size_that_no_host_has(void **state)
 {
 	(void)state;
-	assert_true(hostpages_memfd("test", 1ull << 40, &err) < 0);
+	assert_true(hostpages_memfd("test", true, 1ull << 40, &err) < 0);
 	says("huge pages of 1048576 MiB");
 	says(HUGEPAGES_DIR);
 }
