@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What machine.c, machine_state.c and run_state.c share. */
+/* What machine_create.c, machine_vm.c, machine_state.c and run_state.c share. */
 #ifndef MOLT_VM_MACHINE_STATE_H
 #define MOLT_VM_MACHINE_STATE_H
 

@@ -7,15 +7,9 @@
 
 #include <molt/base/log.h>
 #include <molt/vm/machine.h>
-#include <molt/vm/vcpu_state.h>
 
 #include "machine_state.h"
-#include "vcpu_run.h"
-
-/* Requests after which no vCPU may execute another instruction until main has acted. */
-#define STOPPING_REQUESTS \
-	((uint32_t)(MACHINE_REQ_SHUTDOWN | MACHINE_REQ_RESET | MACHINE_REQ_TRIPLE_FAULT | \
-		    MACHINE_REQ_VCPU_ERROR | MACHINE_REQ_SERVICE))
+#include "requests.h"
 
 const char *run_state_name(enum run_state state)
 {
@@ -30,50 +24,9 @@ const char *run_state_name(enum run_state state)
 	return state < RUN_STATE_COUNT ? names[state] : "unknown";
 }
 
-bool machine_is_stopping(struct machine *m)
-{
-	return atomic_load(&m->requests) & STOPPING_REQUESTS;
-}
-
-uint64_t machine_park_vcpus(struct machine *m)
-{
-	return crew_park(m->crew);
-}
-
-void machine_unpark_vcpus(struct machine *m)
-{
-	crew_unpark(m->crew);
-}
-
-void machine_keep_awake(struct machine *m, bool on)
-{
-	crew_keep_awake(m->crew, on);
-}
-
-uint64_t machine_entered(struct machine *m)
-{
-	return crew_entered(m->crew);
-}
-
-uint64_t machine_wait_entered(struct machine *m)
-{
-	return crew_wait_entered(m->crew);
-}
-
-bool machine_spare_cpus(struct machine *m, cpu_set_t *spare)
-{
-	return crew_spare_cpus(m->crew, spare);
-}
-
 static void emit(struct machine *m, enum machine_event ev, const char *detail)
 {
 	m->ops.event(m, m->ops.opaque, ev, detail);
-}
-
-void machine_tell_paused(struct machine *m)
-{
-	for (uint32_t i = 0; i < m->guest.cpus; i++)
-		vcpu_state_tell_paused(&m->kvm, m->vcpus[i].fd);
 }
 
 int machine_resume(struct machine *m, struct error *err)
@@ -100,12 +53,6 @@ int machine_pause(struct machine *m, struct error *err)
 	m->guest.run_state = RUN_STATE_PAUSED;
 	emit(m, MACHINE_EVENT_STOP, NULL);
 	return 0;
-}
-
-void machine_request(struct machine *m, enum machine_request req)
-{
-	atomic_fetch_or(&m->requests, (uint32_t)req);
-	loop_wake_signal(&m->request_wake);
 }
 
 void machine_exit(struct machine *m, int code, const char *reason)
@@ -158,7 +105,7 @@ static uint32_t take_requests(struct machine *m)
 {
 	uint32_t reqs = atomic_load(&m->requests);
 
-	if (reqs & STOPPING_REQUESTS) {
+	if (reqs & MACHINE_STOPPING_REQUESTS) {
 		machine_park_vcpus(m);
 		reqs = atomic_load(&m->requests);
 	}
@@ -189,6 +136,22 @@ void machine_handle_requests(void *opaque)
 		if (m->guest.run_state == RUN_STATE_RUNNING)
 			machine_unpark_vcpus(m);
 	}
+}
+
+int machine_power_button(struct machine *m, struct error *err)
+{
+	for (unsigned int i = 0; i < m->ndevices; i++) {
+		struct device *dev = m->devices[i];
+
+		if (!dev->cls->power_button)
+			continue;
+		pthread_mutex_lock(&dev->lock);
+		dev->cls->power_button(dev);
+		pthread_mutex_unlock(&dev->lock);
+		m->ops.event(m, m->ops.opaque, MACHINE_EVENT_POWERDOWN, NULL);
+		return 0;
+	}
+	return err_set(err, ENODEV, "this machine has no power button");
 }
 
 int machine_quiesce(struct machine *m, struct error *err)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What machine.c needs of vcpu.c. */
+/* A vCPU that runs: what the machine needs of vcpu.c, and vcpu.c of its neighbours. */
 #ifndef MOLT_VM_VCPU_RUN_H
 #define MOLT_VM_VCPU_RUN_H
 
@@ -10,6 +10,8 @@
 #include <molt/vm/crew.h>
 #include <molt/vm/machine.h>
 #include <molt/vm/vcpu.h>
+
+#include "requests.h"
 
 #define VCPU_RETRY_NS 60000000000ull /* machine->retry_ns */
 /*
@@ -37,8 +39,5 @@ void vcpu_leave_steal_time(struct vcpu *v);
 
 /* After that, before it runs: another VM may have marked it as preempted in guest RAM. */
 void vcpu_clear_preempted(struct vcpu *v);
-
-/* Whether a request is pending for which every vCPU has to stop by itself. */
-bool machine_is_stopping(struct machine *m);
 
 #endif

@@ -54,6 +54,7 @@ int vmm_open_machine(struct vmm *v, struct machine_config *cfg, struct error *er
 	int r;
 
 	cfg->loop = v->loop;
+	cfg->model = &machine_model;
 	cfg->ops = (struct machine_ops){
 		.load_boot = load_boot,
 		.event = machine_event,

@@ -59,6 +59,7 @@ void bench_prepare(struct bench *b, uint32_t cpus)
 		.cpus = cpus,
 		.loop = b->loop,
 		.ops = { .load_boot = load_boot, .event = take_event, .opaque = b },
+		.model = &machine_model,
 		.kvm = &b->kvm->kvm,
 		.devices = devices,
 		.ndevices = ARRAY_SIZE(devices),
@@ -175,7 +176,8 @@ int bench_load_into(struct bench *b, const struct machine_model *model, struct b
 	bench_duplicate_fds(st->fds);
 	bench_prepare(b, 99); /* what a successor's command line says is overruled */
 	b->cfg.name = "other";
-	b->cfg.model = model;
+	if (model)
+		b->cfg.model = model;
 	b->cfg.ram_size = 64 << 20;
 	b->cfg.stream = &st->s;
 	b->cfg.fds = st->fds;

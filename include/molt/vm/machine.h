@@ -160,8 +160,7 @@ struct machine_config {
 	struct stream *stream;
 	struct fdtable *fds;
 	bool rehearsal; /* the guest runs elsewhere: machine_load_again() is to follow */
-	/* Another model than machine_model, for tests; or NULL. */
-	const struct machine_model *model;
+	const struct machine_model *model; /* machine_model, or a test's own */
 	/* Cold start: /dev/kvm where it is open already; taken, and -1 then. Or NULL. */
 	int *kvm_fd;
 	/*

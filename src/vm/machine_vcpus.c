@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT */
+/* What is done to all vCPUs at once: by the crew that runs them (crew.c), whichever that is now. */
+#include <molt/vm/machine.h>
+
+uint64_t machine_park_vcpus(struct machine *m)
+{
+	return crew_park(m->crew);
+}
+
+void machine_unpark_vcpus(struct machine *m)
+{
+	crew_unpark(m->crew);
+}
+
+void machine_keep_awake(struct machine *m, bool on)
+{
+	crew_keep_awake(m->crew, on);
+}
+
+uint64_t machine_entered(struct machine *m)
+{
+	return crew_entered(m->crew);
+}
+
+uint64_t machine_wait_entered(struct machine *m)
+{
+	return crew_wait_entered(m->crew);
+}
+
+bool machine_spare_cpus(struct machine *m, cpu_set_t *spare)
+{
+	return crew_spare_cpus(m->crew, spare);
+}
+
+void machine_tell_paused(struct machine *m)
+{
+	for (uint32_t i = 0; i < m->guest.cpus; i++)
+		vcpu_state_tell_paused(&m->kvm, m->vcpus[i].fd);
+}

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: MIT */
+/* What a guest or a device has asked of the machine, until main acts (run_state.c). */
+#ifndef MOLT_VM_REQUESTS_H
+#define MOLT_VM_REQUESTS_H
+
+#include <stdbool.h>
+
+#include <molt/vm/machine.h>
+
+/* Requests after which no vCPU may execute another instruction until main has acted. */
+#define MACHINE_STOPPING_REQUESTS \
+	((uint32_t)(MACHINE_REQ_SHUTDOWN | MACHINE_REQ_RESET | MACHINE_REQ_TRIPLE_FAULT | \
+		    MACHINE_REQ_VCPU_ERROR | MACHINE_REQ_SERVICE))
+
+/* Whether one of these is pending, so that every vCPU has to stop by itself. Any thread. */
+bool machine_is_stopping(struct machine *m);
+
+#endif
