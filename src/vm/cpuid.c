@@ -255,19 +255,3 @@ int cpuid_make(struct vcpu_state *st, struct kvm *kvm, const struct cpuid_config
 	st->ncpuid = n * (uint32_t)(sizeof(*out) / sizeof(uint32_t));
 	return 0;
 }
-
-int vcpu_state_set_cpuid(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd,
-			 struct error *err)
-{
-	struct {
-		struct kvm_cpuid2 head;
-		struct kvm_cpuid_entry2 entries[VCPU_CPUID_MAX];
-	} c;
-	int r;
-
-	memset(&c.head, 0, sizeof(c.head));
-	c.head.nent = st->ncpuid / (uint32_t)(sizeof(c.entries[0]) / sizeof(uint32_t));
-	memcpy(c.entries, st->cpuid, c.head.nent * sizeof(c.entries[0]));
-	r = kvm_call(kvm, vcpu_fd, KVM_SET_CPUID2, &c);
-	return r < 0 ? err_sys(err, -r, "KVM_SET_CPUID2") : 0;
-}

@@ -17,7 +17,7 @@
 #include <asm/kvm_para.h>
 
 #include <molt/base/fd.h>
-#include <molt/vm/cpuid.h>
+#include <molt/vm/cpuid_allow.h>
 
 /* clang-format off */
 #define BITS(...) (const struct cpuid_bits[]){ __VA_ARGS__, { .name = NULL } }

@@ -23,7 +23,8 @@
 #include <asm/kvm_para.h>
 
 #include <molt/base/fd.h>
-#include <molt/vm/cpuid.h>
+#include <molt/vm/cpuid_allow.h>
+#include <molt/vm/cpuid_model.h>
 
 #define VENDOR_INTEL_EBX 0x756e6547u /* "Genu" of GenuineIntel */
 /* Of QEMU's kvm64 and qemu64, which all kernels have met: family 15, model 6 or 107, stepping 1. */

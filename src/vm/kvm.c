@@ -7,7 +7,6 @@
 
 #include <molt/base/fd.h>
 #include <molt/vm/kvm.h>
-#include <molt/vm/vcpu_kinds.h>
 
 #define KVM_PATH "/dev/kvm"
 
@@ -42,29 +41,32 @@ static const struct {
 	{ KVM_CAP_GET_TSC_KHZ, "KVM_CAP_GET_TSC_KHZ" },
 };
 
-static int insist_on(struct kvm *kvm, unsigned long cap, const char *name, int *failed,
-		     struct error *err)
+static int not_asked(int failed, struct error *err)
 {
-	if (ask(kvm, cap, failed) || *failed)
-		return 0;
+	return failed ? err_sys(err, -failed, "%s: KVM_CHECK_EXTENSION", KVM_PATH) : 0;
+}
+
+int kvm_insist_on(struct kvm *kvm, unsigned long cap, const char *name, struct error *err)
+{
+	int failed = 0;
+
+	if (ask(kvm, cap, &failed) || failed)
+		return not_asked(failed, err);
 	return err_set(err, ENOTSUP, "%s: this host's KVM lacks %s", KVM_PATH, name);
 }
 
-static int ask_required(struct kvm *kvm, int *failed, struct error *err)
+static int ask_required(struct kvm *kvm, struct error *err)
 {
 	int r = 0;
 
 	for (size_t i = 0; i < ARRAY_SIZE(required) && r == 0; i++)
-		r = insist_on(kvm, required[i].cap, required[i].name, failed, err);
-	for (const struct vcpu_kind *k = vcpu_kinds; k < vcpu_kinds + VCPU_KINDS && r == 0; k++)
-		if (k->cap && !k->has)
-			r = insist_on(kvm, k->cap_nr, k->cap, failed, err);
+		r = kvm_insist_on(kvm, required[i].cap, required[i].name, err);
 	return r;
 }
 
 static int ask_capabilities(struct kvm *kvm, struct error *err)
 {
-	int size, failed = 0, r = ask_required(kvm, &failed, err);
+	int size, failed = 0, r = ask_required(kvm, err);
 
 	if (r < 0)
 		return r;
@@ -85,7 +87,7 @@ static int ask_capabilities(struct kvm *kvm, struct error *err)
 	kvm->has_triple_fault_event = ask(kvm, KVM_CAP_X86_TRIPLE_FAULT_EVENT, &failed);
 	kvm->has_kvmclock_ctrl = ask(kvm, KVM_CAP_KVMCLOCK_CTRL, &failed);
 	kvm->has_pre_fault_memory = ask(kvm, KVM_CAP_PRE_FAULT_MEMORY, &failed);
-	return failed ? err_sys(err, -failed, "%s: KVM_CHECK_EXTENSION", KVM_PATH) : 0;
+	return not_asked(failed, err);
 }
 
 int kvm_open_device(struct error *err)

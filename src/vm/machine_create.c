@@ -10,6 +10,7 @@
 #include <molt/base/fd.h>
 #include <molt/vm/cpuid.h>
 #include <molt/vm/machine.h>
+#include <molt/vm/vcpu_kinds.h>
 
 #include "device_list.h"
 #include "machine_state.h"
@@ -123,6 +124,8 @@ static int open_host(struct machine *m, const struct machine_config *cfg, struct
 		*cfg->kvm_fd = -1;
 	}
 	r = open_kvm(m, cfg, fd, err);
+	if (r == 0)
+		r = vcpu_kinds_probe(&m->kvm, err);
 	if (r == 0 && m->guest.cpus > m->kvm.max_vcpus)
 		r = err_set(err, EINVAL, "%u vCPUs: this host's KVM allows %u", m->guest.cpus,
 			    m->kvm.max_vcpus);

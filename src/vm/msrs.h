@@ -7,12 +7,20 @@
 
 #include <molt/vm/vcpu_state.h>
 
+#define MSR_MTRR_DEF_TYPE 0x2ffu
+
+/*
+ * MSRs that must not be written back: the TSC travels as an offset; writing the wall clock makes
+ * KVM write to guest RAM, see hw/clock.c; the old kvmclock numbers are second names for the new.
+ */
+bool msr_is_special(uint32_t index);
+
 /*
  * One MSR by KVM_GET_MSRS or KVM_SET_MSRS. -ENOENT: KVM does not have it, or not with this value.
  */
 int msr_call(struct kvm *kvm, int fd, unsigned long request, uint32_t index, uint64_t *value);
 
-/* Rows of the table in vcpu_state.c. */
+/* Rows of the table in vcpu_kinds.c. */
 int msrs_save(struct vcpu_state *st, struct kvm *kvm, int fd, const struct msr_list *msrs,
 	      struct error *err);
 int msrs_load(const struct vcpu_state *st, struct kvm *kvm, int fd, struct error *err);
@@ -42,9 +50,5 @@ int msrs_save_again(struct vcpu_state *st, struct kvm *kvm, int fd, bool tsc_dea
 
 /* Whether an MSR has another value in st than in known, which has the same MSRs. */
 bool msrs_differ(const struct vcpu_state *st, const struct vcpu_state *known, uint32_t index);
-
-/* Segments and control registers, by the best call that this KVM has. */
-int sregs_get(struct kvm_sregs2 *sregs, struct kvm *kvm, int fd, struct error *err);
-int sregs_set(const struct kvm_sregs2 *sregs, struct kvm *kvm, int fd, struct error *err);
 
 #endif

@@ -28,6 +28,7 @@
 
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
+#include <molt/vm/vcpu_kinds.h>
 
 #include "msrs.h"
 #include "vcpu_run.h"

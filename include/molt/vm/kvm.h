@@ -60,6 +60,9 @@ int kvm_open_device(struct error *err);
 /* The second half of kvm_open(): fd, ioctl and opaque are set. On failure fd is closed. */
 int kvm_probe(struct kvm *kvm, struct error *err);
 
+/* Refuses a host whose KVM lacks the capability: -ENOTSUP with its name, or why it cannot be asked. */
+int kvm_insist_on(struct kvm *kvm, unsigned long cap, const char *name, struct error *err);
+
 void kvm_close(struct kvm *kvm);
 
 static inline int kvm_call(struct kvm *kvm, int fd, unsigned long request, const void *arg)

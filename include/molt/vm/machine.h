@@ -16,7 +16,7 @@
 #include <molt/state/fdtable.h>
 #include <molt/state/stream.h>
 #include <molt/vm/bus.h>
-#include <molt/vm/cpuid.h>
+#include <molt/vm/cpuid_model.h>
 #include <molt/vm/crew.h>
 #include <molt/vm/device.h>
 #include <molt/vm/kvm.h>

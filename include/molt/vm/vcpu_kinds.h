@@ -43,9 +43,9 @@ struct vcpu_kind {
 	const char *name;
 	const char *cap; /* the capability's name; NULL: no KVM is without it */
 	unsigned long cap_nr;
-	size_t has;           /* offset of its bool in struct kvm; 0: kvm_probe() insists on it */
-	bool optional;        /* a host without the capability has no such state */
-	unsigned int save_at; /* place in the order of reading, from 1; 0: it is not read */
+	size_t has;    /* offset of its bool in struct kvm; 0: vcpu_kinds_probe() insists on it */
+	bool optional; /* a host without the capability has no such state */
+	unsigned int save_at;      /* place in the order of reading, from 1; 0: it is not read */
 	struct kvm_request get[2]; /* the second is for KVMs without the first, or made as well */
 	struct kvm_request set[2];
 	size_t offset; /* in struct vcpu_state, of what get[0] and set[0] take */
@@ -60,6 +60,9 @@ struct vcpu_kind {
 
 extern const struct vcpu_kind vcpu_kinds[VCPU_KINDS];
 
+/* After kvm_probe(): refuses a host whose KVM lacks a kind that is not optional. */
+int vcpu_kinds_probe(struct kvm *kvm, struct error *err);
+
 /*
  * Whether this host's KVM lacks that kind of state, so that a vCPU is read and set without it.
  * (What is not optional is missed when a vCPU is read: then an update is refused.)
@@ -73,5 +76,9 @@ int vcpu_kind_get(enum vcpu_kind_id id, struct vcpu_state *st, struct kvm *kvm, 
 /* Sets one kind, if it is not left out. 0 or -errno with the call's name. */
 int vcpu_kind_set(enum vcpu_kind_id id, const struct vcpu_state *st, struct kvm *kvm, int fd,
 		  struct error *err);
+
+/* Segments and control registers, by the best call that this KVM has. */
+int sregs_get(struct kvm_sregs2 *sregs, struct kvm *kvm, int fd, struct error *err);
+int sregs_set(const struct kvm_sregs2 *sregs, struct kvm *kvm, int fd, struct error *err);
 
 #endif
