@@ -95,6 +95,9 @@ static void test_poor_kvm_is_refused_by_name(void **state)
 	b.kvm->caps[KVM_CAP_IMMEDIATE_EXIT] = 0;
 	refused(&b, ENOTSUP, "KVM_CAP_IMMEDIATE_EXIT");
 	bench_prepare(&b, 1);
+	b.kvm->caps[KVM_CAP_DEBUGREGS] = 0; /* of a kind of vCPU state */
+	refused(&b, ENOTSUP, "KVM_CAP_DEBUGREGS");
+	bench_prepare(&b, 1);
 	b.kvm->api_version = 11;
 	refused(&b, ENOTSUP, "version 11");
 }
