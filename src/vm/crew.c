@@ -67,7 +67,7 @@ void crew_nap(struct crew_member *cm, uint64_t until_ns)
 	struct crew *crew = cm->crew;
 
 	pthread_mutex_lock(&crew->lock);
-	pthread_cond_clockwait(&crew->unpark, &crew->lock, CLOCK_MONOTONIC, &until);
+	pthread_cond_clockwait(&cm->unpark, &crew->lock, CLOCK_MONOTONIC, &until);
 	pthread_mutex_unlock(&crew->lock);
 }
 
@@ -81,13 +81,36 @@ static bool stay_awake(struct crew_member *cm, bool *awake, uint64_t until)
 {
 	struct crew *crew = cm->crew;
 
-	if (!*awake || !crew->awake || cm->id + 1 >= crew->host_cpus)
+	if (!*awake || !atomic_load(&crew->awake) || !atomic_load(&cm->stays_awake))
 		return false;
 	pthread_mutex_unlock(&crew->lock);
-	while (*awake && atomic_load(&cm->goal) == CREW_PARK && !crew_job_is_open(crew))
+	while (*awake && atomic_load(&crew->awake) && atomic_load(&cm->goal) == CREW_PARK &&
+	       !crew_job_is_open(crew))
 		*awake = crew_wait_awake(until);
 	pthread_mutex_lock(&crew->lock);
 	return true;
+}
+
+/* Called and left with the lock held. */
+static bool receive_visit(struct crew_member *cm)
+{
+	struct crew_visit *visit = cm->visit;
+	struct crew *crew = cm->crew;
+
+	if (!visit)
+		return false;
+	pthread_mutex_unlock(&crew->lock);
+	visit->result = visit->fn(visit->opaque, cm->id, visit->err);
+	pthread_mutex_lock(&crew->lock);
+	cm->visit = NULL;
+	atomic_store(&cm->goal, CREW_RUN);
+	pthread_cond_broadcast(&crew->parked);
+	return true;
+}
+
+static bool help(struct crew_member *cm)
+{
+	return !atomic_load(&cm->crew->alone) && crew_job_help(cm->crew, cm->confined);
 }
 
 /* Waits in the park. False when the thread is to end. */
@@ -101,10 +124,12 @@ static bool wait_in_park(struct crew_member *cm)
 	atomic_store(&cm->parked, true);
 	pthread_cond_broadcast(&crew->parked);
 	while (atomic_load(&cm->goal) != CREW_QUIT && !crew_may_run(cm))
-		if (!crew_job_help(crew, cm->confined) && !stay_awake(cm, &awake, now + AWAKE_NS))
-			pthread_cond_wait(&crew->unpark, &crew->lock);
+		if (!receive_visit(cm) && !help(cm) && !stay_awake(cm, &awake, now + AWAKE_NS))
+			crew_sleep(cm);
 	atomic_store(&cm->parked, false);
 	pthread_mutex_unlock(&crew->lock);
+	if (atomic_exchange(&crew->wakes_rest, false))
+		crew_wake_rest(crew);
 	return atomic_load(&cm->goal) != CREW_QUIT;
 }
 
@@ -134,38 +159,83 @@ void *crew_thread(void *opaque)
 
 /* ---- main's side ---- */
 
-static bool all_parked(struct crew *crew)
+/* told: but for those that are to run. */
+static bool are_parked(struct crew *crew, bool told)
 {
-	for (uint32_t i = 0; i < crew->count; i++)
-		if (!atomic_load(&crew->members[i].parked))
+	for (uint32_t i = 0; i < crew->count; i++) {
+		struct crew_member *cm = &crew->members[i];
+
+		if (!atomic_load(&cm->parked) && !(told && atomic_load(&cm->goal) == CREW_RUN))
 			return false;
+	}
 	return true;
 }
 
-void crew_wait_parked(struct crew *crew)
+static void wait_parked(struct crew *crew, bool told)
 {
 	const uint64_t give_up = now_ns() + PARK_SPIN_NS;
 
 	/*
 	 * Most are there at once, sooner than this thread would have gone to sleep and come back.
 	 */
-	while (crew->host_cpus > 1 && !all_parked(crew) && crew_wait_awake(give_up))
+	while (crew->host_cpus > 1 && !are_parked(crew, told) && crew_wait_awake(give_up))
 		;
 	pthread_mutex_lock(&crew->lock);
-	while (!all_parked(crew))
+	while (!are_parked(crew, told))
 		pthread_cond_wait(&crew->parked, &crew->lock);
 	pthread_mutex_unlock(&crew->lock);
+}
+
+void crew_wait_parked(struct crew *crew)
+{
+	wait_parked(crew, false);
+}
+
+static void tell_to_park(struct crew_member *cm)
+{
+	atomic_store(&cm->goal, CREW_PARK);
+	if (cm->started)
+		pthread_kill(cm->thread, CREW_KICK_SIGNAL);
+}
+
+/* Those that are in the way of nobody: the others run meanwhile. */
+static void park_waiting(struct crew *crew)
+{
+	for (uint32_t i = 0; i < crew->count; i++) {
+		struct crew_member *cm = &crew->members[i];
+
+		cm->waited = atomic_load(&cm->goal) == CREW_RUN && crew->ops->waits &&
+			     crew->ops->waits(cm);
+		if (cm->waited)
+			tell_to_park(cm);
+	}
+	wait_parked(crew, true);
+}
+
+static void choose_who_stays_awake(struct crew *crew)
+{
+	uint32_t spare = crew->host_cpus - 1;
+
+	for (int waited = 0; waited < 2; waited++)
+		for (uint32_t i = 0; i < crew->count; i++) {
+			struct crew_member *cm = &crew->members[i];
+
+			if (cm->waited == (waited == 1)) {
+				atomic_store(&cm->stays_awake, spare > 0);
+				spare -= spare > 0;
+			}
+		}
 }
 
 uint64_t crew_park(struct crew *crew)
 {
 	uint64_t last = 0;
 
-	for (uint32_t i = 0; i < crew->count; i++) {
-		atomic_store(&crew->members[i].goal, CREW_PARK);
-		if (crew->members[i].started)
-			pthread_kill(crew->members[i].thread, CREW_KICK_SIGNAL);
-	}
+	park_waiting(crew);
+	choose_who_stays_awake(crew);
+	for (uint32_t i = 0; i < crew->count; i++)
+		if (!crew->members[i].waited)
+			tell_to_park(&crew->members[i]);
 	crew_wait_parked(crew);
 	for (uint32_t i = 0; i < crew->count; i++)
 		if (crew->members[i].stopped_ns > last)
@@ -175,21 +245,24 @@ uint64_t crew_park(struct crew *crew)
 
 void crew_keep_awake(struct crew *crew, bool on)
 {
-	pthread_mutex_lock(&crew->lock);
-	crew->awake = on;
-	pthread_mutex_unlock(&crew->lock);
+	atomic_store(&crew->awake, on);
 }
 
-void crew_unpark(struct crew *crew)
+int crew_visit(struct crew *crew, uint32_t id, crew_job_fn *fn, void *opaque, struct error *err)
 {
+	struct crew_visit visit = { .fn = fn, .opaque = opaque, .err = err };
+	struct crew_member *cm = &crew->members[id];
+
 	pthread_mutex_lock(&crew->lock);
-	for (uint32_t i = 0; i < crew->count; i++) {
-		atomic_store(&crew->members[i].entered_ns, 0);
-		atomic_store(&crew->members[i].goal, CREW_RUN);
-	}
+	cm->visit = &visit;
 	pthread_mutex_unlock(&crew->lock);
-	/* Not before: who is awake already needs the lock. */
-	pthread_cond_broadcast(&crew->unpark);
+	tell_to_park(cm);
+	pthread_cond_signal(&cm->unpark); /* if it is held there already */
+	pthread_mutex_lock(&crew->lock);
+	while (cm->visit)
+		pthread_cond_wait(&crew->parked, &crew->lock);
+	pthread_mutex_unlock(&crew->lock);
+	return visit.result;
 }
 
 uint64_t crew_entered(struct crew *crew)

@@ -15,6 +15,13 @@ void *crew_thread(void *opaque);
 bool crew_job_help(struct crew *crew, bool confined);
 bool crew_job_is_open(struct crew *crew);
 
+/* crew_wake.c: a member's thread sleeps, with the lock held as for the condition that it is. */
+void crew_sleep(struct crew_member *cm);
+/* Those that waited, and so were not woken yet. */
+void crew_wake_rest(struct crew *crew);
+/* So many of those that sleep, but for those that are awake in the park. */
+void crew_wake_helpers(struct crew *crew, uint32_t wanted);
+
 /*
  * Waits for an instant without going to sleep. False: do so now, it is past until or the CPU is
  * wanted.

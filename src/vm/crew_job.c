@@ -61,6 +61,11 @@ bool crew_job_help(struct crew *crew, bool confined)
 	return true;
 }
 
+void crew_leave_main_alone(struct crew *crew, bool on)
+{
+	atomic_store(&crew->alone, on);
+}
+
 static void start(struct crew *crew, crew_job_fn *fn, void *opaque, bool reads)
 {
 	pthread_mutex_lock(&crew->lock);
@@ -81,14 +86,12 @@ void crew_job_start(struct crew *crew, crew_job_fn *fn, void *opaque)
 
 void crew_job_offer(struct crew *crew, uint32_t count)
 {
-	uint32_t helpers = crew->host_cpus - 1 < count ? crew->host_cpus - 1 : count;
-
 	pthread_mutex_lock(&crew->lock);
 	atomic_fetch_add(&crew->job.left, count);
 	atomic_fetch_add(&crew->job.count, count);
 	pthread_mutex_unlock(&crew->lock);
-	while (helpers--)
-		pthread_cond_signal(&crew->unpark);
+	if (!atomic_load(&crew->alone))
+		crew_wake_helpers(crew, crew->host_cpus - 1 < count ? crew->host_cpus - 1 : count);
 }
 
 /*

@@ -28,8 +28,9 @@ static uint32_t count_host_cpus(void)
 static void init_locks(struct crew *crew)
 {
 	pthread_mutex_init(&crew->lock, NULL);
-	pthread_cond_init(&crew->unpark, NULL);
 	pthread_cond_init(&crew->parked, NULL);
+	for (uint32_t i = 0; i < crew->count; i++)
+		pthread_cond_init(&crew->members[i].unpark, NULL);
 }
 
 int crew_init(struct crew *crew, const struct crew_ops *ops, void *opaque, uint32_t count,
@@ -50,6 +51,8 @@ int crew_init(struct crew *crew, const struct crew_ops *ops, void *opaque, uint3
 		crew->members[i].id = i;
 		atomic_init(&crew->members[i].parked, true);
 		atomic_init(&crew->members[i].host_cpu, -1);
+		atomic_init(&crew->members[i].sleeps_on, -1);
+		atomic_init(&crew->members[i].stays_awake, i + 1 < crew->host_cpus);
 	}
 	init_locks(crew);
 	return 0;
@@ -60,7 +63,8 @@ void crew_fini(struct crew *crew)
 	if (!crew->members)
 		return;
 	pthread_cond_destroy(&crew->parked);
-	pthread_cond_destroy(&crew->unpark);
+	for (uint32_t i = 0; i < crew->count; i++)
+		pthread_cond_destroy(&crew->members[i].unpark);
 	pthread_mutex_destroy(&crew->lock);
 	free(crew->members);
 	crew->members = NULL;
@@ -128,7 +132,7 @@ static void stop_member(struct crew_member *cm)
 
 	pthread_mutex_lock(&crew->lock);
 	atomic_store(&cm->goal, CREW_QUIT);
-	pthread_cond_broadcast(&crew->unpark);
+	pthread_cond_signal(&cm->unpark);
 	pthread_mutex_unlock(&crew->lock);
 	pthread_kill(cm->thread, CREW_KICK_SIGNAL);
 	pthread_join(cm->thread, NULL);
@@ -152,6 +156,8 @@ static void forget_thread(struct crew_member *cm)
 	if (cm->started)
 		pthread_tryjoin_np(cm->thread, NULL);
 	cm->started = false;
+	cm->visit = NULL;
+	atomic_store(&cm->sleeps_on, -1);
 	atomic_store(&cm->parked, true);
 }
 

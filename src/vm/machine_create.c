@@ -49,7 +49,8 @@ static int alloc_vcpus(struct machine *m, struct error *err)
 	r = crew_init(m->crew, &vcpu_crew_ops, m, m->guest.cpus, err);
 	if (r < 0)
 		return r;
-	crew_keep_awake(m->crew, m->incoming != NULL);
+	crew_keep_awake(m->crew, m->incoming && !m->rehearses);
+	crew_leave_main_alone(m->crew, m->rehearses);
 	m->vcpus = calloc(m->guest.cpus, sizeof(*m->vcpus));
 	m->vcpu_states = calloc(m->guest.cpus, sizeof(*m->vcpu_states));
 	if (m->rehearses)

@@ -202,6 +202,103 @@ static void test_nobody_runs_while_held(void **state)
 	crew_bench_free(b);
 }
 
+/* ---- one after the other ---- */
+
+static _Atomic uint32_t waiting; /* a bit each */
+static _Atomic uint32_t parked_last;
+
+static bool waits(struct crew_member *cm)
+{
+	return atomic_load(&waiting) >> cm->id & 1;
+}
+
+static void note_parked(struct crew_member *cm)
+{
+	struct crew_bench *b = cm->crew->opaque;
+
+	atomic_store(&parked_last, cm->id);
+	atomic_fetch_sub(&b->sleepers[cm->id].runners, 1);
+}
+
+static void test_those_that_wait_are_parked_first(void **state)
+{
+	unsigned int counts[SLEEPERS_MAX];
+	struct crew_bench *b;
+
+	(void)state;
+	b = crew_bench_new(4);
+	b->ops.waits = waits;
+	b->ops.settle = note_parked;
+	for (uint32_t busy = 0; busy < 4; busy++) {
+		crew_bench_count_sleeps(b, counts);
+		crew_unpark(&b->crew);
+		assert_true(crew_bench_wait_asleep(b, counts));
+		atomic_store(&waiting, 0xf & ~(1u << busy));
+		crew_park(&b->crew);
+		assert_true(crew_bench_is_quiet(b));
+		assert_int_equal(parked_last, busy);
+	}
+	crew_bench_free(b);
+}
+
+struct guests {
+	struct crew *crew;
+	pthread_t who[SLEEPERS_MAX];
+	_Atomic uint32_t at_once;
+};
+
+static int be_visited(void *opaque, uint32_t item, struct error *err)
+{
+	struct guests *g = opaque;
+
+	g->who[item] = pthread_self();
+	for (uint32_t i = 0; i < g->crew->count; i++)
+		g->at_once += atomic_load(&g->crew->members[i].parked);
+	return item == 2 ? err_set(err, 7, "item %u", item) : 0;
+}
+
+static void visit_each(struct crew_bench *b)
+{
+	struct guests g = { .crew = &b->crew };
+
+	for (uint32_t i = 0; i < b->crew.count; i++) {
+		struct error err = ERROR_INIT;
+
+		assert_int_equal(crew_visit(&b->crew, i, be_visited, &g, &err), i == 2 ? -7 : 0);
+		assert_string_equal(err.text, i == 2 ? "item 2" : "");
+		assert_true(pthread_equal(g.who[i], b->crew.members[i].thread));
+	}
+	if (!atomic_load(&b->held))
+		assert_int_equal(g.at_once, b->crew.count);
+}
+
+/* On its own thread, the others running; and it runs on by itself. */
+static void test_a_visit_stops_one_alone(void **state)
+{
+	unsigned int counts[SLEEPERS_MAX];
+	struct crew_bench *b;
+
+	(void)state;
+	b = crew_bench_new(3);
+	crew_bench_count_sleeps(b, counts);
+	crew_unpark(&b->crew);
+	assert_true(crew_bench_wait_asleep(b, counts));
+	for (int i = 0; i < 100; i++) {
+		crew_bench_count_sleeps(b, counts);
+		visit_each(b);
+		assert_true(crew_bench_wait_asleep(b, counts));
+	}
+	/* They have parked by themselves, and are to run all the same. */
+	atomic_store(&b->held, true);
+	for (uint32_t i = 0; i < 3; i++)
+		crew_bench_wake(b, i);
+	crew_wait_parked(&b->crew);
+	visit_each(b);
+	crew_park(&b->crew);
+	assert_true(crew_bench_is_quiet(b));
+	crew_bench_free(b);
+}
+
 /* ---- threads ---- */
 
 static void test_threads_have_names_and_no_signals_but_the_kick(void **state)
@@ -255,6 +352,8 @@ int main(void)
 		cmocka_unit_test(test_a_kick_after_the_call),
 		cmocka_unit_test(test_a_kick_in_the_park_marks_nothing),
 		cmocka_unit_test(test_nobody_runs_while_held),
+		cmocka_unit_test(test_those_that_wait_are_parked_first),
+		cmocka_unit_test(test_a_visit_stops_one_alone),
 		cmocka_unit_test(test_threads_have_names_and_no_signals_but_the_kick),
 		cmocka_unit_test(test_they_end_wherever_they_are),
 	};

@@ -33,6 +33,17 @@ enum crew_goal {
 
 struct crew;
 
+/* A share of a job: one item, 0 to the number of those offered - 1. On any thread of the crew. */
+typedef int crew_job_fn(void *opaque, uint32_t item, struct error *err);
+
+/* What a member is to do for itself: crew_visit(). */
+struct crew_visit {
+	crew_job_fn *fn;
+	void *opaque;
+	int result;
+	struct error *err;
+};
+
 struct crew_member {
 	struct crew *crew;
 	uint32_t id; /* 0 to crew->count - 1 */
@@ -45,6 +56,11 @@ struct crew_member {
 	uint64_t stopped_ns; /* CLOCK_MONOTONIC when run() last returned */
 	_Atomic uint64_t entered_ns; /* when it last left the park for run(); 0: not since told to */
 	_Atomic int host_cpu;        /* and on which CPU of the host; -1: not yet */
+	bool waited;                 /* main's: so crew_park() found it, or who knows it said so */
+	_Atomic int sleeps_on;       /* the host's CPU where its thread went to sleep; -1: awake */
+	pthread_cond_t unpark;       /* its thread waits here while parked */
+	_Atomic bool stays_awake;    /* one of those that crew_keep_awake() is about */
+	struct crew_visit *visit;    /* under crew->lock; NULL: none, or it is over */
 };
 
 /* What a kind of crew does. Called on the member's own thread, unless it says otherwise. */
@@ -71,10 +87,12 @@ struct crew_ops {
 	void (*started)(struct crew_member *cm);
 	/* On any thread, often: true while nobody is to run, whatever main says; or NULL. */
 	bool (*held)(struct crew *crew);
+	/*
+	 * On main's thread: whether run() is blocked, with nothing to do. Who is loses nothing in the
+	 * park, so they are parked first and let go last; or NULL.
+	 */
+	bool (*waits)(struct crew_member *cm);
 };
-
-/* A share of a job: one item, 0 to the number of those offered - 1. On any thread of the crew. */
-typedef int crew_job_fn(void *opaque, uint32_t item, struct error *err);
 
 struct crew {
 	const struct crew_ops *ops;
@@ -83,9 +101,10 @@ struct crew {
 	uint32_t count;
 	uint32_t host_cpus; /* that this process may use; 1: nobody waits awake */
 	pthread_mutex_t lock;
-	pthread_cond_t unpark; /* threads wait here while parked */
-	pthread_cond_t parked; /* main waits here for the last to park */
-	bool awake;            /* see crew_keep_awake() */
+	pthread_cond_t parked;   /* main waits here for the last to park */
+	_Atomic bool alone;      /* see crew_leave_main_alone() */
+	_Atomic bool wakes_rest; /* see crew_unpark() in crew_wake.c */
+	_Atomic bool awake;      /* see crew_keep_awake() */
 	struct {
 		crew_job_fn *fn;
 		void *opaque;
@@ -131,15 +150,26 @@ void crew_forget(struct crew *crew);
 /* ---- running and parking ---- */
 
 /*
- * Kicks all, waits until every one is parked, and returns the time when the last one stopped
- * (CLOCK_MONOTONIC, ns). One that was parked already counts with the time of then.
+ * Kicks all, first those that wait, waits until every one is parked, and returns the time when the
+ * last one stopped (CLOCK_MONOTONIC, ns). One that was parked already counts with the time of then.
  */
 uint64_t crew_park(struct crew *crew);
 
 /* Waits the same, but kicks nobody: they were started, or told, before. */
 void crew_wait_parked(struct crew *crew);
 
+/* Those that did not wait first. */
 void crew_unpark(struct crew *crew);
+
+/* What a member did that another crew parked: whether it waited. */
+void crew_note_waited(struct crew *crew, uint32_t id, bool waited);
+
+/*
+ * Has a member that runs come to the park, do fn there for itself (item: its number), and run on,
+ * while the others do not stop: it waits for nobody, and main for it. What fn says. As a job's, fn
+ * allocates nothing; it may be run by a member that is confined.
+ */
+int crew_visit(struct crew *crew, uint32_t id, crew_job_fn *fn, void *opaque, struct error *err);
 
 /* Waits until the first has left the park after crew_unpark(), or held() is true; its time. */
 uint64_t crew_wait_entered(struct crew *crew);
@@ -149,7 +179,8 @@ uint64_t crew_entered(struct crew *crew);
 
 /*
  * While it is on, members that park stay awake for some milliseconds, to help with jobs and to run
- * soon; but for the main thread's sake one CPU less than there are.
+ * soon; but for the main thread's sake one CPU less than there are, and those that did not wait
+ * before others.
  */
 void crew_keep_awake(struct crew *crew, bool on);
 
@@ -177,6 +208,12 @@ void crew_nap(struct crew_member *cm, uint64_t until_ns);
  */
 void crew_job_start(struct crew *crew, crew_job_fn *fn, void *opaque);
 void crew_job_offer(struct crew *crew, uint32_t count);
+
+/*
+ * While it is on, main does jobs alone: the host's CPUs are somebody else's. And who helps a lot is
+ * behind in the scheduler's eyes when it is to run.
+ */
+void crew_leave_main_alone(struct crew *crew, bool on);
 
 /* Does what is left, and waits for the others; the first failure is the job's. */
 int crew_job_finish(struct crew *crew, struct error *err);

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * In which order parked members are woken. Theory of operation.
+ *
+ * To wake a thread that sleeps on another CPU takes 55 us where that CPU is itself a virtual one: with
+ * 16 members the last is woken a millisecond after the first. So who was busy comes before those that
+ * have nothing to do.
+ *
+ * The scheduler may put a woken thread on our own CPU, even where another is idle: it does not count
+ * on a virtual CPU that has halted. Then it runs at once, and we have no CPU until the next tick, 4 ms
+ * later, and nor has whoever we were still to wake. So where a busy member sleeps on our CPU, the first
+ * to be woken is one that sleeps on another and has nothing to do. That one wakes the rest, and so do
+ * we, if we can; who is awake by then is not woken twice.
+ *
+ * Help with a job is asked of those first that have nothing else to do, for who has worked has to wait
+ * for the CPU when it is to run; and of them first those that sleep elsewhere.
+ */
+#include <molt/base/fd.h>
+
+#include "crew_impl.h"
+
+void crew_sleep(struct crew_member *cm)
+{
+	atomic_store(&cm->sleeps_on, sched_getcpu());
+	pthread_cond_wait(&cm->unpark, &cm->crew->lock);
+	atomic_store(&cm->sleeps_on, -1);
+}
+
+void crew_note_waited(struct crew *crew, uint32_t id, bool waited)
+{
+	crew->members[id].waited = waited;
+}
+
+static bool sleeps_here(const struct crew_member *cm, int cpu)
+{
+	return atomic_load(&cm->sleeps_on) == cpu;
+}
+
+static void wake_busy(struct crew *crew, int cpu, bool here)
+{
+	for (uint32_t i = 0; i < crew->count; i++) {
+		struct crew_member *cm = &crew->members[i];
+
+		if (!cm->waited && sleeps_here(cm, cpu) == here)
+			pthread_cond_signal(&cm->unpark);
+	}
+}
+
+static bool some_busy_sleep_here(const struct crew *crew, int cpu)
+{
+	for (uint32_t i = 0; i < crew->count; i++)
+		if (!crew->members[i].waited && sleeps_here(&crew->members[i], cpu))
+			return true;
+	return false;
+}
+
+static void have_rest_woken(struct crew *crew, int cpu)
+{
+	for (uint32_t i = 0; i < crew->count; i++) {
+		struct crew_member *cm = &crew->members[i];
+
+		if (!cm->waited || sleeps_here(cm, cpu))
+			continue;
+		atomic_store(&crew->wakes_rest, true);
+		pthread_cond_signal(&cm->unpark);
+		return;
+	}
+}
+
+void crew_wake_rest(struct crew *crew)
+{
+	for (uint32_t i = 0; i < crew->count; i++)
+		if (crew->members[i].waited)
+			pthread_cond_signal(&crew->members[i].unpark);
+}
+
+static bool is_awake(const struct crew_member *cm)
+{
+	return cm->started && atomic_load(&cm->parked) && atomic_load(&cm->sleeps_on) < 0;
+}
+
+void crew_wake_helpers(struct crew *crew, uint32_t wanted)
+{
+	int cpu = sched_getcpu();
+
+	for (uint32_t i = 0; i < crew->count && wanted; i++)
+		wanted -= is_awake(&crew->members[i]);
+	for (int choice = 0; choice < 4; choice++)
+		for (uint32_t i = 0; i < crew->count && wanted; i++) {
+			struct crew_member *cm = &crew->members[i];
+			bool busy = !cm->waited, here = sleeps_here(cm, cpu);
+
+			if (atomic_load(&cm->sleeps_on) < 0 || 2 * busy + here != choice)
+				continue;
+			pthread_cond_signal(&cm->unpark);
+			wanted--;
+		}
+}
+
+void crew_unpark(struct crew *crew)
+{
+	int cpu = sched_getcpu();
+
+	pthread_mutex_lock(&crew->lock);
+	for (uint32_t i = 0; i < crew->count; i++) {
+		atomic_store(&crew->members[i].entered_ns, 0);
+		atomic_store(&crew->members[i].goal, CREW_RUN);
+	}
+	/* Not after: who is awake already needs the lock. */
+	pthread_mutex_unlock(&crew->lock);
+	if (some_busy_sleep_here(crew, cpu))
+		have_rest_woken(crew, cpu);
+	wake_busy(crew, cpu, false);
+	wake_busy(crew, cpu, true);
+	crew_wake_rest(crew);
+	atomic_store(&crew->wakes_rest, false);
+}
