@@ -4,7 +4,7 @@
  *
  * What the successor rehearses with is the state of the hand-off, from which the guest has run on. At
  * the switch the stand-in saves once more: machine, vCPUs and devices, in the same sections, into
- * memory that both have mapped. All else that the update saves belongs to what waits meanwhile, and is
+ * memory that both have mapped; but not the vCPUs that have waited all the time. All else that the update saves belongs to what waits meanwhile, and is
  * as it was; so are the descriptors, which is checked.
  */
 #include <errno.h>
@@ -74,7 +74,7 @@ static int save(struct machine *m, struct hand_over *h, struct error *err)
 	stream_begin(&w, &header);
 	f->fds->count = 0;
 	f->fds->handed = h->fds; /* the successor has these, and will get no others */
-	r = machine_save(m, &w, f->fds, err);
+	r = machine_save_news(m, &w, f->fds, err);
 	if (r == 0)
 		r = stream_end(&w, err);
 	h->stand_in.page->final_len = w.len;
@@ -89,12 +89,15 @@ int update_save_final(void *opaque, struct error *err)
 	int r;
 
 	page->entered_ns = h->parked ? machine_entered(u->machine) : 0;
-	if (h->parked)
+	if (h->parked) {
+		machine_keep_awake(u->machine, true);
 		page->stopped_ns = machine_park_vcpus(u->machine);
+	}
 	r = machine_quiesce(u->machine, err);
 	if (r == 0)
 		r = save(u->machine, h, err);
 	page->saved_ns = now_ns();
+	machine_keep_awake(u->machine, false);
 	if (r < 0)
 		update_run_on(u);
 	return r;

@@ -153,6 +153,25 @@ void undo_stand_in(struct update *u)
 }
 
 /*
+ * For a rehearsal the state of a vCPU is good enough that it has some time before the others stop, and
+ * then only devices are left to be saved in the pause. A vCPU that is alone would stop twice for it.
+ */
+int step_read_vcpus(struct update *u, struct error *err)
+{
+	const struct machine *m = u->machine;
+
+	if (u->hand_over.stops_guest || m->guest.run_state != RUN_STATE_RUNNING ||
+	    m->guest.cpus == 1)
+		return STEP_SKIPPED;
+	return machine_read_vcpus(u->machine, err);
+}
+
+void undo_read_vcpus(struct update *u)
+{
+	machine_forget_reading(u->machine);
+}
+
+/*
  * With all vCPUs parked the guest is in KVM and in memory, and in nobody's registers: if this
  * process dies or hangs from here on, the stand-in has it. So nothing from here to the exec may leave
  * shared memory in a state that the stand-in cannot live with: no allocation (malloc's lock would die

@@ -11,7 +11,7 @@
  *
  * Its row is the one where the sides change: the successor goes on in it, and then with the rows
  * below. If one of its steps fails it gives back (way_back.c). If it does not even come to that, the
- * stand-in takes back: it undoes the predecessor's steps, whose memory it has (stand_in_ops.c). After
+ * stand-in takes back: it undoes the predecessor's steps, whose memory it has (take_back.c). After
  * `resume`, in which the guest becomes the successor's, nothing can fail.
  *
  * The loops note when each step began and ended, for the report (report.c): the predecessor's notes
@@ -43,6 +43,7 @@ static const struct step steps[] = {
 	{ "announce",   step_announce,    NULL,             NULL },
 	{ "slow paths", step_slow_paths,  undo_slow_paths,  NULL },
 	{ "stand-in",   step_stand_in,    undo_stand_in,    NULL },
+	{ "read vCPUs", step_read_vcpus,  undo_read_vcpus,  NULL },
 
 	/* It does not run. */
 	{ "pause",      step_pause,       undo_pause,       NULL },

@@ -22,6 +22,8 @@ int step_slow_paths(struct update *u, struct error *err);
 void undo_slow_paths(struct update *u);
 int step_stand_in(struct update *u, struct error *err);
 void undo_stand_in(struct update *u);
+int step_read_vcpus(struct update *u, struct error *err);
+void undo_read_vcpus(struct update *u);
 int step_pause(struct update *u, struct error *err);
 void undo_pause(struct update *u);
 int step_quiesce(struct update *u, struct error *err);

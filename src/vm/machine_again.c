@@ -7,6 +7,8 @@
  * sections are the same, most of them with the same bytes in them, and what is the same is there
  * already. So only what differs is loaded; a device may be told of its state twice (post_load).
  *
+ * A vCPU without a section is as it was in the rehearsal: most of a large guest's are.
+ *
  * The local APICs are an exception: what devices did since with their interrupt lines may have left
  * something there.
  */
@@ -65,7 +67,8 @@ static int load_vcpu(void *opaque, uint32_t id, struct error *err)
 {
 	struct machine *m = opaque;
 	struct vcpu *v = &m->vcpus[id];
-	int r = vmstate_load(m->incoming, &vcpu_vmstate, id, v->state, err);
+	bool is_news = v->state != &m->rehearsed[id];
+	int r = is_news ? vmstate_load(m->incoming, &vcpu_vmstate, id, v->state, err) : 0;
 
 	if (r < 0)
 		return r;
@@ -77,6 +80,13 @@ static int load_vcpu(void *opaque, uint32_t id, struct error *err)
 	return r;
 }
 
+/* Who wants to execute something is let go first, and helps last. */
+static void note_who_waits(struct machine *m)
+{
+	for (uint32_t i = 0; i < m->guest.cpus; i++)
+		crew_note_waited(m->crew, i, vcpu_state_waits(m->vcpus[i].state));
+}
+
 static int load_vcpus(struct machine *m, struct error *err)
 {
 	struct vcpu_state *was = m->vcpu_states;
@@ -86,9 +96,11 @@ static int load_vcpus(struct machine *m, struct error *err)
 	m->vcpu_states = m->rehearsed;
 	m->rehearsed = was;
 	for (uint32_t i = 0; i < m->guest.cpus; i++)
-		m->vcpus[i].state = &m->vcpu_states[i];
-	if (m->guest.cpus == 1)
-		return load_vcpu(m, 0, err);
+		m->vcpus[i].state = stream_find(m->incoming, vcpu_vmstate.name, i)
+					    ? &m->vcpu_states[i]
+					    : &m->rehearsed[i];
+	note_who_waits(m); /* the others' state is still zeroes: they do not */
+	crew_leave_main_alone(m->crew, false);
 	crew_job_start(m->crew, load_vcpu, m);
 	crew_job_offer(m->crew, m->guest.cpus);
 	r = crew_job_finish(m->crew, err);
@@ -96,6 +108,7 @@ static int load_vcpus(struct machine *m, struct error *err)
 		tsc = tsc || vcpu_state_tsc_differs(m->vcpus[i].state, &m->rehearsed[i]);
 	for (uint32_t i = 0; i < m->guest.cpus && r == 0 && tsc; i++)
 		r = vcpu_state_set_tsc(m->vcpus[i].state, &m->kvm, m->vcpus[i].fd, err);
+	note_who_waits(m);
 	return r;
 }
 
@@ -115,8 +128,23 @@ int machine_load_again(struct machine *m, struct stream *first, struct stream *l
 	return r;
 }
 
+/* Who has no news has its state there. */
+static void keep_rehearsed(struct machine *m)
+{
+	for (uint32_t i = 0; i < m->guest.cpus; i++) {
+		struct vcpu *v = &m->vcpus[i];
+
+		if (v->state != &m->rehearsed[i])
+			continue;
+		m->vcpu_states[i] = *v->state;
+		v->state = &m->vcpu_states[i];
+	}
+}
+
 void machine_forget_rehearsal(struct machine *m)
 {
+	if (m->rehearsed && m->vcpus && m->vcpu_states)
+		keep_rehearsed(m);
 	free(m->rehearsed);
 	m->rehearsed = NULL;
 	m->rehearses = false;

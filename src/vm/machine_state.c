@@ -131,43 +131,94 @@ static int get_vcpu(void *opaque, uint32_t id, struct error *err)
 {
 	struct machine *m = opaque;
 	struct vcpu *v = &m->vcpus[id];
-	int r = vcpu_state_get_again(v->state, &v->reading, &m->kvm, v->fd, &m->guest.msrs.saved,
-				     err);
+	struct vcpu_part was;
+	int r;
 
+	vcpu_part_of(&was, v->state);
+	r = vcpu_state_get_again(v->state, &v->reading, &m->kvm, v->fd, &m->guest.msrs.saved, err);
 	if (r < 0) {
 		err_prefix(err, "vCPU %u", v->id);
 		return r;
 	}
 	vcpu_state_keep_steal_time(v->state, v->steal_time);
 	lapic_timer_save(&v->timer, v->state);
+	vcpu_reading_compare(&v->reading, &was, v->state);
 	return 0;
 }
 
-static int save_vcpus(struct machine *m, struct stream_writer *w, bool describe, struct error *err)
+/* The host's TSC has jumped, or the first vCPU has set its own. */
+static int get_other_tscs(struct machine *m, struct error *err)
 {
 	int r = 0;
 
-	/* Members that help cannot read files. */
-	for (uint32_t i = 0; i < m->guest.cpus && !describe; i++)
-		vcpu_reading_count(&m->vcpus[i].reading);
-	if (!describe)
-		r = crew_job_read(m->crew, m->guest.cpus, get_vcpu, m, err);
-	for (uint32_t i = 0; i < m->guest.cpus && r == 0; i++) {
-		struct vcpu_state *st = m->vcpus[i].state;
-
-		if (describe)
-			r = describe_vcpu(m, st, err);
-		if (r == 0)
-			vmstate_save(w, &vcpu_vmstate, i, st);
+	for (uint32_t i = 1; i < m->guest.cpus && r == 0; i++) {
+		m->vcpus[i].reading.is_told = false;
+		r = vcpu_state_get_tsc(m->vcpus[i].state, &m->kvm, m->vcpus[i].fd, err);
 	}
 	return r;
 }
 
+static int get_vcpus(struct machine *m, struct error *err)
+{
+	uint64_t offset = m->vcpus[0].state->tsc_offset;
+	int r;
+
+	/* Members that help cannot read files. */
+	for (uint32_t i = 0; i < m->guest.cpus; i++)
+		vcpu_reading_count(&m->vcpus[i].reading);
+	r = crew_job_read(m->crew, m->guest.cpus, get_vcpu, m, err);
+	return r < 0 || m->vcpus[0].state->tsc_offset == offset ? r : get_other_tscs(m, err);
+}
+
+int machine_read_vcpus(struct machine *m, struct error *err)
+{
+	int r = 0;
+
+	for (uint32_t i = 0; i < m->guest.cpus && r == 0; i++) {
+		/* What it still executes after that makes the count another one. */
+		vcpu_reading_count(&m->vcpus[i].reading);
+		r = crew_visit(m->crew, i, get_vcpu, m, err);
+	}
+	m->vcpus_are_read = r == 0;
+	return r;
+}
+
+void machine_forget_reading(struct machine *m)
+{
+	m->vcpus_are_read = false;
+}
+
+enum what { DESCRIPTION, ALL, NEWS };
+
+static int save_vcpu(struct machine *m, struct stream_writer *w, uint32_t id, enum what what,
+		     struct error *err)
+{
+	struct vcpu *v = &m->vcpus[id];
+	int r = what == DESCRIPTION ? describe_vcpu(m, v->state, err) : 0;
+
+	if (r < 0 || (what == NEWS && v->reading.is_told))
+		return r;
+	vmstate_save(w, &vcpu_vmstate, id, v->state);
+	if (what == ALL)
+		vcpu_reading_note_told(&v->reading);
+	return 0;
+}
+
+static int save_vcpus(struct machine *m, struct stream_writer *w, enum what what, struct error *err)
+{
+	bool read = what == NEWS || (what == ALL && !m->vcpus_are_read);
+	int r = read ? get_vcpus(m, err) : 0;
+
+	for (uint32_t i = 0; i < m->guest.cpus && r == 0; i++)
+		r = save_vcpu(m, w, i, what, err);
+	return r;
+}
+
 static int save_device(struct device *dev, struct stream_writer *w, struct fdtable *fds,
-		       bool describe, struct error *err)
+		       enum what what, struct error *err)
 {
 	const struct device_class *cls = dev->cls;
-	int r = cls->pre_save && !describe ? cls->pre_save(dev, err) : 0;
+	int r = cls->pre_save && what != DESCRIPTION ? cls->pre_save(dev, err) : 0;
 
 	if (r == 0 && cls->state) {
 		/* While it is only described vCPUs run and may be at it. */
@@ -182,7 +233,7 @@ static int save_device(struct device *dev, struct stream_writer *w, struct fdtab
 	return r;
 }
 
-static int save(struct machine *m, struct stream_writer *w, struct fdtable *fds, bool describe,
+static int save(struct machine *m, struct stream_writer *w, struct fdtable *fds, enum what what,
 		struct error *err)
 {
 	int r;
@@ -195,15 +246,21 @@ static int save(struct machine *m, struct stream_writer *w, struct fdtable *fds,
 	if (r == 0)
 		r = memory_save_fds(&m->memory, fds, err);
 	if (r == 0)
-		r = save_vcpus(m, w, describe, err);
+		r = save_vcpus(m, w, what, err);
 	for (unsigned int i = 0; i < m->ndevices && r == 0; i++)
-		r = save_device(m->devices[i], w, fds, describe, err);
+		r = save_device(m->devices[i], w, fds, what, err);
 	return r;
 }
 
 int machine_save(struct machine *m, struct stream_writer *w, struct fdtable *fds, struct error *err)
 {
-	return save(m, w, fds, false, err);
+	return save(m, w, fds, ALL, err);
+}
+
+int machine_save_news(struct machine *m, struct stream_writer *w, struct fdtable *fds,
+		      struct error *err)
+{
+	return save(m, w, fds, NEWS, err);
 }
 
 int machine_describe(struct machine *m, struct stream_writer *w, struct fdtable *fds,
@@ -214,7 +271,7 @@ int machine_describe(struct machine *m, struct stream_writer *w, struct fdtable 
 	/* Without them an update is as good as the one that brought this guest here. */
 	if (msr_lists_complete(&m->guest.msrs, &m->kvm, m->vcpus[0].state, &untried) < 0)
 		log_warn("MSRs that are new to this guest: %s", untried.text);
-	return save(m, w, fds, true, err);
+	return save(m, w, fds, DESCRIPTION, err);
 }
 
 void machine_takeover_kinds(const struct machine_model *model, struct takeover_kinds *kinds)

@@ -11,7 +11,6 @@
 #define MSR_TSC 0x10u
 #define MSR_KVM_WALL_CLOCK_OLD 0x11u
 #define MSR_KVM_SYSTEM_TIME_OLD 0x12u
-#define MSR_TSC_DEADLINE 0x6e0u
 #define MSR_KVM_WALL_CLOCK_2 0x4b564d00u
 #define MSR_HV_HYPERCALL 0x40000001u
 #define MSR_HV_VP_ASSIST_PAGE 0x40000073u
@@ -210,10 +209,15 @@ int msrs_load_again(const struct vcpu_state *st, const struct vcpu_state *known,
 	return m.head.nmsrs ? set_entries(&m, kvm, fd, err) : 0;
 }
 
-bool msrs_differ(const struct vcpu_state *st, const struct vcpu_state *known, uint32_t index)
+uint64_t msr_value_of(const struct vcpu_state *st, uint32_t index)
 {
 	for (uint32_t i = 0; i < st->nmsrs; i++)
-		if (st->msr_index[i] == index && st->msr_value[i] != known->msr_value[i])
-			return true;
-	return false;
+		if (st->msr_index[i] == index)
+			return st->msr_value[i];
+	return 0;
+}
+
+bool msrs_differ(const struct vcpu_state *st, const struct vcpu_state *known, uint32_t index)
+{
+	return msr_value_of(st, index) != msr_value_of(known, index);
 }

@@ -8,6 +8,7 @@
 #include <molt/vm/vcpu_state.h>
 
 #define MSR_MTRR_DEF_TYPE 0x2ffu
+#define MSR_TSC_DEADLINE 0x6e0u
 
 /*
  * MSRs that must not be written back: the TSC travels as an offset; writing the wall clock makes
@@ -50,5 +51,8 @@ int msrs_save_again(struct vcpu_state *st, struct kvm *kvm, int fd, bool tsc_dea
 
 /* Whether an MSR has another value in st than in known, which has the same MSRs. */
 bool msrs_differ(const struct vcpu_state *st, const struct vcpu_state *known, uint32_t index);
+
+/* 0 where it is not in st. */
+uint64_t msr_value_of(const struct vcpu_state *st, uint32_t index);
 
 #endif

@@ -244,6 +244,11 @@ static bool held(struct crew *crew)
 	return machine_is_stopping(crew->opaque);
 }
 
+static bool waits(struct crew_member *cm)
+{
+	return vcpu_reading_blocks(&vcpu_of(cm)->reading);
+}
+
 const struct crew_ops vcpu_crew_ops = {
 	.name = "vcpu",
 	.title = "vCPU",
@@ -252,6 +257,7 @@ const struct crew_ops vcpu_crew_ops = {
 	.settle = settle,
 	.started = started,
 	.held = held,
+	.waits = waits,
 };
 
 int vcpu_open(struct vcpu *v, struct error *err)

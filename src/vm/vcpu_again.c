@@ -57,6 +57,11 @@ bool vcpu_state_tsc_differs(const struct vcpu_state *st, const struct vcpu_state
 	return st->tsc_khz != known->tsc_khz || st->tsc_offset != known->tsc_offset;
 }
 
+int vcpu_state_get_tsc(struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, struct error *err)
+{
+	return vcpu_kind_get(VCPU_TSC, st, kvm, vcpu_fd, NULL, err);
+}
+
 int vcpu_state_set_tsc(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, struct error *err)
 {
 	return vcpu_kind_set(VCPU_TSC, st, kvm, vcpu_fd, err);
@@ -76,6 +81,8 @@ static uint32_t kinds_to_set(const struct vcpu_state *st, const struct vcpu_stat
 {
 	uint32_t set = BIT(VCPU_LAPIC) | BIT(VCPU_EVENTS);
 
+	if (st == known)
+		return set;
 	for (enum vcpu_kind_id id = 0; id < VCPU_KINDS; id++)
 		if (bytes_differ(st, known, id))
 			set |= BIT(id);
@@ -95,7 +102,7 @@ int vcpu_state_set_again(const struct vcpu_state *st, const struct vcpu_state *k
 	uint32_t set;
 	int r = 0;
 
-	if (!same_shape(st, known))
+	if (st != known && !same_shape(st, known))
 		return vcpu_state_set(st, kvm, vcpu_fd, err);
 	set = kinds_to_set(st, known);
 	for (size_t i = 0; r == 0 && i < ARRAY_SIZE(order); i++)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Reading a vCPU's state for the second time: at the hand-off all of it was read, at the switch the
+ * Reading a vCPU's state for the second time: for the rehearsal all of it was read, at the switch the
  * guest waits. Theory of operation.
  *
  * Most vCPUs of a large guest are halted most of the time. What such a vCPU itself would have to
@@ -12,11 +12,15 @@
  *	MP state		an INIT that has come takes effect by that, or an interrupt: then it
  *				does not wait any more, and all is read. So also when it has woken
  *	events, LAPIC		interrupts, NMIs, and the timer goes on
- *	TSC offset		KVM corrects it where the host's TSC has jumped
+ *	TSC offset		KVM corrects it where the host's TSC has jumped, of all vCPUs alike:
+ *				so that of the first is read, and if it has moved those of the others
  *	TSC deadline		is 0 once it is over
  *	wall clock		is the VM's: any vCPU may have set it
  *
  * The same goes for a vCPU that has never run and waits for its first INIT.
+ *
+ * Where none of that is news the successor, which has rehearsed with the last reading, is not told of
+ * the vCPU again (is_told): to write, parse and compare its 13 KiB takes as long as to read it.
  *
  * Main looks at the counts, before others help with the reading: vCPU threads can read no file.
  */
@@ -31,8 +35,8 @@
 
 #define DESCS_BYTES 16384u /* of some 70 bytes each; Linux 6.18 has 47 */
 
-/* Where the count of exits is, or 0: which this KVM keeps in a form that is new to us. */
-static uint64_t find_exits(int fd)
+/* Where one of them is, or 0: which this KVM has not, or keeps in a form that is new to us. */
+static uint64_t find(int fd, const char *name)
 {
 	_Alignas(struct kvm_stats_desc) uint8_t descs[DESCS_BYTES];
 	const struct kvm_stats_desc *d;
@@ -46,22 +50,23 @@ static uint64_t find_exits(int fd)
 	got = pread(fd, descs, sizeof(descs), h.desc_offset);
 	for (size_t i = 0; i < h.num_desc && (ssize_t)((i + 1) * size) <= got; i++) {
 		d = (const void *)(descs + i * size);
-		if (strncmp(d->name, "exits", h.name_size) == 0)
+		if (strncmp(d->name, name, h.name_size) == 0)
 			return d->size == 1 ? (uint64_t)h.data_offset + d->offset : 0;
 	}
 	return 0;
 }
 
-void vcpu_reading_open(struct vcpu_reading *reading, struct kvm *kvm, int vcpu_fd, bool wall_clock)
+void vcpu_reading_open(struct vcpu_reading *reading, struct kvm *kvm, int vcpu_fd, bool first)
 {
 	int fd = kvm_call_num(kvm, vcpu_fd, KVM_GET_STATS_FD, 0);
 
-	*reading = (struct vcpu_reading){ .fd = fd < 0 ? -1 : fd, .wall_clock = wall_clock };
+	*reading = (struct vcpu_reading){ .fd = fd < 0 ? -1 : fd, .first = first };
 	if (fd < 0)
 		return;
 	fd_set_cloexec(fd, true);
-	reading->at = find_exits(fd);
-	if (!reading->at)
+	reading->exits_at = find(fd, "exits");
+	reading->blocking_at = find(fd, "blocking");
+	if (!reading->exits_at)
 		fd_close(&reading->fd);
 }
 
@@ -71,15 +76,25 @@ void vcpu_reading_close(struct vcpu_reading *reading)
 	reading->waited = false;
 }
 
-void vcpu_reading_count(struct vcpu_reading *reading)
+static bool read_count(const struct vcpu_reading *reading, uint64_t at, uint64_t *count)
 {
-	uint64_t *now = &reading->now;
-
-	reading->counted = reading->fd >= 0 && pread(reading->fd, now, sizeof(*now),
-						     (off_t)reading->at) == sizeof(*now);
+	return reading->fd >= 0 && at &&
+	       pread(reading->fd, count, sizeof(*count), (off_t)at) == sizeof(*count);
 }
 
-static bool waits(const struct vcpu_state *st)
+void vcpu_reading_count(struct vcpu_reading *reading)
+{
+	reading->counted = read_count(reading, reading->exits_at, &reading->now);
+}
+
+bool vcpu_reading_blocks(const struct vcpu_reading *reading)
+{
+	uint64_t blocks = 0;
+
+	return read_count(reading, reading->blocking_at, &blocks) && blocks;
+}
+
+bool vcpu_state_waits(const struct vcpu_state *st)
 {
 	return st->mp_state.mp_state == KVM_MP_STATE_HALTED ||
 	       st->mp_state.mp_state == KVM_MP_STATE_UNINITIALIZED;
@@ -90,14 +105,40 @@ static int get_what_others_change(struct vcpu_state *st, const struct vcpu_readi
 {
 	int r = vcpu_kind_get(VCPU_EVENTS, st, kvm, fd, NULL, err);
 
-	if (r == 0)
-		r = vcpu_kind_get(VCPU_TSC, st, kvm, fd, NULL, err);
+	if (r == 0 && reading->first)
+		r = vcpu_state_get_tsc(st, kvm, fd, err);
 	if (r == 0)
 		r = vcpu_kind_get(VCPU_LAPIC, st, kvm, fd, NULL, err);
 	if (r == 0)
 		r = msrs_save_again(st, kvm, fd, lapic_timer_has_deadline(&st->lapic),
-				    reading->wall_clock, err);
+				    reading->first, err);
 	return r;
+}
+
+void vcpu_part_of(struct vcpu_part *part, const struct vcpu_state *st)
+{
+	memset(part, 0, sizeof(*part));
+	part->events = st->events;
+	part->lapic = st->lapic;
+	part->tsc_khz = st->tsc_khz;
+	part->tsc_offset = st->tsc_offset;
+	part->wall_clock = st->wall_clock;
+	part->deadline = msr_value_of(st, MSR_TSC_DEADLINE);
+}
+
+void vcpu_reading_compare(struct vcpu_reading *reading, const struct vcpu_part *was,
+			  const struct vcpu_state *st)
+{
+	struct vcpu_part is;
+
+	vcpu_part_of(&is, st);
+	if (memcmp(was, &is, sizeof(is)) != 0)
+		reading->is_told = false;
+}
+
+void vcpu_reading_note_told(struct vcpu_reading *reading)
+{
+	reading->is_told = true;
 }
 
 /* Whether it waits as it did; it has not been entered. */
@@ -123,9 +164,10 @@ int vcpu_state_get_again(struct vcpu_state *st, struct vcpu_reading *reading, st
 		r = get_mp_state(st, kvm, vcpu_fd, &still, err);
 	if (r == 0 && still)
 		return get_what_others_change(st, reading, kvm, vcpu_fd, err);
+	reading->is_told = false;
 	if (r == 0)
 		r = vcpu_state_get(st, kvm, vcpu_fd, msrs, err);
-	reading->waited = r == 0 && counted && waits(st);
+	reading->waited = r == 0 && counted && vcpu_state_waits(st);
 	reading->exits = reading->now;
 	reading->nmsrs = msrs->count;
 	return r;

@@ -20,22 +20,23 @@ from moltvm import Qmp, QmpError, describe  # noqa: E402
 
 # An update, step by step. Until the check has been answered the event loop serves, too.
 EARLY = ["predecessor:prepare", "predecessor:check", "check:start"]
-HELD = """predecessor:answer predecessor:stand-in predecessor:pause predecessor:quiesce predecessor:save
-          predecessor:hand-off predecessor:handover predecessor:exec successor:start successor:adopt successor:build
-          successor:commit successor:switch stand-in:final-save successor:final-load successor:resume successor:tell
+HELD = """predecessor:answer predecessor:stand-in predecessor:read-vcpus predecessor:pause
+          predecessor:quiesce predecessor:save predecessor:hand-off predecessor:handover predecessor:exec successor:start successor:adopt successor:build
+          successor:map-RAM successor:switch stand-in:final-save successor:final-load successor:resume successor:tell
           successor:release""".split()
 # Which of them the old order does not have.
-NEW_ORDER = {"predecessor:hand-off", "successor:switch", "stand-in:final-save", "successor:final-load"}
+NEW_ORDER = {"predecessor:read-vcpus", "predecessor:hand-off", "successor:map-RAM", "successor:switch",
+             "stand-in:final-save", "successor:final-load"}
 # Who executes the kept binary takes over like a successor.
 GIVES_BACK = """successor:start successor:adopt successor:give-up way-back:start way-back:adopt way-back:build
-                way-back:commit way-back:switch way-back:final-load way-back:resume way-back:tell
+                way-back:map-RAM way-back:switch way-back:final-load way-back:resume way-back:tell
                 way-back:release""".split()
 UNDO = ["predecessor:undo", "predecessor:dismiss"]
 TAKES_BACK = ["stand-in:revive", "stand-in:tell"]
 # Stages in which no vCPU runs; those that stop them; and those before which the old order has stopped them.
 PARKED = {"quiesce", "save", "hand-off", "final-load", "resume", "undo", "revive"}
 PARK = {"pause", "final-save"}
-PARKED_LONGER = {"handover", "exec", "start", "adopt", "build", "commit", "give-up"}
+PARKED_LONGER = {"handover", "exec", "start", "adopt", "build", "give-up"}
 # Beyond that a stand-in may be right when it takes the guest back: src/update/stand_in.c, SWITCH_MS.
 SLOW_S = 0.7
 # How it goes on: what is done to it, and where the guest is then (None: who knows).

@@ -528,8 +528,8 @@ struct fake_stats_desc {
 
 struct fake_stats {
 	struct kvm_stats_header head;
-	struct fake_stats_desc desc[2];
-	uint64_t data[2];
+	struct fake_stats_desc desc[3];
+	uint64_t data[3];
 };
 
 static void free_stats(struct fake_vcpu *v)
@@ -542,11 +542,12 @@ static int get_stats(struct fake_kvm *f, struct fake_vcpu *v)
 {
 	const struct fake_stats stats = {
 		.head = { .name_size = STATS_NAME_BYTES,
-			  .num_desc = 2,
+			  .num_desc = 3,
 			  .desc_offset = offsetof(struct fake_stats, desc),
 			  .data_offset = offsetof(struct fake_stats, data) },
 		.desc = { { .size = 1, .name = "halt_exits" },
-			  { .size = 1, .offset = sizeof(uint64_t), .name = "exits" } },
+			  { .size = 1, .offset = sizeof(uint64_t), .name = "exits" },
+			  { .size = 1, .offset = 2 * sizeof(uint64_t), .name = "blocking" } },
 	};
 	void *shared;
 	int fd;
@@ -566,6 +567,12 @@ void fake_vcpu_count_exit(struct fake_vcpu *v)
 {
 	if (v->stats)
 		v->stats->data[1]++;
+}
+
+void fake_vcpu_set_blocking(struct fake_vcpu *v, bool blocks)
+{
+	if (v->stats)
+		v->stats->data[2] = blocks;
 }
 
 /* ---- KVM_RUN ---- */

@@ -176,6 +176,9 @@ uint32_t fake_vcpu_msr(const struct fake_vcpu *v, uint32_t index);
 /* The vCPU has been entered and left, in KVM's statistics: as by an exit that KVM serves itself. */
 void fake_vcpu_count_exit(struct fake_vcpu *v);
 
+/* It is halted and blocked, in these. */
+void fake_vcpu_set_blocking(struct fake_vcpu *v, bool blocks);
+
 /* The position in f->calls of the first call of request on fd (-1: on any) from start on, or -1. */
 int fake_kvm_find_call(const struct fake_kvm *f, int fd, unsigned long request, unsigned int start);
 

@@ -319,7 +319,7 @@ static void test_kvm_fails_to_tell(void **state)
 	t.b.kvm->fail_skip = 1;
 	t.b.m.crew->host_cpus = 1; /* no helpers: vCPUs are saved in order */
 	run_machine(&t);
-	update_bench_must_fail(&t, "{\"no-check\":true}", "save: vCPU 1: KVM_GET_XSAVE2");
+	update_bench_must_fail(&t, "{\"no-check\":true}", "read vCPUs: vCPU 1: KVM_GET_XSAVE2");
 	must_still_run(&t);
 	update_bench_fini(&t);
 }

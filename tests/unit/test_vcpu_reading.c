@@ -133,7 +133,7 @@ static void test_msrs_that_nobody_wants(void **state)
 {
 	struct fixture *f = *state;
 
-	f->reading.wall_clock = false;
+	f->reading.first = false;
 	start(f, KVM_MP_STATE_HALTED, 0);
 	get(f);
 	assert_false(calls(f, KVM_GET_MSRS));
@@ -143,6 +143,69 @@ static void test_msrs_that_nobody_wants(void **state)
 	get(f);
 	assert_true(calls(f, KVM_GET_MSRS));
 	assert_false(calls(f, KVM_GET_REGS));
+}
+
+static void test_tsc_of_others_is_that_of_the_first(void **state)
+{
+	struct fixture *f = *state;
+
+	f->reading.first = false;
+	start(f, KVM_MP_STATE_HALTED, 0);
+	get(f);
+	assert_false(calls(f, KVM_GET_DEVICE_ATTR));
+	f->b->a->tsc_offset += 5;
+	assert_int_equal(vcpu_state_get_tsc(f->b->st, &f->b->kvm, f->b->a_fd, &f->b->err), 0);
+	assert_true(f->b->st->tsc_offset == f->b->a->tsc_offset);
+}
+
+/* As the machine does it. */
+static bool is_news(struct fixture *f)
+{
+	struct vcpu_part was;
+
+	vcpu_part_of(&was, f->b->st);
+	get(f);
+	vcpu_reading_compare(&f->reading, &was, f->b->st);
+	return !f->reading.is_told;
+}
+
+static void test_what_was_told_is_no_news_until_it_changes(void **state)
+{
+	struct fixture *f = *state;
+	struct fake_vcpu *a = f->b->a;
+	uint64_t *deadline = vcpu_bench_msr(a, FAKE_MSR_TSC_DEADLINE);
+	uint64_t *wall_clock = vcpu_bench_msr(a, MSR_WALL_CLOCK);
+
+	start(f, KVM_MP_STATE_HALTED, DEADLINE);
+	assert_true(is_news(f));
+	for (int change = 0; change < 7; change++) {
+		vcpu_reading_note_told(&f->reading);
+		assert_false(is_news(f));
+		assert_false(is_news(f));
+		a->events.nmi.pending ^= change == 0;
+		a->lapic.regs[0x210] ^= change == 1;
+		a->tsc_offset += change == 2;
+		*deadline += change == 3;
+		*wall_clock += change == 4;
+		if (change == 5)
+			change_by_executing(a);
+		if (change == 6)
+			a->mp_state.mp_state = KVM_MP_STATE_INIT_RECEIVED;
+		assert_true(is_news(f));
+		/* For good: whoever was told knows nothing of it. */
+		assert_true(is_news(f));
+	}
+}
+
+static void test_vcpu_that_blocks(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_false(vcpu_reading_blocks(&f->reading));
+	fake_vcpu_set_blocking(f->b->a, true);
+	assert_true(vcpu_reading_blocks(&f->reading));
+	vcpu_reading_close(&f->reading);
+	assert_false(vcpu_reading_blocks(&f->reading));
 }
 
 static void test_host_without_kvmclock(void **state)
@@ -290,6 +353,9 @@ int main(void)
 		CASE(test_vcpu_that_waits_takes_few_calls),
 		CASE(test_what_others_change_is_read),
 		CASE(test_msrs_that_nobody_wants),
+		CASE(test_tsc_of_others_is_that_of_the_first),
+		CASE(test_what_was_told_is_no_news_until_it_changes),
+		CASE(test_vcpu_that_blocks),
 		CASE(test_host_without_kvmclock),
 		CASE(test_vcpu_that_was_entered_is_read_whole),
 		CASE(test_exit_to_the_vmm_is_counted),

@@ -122,6 +122,7 @@ struct machine {
 	uint64_t retry_ns;  /* how long a vCPU that KVM has no room for is tried again */
 	struct vcpu *vcpus; /* guest.cpus of them */
 	struct vcpu_state *vcpu_states; /* one each */
+	bool vcpus_are_read;            /* by machine_read_vcpus() */
 	bool rehearses;                 /* the state that it is built from is not the last one */
 	struct vcpu_state *rehearsed;   /* what each was set to in a rehearsal, or NULL */
 	/*
@@ -311,9 +312,21 @@ int machine_load_again(struct machine *m, struct stream *first, struct stream *l
 /* When there is time: what that one needed. */
 void machine_forget_rehearsal(struct machine *m);
 
+/*
+ * Reads the state of each vCPU, one after the other, of a machine that runs: each stops for its own
+ * reading alone. Good enough for the next machine_save() where machine_save_news() is to follow.
+ */
+int machine_read_vcpus(struct machine *m, struct error *err);
+/* That machine_save() is not to come, or is to read them itself. */
+void machine_forget_reading(struct machine *m);
+
 /* Writes all sections and lists all descriptors. vCPUs parked, devices quiesced. */
 int machine_save(struct machine *m, struct stream_writer *w, struct fdtable *fds,
 		 struct error *err);
+
+/* The same later, without the sections of vCPUs that are as they were then; vCPUs are read anew. */
+int machine_save_news(struct machine *m, struct stream_writer *w, struct fdtable *fds,
+		      struct error *err);
 
 /*
  * The same sections, fields and descriptors while the guest runs, for the check before an update:

@@ -82,27 +82,56 @@ int vcpu_state_get(struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, const st
  * One with fd -1 and else zero knows nothing, and never will.
  */
 struct vcpu_reading {
-	int fd;         /* KVM's statistics of the vCPU, -1: there are none */
-	uint64_t at;    /* of the count of its exits in them */
-	uint64_t exits; /* then, and now */
+	int fd;               /* KVM's statistics of the vCPU, -1: there are none */
+	uint64_t exits_at;    /* of the count of its exits in them */
+	uint64_t blocking_at; /* of whether it is blocked; 0: it does not say */
+	uint64_t exits;       /* then, and now */
 	uint64_t now;
-	bool counted;    /* now is valid, for one reading */
-	uint32_t nmsrs;  /* that were read */
-	bool waited;     /* it executed nothing then, and would not by itself */
-	bool wall_clock; /* this is the vCPU whose st->wall_clock somebody wants */
+	bool counted;   /* now is valid, for one reading */
+	uint32_t nmsrs; /* that were read */
+	bool waited;    /* it executed nothing then, and would not by itself */
+	bool first;     /* of the VM's vCPUs: it is asked what goes for all of them, too */
+	bool is_told;   /* whoever has it all has been told it; vcpu_reading_note_told() */
 };
 
 /* Of a vCPU that was just created. Where KVM keeps no statistics that is no error. */
-void vcpu_reading_open(struct vcpu_reading *reading, struct kvm *kvm, int vcpu_fd, bool wall_clock);
+void vcpu_reading_open(struct vcpu_reading *reading, struct kvm *kvm, int vcpu_fd, bool first);
 void vcpu_reading_close(struct vcpu_reading *reading);
 
 /* Looks how often the vCPU was left. It has parked, and is read next. */
 void vcpu_reading_count(struct vcpu_reading *reading);
 
+/* Whether it executes nothing until somebody wakes it. */
+bool vcpu_state_waits(const struct vcpu_state *st);
+
+/* Whether it is blocked in KVM_RUN, halted; false where KVM does not say. It may run, or park. */
+bool vcpu_reading_blocks(const struct vcpu_reading *reading);
+
+/* What others than the vCPU itself change of its state. */
+struct vcpu_part {
+	struct kvm_vcpu_events events;
+	struct kvm_lapic_state lapic;
+	uint64_t tsc_khz;
+	uint64_t tsc_offset;
+	uint64_t wall_clock;
+	uint64_t deadline;
+};
+
+void vcpu_part_of(struct vcpu_part *part, const struct vcpu_state *st);
+
+/*
+ * All of st was told to somebody: reading->is_told, until a vcpu_state_get_again() has read all of
+ * it, or this finds that it is not as it was before that. When a LAPIC was read is no difference.
+ */
+void vcpu_reading_note_told(struct vcpu_reading *reading);
+void vcpu_reading_compare(struct vcpu_reading *reading, const struct vcpu_part *was,
+			  const struct vcpu_state *st);
+
 /*
  * As vcpu_state_get(), by fewer calls where the vCPU has executed nothing since the last time: st
  * still has what was read then, and nobody but KVM has changed the vCPU since. Without a
- * vcpu_reading_count() before it all is read, and the next time as well.
+ * vcpu_reading_count() before it all is read, and the next time as well. The TSC's offset is then read
+ * of the first vCPU only: where that has moved, vcpu_state_get_tsc() is due for the others.
  */
 int vcpu_state_get_again(struct vcpu_state *st, struct vcpu_reading *reading, struct kvm *kvm,
 			 int vcpu_fd, const struct msr_list *msrs, struct error *err);
@@ -144,6 +173,7 @@ int vcpu_state_set_again(const struct vcpu_state *st, const struct vcpu_state *k
  * all are set, by vcpu_state_set_tsc(), after each was set again.
  */
 bool vcpu_state_tsc_differs(const struct vcpu_state *st, const struct vcpu_state *known);
+int vcpu_state_get_tsc(struct vcpu_state *st, struct kvm *kvm, int vcpu_fd, struct error *err);
 int vcpu_state_set_tsc(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd,
 		       struct error *err);
 
