@@ -2,7 +2,7 @@
 /*
  * What a vCPU's thread does. Theory of operation.
  *
- * It is a member of a crew (crew.c), which parks it and lets it go. The kick sets
+ * It is a member of a crew (crew.h), which parks it and lets it go. The kick sets
  * run->immediate_exit, with which KVM_RUN returns at once.
  *
  * A vCPU may only be saved at an instruction boundary: after a PIO or MMIO exit KVM completes the
