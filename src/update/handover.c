@@ -332,6 +332,7 @@ void handover_undo(struct hand_over *h)
 
 int handover_exec(struct hand_over *h, struct machine *m, struct error *err)
 {
+	struct stand_in_page *page = h->stand_in.page;
 	int r;
 
 	/*
@@ -344,8 +345,13 @@ int handover_exec(struct hand_over *h, struct machine *m, struct error *err)
 		return r;
 	if (h->handed_over && stand_in_wait_serving(&h->stand_in, err) < 0)
 		return -ECHILD;
-	h->stand_in.page->has_free = machine_spare_cpus(m, &h->stand_in.page->free);
+	if (h->handed_over && machine_spare_cpus(m, &page->free)) {
+		keep_off_begin(&h->keep_off, &page->free);
+		page->usual = h->keep_off.usual;
+		atomic_store(&page->has_free, h->keep_off.on);
+	}
 	stand_in_arm(&h->stand_in, true);
 	r = program_exec(h->program_fd, h->argv, h->envp);
+	keep_off_end(&h->keep_off);
 	return err_sys(err, -r, "successor '%s'", h->argv[0]);
 }

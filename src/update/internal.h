@@ -132,6 +132,7 @@ struct hand_over {
 
 	/* Who has the guest meanwhile. */
 	struct stand_in stand_in;
+	struct keep_off keep_off;
 	struct final_state final;
 	bool parked;      /* the vCPUs, which ran before */
 	bool handed_over; /* the guest is the stand-in's */

@@ -168,6 +168,7 @@ static void take_back(struct stand_in *s, bool died)
 					      !decide(s->page, OWNER_UNDECIDED, OWNER_TAKEN_BACK)))
 		leave(s);
 	end_successor(s);
+	keep_off_end(&s->keep_off);
 	prctl(PR_SET_NAME, "molt");
 	s->is_self = true;
 	s->child = CHILD_NONE; /* that is us, and its pidfd is in the dead process's table */
@@ -200,6 +201,14 @@ static void guest_runs_on(struct stand_in *s)
 	s->ops->run_on(s->opaque);
 }
 
+static void keep_off_guest(struct stand_in *s)
+{
+	cpu_set_t spare;
+
+	if (s->ops->spare_cpus(s->opaque, &spare))
+		keep_off_begin(&s->keep_off, &spare);
+}
+
 static void look_at_page(struct stand_in *s)
 {
 	uint64_t count;
@@ -212,6 +221,7 @@ static void look_at_page(struct stand_in *s)
 	if (atomic_load(&s->state) == STATE_STANDS_IN && !atomic_load(&s->serves)) {
 		s->ops->begin(s->opaque);
 		set_and_wake(&s->serves, 1);
+		keep_off_guest(s);
 	}
 	if (atomic_load(&s->state) == STATE_TO_GIVE_BACK) {
 		s->ops->stop(s->opaque);

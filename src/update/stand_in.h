@@ -69,6 +69,8 @@ struct stand_in_page {
 	cpu_set_t free; /* CPUs where the stand-in's vCPUs do not run, good once has_free is set */
 	uint32_t deadline_ms;             /* from armed on */
 	struct refault_progress progress; /* of guest RAM, by the successor before the switch */
+	/* Where main may run, good once has_free is set: until the guest is its, it keeps to free. */
+	cpu_set_t usual;
 };
 
 struct stand_in;
@@ -80,6 +82,8 @@ struct stand_in_ops {
 	void (*unmake)(void *opaque);
 	/* It stands in, and the guest runs: its devices serve. Once. */
 	void (*begin)(void *opaque);
+	/* When its first vCPU runs: the CPUs where none does. False: it is not to run, or there are none. */
+	bool (*spare_cpus)(void *opaque, cpu_set_t *spare);
 	/* Serves what the loop has, for one turn. */
 	void (*serve)(void *opaque);
 	/* Back to the predecessor, which goes on when this returns: stops the guest. */
@@ -96,6 +100,12 @@ struct stand_in_ops {
 	void (*run)(void *opaque);
 };
 
+/* A main thread that keeps off the CPUs where the guest runs. Zeroes: it does not. */
+struct keep_off {
+	bool on;
+	cpu_set_t usual; /* where it may run else */
+};
+
 struct stand_in {
 	const struct stand_in_ops *ops;
 	void *opaque;
@@ -107,6 +117,7 @@ struct stand_in {
 	int wake_fd;    /* eventfd: there is something new in the page, or below */
 	int process_fd; /* pidfd of the process that becomes the successor */
 	int timer_fd;   /* the deadline */
+	struct keep_off keep_off;
 	struct child child;
 	bool is_gone; /* it has ended while it had the guest */
 	bool is_self; /* we are the stand-in, and have taken the guest back */
@@ -213,5 +224,12 @@ pid_t stand_in_link_left_process(const struct stand_in_link *link);
 
 /* Leaves word of why we end without having committed. */
 void stand_in_link_give_up(struct stand_in_link *link, const char *reason);
+
+/*
+ * keep_off.c: from now on the calling thread runs on these CPUs only; and where it may again. What
+ * cannot be had only makes the guest slower.
+ */
+void keep_off_begin(struct keep_off *k, const cpu_set_t *spare);
+void keep_off_end(struct keep_off *k);
 
 #endif

@@ -23,6 +23,16 @@ static void begin(void *opaque)
 	machine_serve(((struct update *)opaque)->machine);
 }
 
+static bool spare_cpus(void *opaque, cpu_set_t *spare)
+{
+	struct update *u = opaque;
+
+	if (!u->hand_over.parked)
+		return false;
+	machine_wait_entered(u->machine);
+	return machine_spare_cpus(u->machine, spare);
+}
+
 static void serve(void *opaque)
 {
 	loop_turn(((struct update *)opaque)->machine->loop, 0);
@@ -57,6 +67,7 @@ const struct stand_in_ops update_stand_in_ops = {
 	.make = make,
 	.unmake = unmake,
 	.begin = begin,
+	.spare_cpus = spare_cpus,
 	.serve = serve,
 	.stop = stop,
 	.save = update_save_final,

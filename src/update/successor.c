@@ -33,6 +33,13 @@ bool update_is_rehearsal(const struct incoming *in)
 	return in->link && stand_in_link_runs_guest(in->link);
 }
 
+const cpu_set_t *update_usual_cpus(const struct incoming *in)
+{
+	const struct stand_in_page *page = in->link->page;
+
+	return page && atomic_load(&page->has_free) ? &page->usual : NULL;
+}
+
 /* Which it does with its main(). */
 int step_arrive(struct incoming *in, struct error *err)
 {
@@ -223,9 +230,12 @@ int step_tell(struct incoming *in, struct error *err)
 int step_after(struct incoming *in, struct error *err)
 {
 	struct update *u = in->update;
+	const cpu_set_t *usual = update_usual_cpus(in);
 	cpu_set_t spare;
 
 	(void)err;
+	if (usual)
+		sched_setaffinity(0, sizeof(*usual), usual);
 	machine_forget_rehearsal(u->machine);
 	machine_fast_paths(u->machine, true);
 	stand_in_link_release(in->link, machine_spare_cpus(u->machine, &spare) ? &spare : NULL);

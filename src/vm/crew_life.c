@@ -58,6 +58,13 @@ int crew_init(struct crew *crew, const struct crew_ops *ops, void *opaque, uint3
 	return 0;
 }
 
+void crew_set_cpus(struct crew *crew, const cpu_set_t *cpus)
+{
+	crew->cpus = *cpus;
+	crew->has_cpus = true;
+	crew->host_cpus = (uint32_t)CPU_COUNT(cpus);
+}
+
 void crew_fini(struct crew *crew)
 {
 	if (!crew->members)

@@ -139,6 +139,8 @@ void *crew_thread(void *opaque)
 	snprintf(name, sizeof(name), "%s%u", ops->name, cm->id);
 	pthread_setname_np(pthread_self(), name);
 	cm->tid = (pid_t)syscall(SYS_gettid);
+	if (cm->crew->has_cpus)
+		sched_setaffinity(0, sizeof(cm->crew->cpus), &cm->crew->cpus);
 	cm->stopped_ns = now_ns();
 	while (wait_in_park(cm)) {
 		kicked = cm;

@@ -145,7 +145,7 @@ bool crew_spare_cpus(const struct crew *crew, cpu_set_t *spare)
 	for (uint32_t i = 0; i < crew->count; i++) {
 		int cpu = atomic_load(&crew->members[i].host_cpu);
 
-		if (cpu >= 0)
+		if (cpu >= 0 && !crew->members[i].waited)
 			CPU_CLR((size_t)cpu, spare);
 	}
 	return CPU_COUNT(spare) > 0;

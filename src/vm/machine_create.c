@@ -41,7 +41,7 @@ static int cold_start(struct machine *m, struct error *err)
 	return r;
 }
 
-static int alloc_vcpus(struct machine *m, struct error *err)
+static int alloc_vcpus(struct machine *m, const cpu_set_t *cpus, struct error *err)
 {
 	int r;
 
@@ -51,6 +51,8 @@ static int alloc_vcpus(struct machine *m, struct error *err)
 		return r;
 	crew_keep_awake(m->crew, m->incoming && !m->rehearses);
 	crew_leave_main_alone(m->crew, m->rehearses);
+	if (cpus)
+		crew_set_cpus(m->crew, cpus);
 	m->vcpus = calloc(m->guest.cpus, sizeof(*m->vcpus));
 	m->vcpu_states = calloc(m->guest.cpus, sizeof(*m->vcpu_states));
 	if (m->rehearses)
@@ -144,7 +146,7 @@ static int build(struct machine *m, const struct machine_config *cfg, struct err
 	if (r == 0)
 		r = loop_wake_init(m->loop, &m->request_wake, machine_handle_requests, m, err);
 	if (r == 0)
-		r = alloc_vcpus(m, err);
+		r = alloc_vcpus(m, cfg->vcpu_cpus, err);
 	if (r == 0)
 		r = devices_plan(m, cfg, err);
 	if (r == 0)

@@ -42,6 +42,7 @@ static int build_machine(struct vmm *v, struct incoming *in, struct error *err)
 	struct machine_config machine = { .stream = &in->stream,
 					  .fds = in->fds,
 					  .rehearsal = update_is_rehearsal(in),
+					  .vcpu_cpus = update_usual_cpus(in),
 					  .memory = v->cfg.machine.memory };
 
 	return vmm_open_machine(v, &machine, err);

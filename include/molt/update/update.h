@@ -7,6 +7,7 @@
 #ifndef MOLT_UPDATE_UPDATE_H
 #define MOLT_UPDATE_UPDATE_H
 
+#include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -174,6 +175,12 @@ int update_map_ram(struct update *u, struct incoming *in, struct refault *r, uin
 
 /* Whether the guest runs in a stand-in, and what is built is a rehearsal until the commit. */
 bool update_is_rehearsal(const struct incoming *in);
+
+/*
+ * Where vCPUs' threads may run: until it has the guest this process keeps off its CPUs. NULL: it does
+ * not. in's, until step `after`.
+ */
+const cpu_set_t *update_usual_cpus(const struct incoming *in);
 
 /*
  * The successor cannot take over: execs the predecessor's binary again, in this process. Returns

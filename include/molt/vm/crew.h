@@ -99,6 +99,8 @@ struct crew {
 	void *opaque; /* the user's */
 	struct crew_member *members;
 	uint32_t count;
+	cpu_set_t cpus; /* see crew_set_cpus(), if has_cpus */
+	bool has_cpus;
 	uint32_t host_cpus; /* that this process may use; 1: nobody waits awake */
 	pthread_mutex_t lock;
 	pthread_cond_t parked;   /* main waits here for the last to park */
@@ -125,6 +127,9 @@ struct crew {
  */
 int crew_init(struct crew *crew, const struct crew_ops *ops, void *opaque, uint32_t count,
 	      struct error *err);
+
+/* Where its threads may run, from their start on; else it is where who starts them may. */
+void crew_set_cpus(struct crew *crew, const cpu_set_t *cpus);
 
 /* Without threads: after crew_stop(). A crew of zeroes is left as it is. */
 void crew_fini(struct crew *crew);
@@ -185,8 +190,9 @@ uint64_t crew_entered(struct crew *crew);
 void crew_keep_awake(struct crew *crew, bool on);
 
 /*
- * The host's CPUs that this process may use and where no member was when it last left the park.
- * False where there are none, or that cannot be known (a host with more CPUs than a cpu_set_t).
+ * The host's CPUs that the calling thread may use and where no member was when it last left the park,
+ * but for those that waited before. False where there are none, or that cannot be known (a host with
+ * more CPUs than a cpu_set_t).
  */
 bool crew_spare_cpus(const struct crew *crew, cpu_set_t *spare);
 

@@ -161,6 +161,7 @@ struct machine_config {
 	struct stream *stream;
 	struct fdtable *fds;
 	bool rehearsal; /* the guest runs elsewhere: machine_load_again() is to follow */
+	const cpu_set_t *vcpu_cpus; /* where vCPUs' threads may run, or NULL: where the caller may */
 	const struct machine_model *model; /* machine_model, or a test's own */
 	/* Cold start: /dev/kvm where it is open already; taken, and -1 then. Or NULL. */
 	int *kvm_fd;
