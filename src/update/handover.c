@@ -330,9 +330,20 @@ void handover_undo(struct hand_over *h)
 	fd_set_cloexec(h->program_fd, true);
 }
 
-int handover_exec(struct hand_over *h, struct machine *m, struct error *err)
+bool handover_keep_off(struct hand_over *h, struct machine *m)
 {
 	struct stand_in_page *page = h->stand_in.page;
+
+	if (!machine_spare_cpus(m, &page->free))
+		return false;
+	keep_off_begin(&h->keep_off, &page->free);
+	page->usual = h->keep_off.usual;
+	atomic_store(&page->has_free, h->keep_off.on);
+	return h->keep_off.on;
+}
+
+int handover_exec(struct hand_over *h, struct machine *m, struct error *err)
+{
 	int r;
 
 	/*
@@ -345,13 +356,9 @@ int handover_exec(struct hand_over *h, struct machine *m, struct error *err)
 		return r;
 	if (h->handed_over && stand_in_wait_serving(&h->stand_in, err) < 0)
 		return -ECHILD;
-	if (h->handed_over && machine_spare_cpus(m, &page->free)) {
-		keep_off_begin(&h->keep_off, &page->free);
-		page->usual = h->keep_off.usual;
-		atomic_store(&page->has_free, h->keep_off.on);
-	}
+	if (h->handed_over && !h->keep_off.on)
+		handover_keep_off(h, m);
 	stand_in_arm(&h->stand_in, true);
 	r = program_exec(h->program_fd, h->argv, h->envp);
-	keep_off_end(&h->keep_off);
 	return err_sys(err, -r, "successor '%s'", h->argv[0]);
 }

@@ -262,6 +262,11 @@ void handover_fini(struct hand_over *h);
 /* Lists what it gets, and lets that survive the exec; undone by the second. */
 int handover_write(struct hand_over *h, struct error *err);
 void handover_undo(struct hand_over *h);
+/*
+ * Main keeps off the CPUs where vCPUs that execute something were entered, and so does the successor;
+ * see keep_off.c. False where there are no others.
+ */
+bool handover_keep_off(struct hand_over *h, struct machine *m);
 /* Returns only where it failed. */
 int handover_exec(struct hand_over *h, struct machine *m, struct error *err);
 

@@ -159,15 +159,20 @@ void undo_stand_in(struct update *u)
 int step_read_vcpus(struct update *u, struct error *err)
 {
 	const struct machine *m = u->machine;
+	struct hand_over *h = &u->hand_over;
+	int r;
 
-	if (u->hand_over.stops_guest || m->guest.run_state != RUN_STATE_RUNNING ||
-	    m->guest.cpus == 1)
+	if (h->stops_guest || m->guest.run_state != RUN_STATE_RUNNING || m->guest.cpus == 1)
 		return STEP_SKIPPED;
-	return machine_read_vcpus(u->machine, err);
+	r = machine_read_vcpus(u->machine, err);
+	if (r == 0 && handover_keep_off(&u->hand_over, u->machine))
+		machine_place_vcpus(u->machine, u->machine->stand_in, &h->stand_in.page->free);
+	return r;
 }
 
 void undo_read_vcpus(struct update *u)
 {
+	keep_off_end(&u->hand_over.keep_off);
 	machine_forget_reading(u->machine);
 }
 

@@ -114,6 +114,8 @@ int step_stop(struct incoming *in, struct error *err)
 		return STEP_SKIPPED;
 	if (!in->final)
 		return err_set(err, EPROTO, "there is no memory for the final state");
+	if (atomic_load(&page->has_free))
+		machine_place_vcpus(in->update->machine, in->update->machine->crew, &page->free);
 	r = stand_in_link_switch(in->link, err);
 	if (r < 0)
 		return r;

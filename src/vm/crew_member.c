@@ -121,7 +121,8 @@ static bool wait_in_park(struct crew_member *cm)
 	atomic_store(&cm->parked, true);
 	pthread_cond_broadcast(&crew->parked);
 	while (atomic_load(&cm->goal) != CREW_QUIT && !crew_may_run(cm))
-		if (!receive_visit(cm) && !help(cm) && !stay_awake(cm, &awake, now + AWAKE_NS))
+		if (!receive_visit(cm) && !crew_place(cm) && !help(cm) &&
+		    !stay_awake(cm, &awake, now + AWAKE_NS))
 			crew_sleep(cm);
 	atomic_store(&cm->parked, false);
 	pthread_mutex_unlock(&crew->lock);
@@ -143,6 +144,7 @@ void *crew_thread(void *opaque)
 		sched_setaffinity(0, sizeof(cm->crew->cpus), &cm->crew->cpus);
 	cm->stopped_ns = now_ns();
 	while (wait_in_park(cm)) {
+		crew_unplace(cm);
 		kicked = cm;
 		atomic_store(&cm->host_cpu, sched_getcpu());
 		atomic_store(&cm->entered_ns, now_ns());

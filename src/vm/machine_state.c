@@ -178,6 +178,7 @@ int machine_read_vcpus(struct machine *m, struct error *err)
 		/* What it still executes after that makes the count another one. */
 		vcpu_reading_count(&m->vcpus[i].reading);
 		r = crew_visit(m->crew, i, get_vcpu, m, err);
+		crew_note_waited(m->crew, i, vcpu_state_waits(m->vcpus[i].state));
 	}
 	m->vcpus_are_read = r == 0;
 	return r;

@@ -32,6 +32,21 @@ bool machine_spare_cpus(struct machine *m, cpu_set_t *spare)
 	return crew_spare_cpus(m->crew, spare);
 }
 
+void machine_place_vcpus(struct machine *m, struct crew *crew, const cpu_set_t *not_on)
+{
+	cpu_set_t cpus, all;
+	int helpers;
+
+	if (sched_getaffinity(crew->members[0].tid, sizeof(all), &all) < 0)
+		return;
+	CPU_AND(&cpus, &all, not_on);
+	CPU_XOR(&cpus, &cpus, &all);
+	helpers = CPU_COUNT(&cpus);
+	for (uint32_t i = 0; i < m->guest.cpus && CPU_COUNT(&cpus); i++)
+		if (!vcpu_state_waits(m->vcpus[i].state) || helpers-- > 0)
+			crew_wake_on(crew, i, &cpus);
+}
+
 void machine_tell_paused(struct machine *m)
 {
 	for (uint32_t i = 0; i < m->guest.cpus; i++)

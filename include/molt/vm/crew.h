@@ -61,6 +61,10 @@ struct crew_member {
 	pthread_cond_t unpark;       /* its thread waits here while parked */
 	_Atomic bool stays_awake;    /* one of those that crew_keep_awake() is about */
 	struct crew_visit *visit;    /* under crew->lock; NULL: none, or it is over */
+	_Atomic bool to_be_placed;   /* see crew_wake_on(); where is in wake_on */
+	cpu_set_t wake_on;
+	bool is_placed; /* its thread's own: it is there, and may usually be elsewhere */
+	cpu_set_t usual;
 };
 
 /* What a kind of crew does. Called on the member's own thread, unless it says otherwise. */
@@ -195,6 +199,12 @@ void crew_keep_awake(struct crew *crew, bool on);
  * more CPUs than a cpu_set_t).
  */
 bool crew_spare_cpus(const struct crew *crew, cpu_set_t *spare);
+
+/*
+ * Has a parked member, which is not confined, wake up on one of these CPUs when it is let go; then it
+ * may run where it might before. Waits for nothing. What cannot be had makes no difference but in time.
+ */
+void crew_wake_on(struct crew *crew, uint32_t id, const cpu_set_t *cpus);
 
 /* For run(): whether it is to go on. */
 bool crew_may_run(struct crew_member *cm);

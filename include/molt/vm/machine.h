@@ -318,6 +318,12 @@ void machine_forget_rehearsal(struct machine *m);
  * reading alone. Good enough for the next machine_save() where machine_save_news() is to follow.
  */
 int machine_read_vcpus(struct machine *m, struct error *err);
+/*
+ * Where the vCPUs that execute something, by their state, are to wake up when the crew, in the park, is
+ * let go: on none of the CPUs in not_on, if there are others. So are some of those that do not, for the
+ * jobs that come before.
+ */
+void machine_place_vcpus(struct machine *m, struct crew *crew, const cpu_set_t *not_on);
 /* That machine_save() is not to come, or is to read them itself. */
 void machine_forget_reading(struct machine *m);
 
