@@ -127,13 +127,24 @@ int crew_job_finish(struct crew *crew, struct error *err)
 	return r;
 }
 
-int crew_job_read(struct crew *crew, uint32_t count, crew_job_fn *fn, void *opaque,
-		  struct error *err)
+static int run(struct crew *crew, uint32_t count, crew_job_fn *fn, void *opaque, bool reads,
+	       struct error *err)
 {
 	/* Waking a thread takes longer than one item. */
 	if (count == 1)
 		return fn(opaque, 0, err);
-	start(crew, fn, opaque, true);
+	start(crew, fn, opaque, reads);
 	crew_job_offer(crew, count);
 	return crew_job_finish(crew, err);
+}
+
+int crew_job(struct crew *crew, uint32_t count, crew_job_fn *fn, void *opaque, struct error *err)
+{
+	return run(crew, count, fn, opaque, false, err);
+}
+
+int crew_job_read(struct crew *crew, uint32_t count, crew_job_fn *fn, void *opaque,
+		  struct error *err)
+{
+	return run(crew, count, fn, opaque, true, err);
 }

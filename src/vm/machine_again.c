@@ -101,9 +101,7 @@ static int load_vcpus(struct machine *m, struct error *err)
 					    : &m->rehearsed[i];
 	note_who_waits(m); /* the others' state is still zeroes: they do not */
 	crew_leave_main_alone(m->crew, false);
-	crew_job_start(m->crew, load_vcpu, m);
-	crew_job_offer(m->crew, m->guest.cpus);
-	r = crew_job_finish(m->crew, err);
+	r = crew_job(m->crew, m->guest.cpus, load_vcpu, m, err);
 	for (uint32_t i = 0; i < m->guest.cpus && r == 0; i++)
 		tsc = tsc || vcpu_state_tsc_differs(m->vcpus[i].state, &m->rehearsed[i]);
 	for (uint32_t i = 0; i < m->guest.cpus && r == 0 && tsc; i++)

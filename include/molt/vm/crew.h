@@ -234,7 +234,10 @@ void crew_leave_main_alone(struct crew *crew, bool on);
 /* Does what is left, and waits for the others; the first failure is the job's. */
 int crew_job_finish(struct crew *crew, struct error *err);
 
-/* All in one step, for a job of which members that are confined may do a share, too. */
+/* All in one step. */
+int crew_job(struct crew *crew, uint32_t count, crew_job_fn *fn, void *opaque, struct error *err);
+
+/* The same for a job of which members that are confined may do a share, too. */
 int crew_job_read(struct crew *crew, uint32_t count, crew_job_fn *fn, void *opaque,
 		  struct error *err);
 
