@@ -210,6 +210,8 @@ static int save_vcpus(struct machine *m, struct stream_writer *w, enum what what
 	bool read = what == NEWS || (what == ALL && !m->vcpus_are_read);
 	int r = read ? get_vcpus(m, err) : 0;
 
+	if (what != DESCRIPTION)
+		m->vcpus_are_read = false;
 	for (uint32_t i = 0; i < m->guest.cpus && r == 0; i++)
 		r = save_vcpu(m, w, i, what, err);
 	return r;

@@ -168,8 +168,8 @@ void bench_duplicate_fds(struct fdtable *fds)
 	}
 }
 
-int bench_load_into(struct bench *b, const struct machine_model *model, struct bench_state *st,
-		    struct error *err)
+static int load(struct bench *b, const struct machine_model *model, struct bench_state *st,
+		bool rehearsal, struct error *err)
 {
 	int r;
 
@@ -179,6 +179,7 @@ int bench_load_into(struct bench *b, const struct machine_model *model, struct b
 	if (model)
 		b->cfg.model = model;
 	b->cfg.ram_size = 64 << 20;
+	b->cfg.rehearsal = rehearsal;
 	b->cfg.stream = &st->s;
 	b->cfg.fds = st->fds;
 	r = bench_create(b, err);
@@ -188,9 +189,20 @@ int bench_load_into(struct bench *b, const struct machine_model *model, struct b
 	return r;
 }
 
+int bench_load_into(struct bench *b, const struct machine_model *model, struct bench_state *st,
+		    struct error *err)
+{
+	return load(b, model, st, false, err);
+}
+
 int bench_load(struct bench *b, struct bench_state *st, struct error *err)
 {
-	return bench_load_into(b, NULL, st, err);
+	return load(b, NULL, st, false, err);
+}
+
+int bench_rehearse(struct bench *b, struct bench_state *st, struct error *err)
+{
+	return load(b, NULL, st, true, err);
 }
 
 void bench_state_fini(struct bench_state *st)

@@ -56,7 +56,9 @@ void bench_save(struct bench *b, struct bench_state *st, uint8_t n);
 void bench_duplicate_fds(struct fdtable *fds);
 /* A machine from the state; what it does not take of the descriptors is closed. */
 int bench_load(struct bench *b, struct bench_state *st, struct error *err);
-/* The same in a molt with other machines. */
+/* The same while the guest runs on in the other one. */
+int bench_rehearse(struct bench *b, struct bench_state *st, struct error *err);
+/* And in a molt with other machines. */
 int bench_load_into(struct bench *b, const struct machine_model *model, struct bench_state *st,
 		    struct error *err);
 void bench_state_fini(struct bench_state *st);

@@ -299,6 +299,100 @@ static void test_a_visit_stops_one_alone(void **state)
 	crew_bench_free(b);
 }
 
+/* ---- where their threads run ---- */
+
+static bool wait_for_cpus(const struct crew_member *cm, const cpu_set_t *wanted)
+{
+	const uint64_t end = now_ns() + 10 * SECOND;
+	cpu_set_t cpus;
+
+	do {
+		assert_int_equal(sched_getaffinity(cm->tid, sizeof(cpus), &cpus), 0);
+		if (CPU_EQUAL(&cpus, wanted))
+			return true;
+		usleep(100);
+	} while (now_ns() < end);
+	return false;
+}
+
+static void test_one_wakes_up_where_it_is_told_to(void **state)
+{
+	unsigned int counts[SLEEPERS_MAX];
+	struct crew_bench *b;
+	cpu_set_t all, one;
+
+	(void)state;
+	assert_int_equal(sched_getaffinity(0, sizeof(all), &all), 0);
+	b = crew_bench_new(3);
+	for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+		if (!CPU_ISSET((size_t)cpu, &all))
+			continue;
+		CPU_ZERO(&one);
+		CPU_SET((size_t)cpu, &one);
+		crew_wake_on(&b->crew, 1, &one);
+		assert_true(wait_for_cpus(&b->crew.members[1], &one));
+		assert_true(wait_for_cpus(&b->crew.members[2], &all));
+		/* Told twice it is still known where it may run usually. */
+		crew_wake_on(&b->crew, 1, &one);
+		crew_bench_count_sleeps(b, counts);
+		crew_unpark(&b->crew);
+		assert_true(crew_bench_wait_asleep(b, counts));
+		assert_int_equal(b->crew.members[1].host_cpu, cpu);
+		assert_true(wait_for_cpus(&b->crew.members[1], &all));
+		crew_park(&b->crew);
+		assert_true(crew_bench_is_quiet(b));
+	}
+	crew_bench_free(b);
+}
+
+static void test_who_starts_them_may_be_kept_elsewhere(void **state)
+{
+	struct error err = ERROR_INIT;
+	struct crew_bench *b;
+	cpu_set_t all, one;
+
+	(void)state;
+	assert_int_equal(sched_getaffinity(0, sizeof(all), &all), 0);
+	CPU_ZERO(&one);
+	CPU_SET((size_t)sched_getcpu(), &one);
+	b = crew_bench_new(0);
+	assert_true(crew_bench_init(b, 2, &err));
+	crew_set_cpus(&b->crew, &all);
+	assert_int_equal(sched_setaffinity(0, sizeof(one), &one), 0);
+	assert_int_equal(crew_start(&b->crew, &err), 0);
+	assert_int_equal(crew_job_finish(&b->crew, &err), 0);
+	crew_wait_parked(&b->crew);
+	assert_true(wait_for_cpus(&b->crew.members[0], &all));
+	assert_true(wait_for_cpus(&b->crew.members[1], &all));
+	assert_int_equal(sched_setaffinity(0, sizeof(all), &all), 0);
+	crew_bench_free(b);
+}
+
+/* Where it waited, and who is busy says the mask of ops->waits(). */
+static void test_cpus_of_those_that_wait_are_spare(void **state)
+{
+	unsigned int counts[SLEEPERS_MAX];
+	struct crew_bench *b;
+	cpu_set_t all, spare;
+
+	(void)state;
+	assert_int_equal(sched_getaffinity(0, sizeof(all), &all), 0);
+	b = crew_bench_new(2);
+	b->ops.waits = waits;
+	crew_bench_count_sleeps(b, counts);
+	crew_unpark(&b->crew);
+	assert_true(crew_bench_wait_asleep(b, counts));
+	atomic_store(&waiting, 2);
+	crew_park(&b->crew);
+	CPU_CLR((size_t)b->crew.members[0].host_cpu, &all);
+	assert_int_equal(crew_spare_cpus(&b->crew, &spare), CPU_COUNT(&all) > 0);
+	assert_true(CPU_EQUAL(&spare, &all));
+	crew_note_waited(&b->crew, 0, true);
+	assert_true(crew_spare_cpus(&b->crew, &spare));
+	assert_true(CPU_ISSET((size_t)b->crew.members[0].host_cpu, &spare));
+	crew_bench_free(b);
+}
+
 /* ---- threads ---- */
 
 static void test_threads_have_names_and_no_signals_but_the_kick(void **state)
@@ -354,6 +448,9 @@ int main(void)
 		cmocka_unit_test(test_nobody_runs_while_held),
 		cmocka_unit_test(test_those_that_wait_are_parked_first),
 		cmocka_unit_test(test_a_visit_stops_one_alone),
+		cmocka_unit_test(test_one_wakes_up_where_it_is_told_to),
+		cmocka_unit_test(test_who_starts_them_may_be_kept_elsewhere),
+		cmocka_unit_test(test_cpus_of_those_that_wait_are_spare),
 		cmocka_unit_test(test_threads_have_names_and_no_signals_but_the_kick),
 		cmocka_unit_test(test_they_end_wherever_they_are),
 	};

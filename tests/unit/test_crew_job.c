@@ -189,6 +189,26 @@ static void test_the_first_failure_is_told_once(void **state)
 	crew_bench_free(b);
 }
 
+/* The host's CPUs are somebody else's. */
+static void test_main_is_left_alone(void **state)
+{
+	struct error err = ERROR_INIT;
+	struct crew_bench *b;
+	struct tally t;
+
+	(void)state;
+	b = crew_bench_new(3);
+	crew_leave_main_alone(&b->crew, true);
+	for (int i = 0; i < 20; i++) {
+		crew_keep_awake(&b->crew, i % 2);
+		prepare(&t);
+		assert_int_equal(crew_job(&b->crew, 20, count_item, &t, &err), 0);
+		assert_each_once(&t, 20);
+		assert_int_equal(t.elsewhere, 0);
+	}
+	crew_bench_free(b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -198,6 +218,7 @@ int main(void)
 		cmocka_unit_test(test_who_is_confined_helps_with_what_reads),
 		cmocka_unit_test(test_with_one_cpu_main_does_all_in_order),
 		cmocka_unit_test(test_the_first_failure_is_told_once),
+		cmocka_unit_test(test_main_is_left_alone),
 	};
 
 	return cmocka_run_group_tests_name("crew_job", tests, NULL, NULL);

@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: MIT */
+/* A state that is loaded over a rehearsed one, of which only what is news is saved again. */
+#include "machine_bench.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <molt/base/fd.h>
+
+#define CPUS 3
+#define BUSY 0   /* executes */
+#define WAITS 1  /* does not, and nobody does anything to it */
+#define CALLED 2 /* does not, but gets an interrupt */
+#define APIC_IRR 0x200
+
+struct fixture {
+	struct bench a, b;        /* who has the guest, and who is to have it */
+	struct bench_state first; /* of the rehearsal */
+	struct stream_writer w;
+	struct stream last;
+	struct fdtable *fds;
+	struct error err;
+};
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+
+	assert_non_null(f);
+	f->fds = calloc(1, sizeof(*f->fds));
+	assert_non_null(f->fds);
+	assert_int_equal(stream_writer_init(&f->w, 1 << 16, &f->err), 0);
+	bench_init(&f->a, CPUS);
+	bench_randomise(&f->a, 7);
+	for (uint32_t i = 0; i < CPUS; i++)
+		bench_vcpu(&f->a, i)->mp_state.mp_state = i == BUSY ? KVM_MP_STATE_RUNNABLE
+								    : KVM_MP_STATE_HALTED;
+	bench_save(&f->a, &f->first, 1);
+	if (bench_rehearse(&f->b, &f->first, &f->err) < 0)
+		fail_msg("%s", f->err.text);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	stream_fini(&f->last);
+	stream_writer_fini(&f->w);
+	bench_state_fini(&f->first);
+	bench_fini(&f->a);
+	bench_fini(&f->b);
+	free(f->fds);
+	free(f);
+	return 0;
+}
+
+static void save_news(struct fixture *f)
+{
+	struct stream_header header = { .machine_version = f->a.m.machine_version };
+
+	stream_fini(&f->last);
+	memset(f->fds, 0, sizeof(*f->fds));
+	stream_begin(&f->w, &header);
+	if (machine_save_news(&f->a.m, &f->w, f->fds, &f->err) < 0 ||
+	    stream_end(&f->w, &f->err) < 0 ||
+	    stream_parse(&f->last, f->w.data, f->w.len, &f->err) < 0)
+		fail_msg("%s", f->err.text);
+}
+
+static bool is_told_of(struct fixture *f, uint32_t vcpu)
+{
+	return stream_find(&f->last, "vcpu", vcpu) != NULL;
+}
+
+static void go_on(struct fixture *f)
+{
+	bench_vcpu(&f->a, BUSY)->regs.rax++;
+	bench_vcpu(&f->a, BUSY)->xsave[700]++;
+	fake_vcpu_count_exit(bench_vcpu(&f->a, BUSY));
+	bench_vcpu(&f->a, CALLED)->lapic.regs[APIC_IRR + 4] ^= 8;
+}
+
+static void assert_same_guest(struct fixture *f)
+{
+	for (uint32_t i = 0; i < CPUS; i++) {
+		struct fake_vcpu *x = bench_vcpu(&f->a, i), *y = bench_vcpu(&f->b, i);
+
+		assert_memory_equal(&x->regs, &y->regs, sizeof(x->regs));
+		assert_memory_equal(&x->sregs, &y->sregs, sizeof(x->sregs));
+		assert_memory_equal(x->xsave, y->xsave, sizeof(x->xsave));
+		assert_memory_equal(x->lapic.regs + APIC_IRR, y->lapic.regs + APIC_IRR, 0x80);
+		assert_memory_equal(&x->events, &y->events, sizeof(x->events));
+		assert_int_equal(x->mp_state.mp_state, y->mp_state.mp_state);
+		assert_int_equal(x->tsc_offset, y->tsc_offset);
+	}
+}
+
+static void load_again(struct fixture *f)
+{
+	if (machine_load_again(&f->b.m, &f->first.s, &f->last, &f->err) < 0)
+		fail_msg("%s", f->err.text);
+}
+
+static void test_who_waits_is_no_news(void **state)
+{
+	struct fixture *f = *state;
+
+	go_on(f);
+	save_news(f);
+	assert_true(is_told_of(f, BUSY));
+	assert_false(is_told_of(f, WAITS));
+	assert_true(is_told_of(f, CALLED));
+	assert_non_null(stream_find(&f->last, "machine", 0));
+	load_again(f);
+	assert_same_guest(f);
+	machine_forget_rehearsal(&f->b.m);
+	assert_same_guest(f);
+}
+
+/* What the next update of the successor saves is all of it. */
+static void test_successor_has_all_states(void **state)
+{
+	struct fixture *f = *state;
+	struct bench_state second;
+
+	go_on(f);
+	save_news(f);
+	load_again(f);
+	machine_forget_rehearsal(&f->b.m);
+	machine_unquiesce(&f->b.m);
+	bench_save(&f->b, &second, 2);
+	for (uint32_t i = 0; i < CPUS; i++)
+		assert_non_null(stream_find(&second.s, "vcpu", i));
+	assert_int_equal(f->b.m.vcpus[WAITS].state->ncpuid, f->a.m.vcpus[WAITS].state->ncpuid);
+	bench_state_fini(&second);
+}
+
+/* A switch that did not come to pass: the next one is told whatever is not as it was rehearsed. */
+static void test_news_stay_news(void **state)
+{
+	struct fixture *f = *state;
+
+	go_on(f);
+	save_news(f);
+	bench_vcpu(&f->a, CALLED)->lapic.regs[APIC_IRR + 4] ^= 8;
+	save_news(f);
+	assert_true(is_told_of(f, BUSY));
+	assert_false(is_told_of(f, WAITS));
+	assert_true(is_told_of(f, CALLED));
+	load_again(f);
+	assert_same_guest(f);
+}
+
+static void test_host_tsc_that_jumps_is_news_of_all(void **state)
+{
+	struct fixture *f = *state;
+
+	for (uint32_t i = 0; i < CPUS; i++)
+		bench_vcpu(&f->a, i)->tsc_offset += 1000;
+	save_news(f);
+	for (uint32_t i = 0; i < CPUS; i++)
+		assert_true(is_told_of(f, i));
+	load_again(f);
+	assert_same_guest(f);
+}
+
+static unsigned int readings(struct fixture *f)
+{
+	unsigned int n = 0;
+
+	for (unsigned int i = 0; i < f->a.kvm->ncalls; i++)
+		n += f->a.kvm->calls[i].request == KVM_GET_MP_STATE;
+	f->a.kvm->ncalls = 0;
+	return n;
+}
+
+static void read_vcpus(struct fixture *f)
+{
+	if (machine_read_vcpus(&f->a.m, &f->err) < 0)
+		fail_msg("%s", f->err.text);
+}
+
+/* While it runs, each on its own; what was read is good for one machine_save(). */
+static void test_vcpus_are_read_before(void **state)
+{
+	struct fixture *f = *state;
+	struct bench_state st;
+
+	bench_run(&f->a);
+	machine_wait_entered(&f->a.m);
+	bench_vcpu(&f->a, BUSY)->regs.rax = 0x1234;
+	fake_vcpu_count_exit(bench_vcpu(&f->a, BUSY));
+	f->a.kvm->ncalls = 0;
+	read_vcpus(f);
+	assert_int_equal(readings(f), CPUS);
+	machine_park_vcpus(&f->a.m);
+	f->a.kvm->ncalls = 0;
+	bench_save(&f->a, &st, 2);
+	assert_int_equal(readings(f), 0);
+	assert_true(f->a.m.vcpus[BUSY].state->regs.rax == 0x1234);
+	bench_state_fini(&st);
+	bench_save(&f->a, &st, 3);
+	assert_int_equal(readings(f), CPUS);
+	bench_state_fini(&st);
+	machine_unpark_vcpus(&f->a.m);
+	read_vcpus(f);
+	machine_forget_reading(&f->a.m);
+	machine_park_vcpus(&f->a.m);
+	f->a.kvm->ncalls = 0;
+	bench_save(&f->a, &st, 4);
+	assert_int_equal(readings(f), CPUS);
+	bench_state_fini(&st);
+}
+
+static void test_vcpu_that_cannot_be_read(void **state)
+{
+	struct fixture *f = *state;
+
+	bench_run(&f->a);
+	machine_wait_entered(&f->a.m);
+	f->a.kvm->fail_request = KVM_GET_LAPIC;
+	f->a.kvm->fail_error = EIO;
+	assert_int_equal(machine_read_vcpus(&f->a.m, &f->err), -EIO);
+	assert_non_null(strstr(f->err.text, "vCPU 0: KVM_GET_LAPIC"));
+	assert_false(f->a.m.vcpus_are_read);
+	f->a.kvm->fail_request = 0;
+	read_vcpus(f);
+	machine_park_vcpus(&f->a.m);
+}
+
+#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		CASE(test_who_waits_is_no_news),  CASE(test_successor_has_all_states),
+		CASE(test_news_stay_news),        CASE(test_host_tsc_that_jumps_is_news_of_all),
+		CASE(test_vcpus_are_read_before), CASE(test_vcpu_that_cannot_be_read),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
