@@ -439,8 +439,10 @@ void stand_in_hand_over(struct stand_in *s)
 
 int stand_in_wait_serving(struct stand_in *s, struct error *err)
 {
-	while (!atomic_load(&s->serves) && !has_ended(s))
+	while (!atomic_load(&s->serves) && !has_ended(s)) {
 		wait_on(&s->serves, 0);
+		wake(s->wake_fd); /* the guest has nobody until it has heard of it */
+	}
 	return atomic_load(&s->serves) ? 0 : err_set(err, ECHILD, "the stand-in has ended");
 }
 
