@@ -9,7 +9,7 @@
  * the successor inherits it by the exec. When the guest is the successor's that goes back to where main
  * may run usually, which the vCPUs' threads never left.
  */
-#include "stand_in.h"
+#include "keep_off.h"
 
 void keep_off_begin(struct keep_off *k, const cpu_set_t *spare)
 {

@@ -17,6 +17,8 @@
 #include <molt/state/fdtable.h>
 #include <molt/vm/refault.h>
 
+#include "keep_off.h"
+
 #define STAND_IN_REASON_MAX 1024
 /* Of a successor, from the exec: nobody waits for it. */
 #define STAND_IN_DEADLINE_MS 30000
@@ -98,12 +100,6 @@ struct stand_in_ops {
 	void (*take_back)(void *opaque, bool stood_in);
 	/* Then: the event loop, to its end. Does not return. */
 	void (*run)(void *opaque);
-};
-
-/* A main thread that keeps off the CPUs where the guest runs. Zeroes: it does not. */
-struct keep_off {
-	bool on;
-	cpu_set_t usual; /* where it may run else */
 };
 
 struct stand_in {
@@ -224,12 +220,5 @@ pid_t stand_in_link_left_process(const struct stand_in_link *link);
 
 /* Leaves word of why we end without having committed. */
 void stand_in_link_give_up(struct stand_in_link *link, const char *reason);
-
-/*
- * keep_off.c: from now on the calling thread runs on these CPUs only; and where it may again. What
- * cannot be had only makes the guest slower.
- */
-void keep_off_begin(struct keep_off *k, const cpu_set_t *spare);
-void keep_off_end(struct keep_off *k);
 
 #endif

@@ -1,0 +1,70 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: MIT
+"""No file of these rooms calls, or reads, what calls it in turn: by the symbols in its object file.
+
+    check-circles.py ARCHIVE...
+"""
+import collections
+import re
+import subprocess
+import sys
+
+ROOMS = ("update", "vm")
+
+
+def symbols(archive):
+    """(object, name, whether it is defined there) of all that other files see."""
+    listing = subprocess.run(["nm", "--print-file-name", "--extern-only", archive], stdout=subprocess.PIPE, text=True,
+                             check=True).stdout
+    for line in listing.splitlines():
+        found = re.match(r".*src_(\w+)\.c\.o:.*\s([A-Za-z])\s(\w+)$", line)
+        if found:
+            yield found[1], found[3], found[2] != "U"
+
+
+def arrows(archives):
+    """{file: {file that it needs: names}}, as ROOM_FILE."""
+    seen = [symbol for archive in archives for symbol in symbols(archive)]
+    home = {name: file for file, name, defined in seen if defined}
+    needs = collections.defaultdict(lambda: collections.defaultdict(list))
+    for file, name, defined in seen:
+        if not defined and home.get(name, file) != file:
+            needs[file][home[name]].append(name)
+    return needs
+
+
+def circle(file, needs):
+    """[file, ..., file], each of which needs the next; or None."""
+    ways, todo = {}, [file]
+    while todo:
+        here = todo.pop(0)
+        for there in needs.get(here, ()):
+            if there == file:
+                path = [here]
+                while path[0] != file:
+                    path.insert(0, ways[path[0]])
+                return path + [file]
+            if there not in ways:
+                ways[there] = here
+                todo.append(there)
+    return None
+
+
+def path_of(file):
+    return "src/%s.c" % file.replace("_", "/", 1)
+
+
+def main():
+    needs = arrows(sys.argv[1:])
+    ours = sorted(file for file in needs if file.split("_")[0] in ROOMS)
+    assert len(ours) > 40, "these archives have no symbols of the rooms: %d files" % len(ours)
+    print("TAP version 13\n1..%d" % len(ours))
+    for number, file in enumerate(ours, 1):
+        found = circle(file, needs)
+        print("%s %d - %s" % ("not ok" if found else "ok", number, path_of(file)))
+        for above, below in zip(found or [], (found or [])[1:]):
+            print("# %s takes from %s: %s" % (path_of(above), path_of(below), ", ".join(sorted(needs[above][below]))))
+
+
+if __name__ == "__main__":
+    main()
