@@ -37,6 +37,8 @@
 #define A_VCPU (256 * KIB)   /* with its thread, in the new VM */
 #define A_THREAD (64 * KIB)  /* that waits: kernel's stack, its own, the kernel's books on it */
 #define A_DISK (512 * KIB)   /* an I/O process */
+#define CHARGED_AHEAD \
+	(512 * KIB) /* what a group has left differs by that from one moment to the next */
 #define PAGE 4096u
 #define ENTRY 8u           /* bytes of a table for a page */
 #define MEMSLOT_SHADOW 10u /* bytes for each 4 KiB of RAM */
@@ -98,7 +100,6 @@ static int too_little(const struct room_need *need, uint64_t bytes, uint64_t hos
 {
 	const char *later = "; an earlier update's memory is still being freed: try again soon";
 	uint64_t left = group->left < bytes ? group->left : host;
-	uint64_t missing = kib_up(bytes - left);
 	char copy[96] = "";
 
 	if (need->program)
@@ -113,12 +114,12 @@ static int too_little(const struct room_need *need, uint64_t bytes, uint64_t hos
 			       "group %.400s has %" PRIu64 " KiB left: raise its %s of %" PRIu64
 			       " KiB by %" PRIu64 " KiB%s",
 			       kib_up(bytes), copy, group->group, left / KIB, group->file,
-			       group->limit / KIB, missing, later);
+			       group->limit / KIB, kib_up(bytes - left + CHARGED_AHEAD), later);
 	return err_set(err, ENOMEM,
 		       "the update needs %" PRIu64 " KiB beside guest RAM%s, and this host has "
 		       "%" PRIu64 " KiB (MemAvailable and SwapFree in /proc/meminfo): free %" PRIu64
 		       " KiB%s",
-		       kib_up(bytes), copy, left / KIB, missing, later);
+		       kib_up(bytes), copy, left / KIB, kib_up(bytes - left), later);
 }
 
 static int ask_memory(const char *root, const struct room_need *need, enum room *room,

@@ -509,7 +509,7 @@ def test_probes():
     if "stapsdt" not in notes:
         raise Skip("built without sys/sdt.h")
     names = set(re.findall(r"Provider: molt\n\s+Name: (\w+)", notes))
-    assert names == {"kick", "call", "request_done", "slow_kick", "slow_call"}, names
+    assert names == {"kick", "call", "request_done", "slow_kick", "slow_call", "step_begin", "step_end"}, names
 
 
 if __name__ == "__main__":

@@ -263,7 +263,7 @@ static void test_the_sentence_has_the_figures(void **state)
 	refused(t, ENOMEM,
 		"the update needs 7360 KiB beside guest RAM, and control group "
 		"/sys/fs/cgroup/web has 1024 KiB left: raise its memory.max of 615424 "
-		"KiB by 6336 KiB");
+		"KiB by 6848 KiB");
 	assert_null(strstr(t->err.text, "binary"));
 	assert_null(strstr(t->err.text, "earlier update"));
 	t->need.program = 4096000;
