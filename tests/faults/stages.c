@@ -159,7 +159,8 @@ STAGE(int, final_state_load, (struct machine * m, struct incoming *in, struct er
       (m, in, err), faults_stage("final-load"), (void)0)
 STAGE(int, stand_in_link_commit, (struct stand_in_link * link, struct error *err), (link, err),
       (void)0, if (r == 0) faults_stage("resume"))
-STAGE(uint64_t, machine_wait_entered, (struct machine * m), (m), (void)0, faults_stage("tell"))
+STAGE(uint64_t, machine_wait_entered, (struct machine * m), (m), (void)0,
+      if (on("successor") || on("way-back")) faults_stage("tell"))
 VOID_STAGE(stand_in_link_release, (struct stand_in_link * link, const cpu_set_t *spare),
 	   (link, spare), faults_stage("release"), faults_stage("reap"))
 VOID_STAGE(update_give_up, (struct incoming * in, const struct error *err), (in, err),

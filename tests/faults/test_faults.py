@@ -204,8 +204,7 @@ def test_with_a_busy_disk():
     known = {(point.name.split(":")[2].split("#")[0], point.site) for point in recorded().points}
     news = {point for point in disk.points
             if fails(point) and (point.name.split(":")[2].split("#")[0], point.site) not in known}
-    # How many interrupts there are is a matter of time: a late one is not there in another run.
-    jobs = disk.jobs(lambda point: point in news and int(point.name.split("#")[1]) <= 2, "error")
+    jobs = disk.jobs(lambda point: point in news, "error")
     deaths = [job for action in DEADLY for job in disk.jobs(may_die, action)]
     Walk(sample(jobs, SAMPLE_DISK, "disk") + sample(deaths, SAMPLE_DISK_DEADLY, "disk deaths"), DiskWalker).run()
     allocating = re.compile(r"predecessor:(quiesce|save|hand-off|handover|exec):(malloc|calloc|realloc|strn?dup|setenv)#")
