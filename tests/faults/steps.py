@@ -152,8 +152,9 @@ class Standing:
     def exit_status(self):
         """Of the process that had the guest."""
         pid, end = self.vm.moved, time.monotonic() + 20
-        if pid and self.vm.proc.wait(20) not in (-9, 1):
-            raise Lost("the successor ended with %s" % self.vm.proc.returncode)
+        # It failed: killed by the stand-in or by whatever was sent to it, or 1, or 2 before it could say more.
+        if pid and self.vm.proc.wait(20) == 0:
+            raise Lost("the successor that failed ended with 0")
         while time.monotonic() < end:
             if not pid and self.vm.proc.poll() is not None:
                 return self.vm.proc.returncode
