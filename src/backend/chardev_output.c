@@ -27,7 +27,8 @@
 
 #include "chardev_impl.h"
 
-#define HOLD_MS 200 /* a write to a file takes microseconds, a file system that hangs for ever */
+#define HOLD_MS 200  /* a write to a file takes microseconds, a file system that hangs for ever */
+#define REST_MS 1000 /* the same while the guest runs: a disk that others write to takes longer */
 #define SLICE_MS 10
 
 /* ---- one attempt ---- */
@@ -205,7 +206,7 @@ static int hangs(const struct chardev *cd, struct error *err)
 
 int chardev_output_rest(struct chardev *cd, struct error *err)
 {
-	return !cd->out_threaded || writer_stop(&cd->writer, HOLD_MS) ? 0 : hangs(cd, err);
+	return !cd->out_threaded || writer_stop(&cd->writer, REST_MS) ? 0 : hangs(cd, err);
 }
 
 int chardev_output_hold(struct chardev *cd, struct error *err)
