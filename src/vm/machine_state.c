@@ -172,11 +172,14 @@ static int get_vcpus(struct machine *m, struct error *err)
 
 int machine_read_vcpus(struct machine *m, struct error *err)
 {
+	uint64_t offset = m->vcpus[0].state->tsc_offset;
 	int r = 0;
 
 	for (uint32_t i = 0; i < m->guest.cpus && r == 0; i++) {
 		/* What it still executes after that makes the count another one. */
 		vcpu_reading_count(&m->vcpus[i].reading);
+		if (m->vcpus[0].state->tsc_offset != offset) /* as in get_other_tscs() */
+			m->vcpus[i].reading.waited = false;
 		r = crew_visit(m->crew, i, get_vcpu, m, err);
 		crew_note_waited(m->crew, i, vcpu_state_waits(m->vcpus[i].state));
 	}

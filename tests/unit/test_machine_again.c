@@ -215,6 +215,22 @@ static void test_vcpus_are_read_before(void **state)
 	bench_state_fini(&st);
 }
 
+/* After an update that failed, of vCPUs that have waited ever since. */
+static void test_host_tsc_that_jumps_between_readings(void **state)
+{
+	struct fixture *f = *state;
+
+	bench_run(&f->a);
+	machine_wait_entered(&f->a.m);
+	for (uint32_t i = 0; i < CPUS; i++)
+		bench_vcpu(&f->a, i)->tsc_offset += 1000;
+	read_vcpus(f);
+	for (uint32_t i = 0; i < CPUS; i++)
+		assert_int_equal(f->a.m.vcpus[i].state->tsc_offset,
+				 bench_vcpu(&f->a, i)->tsc_offset);
+	machine_park_vcpus(&f->a.m);
+}
+
 static void test_vcpu_that_cannot_be_read(void **state)
 {
 	struct fixture *f = *state;
@@ -236,9 +252,13 @@ static void test_vcpu_that_cannot_be_read(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		CASE(test_who_waits_is_no_news),  CASE(test_successor_has_all_states),
-		CASE(test_news_stay_news),        CASE(test_host_tsc_that_jumps_is_news_of_all),
-		CASE(test_vcpus_are_read_before), CASE(test_vcpu_that_cannot_be_read),
+		CASE(test_who_waits_is_no_news),
+		CASE(test_successor_has_all_states),
+		CASE(test_news_stay_news),
+		CASE(test_host_tsc_that_jumps_is_news_of_all),
+		CASE(test_vcpus_are_read_before),
+		CASE(test_host_tsc_that_jumps_between_readings),
+		CASE(test_vcpu_that_cannot_be_read),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
