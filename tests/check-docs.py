@@ -126,7 +126,7 @@ def check_commands(root):
 def check_events(root):
     sent, listed = set(), set()
     for text in sources(root).values():
-        sent |= set(re.findall(r'(?:control_event|control_frequent_event|ops\.event)\([^;"]*?"([A-Z_]+)"', text))
+        sent |= set(re.findall(r'(?:control_(?:frequent_|passing_)?event|ops\.(?:passing_)?event)\([^;"]*?"([A-Z_]+)"', text))
         for table in re.findall(r"const struct command_event \w+\[\] = \{(.*?)\};", text, re.S):
             listed |= set(members(table))
     doc = (root / "docs/control.md").read_text()

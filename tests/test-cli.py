@@ -562,6 +562,26 @@ class Update(Base):
         self.assertEqual(result.stderr, "molt update: check: no such section\n"
                                         "molt update: the guest runs on in process 4711\n")
 
+    def test_progress(self):
+        """On a terminal, on one line, of which nothing is left."""
+        events = "".join(json.dumps({"event": "UPDATE_PROGRESS", "data": {"mapped-bytes": n, "total-bytes": m}})
+                         for n, m in ((0, 0), (512 << 20, 2048 << 20), ("x", None)))
+        for answer, end in (({"return": REPORT}, b""), ({"error": {"desc": "no"}}, b"molt update: no\r\n")):
+            master, slave = pty.openpty()
+            self.serve((events + json.dumps(answer)).encode(), {"return": {}})
+            done = subprocess.run([MOLT, "update", self.path], stdout=subprocess.PIPE, stderr=slave, check=False)
+            os.close(slave)
+            with open(master, "rb", buffering=0) as terminal:
+                text = terminal.read(4096)
+            self.assertEqual(done.returncode, bool(end))
+            lines = text.split(b"\r\x1b[K")
+            self.assertEqual(lines, [b"", b"the successor is getting ready; the guest runs",
+                                     b"guest RAM is being mapped: 512 of 2048 MiB; the guest runs",
+                                     b"the successor is getting ready; the guest runs", end])
+            os.unlink(self.path)
+        self.serve((events + json.dumps({"return": REPORT})).encode())
+        self.expect(molt("update", self.path), 0)
+
     def test_processes_that_cannot_be(self):
         """To kill -1 would be to kill everything."""
         for pid in (0, -1, -(1 << 63), "1", None):

@@ -22,6 +22,8 @@
  */
 #define MARGIN_MS 10000
 #define AFTERWARDS_MS 2000
+#define MIB (1 << 20)
+#define CLEAR_LINE "\r\033[K" /* ECMA-48: carriage return, erase in line */
 
 static const struct option_def update_options[] = {
 	{ .name = "state",
@@ -227,6 +229,42 @@ static void warn_of_another_process(json_t *report)
 			now, before);
 }
 
+/* On a terminal, while the update takes long: one line, which is written over. */
+static void show_progress(void *opaque, json_t *msg)
+{
+	json_t *data = json_object_get(msg, "data");
+	long long total = number_of(data, "total-bytes") / MIB;
+	bool *shown = opaque;
+
+	if (strcmp(text_of(msg, "event"), "UPDATE_PROGRESS") != 0)
+		return;
+	if (total > 0)
+		fprintf(stderr, CLEAR_LINE "guest RAM is being mapped: %lld of %lld MiB",
+			number_of(data, "mapped-bytes") / MIB, total);
+	else
+		fprintf(stderr, CLEAR_LINE "the successor is getting ready");
+	fputs("; the guest runs", stderr);
+	fflush(stderr);
+	*shown = true;
+}
+
+/* Waits for the answer. */
+static int ask(struct client *c, json_t *arguments, json_t **report, struct error *err)
+{
+	bool shown = false;
+	int r;
+
+	if (isatty(STDERR_FILENO))
+		c->event = show_progress;
+	c->opaque = &shown;
+	r = client_call(c, json_pack("{s:s,s:O}", "execute", "update", "arguments", arguments),
+			report, err);
+	c->event = NULL;
+	if (shown)
+		fputs(CLEAR_LINE, stderr);
+	return r;
+}
+
 static void note_event(void *opaque, json_t *msg)
 {
 	long long *pid = opaque;
@@ -308,8 +346,7 @@ static int run_update(const struct cli_args *args, json_t *arguments, uint64_t t
 		client_close(&c);
 		return cli_failure(args->command, &err);
 	}
-	r = client_call(&c, json_pack("{s:s,s:O}", "execute", "update", "arguments", arguments),
-			&report, &err);
+	r = ask(&c, arguments, &report, &err);
 	if (r < 0) {
 		status = cli_failure(args->command, &err);
 		if (r == -EREMOTEIO)

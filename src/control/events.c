@@ -14,6 +14,7 @@
  * not allocate.
  */
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 
 #include <molt/base/fd.h>
@@ -87,6 +88,26 @@ void control_event(struct control *c, const char *name, json_t *data)
 	send_message(c, name, msg);
 	json_decref(msg);
 	json_decref(data);
+}
+
+/* So short a message is sent whole or not at all: unix_stream_sendmsg() cuts at 2 KiB and more. */
+void control_passing_event(struct control *c, const char *name, json_t *data)
+{
+	json_t *msg = c ? control_event_message(name, data) : NULL;
+	char text[CONTROL_HELD_MAX];
+	size_t len = msg ? json_dumpb(msg, text, sizeof(text) - 2, JSON_ENSURE_ASCII) : 0;
+
+	json_decref(msg);
+	json_decref(data);
+	if (!len || len > sizeof(text) - 2)
+		return;
+	memcpy(text + len, "\r\n", 2);
+	for (unsigned int i = 0; i < c->nclients; i++) {
+		const struct control_client *cl = c->clients[i];
+
+		if (!cl->dead && cl->negotiated && !cl->out_len)
+			send(cl->fd, text, len + 2, MSG_NOSIGNAL | MSG_DONTWAIT);
+	}
 }
 
 static struct control_held *slot(struct control *c, const char *name)

@@ -84,9 +84,16 @@ static const struct command_member failure_members[] = {
 	{ 0 }
 };
 
+static const struct command_member progress_members[] = {
+	{ .name = "mapped-bytes", .type = &command_int },
+	{ .name = "total-bytes", .type = &command_int },
+	{ 0 }
+};
+
 const struct command_event update_events[] = {
 	{ .name = "UPDATE_COMPLETED", .data = report_members },
 	{ .name = "UPDATE_FAILED", .data = failure_members },
+	{ .name = "UPDATE_PROGRESS", .data = progress_members },
 	{ .name = "MIGRATION", .data = migration_members },
 };
 const size_t update_events_count = ARRAY_SIZE(update_events);

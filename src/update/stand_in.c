@@ -53,9 +53,10 @@
 #define KILL_WAIT_MS 2000
 #define DISMISS_WAIT_MS 2000
 #define DISARM_WAIT_MS 10000
-#define SWITCH_MS 1000   /* for a successor that has rehearsed it */
-#define HURRY_MS 3000    /* for one that others wait for */
-#define TEARDOWN_NICE 10 /* not the lowest, or on a busy host it would take minutes */
+#define SWITCH_MS 1000           /* for a successor that has rehearsed it */
+#define HURRY_MS 3000            /* for one that others wait for */
+#define PROGRESS_NS 500000000ull /* most updates are over before the first one */
+#define TEARDOWN_NICE 10         /* not the lowest, or on a busy host it would take minutes */
 
 enum state {
 	STATE_STARTING,
@@ -221,9 +222,11 @@ static void look_at_page(struct stand_in *s)
 	if (atomic_load(&s->state) == STATE_STANDS_IN && !atomic_load(&s->serves)) {
 		s->ops->begin(s->opaque);
 		set_and_wake(&s->serves, 1);
+		s->progress_ns = now_ns() + PROGRESS_NS;
 		keep_off_guest(s);
 	}
 	if (atomic_load(&s->state) == STATE_TO_GIVE_BACK) {
+		s->progress_ns = 0;
 		s->ops->stop(s->opaque);
 		set_and_wake(&s->state, STATE_STANDS_BY);
 	} else if (owner == OWNER_STAND_IN && atomic_load(&s->page->turn) == TURN_READY) {
@@ -243,6 +246,20 @@ void stand_in_hurry(struct stand_in *s)
 		set_deadline(s, HURRY_MS);
 }
 
+/* How long to wait until it is told again, in ms; -1: for ever. */
+static int tell_progress(struct stand_in *s)
+{
+	uint64_t now = now_ns();
+
+	if (!s->progress_ns || atomic_load(&s->page->owner) != OWNER_STAND_IN)
+		return -1;
+	if (now >= s->progress_ns) {
+		s->ops->tell_progress(s->opaque);
+		s->progress_ns = now + PROGRESS_NS;
+	}
+	return (int)((s->progress_ns - now + 999999) / 1000000);
+}
+
 static _Noreturn void stand(struct stand_in *s)
 {
 	for (;;) {
@@ -254,7 +271,7 @@ static _Noreturn void stand(struct stand_in *s)
 			  .events = POLLIN },
 		};
 
-		if (poll(fds, ARRAY_SIZE(fds), -1) < 0)
+		if (poll(fds, ARRAY_SIZE(fds), tell_progress(s)) <= 0)
 			continue;
 		if (fds[0].revents)
 			look_at_page(s);

@@ -88,6 +88,8 @@ struct stand_in_ops {
 	bool (*spare_cpus)(void *opaque, cpu_set_t *spare);
 	/* Serves what the loop has, for one turn. */
 	void (*serve)(void *opaque);
+	/* The guest has run here for a while, and still does. */
+	void (*tell_progress)(void *opaque);
 	/* Back to the predecessor, which goes on when this returns: stops the guest. */
 	void (*stop)(void *opaque);
 	/* The switch: stops the guest and saves its final state; 0, or -errno: it runs on. */
@@ -114,6 +116,7 @@ struct stand_in {
 	int process_fd; /* pidfd of the process that becomes the successor */
 	int timer_fd;   /* the deadline */
 	struct keep_off keep_off;
+	uint64_t progress_ns; /* when it is told next; 0: never */
 	struct child child;
 	bool is_gone; /* it has ended while it had the guest */
 	bool is_self; /* we are the stand-in, and have taken the guest back */

@@ -23,6 +23,17 @@ static void begin(void *opaque)
 	machine_serve(((struct update *)opaque)->machine);
 }
 
+static void tell_progress(void *opaque)
+{
+	struct update *u = opaque;
+	struct refault_progress *progress = &u->hand_over.stand_in.page->progress;
+
+	u->ops.passing_event(u->ops.opaque, "UPDATE_PROGRESS",
+			     json_pack("{s:I,s:I}", "mapped-bytes",
+				       (json_int_t)atomic_load(&progress->mapped), "total-bytes",
+				       (json_int_t)atomic_load(&progress->total)));
+}
+
 static bool spare_cpus(void *opaque, cpu_set_t *spare)
 {
 	struct update *u = opaque;
@@ -69,6 +80,7 @@ const struct stand_in_ops update_stand_in_ops = {
 	.begin = begin,
 	.spare_cpus = spare_cpus,
 	.serve = serve,
+	.tell_progress = tell_progress,
 	.stop = stop,
 	.save = update_save_final,
 	.run_on = update_run_on,

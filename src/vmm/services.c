@@ -95,6 +95,11 @@ static void send_event(void *opaque, const char *name, json_t *data)
 	control_event(((struct vmm *)opaque)->control, name, data);
 }
 
+static void send_passing_event(void *opaque, const char *name, json_t *data)
+{
+	control_passing_event(((struct vmm *)opaque)->control, name, data);
+}
+
 static void main_pid(void *opaque, pid_t pid)
 {
 	notify_main_pid(((struct vmm *)opaque)->notify_fd, pid, false);
@@ -127,6 +132,7 @@ int vmm_open_update(struct vmm *v, struct error *err)
 		.flush = flush_control,
 		.reply = reply,
 		.event = send_event,
+		.passing_event = send_passing_event,
 		.take_fd = take_fd,
 		.main_pid = main_pid,
 		.reborn = reborn,

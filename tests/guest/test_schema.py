@@ -8,7 +8,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from moltvm import Qmp, QmpError, Vm, expect_error, need_kvm, run_cases
+from moltvm import Qmp, QmpError, Vm, expect_error, molt_binary, need_kvm, run_cases, write_script
 
 BUILTIN = {"string": lambda v: isinstance(v, str), "value": lambda v: True,
            "int": lambda v: isinstance(v, int) and not isinstance(v, bool),
@@ -56,9 +56,9 @@ class Schema:
     def events(self, qmp):
         """Holds those that have come against it; their names."""
         qmp.command("query-name")
-        for ev in qmp.events:
+        for ev in qmp.events + qmp.progress:
             self.event(ev)
-        return {ev["event"] for ev in qmp.events}
+        return {ev["event"] for ev in qmp.events + qmp.progress}
 
     def next(self, qmp, *names):
         """The same with events that are to come."""
@@ -126,7 +126,8 @@ def test_events_are_of_the_types():
         other = Qmp(vm.control_path)
         for command in ("stop", "cont", "system_reset"):
             vm.qmp.command(command)
-        vm.update()
+        vm.update(write_script(vm.path("slow"), '#!/bin/sh\nsleep 0.8\nexec %s run "$@"\n' % molt_binary()), no_check=True)
+        vm.update(molt_binary())
         expect_error(lambda: vm.update(command=["/no/such/molt"]), "/no/such/molt")
         vm.qmp.command("migrate-set-parameters", mode="cpr-exec", cpr_exec_command=vm.argv)
         vm.qmp.command("migrate", uri="file:" + vm.path("state"))

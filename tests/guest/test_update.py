@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """Updates that work: the guest runs on, whoever the successor is and however it was started."""
+import contextlib
 import json
 import os
 import random
@@ -320,6 +321,21 @@ def test_wrapper_script():
         vm.update(script, state_file=d + "/state")
         with open(d + "/seen") as seen:
             assert seen.read() == "--incoming file:%s/state\n" % d
+        runs_on(vm)
+
+
+def test_progress_of_a_long_update():
+    """Told to everybody while the guest runs in the stand-in; not to a client that does not read what is told to it."""
+    with Vm(cmdline=TICKER) as vm, contextlib.closing(Qmp(vm.control_path)) as other:
+        script = write_script(vm.path("wrapper"), '#!/bin/sh\nsleep 1.7\nexec %s run "$@"\n' % molt_binary())
+        vm.wait_ticks(2)
+        vm.update(script, no_check=True)
+        assert 2 <= len(vm.qmp.progress) <= 4, vm.qmp.progress
+        assert vm.qmp.progress[0]["data"] == {"mapped-bytes": 0, "total-bytes": 0}
+        assert other.wait_event("UPDATE_COMPLETED") and other.progress == vm.qmp.progress
+        runs_on(vm)
+        vm.update(molt_binary())
+        assert len(vm.qmp.progress) <= 4
         runs_on(vm)
 
 

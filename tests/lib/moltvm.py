@@ -96,6 +96,7 @@ class Qmp:
         self.sock.connect(path)
         self.buf = b""
         self.events = []
+        self.progress = []  # events, too, which come only where an update takes long
         self.greeting = self.message()
         if negotiate:
             self.command("qmp_capabilities")
@@ -104,13 +105,17 @@ class Qmp:
         self.sock.sendall(data)
 
     def message(self):
-        while b"\n" not in self.buf:
-            data = self.sock.recv(65536)
-            if not data:
-                raise EOFError("the control connection was closed")
-            self.buf += data
-        line, self.buf = self.buf.split(b"\n", 1)
-        return json.loads(line)
+        while True:
+            while b"\n" not in self.buf:
+                data = self.sock.recv(65536)
+                if not data:
+                    raise EOFError("the control connection was closed")
+                self.buf += data
+            line, self.buf = self.buf.split(b"\n", 1)
+            msg = json.loads(line)
+            if msg.get("event") != "UPDATE_PROGRESS":
+                return msg
+            self.progress.append(msg)
 
     def answer(self):
         while True:

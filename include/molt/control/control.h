@@ -63,6 +63,12 @@ void control_start(struct control *c);
 void control_event(struct control *c, const char *name, json_t *data);
 
 /*
+ * The same in a process whose clients' queues are another's to send (the stand-in of an update): to
+ * those that have nothing left to read of what was sent before, and only if there is room at once.
+ */
+void control_passing_event(struct control *c, const char *name, json_t *data);
+
+/*
  * The same for what a guest can cause without end: at most one a quarter of a second, of others in
  * between the newest alone. name is a string literal; there are two of these kinds.
  */

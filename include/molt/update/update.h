@@ -67,6 +67,8 @@ struct update_ops {
 	int (*take_fd)(void *opaque, uint32_t client, const char *name, struct error *err);
 	/* Sends an event to all clients; takes over data. */
 	void (*event)(void *opaque, const char *name, json_t *data);
+	/* The same in the stand-in, for those who have time for it; see control_passing_event(). */
+	void (*passing_event)(void *opaque, const char *name, json_t *data);
 	/*
 	 * This process is the stand-in and has taken the guest back: renew what belongs to a
 	 * process (signals), and when that is done run the event loop to its end. The second never
