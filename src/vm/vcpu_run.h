@@ -27,6 +27,12 @@ int vcpu_open(struct vcpu *v, struct error *err);
 void vcpu_close(struct vcpu *v);
 
 /*
+ * Has KVM do now what it would do when a fresh vCPU is first run, and nothing else; see vcpu_warm.c.
+ * Before its state is set. A matter of speed alone.
+ */
+void vcpu_warm_up(struct vcpu *v);
+
+/*
  * KVM_RUN answered EAGAIN: true where it is to be called again, after a little wait if need be;
  * false where it has answered nothing else for machine->retry_ns. On the vCPU's thread.
  */

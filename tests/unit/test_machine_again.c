@@ -8,6 +8,8 @@
 
 #include <molt/base/fd.h>
 
+#include "../../src/vm/vcpu_run.h"
+
 #define CPUS 3
 #define BUSY 0   /* executes */
 #define WAITS 1  /* does not, and nobody does anything to it */
@@ -117,6 +119,40 @@ static void test_who_waits_is_no_news(void **state)
 	load_again(f);
 	assert_same_guest(f);
 	machine_forget_rehearsal(&f->b.m);
+	assert_same_guest(f);
+}
+
+/* What KVM would do when they are first run is done in the rehearsal, of those that are to run soon. */
+static void test_who_executes_is_warmed_up(void **state)
+{
+	struct fixture *f = *state;
+
+	for (uint32_t i = 0; i < CPUS; i++) {
+		int fd = f->b.m.vcpus[i].fd;
+		int tables = fake_kvm_find_call(f->b.kvm, fd, KVM_PRE_FAULT_MEMORY, 0);
+
+		assert_int_equal(tables >= 0, i == BUSY);
+		assert_int_equal(bench_vcpu(&f->b, i)->runs, i == BUSY);
+		assert_int_equal(bench_vcpu(&f->b, i)->ndone, 0);
+		assert_int_equal(bench_vcpu(&f->b, i)->ram_writes, 0);
+	}
+}
+
+/* One that is older, or has no memory: then it is done when the guest is let go. */
+static void test_a_kvm_that_cannot_warm_up(void **state)
+{
+	static const unsigned long requests[] = { KVM_PRE_FAULT_MEMORY, KVM_RUN };
+	struct fixture *f = *state;
+
+	for (unsigned int i = 0; i < 2; i++) {
+		f->b.kvm->fail_request = requests[i];
+		f->b.kvm->fail_error = i ? ENOMEM : ENOTTY;
+		vcpu_warm_up(&f->b.m.vcpus[BUSY]);
+	}
+	f->b.kvm->fail_request = 0;
+	go_on(f);
+	save_news(f);
+	load_again(f);
 	assert_same_guest(f);
 }
 
@@ -253,6 +289,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		CASE(test_who_waits_is_no_news),
+		CASE(test_who_executes_is_warmed_up),
+		CASE(test_a_kvm_that_cannot_warm_up),
 		CASE(test_successor_has_all_states),
 		CASE(test_news_stay_news),
 		CASE(test_host_tsc_that_jumps_is_news_of_all),
