@@ -91,7 +91,8 @@ int update_save_final(void *opaque, struct error *err)
 
 	page->entered_ns = h->parked ? machine_entered(u->machine) : 0;
 	if (h->parked) {
-		machine_keep_awake(u->machine, true);
+		machine_keep_awake(u->machine, u->machine->guest.cpus > 1);
+		atomic_store(&page->stopping, true);
 		page->stopped_ns = machine_park_vcpus(u->machine);
 	}
 	r = machine_quiesce(u->machine, err);

@@ -160,14 +160,15 @@ int step_read_vcpus(struct update *u, struct error *err)
 {
 	const struct machine *m = u->machine;
 	struct hand_over *h = &u->hand_over;
+	bool reads = m->guest.cpus > 1;
 	int r;
 
-	if (h->stops_guest || m->guest.run_state != RUN_STATE_RUNNING || m->guest.cpus == 1)
+	if (h->stops_guest || m->guest.run_state != RUN_STATE_RUNNING)
 		return STEP_SKIPPED;
-	r = machine_read_vcpus(u->machine, err);
+	r = reads ? machine_read_vcpus(u->machine, err) : 0;
 	if (r == 0 && handover_keep_off(&u->hand_over, u->machine))
 		machine_place_vcpus(u->machine, u->machine->stand_in, &h->stand_in.page->free);
-	return r;
+	return r < 0 || reads ? r : STEP_SKIPPED;
 }
 
 void undo_read_vcpus(struct update *u)
@@ -190,8 +191,10 @@ int step_pause(struct update *u, struct error *err)
 	/* Paused by the user: it stays so, and there is no blackout to measure. */
 	if (u->machine->guest.run_state == RUN_STATE_RUNNING) {
 		h->parked = true;
-		machine_keep_awake(u->machine, true);
-		h->fds->stopped_ns = machine_park_vcpus(u->machine);
+		/* Who helps with the reading. In the new order the vCPUs have been read. */
+		machine_keep_awake(u->machine, h->stops_guest);
+		h->fds->stopped_ns = h->stops_guest ? machine_park_vcpus(u->machine)
+						    : machine_park_for_stand_in(u->machine);
 	}
 	stand_in_arm(&h->stand_in, false);
 	return 0;
@@ -274,6 +277,7 @@ int step_hand_off(struct update *u, struct error *err)
 	h->handed_over = true;
 	if (h->parked)
 		machine_unpark_vcpus(m);
+	machine_keep_awake(m, false);
 	return 0;
 }
 

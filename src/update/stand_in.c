@@ -197,6 +197,7 @@ static void guest_runs_on(struct stand_in *s)
 {
 	if (!decide(s->page, OWNER_UNDECIDED, OWNER_STAND_IN))
 		return;
+	atomic_store(&s->page->stopping, false);
 	atomic_store(&s->page->turn, TURN_REHEARSAL);
 	set_deadline(s, s->deadline_ms);
 	s->ops->run_on(s->opaque);

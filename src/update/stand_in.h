@@ -73,6 +73,7 @@ struct stand_in_page {
 	struct refault_progress progress; /* of guest RAM, by the successor before the switch */
 	/* Where main may run, good once has_free is set: until the guest is its, it keeps to free. */
 	cpu_set_t usual;
+	_Atomic bool stopping; /* from when the stand-in stops the guest for the switch */
 };
 
 struct stand_in;
@@ -198,10 +199,12 @@ bool stand_in_link_hurry(const struct stand_in_link *link);
 uint64_t stand_in_link_left_ns(const struct stand_in_link *link);
 
 /*
- * The rehearsal is over: has the stand-in stop the guest and save it. 0, -ECANCELED where it has
+ * The rehearsal is over: has the stand-in stop the guest and save it. stops: called when it does, or
+ * would be expected to have begun. 0, -ECANCELED where it has
  * taken the guest back or has ended, or -EIO where it cannot, with its reason.
  */
-int stand_in_link_switch(struct stand_in_link *link, struct error *err);
+int stand_in_link_switch(struct stand_in_link *link, void (*stops)(void *opaque), void *opaque,
+			 struct error *err);
 
 /* What it saved cannot be loaded: the guest runs on there, until something else happens. */
 void stand_in_link_refuse(struct stand_in_link *link);

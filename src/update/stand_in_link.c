@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -15,7 +16,8 @@
 
 #include "stand_in.h"
 
-#define LOOK_NS 50000000 /* so often a wait looks whether the other side is still there */
+#define LOOK_NS 50000000   /* so often a wait looks whether the other side is still there */
+#define STOPPING_NS 200000 /* until the stand-in begins, where it has a CPU */
 
 static bool decide(struct stand_in_page *page, uint32_t owner)
 {
@@ -84,7 +86,18 @@ static bool has_ended(struct stand_in_link *link)
 	return link->child.fd >= 0 && fd_ready(link->child.fd, POLLIN);
 }
 
-int stand_in_link_switch(struct stand_in_link *link, struct error *err)
+/* One of an older version does not say so. */
+static void wait_until_it_stops(const struct stand_in_page *page)
+{
+	const uint64_t give_up = now_ns() + STOPPING_NS;
+
+	while (!atomic_load(&page->stopping) && atomic_load(&page->turn) == TURN_READY &&
+	       now_ns() < give_up)
+		sched_yield();
+}
+
+int stand_in_link_switch(struct stand_in_link *link, void (*stops)(void *opaque), void *opaque,
+			 struct error *err)
 {
 	const struct timespec look = { .tv_nsec = LOOK_NS };
 	struct stand_in_page *page = link->page;
@@ -92,6 +105,8 @@ int stand_in_link_switch(struct stand_in_link *link, struct error *err)
 
 	atomic_store(&page->turn, TURN_READY);
 	wake(link);
+	wait_until_it_stops(page);
+	stops(opaque);
 	while ((turn = atomic_load(&page->turn)) == TURN_READY &&
 	       atomic_load(&page->owner) != OWNER_TAKEN_BACK && !has_ended(link))
 		syscall(SYS_futex, &page->turn, FUTEX_WAIT, turn, &look, NULL, 0);

@@ -61,10 +61,13 @@ int step_adopt(struct incoming *in, struct error *err)
 
 int step_build(struct incoming *in, struct error *err)
 {
+	const struct stand_in_page *page = in->link->page;
 	int r = in->ops->build(in->opaque, in, &in->update, err);
 
 	if (r == 0)
 		r = incoming_load_wire(in, err);
+	if (r == 0 && page && atomic_load(&page->has_free))
+		machine_place_vcpus(in->update->machine, in->update->machine->crew, &page->free);
 	return r < 0 ? r : incoming_check_claimed(in, err);
 }
 
@@ -103,6 +106,11 @@ int step_map_ram(struct incoming *in, struct error *err)
 	return in->maps_ram ? 0 : STEP_SKIPPED;
 }
 
+static void rouse(void *machine)
+{
+	machine_rouse_vcpus(machine);
+}
+
 /* The guest runs until the stand-in stops it for us. Where it was paused it has not to be stopped. */
 int step_stop(struct incoming *in, struct error *err)
 {
@@ -114,9 +122,7 @@ int step_stop(struct incoming *in, struct error *err)
 		return STEP_SKIPPED;
 	if (!in->final)
 		return err_set(err, EPROTO, "there is no memory for the final state");
-	if (atomic_load(&page->has_free))
-		machine_place_vcpus(in->update->machine, in->update->machine->crew, &page->free);
-	r = stand_in_link_switch(in->link, err);
+	r = stand_in_link_switch(in->link, rouse, in->update->machine, err);
 	if (r < 0)
 		return r;
 	in->is_switch = true;

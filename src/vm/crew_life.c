@@ -52,7 +52,6 @@ int crew_init(struct crew *crew, const struct crew_ops *ops, void *opaque, uint3
 		atomic_init(&crew->members[i].parked, true);
 		atomic_init(&crew->members[i].host_cpu, -1);
 		atomic_init(&crew->members[i].sleeps_on, -1);
-		atomic_init(&crew->members[i].stays_awake, i + 1 < crew->host_cpus);
 	}
 	init_locks(crew);
 	return 0;

@@ -114,17 +114,23 @@ static bool help(struct crew_member *cm)
 static bool wait_in_park(struct crew_member *cm)
 {
 	struct crew *crew = cm->crew;
-	uint64_t now = now_ns();
+	uint64_t until = now_ns() + AWAKE_NS;
 	bool awake = true;
 
 	pthread_mutex_lock(&crew->lock);
 	atomic_store(&cm->parked, true);
 	pthread_cond_broadcast(&crew->parked);
-	while (atomic_load(&cm->goal) != CREW_QUIT && !crew_may_run(cm))
-		if (!receive_visit(cm) && !crew_place(cm) && !help(cm) &&
-		    !stay_awake(cm, &awake, now + AWAKE_NS))
-			crew_sleep(cm);
+	while (atomic_load(&cm->goal) != CREW_QUIT && !crew_may_run(cm)) {
+		if (receive_visit(cm) || crew_place(cm) || help(cm) ||
+		    stay_awake(cm, &awake, until))
+			continue;
+		crew_sleep(cm);
+		awake = true;
+		until = now_ns() + AWAKE_NS;
+	}
 	atomic_store(&cm->parked, false);
+	/* That was for this time: when it parks again it may be confined. */
+	atomic_store(&cm->to_be_placed, false);
 	pthread_mutex_unlock(&crew->lock);
 	if (atomic_exchange(&crew->wakes_rest, false))
 		crew_wake_rest(crew);
@@ -142,6 +148,8 @@ void *crew_thread(void *opaque)
 	cm->tid = (pid_t)syscall(SYS_gettid);
 	if (cm->crew->has_cpus)
 		sched_setaffinity(0, sizeof(cm->crew->cpus), &cm->crew->cpus);
+	/* The handler's frame takes pages of the stack: they are there before somebody waits. */
+	pthread_kill(pthread_self(), CREW_KICK_SIGNAL);
 	cm->stopped_ns = now_ns();
 	while (wait_in_park(cm)) {
 		crew_unplace(cm);

@@ -76,7 +76,20 @@ static void choose_who_stays_awake(struct crew *crew)
 		}
 }
 
+void crew_rouse(struct crew *crew)
+{
+	crew_keep_awake(crew, true);
+	for (uint32_t i = 0; i < crew->count; i++)
+		if (atomic_load(&crew->members[i].stays_awake))
+			pthread_cond_signal(&crew->members[i].unpark);
+}
+
 uint64_t crew_park(struct crew *crew)
+{
+	return crew_park_for(crew, NULL);
+}
+
+uint64_t crew_park_for(struct crew *crew, struct crew *next)
 {
 	uint64_t last = 0;
 
@@ -85,6 +98,8 @@ uint64_t crew_park(struct crew *crew)
 	for (uint32_t i = 0; i < crew->count; i++)
 		if (!crew->members[i].waited)
 			tell_to_park(&crew->members[i]);
+	if (next)
+		crew_rouse(next);
 	crew_wait_parked(crew);
 	for (uint32_t i = 0; i < crew->count; i++)
 		if (crew->members[i].stopped_ns > last)
@@ -94,6 +109,8 @@ uint64_t crew_park(struct crew *crew)
 
 void crew_keep_awake(struct crew *crew, bool on)
 {
+	if (on)
+		choose_who_stays_awake(crew);
 	atomic_store(&crew->awake, on);
 }
 

@@ -7,6 +7,16 @@ uint64_t machine_park_vcpus(struct machine *m)
 	return crew_park(m->crew);
 }
 
+uint64_t machine_park_for_stand_in(struct machine *m)
+{
+	return crew_park_for(m->crew, m->stand_in);
+}
+
+void machine_rouse_vcpus(struct machine *m)
+{
+	crew_rouse(m->crew);
+}
+
 void machine_unpark_vcpus(struct machine *m)
 {
 	crew_unpark(m->crew);
@@ -42,7 +52,11 @@ void machine_place_vcpus(struct machine *m, struct crew *crew, const cpu_set_t *
 	CPU_AND(&cpus, &all, not_on);
 	CPU_XOR(&cpus, &cpus, &all);
 	helpers = CPU_COUNT(&cpus);
-	for (uint32_t i = 0; i < m->guest.cpus && CPU_COUNT(&cpus); i++)
+	if (helpers == 0)
+		return;
+	for (uint32_t i = 0; i < m->guest.cpus; i++)
+		crew_note_waited(crew, i, vcpu_state_waits(m->vcpus[i].state));
+	for (uint32_t i = 0; i < m->guest.cpus; i++)
 		if (!vcpu_state_waits(m->vcpus[i].state) || helpers-- > 0)
 			crew_wake_on(crew, i, &cpus);
 }

@@ -107,6 +107,7 @@ STAGE(int, stand_in_start, (struct stand_in * s, struct error *err), (s, err),
 STAGE(int, machine_read_vcpus, (struct machine * m, struct error *err), (m, err),
       predecessor("read-vcpus"), (void)0)
 STAGE(uint64_t, machine_park_vcpus, (struct machine * m), (m), predecessor("pause"), (void)0)
+STAGE(uint64_t, machine_park_for_stand_in, (struct machine * m), (m), predecessor("pause"), (void)0)
 STAGE(int, machine_quiesce, (struct machine * m, struct error *err), (m, err),
       predecessor("quiesce"), (void)0)
 STAGE(int, machine_save,
@@ -153,8 +154,9 @@ STAGE(int, incoming_adopt, (struct incoming * in, struct error *err), (in, err),
       if (r == 0) faults_stage("build"))
 STAGE(int, incoming_check_claimed, (struct incoming * in, struct error *err), (in, err), (void)0,
       if (r == 0) faults_stage("map-RAM"))
-STAGE(int, stand_in_link_switch, (struct stand_in_link * link, struct error *err), (link, err),
-      faults_stage("switch"), (void)0)
+STAGE(int, stand_in_link_switch,
+      (struct stand_in_link * link, void (*stops)(void *), void *opaque, struct error *err),
+      (link, stops, opaque, err), faults_stage("switch"), (void)0)
 STAGE(int, final_state_load, (struct machine * m, struct incoming *in, struct error *err),
       (m, in, err), faults_stage("final-load"), (void)0)
 STAGE(int, stand_in_link_commit, (struct stand_in_link * link, struct error *err), (link, err),

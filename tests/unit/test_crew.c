@@ -299,6 +299,66 @@ static void test_a_visit_stops_one_alone(void **state)
 	crew_bench_free(b);
 }
 
+/* ---- sleeping and staying awake ---- */
+
+/* They do so for some milliseconds, in which we might not have had the CPU. */
+static bool rouse(struct crew_bench *b, uint32_t id)
+{
+	const uint64_t end = now_ns() + 10 * SECOND;
+
+	while (now_ns() < end) {
+		const uint64_t soon = now_ns() + SECOND / 1000;
+
+		crew_rouse(&b->crew);
+		while (now_ns() < soon)
+			if (atomic_load(&b->crew.members[id].sleeps_on) < 0)
+				return true;
+	}
+	return false;
+}
+
+static bool wait_for_sleep(struct crew_bench *b, uint32_t id)
+{
+	const uint64_t end = now_ns() + 10 * SECOND;
+
+	while (atomic_load(&b->crew.members[id].sleeps_on) < 0 && now_ns() < end)
+		usleep(100);
+	return atomic_load(&b->crew.members[id].sleeps_on) >= 0;
+}
+
+static void test_roused_ones_stay_awake_for_a_while(void **state)
+{
+	unsigned int counts[SLEEPERS_MAX];
+	struct crew_bench *b;
+
+	(void)state;
+	b = crew_bench_new(2);
+	assert_true(wait_for_sleep(b, 0));
+	assert_true(wait_for_sleep(b, 1));
+	crew_note_waited(&b->crew, 0, true);
+	if (b->crew.host_cpus == 1) {
+		crew_rouse(&b->crew);
+		assert_false(b->crew.members[1].stays_awake);
+	} else {
+		assert_true(rouse(b, 1)); /* before the one that waited */
+		assert_true(b->crew.members[1].stays_awake);
+	}
+	if (b->crew.host_cpus == 2)
+		assert_false(b->crew.members[0].stays_awake);
+	assert_true(wait_for_sleep(b, 1));
+	/* Awake or not, it runs when it is told to. */
+	for (int i = 0; i < 200; i++) {
+		crew_rouse(&b->crew);
+		usleep((useconds_t)i % 60);
+		crew_bench_count_sleeps(b, counts);
+		crew_unpark(&b->crew);
+		assert_true(crew_bench_wait_asleep(b, counts));
+		crew_park_for(&b->crew, &b->crew);
+		assert_true(crew_bench_is_quiet(b));
+	}
+	crew_bench_free(b);
+}
+
 /* ---- where their threads run ---- */
 
 static bool wait_for_cpus(const struct crew_member *cm, const cpu_set_t *wanted)
@@ -341,6 +401,35 @@ static void test_one_wakes_up_where_it_is_told_to(void **state)
 		assert_true(wait_for_cpus(&b->crew.members[1], &all));
 		crew_park(&b->crew);
 		assert_true(crew_bench_is_quiet(b));
+	}
+	crew_bench_free(b);
+}
+
+/* Who is let go before it has heard of that is not placed at its next stop, where it may be confined. */
+static void test_told_too_late_where_to_wake_up(void **state)
+{
+	unsigned int counts[SLEEPERS_MAX];
+	struct crew_bench *b;
+	cpu_set_t all, one;
+
+	(void)state;
+	assert_int_equal(sched_getaffinity(0, sizeof(all), &all), 0);
+	CPU_ZERO(&one);
+	CPU_SET((size_t)sched_getcpu(), &one);
+	b = crew_bench_new(2);
+	for (int i = 0; i < 200; i++) {
+		crew_wake_on(&b->crew, 0, &one);
+		crew_wake_on(&b->crew, 1, &one);
+		crew_bench_count_sleeps(b, counts);
+		crew_unpark(&b->crew);
+		assert_true(crew_bench_wait_asleep(b, counts));
+		crew_park(&b->crew);
+		usleep(500);
+		assert_true(wait_for_sleep(b, 0));
+		assert_true(wait_for_sleep(b, 1));
+		assert_true(wait_for_cpus(&b->crew.members[0], &all));
+		assert_false(b->crew.members[0].is_placed);
+		assert_false(b->crew.members[1].is_placed);
 	}
 	crew_bench_free(b);
 }
@@ -448,7 +537,9 @@ int main(void)
 		cmocka_unit_test(test_nobody_runs_while_held),
 		cmocka_unit_test(test_those_that_wait_are_parked_first),
 		cmocka_unit_test(test_a_visit_stops_one_alone),
+		cmocka_unit_test(test_roused_ones_stay_awake_for_a_while),
 		cmocka_unit_test(test_one_wakes_up_where_it_is_told_to),
+		cmocka_unit_test(test_told_too_late_where_to_wake_up),
 		cmocka_unit_test(test_who_starts_them_may_be_kept_elsewhere),
 		cmocka_unit_test(test_cpus_of_those_that_wait_are_spare),
 		cmocka_unit_test(test_threads_have_names_and_no_signals_but_the_kick),

@@ -164,6 +164,9 @@ void crew_forget(struct crew *crew);
  */
 uint64_t crew_park(struct crew *crew);
 
+/* The same, and meanwhile, where next is not NULL, crew_rouse(next): who is to run after it. */
+uint64_t crew_park_for(struct crew *crew, struct crew *next);
+
 /* Waits the same, but kicks nobody: they were started, or told, before. */
 void crew_wait_parked(struct crew *crew);
 
@@ -192,6 +195,12 @@ uint64_t crew_entered(struct crew *crew);
  * before others.
  */
 void crew_keep_awake(struct crew *crew, bool on);
+
+/*
+ * Keeps a crew awake whose members are asleep in the park: they are to run within some milliseconds,
+ * and are woken now. (Those that crew_wake_on() has placed stay awake where they are.)
+ */
+void crew_rouse(struct crew *crew);
 
 /*
  * The host's CPUs that the calling thread may use and where no member was when it last left the park,

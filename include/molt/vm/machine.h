@@ -198,6 +198,12 @@ void machine_tell_paused(struct machine *m);
  * the last one stopped.
  */
 uint64_t machine_park_vcpus(struct machine *m);
+/*
+ * The same where the stand-in's threads are to go on, and where this crew's are soon: they wake up and
+ * stay awake, until machine_keep_awake() ends it.
+ */
+uint64_t machine_park_for_stand_in(struct machine *m);
+void machine_rouse_vcpus(struct machine *m);
 
 void machine_unpark_vcpus(struct machine *m);
 
