@@ -19,7 +19,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import statistics
 import sys
 import tempfile
@@ -31,6 +30,7 @@ os.environ.setdefault("MOLT", os.path.join(HERE, "../../build/molt"))
 os.environ.setdefault("MOLT_FIRMWARE", os.path.join(HERE, "../../build/firmware"))
 from moltvm import Skip, Vm, molt
 from test_memory import huge_pages, shmem_huge
+from toucher import Toucher
 
 
 @contextlib.contextmanager
@@ -50,33 +50,6 @@ KINDS = [
     ("thp=on, lazy", ",thp=on,refault=lazy", lambda mib: shmem_huge("advise")),
     ("thp=on, background", ",thp=on,refault=background", lambda mib: shmem_huge("advise")),
 ]
-
-
-class Toucher:
-    """The guest at the other end of its serial port, a socket."""
-
-    def __init__(self, path):
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(600)
-        self.sock.connect(path)
-        self.buf = b""
-
-    def line(self, pattern):
-        while True:
-            while b"\n" not in self.buf:
-                self.buf += self.sock.recv(4096)
-            line, self.buf = self.buf.split(b"\n", 1)
-            m = re.search(pattern, line.decode())
-            if m:
-                return m
-
-    def touch(self):
-        """One pass, in microseconds."""
-        self.sock.sendall(b"t")
-        m = self.line(r"pass \d+ us=(\d+) slowest_us=\d+ changes=(\d+)")
-        if m.group(2) != "0":
-            raise AssertionError("RAM has changed: " + m.group(0))
-        return int(m.group(1))
 
 
 def measure(mib, options, wait):

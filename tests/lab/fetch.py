@@ -9,6 +9,8 @@ Four parts, all named by Debian package only:
   busybox       busybox-static             user space of both initramfs images
   qemu          qemu-system-x86            the emulator, with every library it needs
 
+and, in a cache of its own, for those who ask for it, a newer host kernel.
+
 Theory of operation: apt runs with a configuration, state and cache of its own inside the cache directory, and with
 an *empty* dpkg status file.  So apt believes nothing is installed, and one download-only install of QEMU yields
 QEMU and its whole tree of libraries, down to libc and the dynamic loader.  Unpacked side by side they run through
@@ -36,6 +38,9 @@ KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 # QEMU 7.2's TCG dies at random under a nested kvm-amd; 10.0 does not, and is twice as fast.
 QEMU_FROM_BACKPORTS = {"bookworm"}
+
+# A KVM with KVM_PRE_FAULT_MEMORY, Linux 6.11, is in Debian 13 and newer.
+NEW_KERNEL_FROM_BACKPORTS = {"bookworm"}
 
 
 class FetchError(Exception):
@@ -176,6 +181,15 @@ def other_suite(pairs, codename, suite):
     return next(uri for uri, own in pairs if own == codename), suite
 
 
+def take_kernel(apt, cache, part, meta, manifest, say):
+    package = apt.real_package(meta)
+    say(f"{part} kernel: {package}")
+    tree = os.path.join(cache, part + "-kernel")
+    manifest["packages"] += apt.take(tree, "download", package)
+    manifest[part + "_kernel"] = only(tree + "/boot/vmlinuz-*")
+    manifest[part + "_modules"] = only(tree + "/usr/lib/modules/*")
+
+
 def fetch(cache, say):
     codename = release_codename()
     pairs = debian_sources(codename)
@@ -186,13 +200,8 @@ def fetch(cache, say):
     apt.get("update")
     manifest = {"layout": LAYOUT, "release": codename, "packages": []}
 
-    for part, meta in (("host", "linux-image-amd64"), ("guest", "linux-image-cloud-amd64")):
-        package = apt.real_package(meta)
-        say(f"{part} kernel: {package}")
-        tree = os.path.join(cache, part + "-kernel")
-        manifest["packages"] += apt.take(tree, "download", package)
-        manifest[part + "_kernel"] = only(tree + "/boot/vmlinuz-*")
-        manifest[part + "_modules"] = only(tree + "/usr/lib/modules/*")
+    take_kernel(apt, cache, "host", "linux-image-amd64", manifest, say)
+    take_kernel(apt, cache, "guest", "linux-image-cloud-amd64", manifest, say)
 
     say("busybox-static")
     manifest["packages"] += apt.take(os.path.join(cache, "busybox-static"), "download", "busybox-static")
@@ -222,7 +231,19 @@ def fetch_qemu(suite):
     return fetch_it
 
 
+def fetch_new_kernel(cache, say):
+    codename = release_codename()
+    apt = Apt(os.path.join(cache, "apt"), [other_suite(debian_sources(codename), codename, codename + "-backports")])
+    say("package lists")
+    apt.get("update")
+    manifest = {"layout": LAYOUT, "release": codename + "-backports", "packages": []}
+    take_kernel(apt, cache, "host", "linux-image-amd64", manifest, say)
+    shutil.rmtree(os.path.join(cache, "apt"))
+    return manifest
+
+
 PARTS = ("host_kernel", "host_modules", "guest_kernel", "busybox", "qemu_root")
+NEW_KERNEL_PARTS = ("host_kernel", "host_modules")
 QEMU_PARTS = ("qemu_root",)
 
 
@@ -262,6 +283,15 @@ def ensure(refresh=False, say=say_lab):
     return ensure_in(cache_dir(), PARTS, fetch, refresh, say)
 
 
+def ensure_new_kernel(refresh=False, say=say_lab):
+    """ensure()'s manifest with a host kernel of Debian 13 or newer, from a directory beside the lab's."""
+    manifest = ensure(refresh, say)
+    if release_codename() in NEW_KERNEL_FROM_BACKPORTS:
+        newer = ensure_in(cache_dir() + "-new-kernel", NEW_KERNEL_PARTS, fetch_new_kernel, refresh, say)
+        manifest = {**manifest, **{key: newer[key] for key in NEW_KERNEL_PARTS}}
+    return manifest
+
+
 def qemu_cache(suite):
     return f"{cache_dir()}-qemu-{suite}"
 
@@ -290,10 +320,14 @@ def qemu_command(manifest):
 def main():
     parser = argparse.ArgumentParser(description="Fetch the lab's kernels, busybox and QEMU into the cache.")
     parser.add_argument("--refresh", action="store_true", help="fetch again, even if the cache is complete")
+    parser.add_argument("--new-kernel", action="store_true", help="a host kernel of Debian 13 or newer as well")
     parser.add_argument("--qemu", metavar="SUITE", help="fetch only QEMU, from that suite, into a cache of its own")
     args = parser.parse_args()
     try:
-        manifest = ensure_qemu(args.qemu, args.refresh) if args.qemu else ensure(args.refresh)
+        if args.qemu:
+            manifest = ensure_qemu(args.qemu, args.refresh)
+        else:
+            manifest = (ensure_new_kernel if args.new_kernel else ensure)(args.refresh)
         json.dump(manifest, sys.stdout, indent=1)
         print()
     except FetchError as e:

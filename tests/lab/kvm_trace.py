@@ -12,7 +12,9 @@ vector. QEMU delivers an injected interrupt a second time as such; see "Faults o
     ...
     print(trace.last(), trace.delivered_twice())
 """
+import glob
 import os
+import re
 import subprocess
 
 TRACEFS = "/sys/kernel/tracing"
@@ -23,6 +25,11 @@ EVENTS = ["kvm_entry", "kvm_exit", "kvm_inj_exception", "kvm_inj_virq", "kvm_pag
 TWICE = " || ".join("(intr_info >= %#x && intr_info <= %#x)" % (cut | 0x320, cut | 0x3ff) for cut in (0, 1 << 31))
 LINES_BEFORE = 100
 LINES_AFTER = 10
+
+
+def mount():
+    if not os.path.exists(TRACEFS + "/instances"):
+        subprocess.run(["mount", "-t", "tracefs", "tracefs", TRACEFS], check=True)
 
 
 class Instance:
@@ -43,6 +50,14 @@ class Instance:
         with open(os.path.join(self.dir, name), "w") as f:
             f.write(text)
 
+    def count(self):
+        """All that were recorded, those included for which there was no room any more."""
+        total = 0
+        for path in glob.glob(self.dir + "/per_cpu/cpu*/stats"):
+            with open(path) as f:
+                total += sum(int(n) for n in re.findall(r"^(?:entries|overrun): (\d+)", f.read(), re.M))
+        return total
+
     def stop(self):
         """All lines, with single spaces; nothing is recorded any more."""
         self.write("tracing_on", "0")
@@ -54,8 +69,7 @@ class KvmTrace:
     """Begins anew with each guest."""
 
     def __init__(self):
-        if not os.path.exists(TRACEFS + "/instances"):
-            subprocess.run(["mount", "-t", "tracefs", "tracefs", TRACEFS], check=True)
+        mount()
         self.all = Instance("all", 512, EVENTS)
         self.twice = Instance("twice", 16, ["kvm_exit"], TWICE)
 
@@ -76,3 +90,18 @@ class KvmTrace:
     def delivered_twice(self):
         """The exits that show an interrupt delivered as an exception."""
         return self.twice.stop()
+
+
+class FaultCounter:
+    """How often a guest, of whatever VM, met a page that KVM's second-level tables did not have."""
+
+    def __init__(self):
+        mount()
+        self.faults = None
+
+    def start(self):
+        self.faults = Instance("faults", 16, ["kvm_page_fault"])
+
+    def stop(self):
+        self.faults.write("tracing_on", "0")
+        return self.faults.count()

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Run a command in the lab: a nested host, emulated in software, with a real kvm_amd in it.
 
-    lab.py run [--cpus N] [--mem SIZE] [--timeout S] [--rw DIR] [--disk FILE]... -- COMMAND ARGS...
+    lab.py run [--cpus N] [--mem SIZE] [--timeout S] [--rw DIR] [--disk FILE]... [--new-kernel] -- COMMAND ARGS...
 
 The command sees this machine's files read-only, DIR writable at its own path, fresh /tmp, /run, /dev/shm, /proc and
 /sys, and a working /dev/kvm.  Its output comes out here as it is written; its exit status is lab.py's.  Statuses of
@@ -70,6 +70,7 @@ def parse(argv):
     run.add_argument("--disk", action="append", default=[], metavar="FILE",
                      help="a raw image that the command finds as /dev/vda, the next as /dev/vdb; writes do not reach it")
     run.add_argument("--module", action="append", default=[], help="one more kernel module for the nested host")
+    run.add_argument("--new-kernel", action="store_true", help="the nested host's kernel is Debian 13's or newer")
     run.add_argument("--verbose", action="store_true", help="say on stderr how long things took")
     run.add_argument("command", nargs="*", metavar="-- COMMAND ARGS")
     # Cut at "--" here: what argparse does with a second one among ARGS depends on Python's version.
@@ -238,7 +239,7 @@ def run(args):
         args.rw = os.path.realpath(args.rw)
         os.makedirs(args.rw, exist_ok=True)
     try:
-        manifest = fetch.ensure()
+        manifest = (fetch.ensure_new_kernel if args.new_kernel else fetch.ensure)()
     except fetch.FetchError as e:
         print(f"lab: {e}", file=sys.stderr)
         return UNAVAILABLE

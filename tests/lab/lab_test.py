@@ -3,7 +3,7 @@
 """Run a test script in the lab and pass its TAP on; the outside half of the lab's tests, started by meson.
 
     lab_test.py --molt FILE --next FILE --firmware DIR --labcheck FILE [--cpus N] [--mem SIZE] [--timeout S]
-                [--disks N] [--module NAME]... SCRIPT [ARGS...]
+                [--disks N] [--module NAME]... [--new-kernel] SCRIPT [ARGS...]
 
 SCRIPT is a file of this directory. All that it needs is copied into one directory, which the nested host sees: sources
 and build may lie under /tmp, of which the nested host has its own. Where the lab cannot be had the test is skipped, and
@@ -47,6 +47,7 @@ def parse():
     parser.add_argument("--timeout", default="600", help="seconds that the script may take in the lab")
     parser.add_argument("--disks", type=int, default=0, help="how often it has the Debian image, as /dev/vda ...")
     parser.add_argument("--module", action="append", default=[], help="one more kernel module for the nested host")
+    parser.add_argument("--new-kernel", action="store_true", help="the nested host's kernel is Debian 13's or newer")
     parser.add_argument("script")
     parser.add_argument("arguments", nargs="*")
     return parser.parse_args()
@@ -142,6 +143,8 @@ def run_in_lab(stage, args, environment, before):
                args.timeout, "--rw", stage]
     for name in args.module:
         command += ["--module", name]
+    if args.new_kernel:
+        command += ["--new-kernel"]
     for _ in range(args.disks):
         command += ["--disk", image.ensure().disk]
     command += ["--", "/usr/bin/env", "python3", os.path.join(stage, "tests", "lab", args.script), *args.arguments]
@@ -165,7 +168,7 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     args = parse()
     try:
-        fetch.ensure()
+        (fetch.ensure_new_kernel if args.new_kernel else fetch.ensure)()
         if args.disks:
             image.ensure()
     except fetch.FetchError as e:
