@@ -206,7 +206,11 @@ static int hangs(const struct chardev *cd, struct error *err)
 
 int chardev_output_rest(struct chardev *cd, struct error *err)
 {
-	return !cd->out_threaded || writer_stop(&cd->writer, REST_MS) ? 0 : hangs(cd, err);
+	bool rests = !cd->out_threaded || writer_rest(&cd->writer, REST_MS);
+
+	/* Whoever turns the loop next, here if the update fails now, has it go on. */
+	loop_wake_signal(&cd->wake);
+	return rests ? 0 : hangs(cd, err);
 }
 
 int chardev_output_hold(struct chardev *cd, struct error *err)

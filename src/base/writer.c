@@ -205,30 +205,51 @@ void writer_finish(struct writer *w)
 	writer_release(w);
 }
 
-bool writer_stop(struct writer *w, unsigned int ms)
+/* insist: it ends in any case, if not in time then when its write comes back. */
+static bool have_it_end(struct writer *w, unsigned int ms, bool insist)
 {
 	struct timespec then = after(ms);
 	bool in_time = true, ended;
 
 	pthread_mutex_lock(&w->lock);
-	if (!w->started) {
-		pthread_mutex_unlock(&w->lock);
-		return true;
-	}
 	w->stop = true;
 	pthread_cond_signal(&w->work);
 	while (!w->ended && in_time)
 		in_time = wait_until(w, &w->rest, &then);
 	ended = w->ended;
+	w->stop = ended || insist;
 	pthread_mutex_unlock(&w->lock);
-	/* Nobody will wait for one that hangs. */
-	if (!w->detached && !ended)
-		w->detached = pthread_detach(w->thread) == 0;
-	else if (!w->detached)
+	if (!ended)
+		return false;
+	if (!w->detached)
 		pthread_join(w->thread, NULL);
-	if (ended)
-		w->started = w->detached = false;
-	return ended;
+	w->started = w->detached = false;
+	return true;
+}
+
+static bool has_thread(struct writer *w)
+{
+	bool started;
+
+	pthread_mutex_lock(&w->lock);
+	started = w->started;
+	pthread_mutex_unlock(&w->lock);
+	return started;
+}
+
+bool writer_rest(struct writer *w, unsigned int ms)
+{
+	return !has_thread(w) || have_it_end(w, ms, false);
+}
+
+bool writer_stop(struct writer *w, unsigned int ms)
+{
+	if (!has_thread(w) || have_it_end(w, ms, true))
+		return true;
+	/* Nobody will wait for one that hangs. */
+	if (!w->detached)
+		w->detached = pthread_detach(w->thread) == 0;
+	return false;
 }
 
 void writer_revive(struct writer *w)

@@ -96,6 +96,13 @@ static void full_disk_is_logged_once(void **state)
 
 /* ---- a file system that hangs ---- */
 
+static off_t file_size(const char *path)
+{
+	struct stat st;
+
+	return stat(path, &st) < 0 ? 0 : st.st_size;
+}
+
 static void a_file_that_hangs_blocks_nobody(void **state)
 {
 	static char text[300000];
@@ -126,6 +133,30 @@ static void a_file_that_hangs_blocks_nobody(void **state)
 	fd = open(s->path, O_RDONLY | O_CLOEXEC);
 	assert_in_range(drain_newest(s, fd, len, 1), QUEUE_BYTES - 512, len - 1);
 	close(fd);
+}
+
+/* An update that is refused for it, or gets no further, does not cost the guest its output. */
+static void output_goes_on_after_a_rest(void **state)
+{
+	struct sink *s = *state;
+
+	open_path(s, "file");
+	for (int in_time = 0; in_time < 2; in_time++) {
+		struct error err = ERROR_INIT;
+
+		hang_file(s->path);
+		put_text(s, "a");
+		settle(s);
+		hang_wait();
+		put_text(s, "b");
+		if (in_time)
+			hang_file(NULL);
+		assert_int_equal(chardev_rest(s->cd, &err), in_time ? 0 : -EBUSY);
+		hang_file(NULL);
+		for (int i = 0; i < 200 && file_size(s->path) < 2 * (in_time + 1); i++)
+			settle(s);
+		assert_file(s->path, in_time ? "abab" : "ab");
+	}
 }
 
 static void the_end_does_not_wait_for_a_file_that_hangs(void **state)
@@ -485,6 +516,7 @@ int main(void)
 		T(file_that_cannot_be_is_named),
 		T(full_disk_is_logged_once),
 		T(a_file_that_hangs_blocks_nobody),
+		T(output_goes_on_after_a_rest),
 		T(the_end_does_not_wait_for_a_file_that_hangs),
 		T(the_end_waits_for_a_reader_that_is_behind),
 		T(the_end_tells_what_is_lost),

@@ -107,12 +107,41 @@ static void the_caller_does_not_wait_for_room(void **state)
 	assert_int_equal(o->written, 5);
 }
 
+/* It can be asked to rest, but where it has no time it goes on. */
+static void one_that_cannot_rest_goes_on(void **state)
+{
+	struct owner *o = *state;
+	struct error err = ERROR_INIT;
+	char buf[65536];
+	int size = fcntl(o->pipe[1], F_SETPIPE_SZ, 4096);
+
+	memset(buf, 0, sizeof(buf));
+	assert_int_equal(write(o->pipe[1], buf, (size_t)size), size);
+	o->left = 5;
+	writer_kick(&o->writer);
+	assert_false(writer_wait(&o->writer, WAIT_MS));
+	assert_false(writer_rest(&o->writer, WAIT_MS));
+	assert_int_equal(read(o->pipe[0], buf, sizeof(buf)), size);
+	assert_true(writer_wait(&o->writer, 10000));
+	assert_int_equal(o->written, 5);
+	/* And where it has, what comes waits for the next start. */
+	assert_true(writer_rest(&o->writer, 10000));
+	assert_true(writer_rest(&o->writer, 0));
+	o->left = 2;
+	writer_kick(&o->writer);
+	assert_false(writer_wait(&o->writer, WAIT_MS));
+	assert_int_equal(writer_start(&o->writer, &err), 0);
+	assert_true(writer_wait(&o->writer, 10000));
+	assert_int_equal(o->written, 7);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(what_is_left_is_written_by_the_caller, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(the_caller_does_not_wait_for_room, setup, teardown),
+		cmocka_unit_test_setup_teardown(one_that_cannot_rest_goes_on, setup, teardown),
 	};
 
 	return cmocka_run_group_tests_name("writer", tests, NULL, NULL);

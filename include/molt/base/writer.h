@@ -83,6 +83,12 @@ void writer_finish(struct writer *w);
  */
 bool writer_stop(struct writer *w, unsigned int ms);
 
+/*
+ * Ends the thread for now, as writer_stop(); but where it does not in time it goes on as before. After true
+ * what is queued waits for the next writer_start().
+ */
+bool writer_rest(struct writer *w, unsigned int ms);
+
 /* In the stand-in, which has the memory but not the threads: whoever held the lock is dead. */
 void writer_revive(struct writer *w);
 
