@@ -167,7 +167,7 @@ int step_read_vcpus(struct update *u, struct error *err)
 		return STEP_SKIPPED;
 	r = reads ? machine_read_vcpus(u->machine, err) : 0;
 	if (r == 0 && handover_keep_off(&u->hand_over, u->machine))
-		machine_place_vcpus(u->machine, u->machine->stand_in, &h->stand_in.page->free);
+		machine_prepare_vcpus(u->machine, u->machine->stand_in, &h->stand_in.page->free);
 	return r < 0 || reads ? r : STEP_SKIPPED;
 }
 

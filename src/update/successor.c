@@ -66,8 +66,9 @@ int step_build(struct incoming *in, struct error *err)
 
 	if (r == 0)
 		r = incoming_load_wire(in, err);
-	if (r == 0 && page && atomic_load(&page->has_free))
-		machine_place_vcpus(in->update->machine, in->update->machine->crew, &page->free);
+	if (r == 0 && update_is_rehearsal(in))
+		machine_prepare_vcpus(in->update->machine, in->update->machine->crew,
+				      atomic_load(&page->has_free) ? &page->free : NULL);
 	return r < 0 ? r : incoming_check_claimed(in, err);
 }
 

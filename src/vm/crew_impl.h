@@ -20,10 +20,10 @@ void crew_sleep(struct crew_member *cm);
 /* Those that waited, and so were not woken yet. */
 void crew_wake_rest(struct crew *crew);
 /*
- * On the member's thread, what crew_wake_on() asked for: false where it did not, called with the lock
+ * On the member's thread, what crew_prepare() asked for: false where it did not, called with the lock
  * held. And when it is let go.
  */
-bool crew_place(struct crew_member *cm);
+bool crew_get_ready(struct crew_member *cm);
 void crew_unplace(struct crew_member *cm);
 /* So many of those that sleep, but for those that are awake in the park. */
 void crew_wake_helpers(struct crew *crew, uint32_t wanted);

@@ -121,7 +121,7 @@ static bool wait_in_park(struct crew_member *cm)
 	atomic_store(&cm->parked, true);
 	pthread_cond_broadcast(&crew->parked);
 	while (atomic_load(&cm->goal) != CREW_QUIT && !crew_may_run(cm)) {
-		if (receive_visit(cm) || crew_place(cm) || help(cm) ||
+		if (receive_visit(cm) || crew_get_ready(cm) || help(cm) ||
 		    stay_awake(cm, &awake, until))
 			continue;
 		crew_sleep(cm);
@@ -130,7 +130,7 @@ static bool wait_in_park(struct crew_member *cm)
 	}
 	atomic_store(&cm->parked, false);
 	/* That was for this time: when it parks again it may be confined. */
-	atomic_store(&cm->to_be_placed, false);
+	atomic_store(&cm->to_prepare, false);
 	pthread_mutex_unlock(&crew->lock);
 	if (atomic_exchange(&crew->wakes_rest, false))
 		crew_wake_rest(crew);

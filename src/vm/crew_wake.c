@@ -12,7 +12,7 @@
  * to be woken is one that sleeps on another and has nothing to do. That one wakes the rest, and so do
  * we, if we can; who is awake by then is not woken twice.
  *
- * And the busy ones wake elsewhere if who lets them go has said so in time (crew_wake_on()): else, on our
+ * And the busy ones wake elsewhere if who lets them go has said so in time (crew_prepare()): else, on our
  * CPU, they may have to wait for the rest of our slice.
  *
  * Help with a job is asked of those first that have nothing else to do, for who has worked has to wait
@@ -34,24 +34,36 @@ void crew_note_waited(struct crew *crew, uint32_t id, bool waited)
 	crew->members[id].waited = waited;
 }
 
-void crew_wake_on(struct crew *crew, uint32_t id, const cpu_set_t *cpus)
+void crew_prepare(struct crew *crew, uint32_t id, const cpu_set_t *cpus)
 {
 	struct crew_member *cm = &crew->members[id];
 
-	cm->wake_on = *cpus;
-	atomic_store(&cm->to_be_placed, true);
+	cm->moves = cpus != NULL;
+	if (cpus)
+		cm->wake_on = *cpus;
+	atomic_store(&cm->to_prepare, true);
 	pthread_cond_signal(&cm->unpark);
 }
 
-bool crew_place(struct crew_member *cm)
+static void place(struct crew_member *cm)
 {
-	if (!atomic_exchange(&cm->to_be_placed, false))
-		return false;
-	pthread_mutex_unlock(&cm->crew->lock);
 	if (!cm->is_placed)
 		sched_getaffinity(0, sizeof(cm->usual), &cm->usual);
 	cm->is_placed = sched_setaffinity(0, sizeof(cm->wake_on), &cm->wake_on) == 0;
-	pthread_mutex_lock(&cm->crew->lock);
+}
+
+bool crew_get_ready(struct crew_member *cm)
+{
+	struct crew *crew = cm->crew;
+
+	if (!atomic_exchange(&cm->to_prepare, false))
+		return false;
+	pthread_mutex_unlock(&crew->lock);
+	if (crew->ops->prepare)
+		crew->ops->prepare(cm);
+	if (cm->moves)
+		place(cm);
+	pthread_mutex_lock(&crew->lock);
 	return true;
 }
 

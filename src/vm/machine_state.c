@@ -75,8 +75,6 @@ int machine_load_vcpu(void *opaque, uint32_t id, struct error *err)
 		err_prefix(err, "section 'vcpu' %u", v->id);
 	else
 		lapic_timer_loaded(&v->timer, v->state);
-	if (r == 0 && m->rehearses && !vcpu_state_waits(v->state))
-		vcpu_warm_up(v);
 	return r;
 }
 

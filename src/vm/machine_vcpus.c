@@ -42,23 +42,29 @@ bool machine_spare_cpus(struct machine *m, cpu_set_t *spare)
 	return crew_spare_cpus(m->crew, spare);
 }
 
-void machine_place_vcpus(struct machine *m, struct crew *crew, const cpu_set_t *not_on)
+/* Those that the crew may use, but for not_on; how many. */
+static int cpus_for(const struct crew *crew, const cpu_set_t *not_on, cpu_set_t *cpus)
 {
-	cpu_set_t cpus, all;
-	int helpers;
+	cpu_set_t all;
 
-	if (sched_getaffinity(crew->members[0].tid, sizeof(all), &all) < 0)
-		return;
-	CPU_AND(&cpus, &all, not_on);
-	CPU_XOR(&cpus, &cpus, &all);
-	helpers = CPU_COUNT(&cpus);
-	if (helpers == 0)
-		return;
+	if (!not_on || sched_getaffinity(crew->members[0].tid, sizeof(all), &all) < 0)
+		return 0;
+	CPU_AND(cpus, &all, not_on);
+	CPU_XOR(cpus, cpus, &all);
+	return CPU_COUNT(cpus);
+}
+
+void machine_prepare_vcpus(struct machine *m, struct crew *crew, const cpu_set_t *not_on)
+{
+	cpu_set_t cpus;
+	int helpers = cpus_for(crew, not_on, &cpus);
+	const cpu_set_t *where = helpers ? &cpus : NULL;
+
 	for (uint32_t i = 0; i < m->guest.cpus; i++)
 		crew_note_waited(crew, i, vcpu_state_waits(m->vcpus[i].state));
 	for (uint32_t i = 0; i < m->guest.cpus; i++)
 		if (!vcpu_state_waits(m->vcpus[i].state) || helpers-- > 0)
-			crew_wake_on(crew, i, &cpus);
+			crew_prepare(crew, i, where);
 }
 
 void machine_tell_paused(struct machine *m)

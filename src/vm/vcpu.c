@@ -229,6 +229,14 @@ static void settle(struct crew_member *cm)
 	complete(v, half_done);
 }
 
+static void prepare(struct crew_member *cm)
+{
+	struct vcpu *v = vcpu_of(cm);
+
+	if (v->machine->rehearses && !vcpu_state_waits(v->state))
+		vcpu_warm_up(v);
+}
+
 static void kick(struct crew_member *cm)
 {
 	vcpu_of(cm)->run->immediate_exit = 1;
@@ -254,6 +262,7 @@ const struct crew_ops vcpu_crew_ops = {
 	.title = "vCPU",
 	.run = run_until_parked,
 	.kick = kick,
+	.prepare = prepare,
 	.settle = settle,
 	.started = started,
 	.held = held,

@@ -27,8 +27,8 @@ int vcpu_open(struct vcpu *v, struct error *err);
 void vcpu_close(struct vcpu *v);
 
 /*
- * Has KVM do now what it would do when a fresh vCPU is first run, and nothing else; see vcpu_warm.c.
- * Before its state is set. A matter of speed alone.
+ * Has KVM do now what it would do when a fresh vCPU is first run, and nothing else; see vcpu_warm.c. On
+ * the thread that will run it, with its state set. A matter of speed alone.
  */
 void vcpu_warm_up(struct vcpu *v);
 

@@ -389,11 +389,11 @@ static void test_one_wakes_up_where_it_is_told_to(void **state)
 			continue;
 		CPU_ZERO(&one);
 		CPU_SET((size_t)cpu, &one);
-		crew_wake_on(&b->crew, 1, &one);
+		crew_prepare(&b->crew, 1, &one);
 		assert_true(wait_for_cpus(&b->crew.members[1], &one));
 		assert_true(wait_for_cpus(&b->crew.members[2], &all));
 		/* Told twice it is still known where it may run usually. */
-		crew_wake_on(&b->crew, 1, &one);
+		crew_prepare(&b->crew, 1, &one);
 		crew_bench_count_sleeps(b, counts);
 		crew_unpark(&b->crew);
 		assert_true(crew_bench_wait_asleep(b, counts));
@@ -418,8 +418,8 @@ static void test_told_too_late_where_to_wake_up(void **state)
 	CPU_SET((size_t)sched_getcpu(), &one);
 	b = crew_bench_new(2);
 	for (int i = 0; i < 200; i++) {
-		crew_wake_on(&b->crew, 0, &one);
-		crew_wake_on(&b->crew, 1, &one);
+		crew_prepare(&b->crew, 0, &one);
+		crew_prepare(&b->crew, 1, &one);
 		crew_bench_count_sleeps(b, counts);
 		crew_unpark(&b->crew);
 		assert_true(crew_bench_wait_asleep(b, counts));

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <molt/base/fd.h>
 
@@ -122,17 +123,32 @@ static void test_who_waits_is_no_news(void **state)
 	assert_same_guest(f);
 }
 
+static unsigned int runs_of(struct fixture *f, uint32_t vcpu)
+{
+	const struct fake_vcpu *v = bench_vcpu(&f->b, vcpu);
+	unsigned int runs;
+
+	pthread_mutex_lock(&f->b.kvm->lock);
+	runs = v->runs;
+	pthread_mutex_unlock(&f->b.kvm->lock);
+	return runs;
+}
+
 /* What KVM would do when they are first run is done in the rehearsal, of those that are to run soon. */
 static void test_who_executes_is_warmed_up(void **state)
 {
+	const uint64_t end = now_ns() + 10000000000ull;
 	struct fixture *f = *state;
 
+	machine_prepare_vcpus(&f->b.m, f->b.m.crew, NULL);
+	while (!runs_of(f, BUSY) && now_ns() < end)
+		usleep(100);
 	for (uint32_t i = 0; i < CPUS; i++) {
 		int fd = f->b.m.vcpus[i].fd;
 		int tables = fake_kvm_find_call(f->b.kvm, fd, KVM_PRE_FAULT_MEMORY, 0);
 
 		assert_int_equal(tables >= 0, i == BUSY);
-		assert_int_equal(bench_vcpu(&f->b, i)->runs, i == BUSY);
+		assert_int_equal(runs_of(f, i), i == BUSY);
 		assert_int_equal(bench_vcpu(&f->b, i)->ndone, 0);
 		assert_int_equal(bench_vcpu(&f->b, i)->ram_writes, 0);
 	}

@@ -61,7 +61,8 @@ struct crew_member {
 	pthread_cond_t unpark;       /* its thread waits here while parked */
 	_Atomic bool stays_awake;    /* one of those that crew_keep_awake() is about */
 	struct crew_visit *visit;    /* under crew->lock; NULL: none, or it is over */
-	_Atomic bool to_be_placed;   /* see crew_wake_on(); where is in wake_on */
+	_Atomic bool to_prepare;     /* see crew_prepare() */
+	bool moves;                  /* to one of these then */
 	cpu_set_t wake_on;
 	bool is_placed; /* its thread's own: it is there, and may usually be elsewhere */
 	cpu_set_t usual;
@@ -83,6 +84,8 @@ struct crew_ops {
 	 * about to, return at once. NULL: the signal alone does, for instance with ppoll().
 	 */
 	void (*kick)(struct crew_member *cm);
+	/* In the park, while nobody waits: what run() would begin with. See crew_prepare(); or NULL. */
+	void (*prepare)(struct crew_member *cm);
 	/* run() has returned: what else there is to do before it counts as parked; or NULL. */
 	void (*settle)(struct crew_member *cm);
 	/*
@@ -198,7 +201,7 @@ void crew_keep_awake(struct crew *crew, bool on);
 
 /*
  * Keeps a crew awake whose members are asleep in the park: they are to run within some milliseconds,
- * and are woken now. (Those that crew_wake_on() has placed stay awake where they are.)
+ * and are woken now. (Those that crew_prepare() has placed stay awake where they are.)
  */
 void crew_rouse(struct crew *crew);
 
@@ -210,10 +213,11 @@ void crew_rouse(struct crew *crew);
 bool crew_spare_cpus(const struct crew *crew, cpu_set_t *spare);
 
 /*
- * Has a parked member, which is not confined, wake up on one of these CPUs when it is let go; then it
- * may run where it might before. Waits for nothing. What cannot be had makes no difference but in time.
+ * Has a parked member, which is not confined, get ready to be let go soon: ops->prepare(), on its own
+ * thread; and where cpus is not NULL it wakes up on one of these CPUs then, after which it may run where it
+ * might before. Waits for nothing. What cannot be had makes no difference but in time.
  */
-void crew_wake_on(struct crew *crew, uint32_t id, const cpu_set_t *cpus);
+void crew_prepare(struct crew *crew, uint32_t id, const cpu_set_t *cpus);
 
 /* For run(): whether it is to go on. */
 bool crew_may_run(struct crew_member *cm);

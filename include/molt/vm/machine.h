@@ -325,11 +325,11 @@ void machine_forget_rehearsal(struct machine *m);
  */
 int machine_read_vcpus(struct machine *m, struct error *err);
 /*
- * Where the vCPUs that execute something, by their state, are to wake up when the crew, in the park, is
- * let go: on none of the CPUs in not_on, if there are others. So are some of those that do not, for the
- * jobs that come before.
+ * Has the threads of a crew in the park get ready for the vCPUs that execute something, by their state: what
+ * KVM does when a vCPU first runs is done in a rehearsal (vcpu_warm.c), and they wake up on none of the CPUs in
+ * not_on (NULL: wherever), if there are others. So do some of those that do not, for the jobs before.
  */
-void machine_place_vcpus(struct machine *m, struct crew *crew, const cpu_set_t *not_on);
+void machine_prepare_vcpus(struct machine *m, struct crew *crew, const cpu_set_t *not_on);
 /* That machine_save() is not to come, or is to read them itself. */
 void machine_forget_reading(struct machine *m);
 
