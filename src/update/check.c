@@ -149,7 +149,7 @@ static int read_answer(struct update *u, struct error *err)
 			"would run in another process; a wrapper has to end in 'exec molt run \"$@\"'",
 			h->argv[0]);
 	/* 0.1.0 knows none. */
-	h->stops_guest = !json_is_true(json_object_get(answer, "stand-in"));
+	h->stops_guest = h->stops_guest || !json_is_true(json_object_get(answer, "stand-in"));
 	json_decref(answer);
 	return r;
 }

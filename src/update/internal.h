@@ -114,7 +114,7 @@ struct hand_over {
 	char table_env[32];
 	int program_fd;     /* its executable, sealed where possible; -1: execute argv[0] */
 	bool leave_program; /* let it have that, it finds itself no other way */
-	bool stops_guest;   /* it knows no stand-in: the guest is stopped until the commit */
+	bool stops_guest; /* until the commit: it knows no stand-in, or the hand-off is slow here */
 
 	/* What it gets. */
 	struct update_wire *wire;

@@ -67,6 +67,7 @@ int step_check(struct update *u, struct error *err)
 {
 	int r;
 
+	u->hand_over.stops_guest = machine_hands_over_slowly(u->machine);
 	if (u->request.no_check && !u->request.check_only)
 		return STEP_SKIPPED;
 	r = check_start(u, err);

@@ -13,9 +13,28 @@
  * The process whose crew does not run may die at any time. Its threads leave nothing behind but the
  * crew's lock and conditions, and where it is main that dies, devices' locks.
  */
+#include <molt/base/log.h>
 #include <molt/vm/machine.h>
 
 #include "vcpu_run.h"
+
+/* About what the old order takes; a grace period takes two ticks and more. */
+#define SLOW_NS 4000000
+
+bool machine_hands_over_slowly(struct machine *m)
+{
+	uint64_t ns = m->thread_change_ns;
+
+	if (!ns) {
+		ns = kvm_thread_change_ns(&m->kvm);
+		m->thread_change_ns = ns ? ns : 1;
+		if (ns > SLOW_NS)
+			log_info("KVM takes %llu ms to run a vCPU on another thread, as before Linux 6.13 where "
+				 "/sys/kernel/rcu_expedited is 0: updates stop the guest before the exec",
+				 (unsigned long long)(ns / 1000000));
+	}
+	return ns > SLOW_NS;
+}
 
 static struct crew *other(struct machine *m)
 {

@@ -668,7 +668,9 @@ static void take_expired(struct fake_vcpu *v)
 
 static int run_vcpu(struct fake_kvm *f, struct fake_vcpu *v)
 {
-	v->runs++;
+	if (v->runs++ && !pthread_equal(v->runner, pthread_self()) && f->thread_change_us)
+		usleep(f->thread_change_us);
+	v->runner = pthread_self();
 	if (v->in_flight && complete(v))
 		return play(v);
 	for (;;) {

@@ -116,6 +116,7 @@ struct fake_vcpu {
 	struct fake_exit done[FAKE_SCRIPT]; /* completed ones, data as the guest then has it */
 	unsigned int ndone;
 	unsigned int runs;
+	pthread_t runner;        /* who ran it last, where runs is not 0 */
 	unsigned int torn_reads; /* state read with an instruction half done */
 	unsigned int kvmclock_ctrls;
 	struct fake_range filled[FAKE_RANGES]; /* of second-level tables; all that were, in order */
@@ -131,8 +132,9 @@ struct fake_kvm {
 	/* What KVM_GET_SUPPORTED_CPUID gives instead of the fake's own, where not NULL. */
 	const struct kvm_cpuid_entry2 *cpuid;
 	uint32_t ncpuid;
-	bool no_stats; /* as KVM before Linux 5.14 */
-	bool any_msr;  /* vCPUs take every MSR that is set, as CPUs of all kinds together would */
+	unsigned int thread_change_us; /* what KVM_RUN takes on another thread than the last time */
+	bool no_stats;                 /* as KVM before Linux 5.14 */
+	bool any_msr; /* vCPUs take every MSR that is set, as CPUs of all kinds together would */
 	struct fake_vm *vms[FAKE_VMS];
 	unsigned int nvms;
 	struct fake_vcpu *vcpus[FAKE_VCPUS];

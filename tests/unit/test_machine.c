@@ -67,6 +67,50 @@ static void refused(struct bench *b, int code, const char *words)
 	bench_fini(b);
 }
 
+/* Tried on a VM of its own, of which nothing is left, and once in a machine's life. */
+static void test_a_kvm_that_hands_over_slowly(void **state)
+{
+	(void)state;
+	for (int slow = 0; slow < 2; slow++) {
+		struct error err = ERROR_INIT;
+		unsigned int fds, vms;
+		struct bench b;
+
+		bench_prepare(&b, 1);
+		b.kvm->thread_change_us = slow ? 20000 : 0;
+		assert_int_equal(bench_create(&b, &err), 0);
+		fds = bench_count_fds() - b.kvm->nvcpus; /* the fake keeps one for each */
+		vms = b.kvm->nvms;
+		assert_int_equal(machine_hands_over_slowly(&b.m), slow);
+		assert_int_equal(machine_hands_over_slowly(&b.m), slow);
+		assert_int_equal(b.kvm->nvms, vms + 1);
+		assert_int_equal(bench_count_fds() - b.kvm->nvcpus, fds);
+		assert_int_equal(bench_vcpu(&b, 0)->runs, 0);
+		bench_fini(&b);
+	}
+}
+
+/* Then it is as it is with most: nobody is worse off for not having known. */
+static void test_a_kvm_that_cannot_be_asked_how_it_hands_over(void **state)
+{
+	static const unsigned long requests[] = { KVM_CREATE_VM, KVM_CREATE_VCPU };
+
+	(void)state;
+	for (unsigned int i = 0; i < ARRAY_SIZE(requests); i++) {
+		unsigned int fds;
+		struct bench b;
+
+		bench_init(&b, 1);
+		fds = bench_count_fds() - b.kvm->nvcpus;
+		b.kvm->thread_change_us = 20000;
+		b.kvm->fail_request = requests[i];
+		b.kvm->fail_error = ENOMEM;
+		assert_false(machine_hands_over_slowly(&b.m));
+		assert_int_equal(bench_count_fds() - b.kvm->nvcpus, fds);
+		bench_fini(&b);
+	}
+}
+
 static void test_impossible_configurations(void **state)
 {
 	struct bench b;
@@ -596,6 +640,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_is_built_parked),
 		cmocka_unit_test(test_memslots_come_before_the_irqchip),
+		cmocka_unit_test(test_a_kvm_that_hands_over_slowly),
+		cmocka_unit_test(test_a_kvm_that_cannot_be_asked_how_it_hands_over),
 		cmocka_unit_test(test_impossible_configurations),
 		cmocka_unit_test(test_poor_kvm_is_refused_by_name),
 		cmocka_unit_test(test_failures_leave_nothing),

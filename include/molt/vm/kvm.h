@@ -89,6 +89,12 @@ struct kvm_vm {
 int kvm_vm_create(struct kvm_vm *vm, struct kvm *kvm, int avoid, struct error *err);
 void kvm_vm_destroy(struct kvm_vm *vm);
 
+/*
+ * How long KVM_RUN takes at least where another thread ran the vCPU before: 10 us, or an RCU grace period
+ * (thread_change.c). Tries it, which takes a millisecond and six times as long. In ns; 0: it cannot be tried.
+ */
+uint64_t kvm_thread_change_ns(struct kvm *kvm);
+
 static inline int kvm_vm_call(struct kvm_vm *vm, unsigned long request, const void *arg)
 {
 	return kvm_call(vm->kvm, vm->fd, request, arg);

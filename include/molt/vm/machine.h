@@ -130,9 +130,10 @@ struct machine {
 	 * (src/vm/stand_in.c).
 	 */
 	struct crew crews[2];
-	struct crew *crew;       /* which of them runs the guest */
-	struct crew *stand_in;   /* which of them is the stand-in's, or NULL */
-	struct stream *incoming; /* while it is built from one */
+	struct crew *crew;         /* which of them runs the guest */
+	struct crew *stand_in;     /* which of them is the stand-in's, or NULL */
+	uint64_t thread_change_ns; /* see machine_hands_over_slowly(); 0: not known yet */
+	struct stream *incoming;   /* while it is built from one */
 
 	struct device *planned[MACHINE_MAX_DEVICES]; /* all that there will be; device.c */
 	unsigned int nplanned;
@@ -229,6 +230,12 @@ bool machine_spare_cpus(struct machine *m, cpu_set_t *spare);
  * state stays as it was. After an error the machine is good for nothing but its end.
  */
 int machine_reset(struct machine *m, const char *reason, struct error *err);
+
+/*
+ * Whether this host's KVM makes a guest wait for so long when other threads take its vCPUs over that it had
+ * better be stopped from before an update's exec until its end. Finds that out once, and logs it.
+ */
+bool machine_hands_over_slowly(struct machine *m);
 
 /*
  * For an update, in the process that is to stand in (src/vm/stand_in.c): threads for the vCPUs,
