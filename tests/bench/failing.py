@@ -13,6 +13,7 @@ HANGS_MS = 3000     # how long a successor that hangs may do so
 DEAD_S = 5          # a guest that does nothing for so long is lost
 
 # The command for a molt; for a QEMU, or None where it has nothing like it; what the error says; arguments of "update".
+# Without any of them: as long as the longest takes, and no update.
 Kind = collections.namedtuple("Kind", "molt qemu says arguments", defaults=({"no_check": True},))
 
 
@@ -52,6 +53,7 @@ KINDS = {   # as in failed_figures.py
     "dies": both(program(ending_program), "ended"),
     "dies-50": both(program(ending_program, 50), "ended"),
     "hangs": both(program(hanging_program), "in time", timeout=HANGS_MS),
+    "rest": Kind(None, None, None),
 }
 
 
@@ -65,6 +67,8 @@ class FailingMolt(Molt):
 
     def fail(self, wrong):
         """What the guest saw of one update until it was answered, how long that took, and whether it has moved."""
+        if not wrong.molt:
+            return {"blackout_us": self.rest(HANGS_MS / 1000), "took_us": HANGS_MS * 1000, "moved": False}
         command = wrong.molt(self)
         self.settle()
         self.mailbox.touch_us()
