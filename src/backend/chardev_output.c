@@ -28,7 +28,7 @@
 #include "chardev_impl.h"
 
 #define HOLD_MS 200  /* a write to a file takes microseconds, a file system that hangs for ever */
-#define REST_MS 1000 /* the same while the guest runs: a disk that others write to takes longer */
+#define REST_MS 3000 /* the same while the guest runs: a disk that others write to takes longer */
 #define SLICE_MS 10
 
 /* ---- one attempt ---- */
