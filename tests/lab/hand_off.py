@@ -8,7 +8,8 @@ Before Linux 6.13 that takes an RCU grace period, unless the host expedites them
 import os
 import sys
 
-from report import Report
+from kvm_trace import KvmTrace
+from report import GuestFaulted, Report
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(os.path.dirname(HERE), "lib"))
@@ -25,16 +26,27 @@ def kernel():
     return tuple(int(n) for n in os.uname().release.split("-")[0].split(".")[:2])
 
 
+def run(vm):
+    """Some updates, and whether the log told that they stop the guest."""
+    vm.wait_serial(r"probe: ready .*\n", 60)
+    reports = [vm.update() for _ in range(UPDATES)]
+    vm.wait_serial(r"probe: pass \d+ .*changes=0.*\n", 60)
+    return reports, SLOW in vm.log()
+
+
 def update(expedited):
     """The last of some updates, and whether all of them stopped the guest from before the exec on, and it was said."""
     with open(EXPEDITED, "w") as f:
         f.write(str(int(expedited)))
+    trace = KvmTrace()
     with moltvm.Vm("--cpus", "2", "--memory", "64M", kernel="probe",
                    cmdline="period_ms=200 lost_ms=30000 clock_us=20000") as vm:
-        vm.wait_serial(r"probe: ready .*\n", 60)
-        reports = [vm.update() for _ in range(UPDATES)]
-        told = SLOW in vm.log()
-        vm.wait_serial(r"probe: pass \d+ .*changes=0.*\n", 60)
+        try:
+            reports, told = run(vm)
+        except (AssertionError, EOFError, ConnectionResetError) as why:
+            log = vm.log()[-3000:]
+            fault = trace.delivered_twice() or "triple fault" in log
+            raise (GuestFaulted if fault else AssertionError)("%s\n%s\n%s" % (why, log, trace.last())) from why
         vm.qmp.command("quit")
         ended = vm.wait_exit(30) == 0
     return reports[-1], [told, ended] + ["hand-off-us" not in r for r in reports]
