@@ -80,13 +80,6 @@ static int load_vcpu(void *opaque, uint32_t id, struct error *err)
 	return r;
 }
 
-/* Who wants to execute something is let go first, and helps last. */
-static void note_who_waits(struct machine *m)
-{
-	for (uint32_t i = 0; i < m->guest.cpus; i++)
-		crew_note_waited(m->crew, i, vcpu_state_waits(m->vcpus[i].state));
-}
-
 static int load_vcpus(struct machine *m, struct error *err)
 {
 	struct vcpu_state *was = m->vcpu_states;
@@ -99,14 +92,14 @@ static int load_vcpus(struct machine *m, struct error *err)
 		m->vcpus[i].state = stream_find(m->incoming, vcpu_vmstate.name, i)
 					    ? &m->vcpu_states[i]
 					    : &m->rehearsed[i];
-	note_who_waits(m); /* the others' state is still zeroes: they do not */
+	machine_note_who_waits(m, m->crew); /* the others' state is still zeroes: they do not */
 	crew_leave_main_alone(m->crew, false);
 	r = crew_job(m->crew, m->guest.cpus, load_vcpu, m, err);
 	for (uint32_t i = 0; i < m->guest.cpus && r == 0; i++)
 		tsc = tsc || vcpu_state_tsc_differs(m->vcpus[i].state, &m->rehearsed[i]);
 	for (uint32_t i = 0; i < m->guest.cpus && r == 0 && tsc; i++)
 		r = vcpu_state_set_tsc(m->vcpus[i].state, &m->kvm, m->vcpus[i].fd, err);
-	note_who_waits(m);
+	machine_note_who_waits(m, m->crew);
 	return r;
 }
 

@@ -42,6 +42,12 @@ bool machine_spare_cpus(struct machine *m, cpu_set_t *spare)
 	return crew_spare_cpus(m->crew, spare);
 }
 
+void machine_note_who_waits(struct machine *m, struct crew *crew)
+{
+	for (uint32_t i = 0; i < m->guest.cpus; i++)
+		crew_note_waited(crew, i, vcpu_state_waits(m->vcpus[i].state));
+}
+
 /* Those that the crew may use, but for not_on; how many. */
 static int cpus_for(const struct crew *crew, const cpu_set_t *not_on, cpu_set_t *cpus)
 {
@@ -60,8 +66,7 @@ void machine_prepare_vcpus(struct machine *m, struct crew *crew, const cpu_set_t
 	int helpers = cpus_for(crew, not_on, &cpus);
 	const cpu_set_t *where = helpers ? &cpus : NULL;
 
-	for (uint32_t i = 0; i < m->guest.cpus; i++)
-		crew_note_waited(crew, i, vcpu_state_waits(m->vcpus[i].state));
+	machine_note_who_waits(m, crew);
 	for (uint32_t i = 0; i < m->guest.cpus; i++)
 		if (!vcpu_state_waits(m->vcpus[i].state) || helpers-- > 0)
 			crew_prepare(crew, i, where);

@@ -92,8 +92,7 @@ int machine_rest(struct machine *m, struct error *err)
 
 void machine_hand_over(struct machine *m)
 {
-	for (uint32_t i = 0; i < m->guest.cpus; i++)
-		crew_note_waited(m->stand_in, i, vcpu_state_waits(m->vcpus[i].state));
+	machine_note_who_waits(m, m->stand_in);
 	for (uint32_t i = 0; i < m->guest.cpus; i++)
 		m->vcpus[i].leaves_thread = true;
 	m->crew = m->stand_in;

@@ -332,6 +332,11 @@ void machine_forget_rehearsal(struct machine *m);
  */
 int machine_read_vcpus(struct machine *m, struct error *err);
 /*
+ * For a crew that did not park these vCPUs: which of them wait, by their state. Who wants to execute
+ * something is let go first, and helps last.
+ */
+void machine_note_who_waits(struct machine *m, struct crew *crew);
+/*
  * Has the threads of a crew in the park get ready for the vCPUs that execute something, by their state: what
  * KVM does when a vCPU first runs is done in a rehearsal (vcpu_warm.c), and they wake up on none of the CPUs in
  * not_on (NULL: wherever), if there are others. So do some of those that do not, for the jobs before.
