@@ -272,7 +272,6 @@ int step_hand_off(struct update *u, struct error *err)
 	(void)err;
 	if (h->stops_guest)
 		return 0;
-	machine_keep_awake(m, false);
 	machine_hand_over(m);
 	stand_in_hand_over(&h->stand_in);
 	h->handed_over = true;
