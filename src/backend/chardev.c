@@ -268,6 +268,11 @@ int chardev_rest(struct chardev *cd, struct error *err)
 	return chardev_output_rest(cd, err);
 }
 
+void chardev_go_on(struct chardev *cd)
+{
+	chardev_output_go_on(cd);
+}
+
 void chardev_serve(struct chardev *cd)
 {
 	atomic_store(&cd->serving, true);

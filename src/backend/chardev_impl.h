@@ -161,6 +161,7 @@ void chardev_output_init(struct chardev *cd);
  * Nothing is written from here on until released; -EBUSY where a write hangs, and then it goes on.
  */
 int chardev_output_rest(struct chardev *cd, struct error *err);
+void chardev_output_go_on(struct chardev *cd);
 int chardev_output_hold(struct chardev *cd, struct error *err);
 void chardev_output_release(struct chardev *cd);
 /*

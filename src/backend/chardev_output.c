@@ -27,8 +27,8 @@
 
 #include "chardev_impl.h"
 
-#define HOLD_MS 200  /* a write to a file takes microseconds, a file system that hangs for ever */
-#define REST_MS 3000 /* the same while the guest runs: a disk that others write to takes longer */
+#define HOLD_MS 200 /* a write to a file takes microseconds, a file system that hangs for ever */
+#define END_MS 20   /* for a thread that has nothing to do */
 #define SLICE_MS 10
 
 /* ---- one attempt ---- */
@@ -206,11 +206,21 @@ static int hangs(const struct chardev *cd, struct error *err)
 
 int chardev_output_rest(struct chardev *cd, struct error *err)
 {
-	bool rests = !cd->out_threaded || writer_rest(&cd->writer, REST_MS);
+	if (!cd->out_threaded)
+		return 0;
+	/* It is asked for again: no further write begins meanwhile. */
+	if (!writer_hold(&cd->writer, 0) || !writer_rest(&cd->writer, END_MS))
+		return hangs(cd, err);
+	return 0;
+}
 
-	/* Whoever turns the loop next, here if the update fails now, has it go on. */
+void chardev_output_go_on(struct chardev *cd)
+{
+	if (!cd->out_threaded)
+		return;
+	writer_release(&cd->writer);
+	/* What is queued wakes nobody, and there may be no thread any more. */
 	loop_wake_signal(&cd->wake);
-	return rests ? 0 : hangs(cd, err);
 }
 
 int chardev_output_hold(struct chardev *cd, struct error *err)

@@ -514,6 +514,11 @@ static int serial_rest(struct device *dev, struct error *err)
 	return chardev_rest(to_serial(dev)->host.cd, err);
 }
 
+static void serial_go_on(struct device *dev)
+{
+	chardev_go_on(to_serial(dev)->host.cd);
+}
+
 static void serial_serve(struct device *dev)
 {
 	chardev_serve(to_serial(dev)->host.cd);
@@ -651,6 +656,7 @@ const struct device_class serial_class = {
 	.quiesce = serial_quiesce,
 	.resume = serial_resume,
 	.rest = serial_rest,
+	.go_on = serial_go_on,
 	.serve = serial_serve,
 	.revive = serial_revive,
 	.save_host = serial_save_host,

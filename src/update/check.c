@@ -193,7 +193,7 @@ static void child_exited(void *opaque, uint32_t events)
 
 	(void)events;
 	check_end(u);
-	u->server->checked(u, r < 0 ? &err : NULL);
+	u->server->waited(u, r < 0 ? &err : NULL);
 }
 
 static void child_expired(void *opaque, uint32_t events)
@@ -205,7 +205,7 @@ static void child_expired(void *opaque, uint32_t events)
 	check_end(u);
 	err_set(&err, ETIMEDOUT, "'%s' did not answer in check mode within %u ms",
 		u->hand_over.argv[0], u->request.timeout_ms);
-	u->server->checked(u, &err);
+	u->server->waited(u, &err);
 }
 
 static int watch_child(struct update *u, struct error *err)

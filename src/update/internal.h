@@ -134,6 +134,9 @@ struct hand_over {
 	struct stand_in stand_in;
 	struct keep_off keep_off;
 	struct final_state final;
+	struct loop_timer
+		rest; /* the next look whether devices' threads rest; set while they do not */
+	uint64_t rest_until_ns;
 	bool parked;      /* the vCPUs, which ran before */
 	bool handed_over; /* the guest is the stand-in's */
 };
@@ -151,8 +154,8 @@ struct update;
 
 /* What steps and stand-in call in the server, which stands above them. */
 struct update_server_ops {
-	/* The check that check_start() began is over: NULL, or what the successor has against it. */
-	void (*checked)(struct update *u, const struct error *err);
+	/* The step that waited is over: NULL, or why it failed; of the check, what the successor has against it. */
+	void (*waited)(struct update *u, const struct error *err);
 	/* In the stand-in whose successor is gone, see struct stand_in_ops. */
 	void (*take_back)(struct update *u, bool stood_in);
 };
@@ -219,7 +222,7 @@ void update_undo(struct update *u);
 void update_undo_all(struct update *u);
 
 /*
- * check.c: asks the successor whether it could take over; the server's checked() is called with the
+ * check.c: asks the successor whether it could take over; the server's waited() is called with the
  * answer later, unless this fails at once. check_end() gives up waiting for it.
  */
 int check_start(struct update *u, struct error *err);

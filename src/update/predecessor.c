@@ -20,6 +20,8 @@
 #include "room.h"
 #include "steps.h"
 
+#define REST_NS 3000000000ull /* a disk that others write to takes its time */
+#define REST_LOOK_NS 2000000
 #define STATE_SEALS (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW)
 
 /* Our own section is known before the pause: who asked, and how to start us again. */
@@ -107,6 +109,38 @@ void undo_slow_paths(struct update *u)
 	machine_fast_paths(u->machine, true);
 }
 
+static void try_to_rest(void *opaque)
+{
+	struct update *u = opaque;
+	struct hand_over *h = &u->hand_over;
+	struct error err = ERROR_INIT;
+	int r = machine_rest(u->machine, &err);
+
+	if (r == -EBUSY && now_ns() < h->rest_until_ns)
+		loop_timer_set(u->machine->loop, &h->rest, now_ns() + REST_LOOK_NS, try_to_rest, u);
+	else
+		u->server->waited(u, r < 0 ? &err : NULL);
+}
+
+/* The event loop goes on meanwhile, with the guest's timers. */
+int step_rest(struct update *u, struct error *err)
+{
+	struct hand_over *h = &u->hand_over;
+	int r = machine_rest(u->machine, err);
+
+	if (r != -EBUSY)
+		return r;
+	h->rest_until_ns = now_ns() + REST_NS;
+	loop_timer_set(u->machine->loop, &h->rest, now_ns() + REST_LOOK_NS, try_to_rest, u);
+	return STEP_WAITS;
+}
+
+void undo_rest(struct update *u)
+{
+	loop_timer_cancel(&u->hand_over.rest);
+	machine_go_on(u->machine);
+}
+
 static void somebody_waits(void *opaque)
 {
 	stand_in_hurry(&((struct update *)opaque)->hand_over.stand_in);
@@ -132,9 +166,7 @@ int step_stand_in(struct update *u, struct error *err)
 					  ? STAND_IN_STOPPED_DEADLINE_MS
 					  : u->request.timeout_ms;
 	log_rest();
-	r = machine_rest(u->machine, err);
-	if (r == 0)
-		r = stand_in_start(&h->stand_in, err);
+	r = stand_in_start(&h->stand_in, err);
 	/* A successor that dies must not be taken for a service that died. */
 	if (r == 0)
 		u->ops.main_pid(u->ops.opaque, h->stand_in.child.pid);

@@ -42,6 +42,7 @@ static const struct step steps[] = {
 	{ "check",      step_check,       undo_check,       NULL },
 	{ "announce",   step_announce,    NULL,             NULL },
 	{ "slow paths", step_slow_paths,  undo_slow_paths,  NULL },
+	{ "rest",       step_rest,        undo_rest,        NULL },
 	{ "stand-in",   step_stand_in,    undo_stand_in,    NULL },
 	{ "read vCPUs", step_read_vcpus,  undo_read_vcpus,  NULL },
 

@@ -20,6 +20,8 @@ void undo_check(struct update *u);
 int step_announce(struct update *u, struct error *err);
 int step_slow_paths(struct update *u, struct error *err);
 void undo_slow_paths(struct update *u);
+int step_rest(struct update *u, struct error *err);
+void undo_rest(struct update *u);
 int step_stand_in(struct update *u, struct error *err);
 void undo_stand_in(struct update *u);
 int step_read_vcpus(struct update *u, struct error *err);

@@ -20,8 +20,7 @@ static void ended(struct update *u, int r, const struct error *err)
 		update_failed(u, err);
 }
 
-/* The step that waits is the check: it is over, err is what it says against the successor. */
-static void checked(struct update *u, const struct error *err)
+static void waited(struct update *u, const struct error *err)
 {
 	struct error why = err ? *err : (struct error)ERROR_INIT;
 	int r = update_step_over(u, err ? -err->code : 0, &why);
@@ -130,7 +129,7 @@ const struct command update_commands[] = {
 const size_t update_commands_count = ARRAY_SIZE(update_commands);
 
 static const struct update_server_ops server_ops = {
-	.checked = checked,
+	.waited = waited,
 	.take_back = update_take_back,
 };
 
@@ -165,7 +164,7 @@ void update_destroy(struct update *u)
 	if (!u)
 		return;
 	loop_wake_fini(&u->start);
-	if (u->check.child.pid) /* the guest ended meanwhile */
+	if (u->check.child.pid || u->hand_over.rest.loop) /* the guest ended meanwhile */
 		update_undo(u);
 	update_forget_stand_ins(u);
 	update_forget_request(&u->request);

@@ -90,6 +90,13 @@ int machine_rest(struct machine *m, struct error *err)
 	return r;
 }
 
+void machine_go_on(struct machine *m)
+{
+	for (unsigned int i = 0; i < m->ndevices; i++)
+		if (m->devices[i]->cls->go_on)
+			m->devices[i]->cls->go_on(m->devices[i]);
+}
+
 void machine_hand_over(struct machine *m)
 {
 	machine_note_who_waits(m, m->stand_in);

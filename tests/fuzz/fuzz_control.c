@@ -240,7 +240,7 @@ static void pump(size_t turns)
 
 			err_set(&err, EPROTO, "not this time");
 			f.checking = NULL;
-			u->server->checked(u, u->request.timeout_ms % 2 ? &err : NULL);
+			u->server->waited(u, u->request.timeout_ms % 2 ? &err : NULL);
 		}
 	}
 }

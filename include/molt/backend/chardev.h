@@ -91,9 +91,11 @@ void chardev_resume(struct chardev *cd);
 
 /*
  * Before an update's pause: ends the thread that writes to a file, so that no other process on this
- * memory misses it. The next output makes it anew. -EBUSY as above.
+ * memory misses it. Does not wait: -EBUSY while it is in a write, after which it begins no other; to be
+ * called again, or chardev_go_on(), by which the thread comes again when it is needed.
  */
 int chardev_rest(struct chardev *cd, struct error *err);
+void chardev_go_on(struct chardev *cd);
 
 /*
  * Quiesced, in a stand-in: writes what the guest sends, as far as nothing goes wrong, until

@@ -127,10 +127,12 @@ struct device_class {
 	 */
 	void (*serve)(struct device *dev);
 	/*
-	 * Before an update's pause, the event loop held, while the guest runs: ends threads, so that
-	 * no other process on this memory misses them. They come again when they are needed.
+	 * Before an update's pause, while the guest runs: ends threads, so that no other process on this
+	 * memory misses them. Does not wait: -EBUSY, and it is called again. They come again when they
+	 * are needed after serve() or resume(), or where there is no pause after all, go_on().
 	 */
 	int (*rest)(struct device *dev, struct error *err);
+	void (*go_on)(struct device *dev);
 	/*
 	 * The other process on this memory is gone, predecessor or stand-in; before all else.
 	 * stood_in: this one has served; else locks of the host side are made anew, their holders

@@ -249,8 +249,9 @@ void machine_unmake_stand_in(struct machine *m);
 /* The same where that process has ended. */
 void machine_forget_stand_in(struct machine *m);
 
-/* See rest of struct device_class. -EBUSY mostly. */
+/* See rest and go_on of struct device_class. -EBUSY mostly. */
 int machine_rest(struct machine *m, struct error *err);
+void machine_go_on(struct machine *m);
 
 /*
  * With every vCPU parked: the stand-in's threads are the vCPUs' from now on, or the others are again.
