@@ -206,6 +206,12 @@ static bool try(const struct attempt *a)
 	return a->act ? a->act() : syscall(a->nr, x[0], x[1], x[2], x[3], x[4], x[5]) >= 0;
 }
 
+/* The filter's signal; or the CPU's fault, where a kernel (one in a PVM guest) has no INT 0x80. */
+static bool is_refusal(int sig, const struct attempt *a)
+{
+	return sig == SIGSYS || (sig == SIGSEGV && a->act == call_as_i386);
+}
+
 /* In a child: 1 possible, 0 not. By exit, not exit_group, which a vCPU thread may not call. */
 static int attempt(const struct attempt *a)
 {
@@ -219,7 +225,7 @@ static int attempt(const struct attempt *a)
 		syscall(SYS_exit, try(a) ? POSSIBLE : 0);
 	}
 	if (pid < 0 || waitpid((pid_t)pid, &status, __WALL) != pid ||
-	    (WIFSIGNALED(status) && WTERMSIG(status) != SIGSYS)) {
+	    (WIFSIGNALED(status) && !is_refusal(WTERMSIG(status), a))) {
 		fprintf(stderr, "attempts: %s: cannot be tried (%d)\n", a->what, status);
 		exit(1);
 	}
