@@ -40,9 +40,9 @@ static const struct step steps[] = {
 	/* The guest runs in the predecessor. */
 	{ "prepare",    step_prepare,     undo_prepare,     NULL },
 	{ "check",      step_check,       undo_check,       NULL },
+	{ "rest",       step_rest,        undo_rest,        NULL },
 	{ "announce",   step_announce,    NULL,             NULL },
 	{ "slow paths", step_slow_paths,  undo_slow_paths,  NULL },
-	{ "rest",       step_rest,        undo_rest,        NULL },
 	{ "stand-in",   step_stand_in,    undo_stand_in,    NULL },
 	{ "read vCPUs", step_read_vcpus,  undo_read_vcpus,  NULL },
 

@@ -27,6 +27,9 @@
  *		`fired` first: it happens once, not again on the way back
  *	old-order
  *		if it exists, the check's answer does not say that the successor knows a stand-in
+ *	slow-output
+ *		if it exists, the devices are not at rest when they are first asked, and the event loop
+ *		goes on
  *
  * Actions: error (the call fails), exhaust (and so does every later call that would need the same
  * resource, until the update ends in this process), abort, segv, hang, kill. And with the call let
@@ -94,6 +97,11 @@ static void load_armed(void)
 bool faults_old_order(void)
 {
 	return file_exists("old-order");
+}
+
+bool faults_slow_output(void)
+{
+	return file_exists("slow-output");
 }
 
 void faults_note_stand_in(int pid)
@@ -173,14 +181,15 @@ const char *faults_now_side(void)
 	return own()->side;
 }
 
-static unsigned int count(const char *stage, const char *name)
+/* Whose it is costs a system call, which under emulation takes as long as what is measured here. */
+static unsigned int count(struct side *mine, const char *stage, const char *name)
 {
 	unsigned int n = 0;
 
-	while (atomic_flag_test_and_set(&own()->lock))
+	while (atomic_flag_test_and_set(&mine->lock))
 		;
 	for (size_t i = 0; i < COUNTERS; i++) {
-		struct counter *c = &own()->counters[i];
+		struct counter *c = &mine->counters[i];
 
 		if (!c->stage)
 			*c = (struct counter){ stage, name, 0 };
@@ -189,7 +198,7 @@ static unsigned int count(const char *stage, const char *name)
 		n = ++c->calls;
 		break;
 	}
-	atomic_flag_clear(&own()->lock);
+	atomic_flag_clear(&mine->lock);
 	if (!n)
 		_exit(99);
 	return n;
@@ -245,21 +254,23 @@ static bool works_for_update(const char *stage)
 
 bool fault(const char *name, int code, uintptr_t site)
 {
-	const char *stage = own()->stage;
+	struct side *mine = own();
+	const char *stage = mine->stage;
 	char point[NAME_MAX_BYTES];
 	bool fails = false;
 	int saved = errno;
 
 	if (!stage || !works_for_update(stage))
 		return false;
-	snprintf(point, sizeof(point), "%s:%s:%s#%u", own()->side, stage, name, count(stage, name));
-	if (own()->recording) {
+	snprintf(point, sizeof(point), "%s:%s:%s#%u", mine->side, stage, name,
+		 count(mine, stage, name));
+	if (mine->recording) {
 		snprintf(point + strlen(point), sizeof(point) - strlen(point), " %d %lx\n", code,
 			 site ? site - (uintptr_t)__ehdr_start : 0);
 		file_write("points", O_APPEND, point);
-	} else if (code && code == own()->exhausted) {
+	} else if (code && code == mine->exhausted) {
 		fails = true;
-	} else if (strcmp(point, own()->point) == 0) {
+	} else if (strcmp(point, mine->point) == 0) {
 		fails = disarm() && act(code);
 	}
 	errno = fails ? code : saved;

@@ -44,6 +44,9 @@ int fault_of_call(const struct call *call, const unsigned long *args, uintptr_t 
 /* Whether the test wants the guest stopped from before the exec on, as for release 0.1.0. */
 bool faults_old_order(void);
 
+/* Whether it wants a serial port's file to be in a write when the update comes to it. */
+bool faults_slow_output(void);
+
 /* Whom the action `orphan` kills, also in a later image. */
 void faults_note_stand_in(int pid);
 

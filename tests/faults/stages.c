@@ -3,6 +3,7 @@
  * Where an update stands, told by molt's own functions: each is wrapped like a library call, notes
  * the stage, and goes on. Only calls from another source file than the function's own come by here.
  */
+#include <errno.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -102,6 +103,26 @@ STAGE(int, fd_read_file,
       (fd, name, max, buf, len, err), if (is_answer(name)) faults_side("predecessor", "answer"),
       if (r == 0 && is_answer(name)) choose_order(*buf, *len))
 
+/* Who waits for it is not seen: the event loop serves others then. */
+static void rested(int r)
+{
+	if (r == -EBUSY)
+		faults_pause();
+	else if (r == 0 && faults_now_side() && strcmp(faults_now_side(), "predecessor") == 0)
+		faults_side("predecessor", "rest");
+}
+
+/* Once in an update, where somebody wants it: after that it is not seen. */
+static bool output_is_slow(void)
+{
+	if (!on("predecessor") || !faults_slow_output())
+		return false;
+	rested(-EBUSY);
+	return true;
+}
+
+STAGE(int, machine_rest, (struct machine * m, struct error *err), (m, err),
+      if (output_is_slow()) return -EBUSY, rested(r))
 STAGE(int, stand_in_start, (struct stand_in * s, struct error *err), (s, err),
       predecessor("stand-in"), if (r == 0) faults_note_stand_in(s->child.pid))
 STAGE(int, machine_read_vcpus, (struct machine * m, struct error *err), (m, err),

@@ -18,9 +18,9 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from walk import Lost  # noqa: E402
 from moltvm import Qmp, QmpError, describe  # noqa: E402
 
-# An update, step by step. Until the check has been answered the event loop serves, too.
-EARLY = ["predecessor:prepare", "predecessor:check", "check:start"]
-HELD = """predecessor:answer predecessor:stand-in predecessor:read-vcpus predecessor:pause
+# An update, step by step. Until the devices are at rest the event loop serves, too: file `slow-output`.
+EARLY = ["predecessor:prepare", "predecessor:check", "check:start", "predecessor:answer"]
+HELD = """predecessor:rest predecessor:stand-in predecessor:read-vcpus predecessor:pause
           predecessor:quiesce predecessor:save predecessor:hand-off predecessor:handover predecessor:exec successor:start successor:adopt successor:build
           successor:map-RAM successor:switch stand-in:final-save successor:final-load successor:resume successor:tell
           successor:release""".split()
@@ -69,6 +69,7 @@ class Standing:
         self.over = []  # the event of the update's end, once it is known
         self.stood = 0
         walker.arm(job.point if job.point.count(":") == 2 else job.point + ":begin#1", HOW[job.how][0])
+        open(walker.path("slow-output"), "w").close()
         self.asker, self.other, self.watcher = (Qmp(self.vm.control_path) for _ in range(3))
         self.asker.send("update", {key.replace("_", "-"): value
                                    for key, value in walker.scenarios[job.scenario].items()})

@@ -123,8 +123,8 @@ def test_points_are_on_both_sides():
     print("# %d points: %s" % (sum(found.values()), ", ".join("%s %d" % item for item in sorted(found.items()))))
     if ONLY.pattern:
         return
-    for stage in """predecessor:prepare predecessor:check check:start predecessor:answer predecessor:stand-in
-            predecessor:read-vcpus predecessor:pause predecessor:quiesce predecessor:save predecessor:hand-off predecessor:handover predecessor:exec
+    for stage in """predecessor:prepare predecessor:check check:start predecessor:answer predecessor:rest
+            predecessor:stand-in predecessor:read-vcpus predecessor:pause predecessor:quiesce predecessor:save predecessor:hand-off predecessor:handover predecessor:exec
             predecessor:undo predecessor:dismiss predecessor:tell successor:start successor:adopt successor:build
             successor:map-RAM successor:switch successor:final-load successor:resume successor:tell successor:release successor:reap successor:end successor:give-up
             way-back:start way-back:adopt way-back:build way-back:map-RAM way-back:tell stand-in:make stand-in:final-save stand-in:revive
