@@ -338,21 +338,16 @@ static bool is_file(int fd)
 
 int log_before_exec(struct error *err)
 {
-	int fd = atomic_load(&log_fd);
+	bool is_written;
 
-	if (log_drain(LOG_DRAIN_MS) || !is_file(fd))
+	if (log_drain(0) || !is_file(atomic_load(&log_fd)))
 		return 0;
-	/*
-	 * A disk may take longer than a pipe; only a write that does not end at all is in the way.
-	 */
-	if (writer_hold(&writer, LOG_END_MS)) {
-		writer_release(&writer);
-		return 0;
-	}
+	is_written = writer_hold(&writer, 0);
 	writer_release(&writer);
-	return err_set(err, EBUSY,
-		       "the log does not take what is being written to it: its file "
-		       "system hangs");
+	return is_written ? 0
+			  : err_set(err, EBUSY,
+				    "the log does not take what is being written to it: its file "
+				    "system hangs");
 }
 
 void log_rest(void)

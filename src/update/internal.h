@@ -136,7 +136,7 @@ struct hand_over {
 	struct final_state final;
 	struct loop_timer
 		rest; /* the next look whether devices' threads rest; set while they do not */
-	uint64_t rest_until_ns;
+	uint64_t rest_since_ns;
 	bool parked;      /* the vCPUs, which ran before */
 	bool handed_over; /* the guest is the stand-in's */
 };

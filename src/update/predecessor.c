@@ -85,10 +85,10 @@ void undo_check(struct update *u)
 int step_announce(struct update *u, struct error *err)
 {
 	struct update_request *req = &u->request;
-	int r = log_before_exec(err);
 
-	if (r < 0 || req->kind != UPDATE_KIND_MIGRATE)
-		return r;
+	(void)err;
+	if (req->kind != UPDATE_KIND_MIGRATE)
+		return 0;
 	u->ops.event(u->ops.opaque, "MIGRATION", json_pack("{s:s}", "status", "active"));
 	req->told_stop = u->machine->guest.run_state == RUN_STATE_RUNNING;
 	if (req->told_stop)
@@ -109,29 +109,47 @@ void undo_slow_paths(struct update *u)
 	machine_fast_paths(u->machine, true);
 }
 
+/* -EBUSY: not yet. The log's reader has a moment, a file system until REST_NS is over. */
+static int rest(struct update *u, struct error *err)
+{
+	int r;
+
+	if (!log_drain(0) && now_ns() < u->hand_over.rest_since_ns + LOG_DRAIN_MS * 1000000ull)
+		return err_set(err, EBUSY, "the log is being written");
+	r = log_before_exec(err);
+	return r < 0 ? r : machine_rest(u->machine, err);
+}
+
+static void look_again(struct update *u);
+
 static void try_to_rest(void *opaque)
 {
 	struct update *u = opaque;
-	struct hand_over *h = &u->hand_over;
 	struct error err = ERROR_INIT;
-	int r = machine_rest(u->machine, &err);
+	int r = rest(u, &err);
 
-	if (r == -EBUSY && now_ns() < h->rest_until_ns)
-		loop_timer_set(u->machine->loop, &h->rest, now_ns() + REST_LOOK_NS, try_to_rest, u);
+	if (r == -EBUSY && now_ns() < u->hand_over.rest_since_ns + REST_NS)
+		look_again(u);
 	else
 		u->server->waited(u, r < 0 ? &err : NULL);
+}
+
+static void look_again(struct update *u)
+{
+	loop_timer_set(u->machine->loop, &u->hand_over.rest, now_ns() + REST_LOOK_NS, try_to_rest,
+		       u);
 }
 
 /* The event loop goes on meanwhile, with the guest's timers. */
 int step_rest(struct update *u, struct error *err)
 {
-	struct hand_over *h = &u->hand_over;
-	int r = machine_rest(u->machine, err);
+	int r;
 
+	u->hand_over.rest_since_ns = now_ns();
+	r = rest(u, err);
 	if (r != -EBUSY)
 		return r;
-	h->rest_until_ns = now_ns() + REST_NS;
-	loop_timer_set(u->machine->loop, &h->rest, now_ns() + REST_LOOK_NS, try_to_rest, u);
+	look_again(u);
 	return STEP_WAITS;
 }
 

@@ -56,7 +56,9 @@
 #define SWITCH_MS 1000           /* for a successor that has rehearsed it */
 #define HURRY_MS 3000            /* for one that others wait for */
 #define PROGRESS_NS 500000000ull /* most updates are over before the first one */
-#define TEARDOWN_NICE 10         /* not the lowest, or on a busy host it would take minutes */
+#define REST_NS 3000000000ull    /* a disk that others write to takes its time */
+#define REST_LOOK_MS 2
+#define TEARDOWN_NICE 10 /* not the lowest, or on a busy host it would take minutes */
 
 enum state {
 	STATE_STARTING,
@@ -179,18 +181,42 @@ static void take_back(struct stand_in *s, bool died)
 	s->ops->run(s->opaque);
 }
 
-static void hand_over_to_successor(struct stand_in *s)
+static void decline(struct stand_in *s, const struct error *err)
+{
+	snprintf(s->page->reason, STAND_IN_REASON_MAX, "%s", err->text);
+	set_and_wake(&s->page->turn, TURN_DECLINED);
+}
+
+static void save_for_successor(struct stand_in *s)
 {
 	struct error err = ERROR_INIT;
 
 	if (s->ops->save(s->opaque, &err) < 0) {
-		snprintf(s->page->reason, STAND_IN_REASON_MAX, "%s", err.text);
-		set_and_wake(&s->page->turn, TURN_DECLINED);
+		decline(s, &err);
 		return;
 	}
 	set_deadline(s, SWITCH_MS);
 	atomic_store(&s->page->owner, OWNER_UNDECIDED);
 	set_and_wake(&s->page->turn, TURN_SAVED);
+}
+
+/* The guest runs on until its devices are at rest. */
+static void hand_over_to_successor(struct stand_in *s)
+{
+	struct error err = ERROR_INIT;
+	int r = s->ops->rest(s->opaque, &err);
+
+	if (r == -EBUSY && !s->rest_until_ns)
+		s->rest_until_ns = now_ns() + REST_NS;
+	if (r == -EBUSY && now_ns() < s->rest_until_ns)
+		return;
+	s->rest_until_ns = 0;
+	if (r == 0) {
+		save_for_successor(s);
+		return;
+	}
+	s->ops->begin(s->opaque);
+	decline(s, &err);
 }
 
 static void guest_runs_on(struct stand_in *s)
@@ -216,8 +242,11 @@ static void look_at_page(struct stand_in *s)
 	uint64_t count;
 	ssize_t n = read(s->wake_fd, &count, sizeof(count));
 	uint32_t owner = atomic_load(&s->page->owner);
+	bool is_ready = owner == OWNER_STAND_IN && atomic_load(&s->page->turn) == TURN_READY;
 
 	(void)n;
+	if (!is_ready)
+		s->rest_until_ns = 0;
 	if (owner == OWNER_SUCCESSOR || owner == OWNER_DISMISSED)
 		leave(s);
 	if (atomic_load(&s->state) == STATE_STANDS_IN && !atomic_load(&s->serves)) {
@@ -230,7 +259,7 @@ static void look_at_page(struct stand_in *s)
 		s->progress_ns = 0;
 		s->ops->stop(s->opaque);
 		set_and_wake(&s->state, STATE_STANDS_BY);
-	} else if (owner == OWNER_STAND_IN && atomic_load(&s->page->turn) == TURN_READY) {
+	} else if (is_ready) {
 		hand_over_to_successor(s);
 	} else if (atomic_load(&s->page->turn) == TURN_REFUSED) {
 		guest_runs_on(s);
@@ -261,6 +290,13 @@ static int tell_progress(struct stand_in *s)
 	return (int)((s->progress_ns - now + 999999) / 1000000);
 }
 
+static int look_again_ms(struct stand_in *s)
+{
+	int ms = tell_progress(s);
+
+	return s->rest_until_ns ? REST_LOOK_MS : ms;
+}
+
 static _Noreturn void stand(struct stand_in *s)
 {
 	for (;;) {
@@ -272,7 +308,9 @@ static _Noreturn void stand(struct stand_in *s)
 			  .events = POLLIN },
 		};
 
-		if (poll(fds, ARRAY_SIZE(fds), tell_progress(s)) <= 0)
+		if (s->rest_until_ns)
+			look_at_page(s);
+		if (poll(fds, ARRAY_SIZE(fds), look_again_ms(s)) <= 0)
 			continue;
 		if (fds[0].revents)
 			look_at_page(s);

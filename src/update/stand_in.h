@@ -83,7 +83,7 @@ struct stand_in_ops {
 	/* Before it is needed: threads for the vCPUs. 0 or -errno. unmake() undoes it. */
 	int (*make)(void *opaque, struct error *err);
 	void (*unmake)(void *opaque);
-	/* It stands in, and the guest runs: its devices serve. Once. */
+	/* It stands in, and the guest runs: its devices serve. */
 	void (*begin)(void *opaque);
 	/* When its first vCPU runs: the CPUs where none does. False: it is not to run, or there are none. */
 	bool (*spare_cpus)(void *opaque, cpu_set_t *spare);
@@ -93,6 +93,11 @@ struct stand_in_ops {
 	void (*tell_progress)(void *opaque);
 	/* Back to the predecessor, which goes on when this returns: stops the guest. */
 	void (*stop)(void *opaque);
+	/*
+	 * Before the switch, the guest runs: what its devices write is written. -EBUSY: not yet, and
+	 * to be asked again; begin() where it is not.
+	 */
+	int (*rest)(void *opaque, struct error *err);
 	/* The switch: stops the guest and saves its final state; 0, or -errno: it runs on. */
 	int (*save)(void *opaque, struct error *err);
 	/* The successor did not like it: the guest runs on. */
@@ -118,6 +123,7 @@ struct stand_in {
 	int timer_fd;   /* the deadline */
 	struct keep_off keep_off;
 	uint64_t progress_ns; /* when it is told next; 0: never */
+	uint64_t rest_until_ns; /* the successor is ready, and devices are waited for; 0: they are not */
 	struct child child;
 	bool is_gone; /* it has ended while it had the guest */
 	bool is_self; /* we are the stand-in, and have taken the guest back */

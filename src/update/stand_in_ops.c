@@ -49,6 +49,11 @@ static void serve(void *opaque)
 	loop_turn(((struct update *)opaque)->machine->loop, 0);
 }
 
+static int rest(void *opaque, struct error *err)
+{
+	return machine_rest(((struct update *)opaque)->machine, err);
+}
+
 /* With this process's threads, which the predecessor would miss. */
 static void stop(void *opaque)
 {
@@ -82,6 +87,7 @@ const struct stand_in_ops update_stand_in_ops = {
 	.serve = serve,
 	.tell_progress = tell_progress,
 	.stop = stop,
+	.rest = rest,
 	.save = update_save_final,
 	.run_on = update_run_on,
 	.committed = update_committed,

@@ -16,6 +16,7 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 from moltvm import (Qmp, Skip, Vm, expect_error, molt, need_kvm, run_cases, sanitized,
                     write_script)
+from slow_disk import SlowDisk
 
 F_SETPIPE_SZ = 1031
 LINE = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z molt\[\d+\] (error|warn|info|debug): .+$")
@@ -178,6 +179,21 @@ def test_a_log_fifo_needs_its_reader():
         assert re.search(r"log: \d+ lines lost", text) or "/nope" in text, text
         assert "update 2 from" in text, text
         os.close(reader)
+
+
+def test_a_log_file_that_is_slow():
+    """A line is always being written when an update comes: it waits, and the guest runs meanwhile."""
+    disk = SlowDisk(0, delay=1.5)
+    try:
+        with small("--log-file", disk.path) as vm:
+            for _ in range(4):
+                vm.update()
+            disk.delay = 0
+            vm.qmp.command("quit")
+            assert vm.wait_exit(20) == 0
+        assert len(re.findall(r"update \d from", disk.data.decode())) == 4, disk.data
+    finally:
+        disk.close()
 
 
 def rotate(vm, log, number):

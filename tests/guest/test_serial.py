@@ -20,7 +20,8 @@ import threading
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from moltvm import Vm, molt, need_kvm, run_cases
+from moltvm import Vm, expect_error, molt, need_kvm, run_cases
+from slow_disk import SlowDisk
 
 STREAM = 16 << 10
 UPDATES = 5
@@ -478,6 +479,31 @@ def test_slow_reader():
         assert vm.wait_exit(20) == 0
         text = vm.proc.stdout.read().decode()
         vm.check_ticks(text[: text.rfind("\n") + 1])
+
+
+def test_slow_file():
+    """An update that comes in the middle of a write: the guest runs until that is over, or the update is refused."""
+    disk = SlowDisk(0, delay=0.7)
+    try:
+        with small(cmdline="period_ms=200", serial="file=" + disk.path) as vm:
+            vm.wait_for(lambda: disk.log, "a first write")
+            for _ in range(2):
+                report = vm.update()
+                # Neither waits for a write, of which the kernel makes one or two.
+                assert max(report["blackout-us"], report.get("hand-off-us", 0)) < 700000, report
+            disk.delay = 4
+            writes = len(disk.log)
+            vm.wait_for(lambda: len(disk.log) > writes, "the last short write")
+            time.sleep(0.1)
+            expect_error(vm.update, disk.path, "what is being written to it")
+            disk.delay = 0
+            vm.wait_for(lambda: len(disk.log) > writes + 1, "the long write")
+            vm.update()
+            vm.qmp.command("quit")
+            assert vm.wait_exit(20) == 0
+        vm.check_ticks(disk.data.decode())
+    finally:
+        disk.close()
 
 
 def test_bad_backends():

@@ -19,10 +19,10 @@ ENOSYS, ENOENT = 38, 2
 
 
 class SlowDisk:
-    """path is the file; delay in seconds for each read and write. log has (what, offset, from, to) of each."""
+    """path is the file, which may grow; delay in seconds for each read and write. log has (what, offset, from, to) of each."""
 
     def __init__(self, size, delay=0.0):
-        self.size, self.delay, self.data, self.log = size, delay, bytearray(size), []
+        self.delay, self.data, self.log = delay, bytearray(size), []
         self.lock = threading.Lock()
         self.fd = os.open("/dev/fuse", os.O_RDWR)
         self.dir = tempfile.mkdtemp(prefix="molt-slow-")
@@ -43,7 +43,7 @@ class SlowDisk:
 
     def attributes(self, node):
         mode = 0o40755 if node == 1 else 0o100666
-        size = 0 if node == 1 else self.size
+        size = 0 if node == 1 else len(self.data)
         return struct.pack("<QQQQQQIIIIIIIIII", node, size, size // 512, 0, 0, 0, 0, 0, 0, mode, 1, os.getuid(),
                            os.getgid(), 0, 4096, 0)
 

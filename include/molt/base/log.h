@@ -70,9 +70,8 @@ int log_start(struct error *err);
 bool log_drain(unsigned int ms);
 
 /*
- * Before an update, while the guest runs: as log_drain(LOG_DRAIN_MS), whatever comes of it. -EBUSY
- * with the sentence where the log is a file and a write to it hangs: an exec would wait for the
- * thread in it.
+ * Whether a program can be executed as far as the log goes, now. -EBUSY with the sentence where it is
+ * a file and in a write: an exec would wait for the thread in it.
  */
 int log_before_exec(struct error *err);
 
