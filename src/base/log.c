@@ -54,6 +54,7 @@ static const struct writer_ops writer_ops = {
  */
 static _Atomic int log_level = LOG_LEVEL_INFO;
 static _Atomic int log_fd = STDERR_FILENO;
+static atomic_bool is_file;
 static _Atomic bool held; /* lines go through the queue */
 static struct writer writer = WRITER_INIT(&writer_ops, NULL);
 static struct {
@@ -90,9 +91,18 @@ enum log_level log_get_level(void)
 	return (enum log_level)atomic_load(&log_level);
 }
 
+/* Once: a file system that hangs may not answer either. */
+static void note_kind(void)
+{
+	struct stat st;
+
+	atomic_store(&is_file, fstat(atomic_load(&log_fd), &st) == 0 && S_ISREG(st.st_mode));
+}
+
 void log_set_fd(int fd)
 {
 	atomic_store(&log_fd, fd);
+	note_kind();
 }
 
 int log_get_fd(void)
@@ -293,7 +303,8 @@ static void piece_written(void *opaque, ssize_t result)
 
 void log_hold(void)
 {
-	atomic_store(&held, true);
+	if (!atomic_exchange(&held, true))
+		note_kind();
 }
 
 /* Without a thread: as it was before there was one. */
@@ -329,18 +340,11 @@ bool log_drain(unsigned int ms)
 	return !atomic_load(&held) || writer_wait(&writer, ms);
 }
 
-static bool is_file(int fd)
-{
-	struct stat st;
-
-	return fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
-}
-
 int log_before_exec(struct error *err)
 {
 	bool is_written;
 
-	if (log_drain(0) || !is_file(atomic_load(&log_fd)))
+	if (log_drain(0) || !atomic_load(&is_file))
 		return 0;
 	is_written = writer_hold(&writer, 0);
 	writer_release(&writer);

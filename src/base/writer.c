@@ -2,12 +2,12 @@
 #include <errno.h>
 #include <limits.h>
 #include <poll.h>
-#include <signal.h>
 #include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <molt/base/fd.h>
+#include <molt/base/thread.h>
 #include <molt/base/writer.h>
 
 #define STACK_BYTES (256u << 10)
@@ -99,28 +99,6 @@ void writer_init(struct writer *w, const struct writer_ops *ops, void *opaque)
 	*w = (struct writer)WRITER_INIT(ops, opaque);
 }
 
-/* With all signals blocked: those for the process are main's. */
-static int create(struct writer *w)
-{
-	pthread_attr_t attr;
-	sigset_t all, old;
-	int r;
-
-	r = pthread_attr_init(&attr);
-	if (r)
-		return r;
-	sigfillset(&all);
-	r = pthread_attr_setstacksize(&attr, STACK_BYTES);
-	if (r == 0)
-		r = pthread_sigmask(SIG_SETMASK, &all, &old);
-	if (r == 0) {
-		r = pthread_create(&w->thread, &attr, writer_main, w);
-		pthread_sigmask(SIG_SETMASK, &old, NULL);
-	}
-	pthread_attr_destroy(&attr);
-	return r;
-}
-
 /* Whether there is none yet; then all is as one expects it. Others may kick it already. */
 static bool may_start(struct writer *w)
 {
@@ -141,7 +119,7 @@ static bool may_start(struct writer *w)
 
 int writer_start(struct writer *w, struct error *err)
 {
-	int r = may_start(w) ? create(w) : 0;
+	int r = may_start(w) ? thread_create(&w->thread, STACK_BYTES, writer_main, w) : 0;
 
 	if (r)
 		return err_sys(err, r, "thread '%s'", w->ops->thread_name);

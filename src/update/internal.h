@@ -3,6 +3,8 @@
 #ifndef MOLT_UPDATE_INTERNAL_H
 #define MOLT_UPDATE_INTERNAL_H
 
+#include <pthread.h>
+
 #include <molt/base/child.h>
 #include <molt/base/new_file.h>
 #include <molt/update/update.h>
@@ -178,6 +180,8 @@ struct update {
 		json_t *command; /* cpr-exec-command, an array, or NULL */
 	} migrate;
 	struct old_stand_in old_stand_ins[UPDATE_STAND_INS_MAX];
+	pthread_t closer; /* of the copies for the way back (way_back.c) */
+	bool closes;
 
 	struct update_request request;
 	struct update_check check;
@@ -301,6 +305,8 @@ extern const struct command_type migrate_parameters_type, migrate_capabilities_t
 /* way_back.c: copies of all descriptors, which outlive whatever a failing build closes. */
 int way_back_keep(struct incoming *in, struct error *err);
 void way_back_forget(struct incoming *in);
+/* False: a file system takes its time to close one, and an exec would wait for it. */
+bool way_back_is_forgotten(struct update *u);
 
 /*
  * self.c: how we were started, as bytes; and the command that is to be executed, NULL: ourselves.

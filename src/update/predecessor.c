@@ -116,6 +116,9 @@ static int rest(struct update *u, struct error *err)
 
 	if (!log_drain(0) && now_ns() < u->hand_over.rest_since_ns + LOG_DRAIN_MS * 1000000ull)
 		return err_set(err, EBUSY, "the log is being written");
+	if (!way_back_is_forgotten(u))
+		return err_set(err, EBUSY,
+			       "what the last update left is not closed: a file system hangs");
 	r = log_before_exec(err);
 	return r < 0 ? r : machine_rest(u->machine, err);
 }

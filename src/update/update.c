@@ -166,6 +166,8 @@ void update_destroy(struct update *u)
 	loop_wake_fini(&u->start);
 	if (u->check.child.pid || u->hand_over.rest.loop) /* the guest ended meanwhile */
 		update_undo(u);
+	if (!way_back_is_forgotten(u))
+		pthread_detach(u->closer);
 	update_forget_stand_ins(u);
 	update_forget_request(&u->request);
 	json_decref(u->last);

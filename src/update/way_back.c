@@ -9,20 +9,28 @@
  *
  * By the time something fails, descriptors may have been closed by the very code that failed. So
  * all of them are copied when the table is read, and it is the copies that the way back hands on;
- * after the commit they are closed. If this way fails, too, the process ends, and the stand-in has
+ * after the commit they are closed, files by a thread. If this way fails, too, the process ends, and the stand-in has
  * the guest.
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
+#include <molt/base/thread.h>
 
 #include "internal.h"
+
+#define STACK_BYTES (64u << 10)
+#define CLOSE_WAIT_NS \
+	10000000 /* it takes microseconds, and then nothing is left for whoever looks */
 
 int way_back_keep(struct incoming *in, struct error *err)
 {
@@ -42,13 +50,60 @@ int way_back_keep(struct incoming *in, struct error *err)
 	return 0;
 }
 
+static void close_copies(const struct fdtable *spare, bool files)
+{
+	for (uint32_t i = 0; i < spare->count; i++)
+		if ((spare->entries[i].kind == FD_KIND_FILE) == files)
+			close(spare->entries[i].fd);
+}
+
+static void *close_files(void *opaque)
+{
+	struct fdtable *spare = opaque;
+
+	prctl(PR_SET_NAME, "closing");
+	close_copies(spare, true);
+	free(spare);
+	return NULL;
+}
+
+static bool ends_in_time(pthread_t thread)
+{
+	struct timespec then;
+
+	clock_gettime(CLOCK_MONOTONIC, &then);
+	then.tv_nsec += CLOSE_WAIT_NS;
+	then.tv_sec += then.tv_nsec / 1000000000;
+	then.tv_nsec %= 1000000000;
+	return pthread_clockjoin_np(thread, NULL, CLOCK_MONOTONIC, &then) == 0;
+}
+
+/*
+ * To close a copy of a file's descriptor may take as long as to write to it: a network file system
+ * writes out what is to be written, FUSE waits for whoever writes. The guest's timers do not wait for
+ * that.
+ */
 void way_back_forget(struct incoming *in)
 {
-	for (uint32_t i = 0; in->spare && i < in->spare->count; i++)
-		close(in->spare->entries[i].fd);
-	free(in->spare);
+	struct fdtable *spare = in->spare;
+	struct update *u = in->update;
+
 	in->spare = NULL;
 	fd_close(&in->table_fd);
+	if (!spare)
+		return;
+	close_copies(spare, false);
+	if (thread_create(&u->closer, STACK_BYTES, close_files, spare))
+		close_files(spare);
+	else
+		u->closes = !ends_in_time(u->closer);
+}
+
+bool way_back_is_forgotten(struct update *u)
+{
+	if (u->closes && pthread_tryjoin_np(u->closer, NULL) == 0)
+		u->closes = false;
+	return !u->closes;
 }
 
 /* Returns only where it failed. */

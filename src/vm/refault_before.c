@@ -23,13 +23,12 @@
  * uses are others' in most hosts.
  */
 #include <errno.h>
-#include <pthread.h>
-#include <signal.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <molt/base/fd.h>
+#include <molt/base/thread.h>
 #include <molt/vm/machine.h>
 
 #include "hostpages.h"
@@ -106,23 +105,11 @@ static void *map_pieces(void *opaque)
 	return NULL;
 }
 
-/* Signals for the process are main's. */
 static int run_thread(struct before *b)
 {
-	pthread_attr_t attr;
 	pthread_t thread;
-	sigset_t all, old;
-	int r = pthread_attr_init(&attr);
+	int r = thread_create(&thread, STACK_BYTES, map_pieces, b);
 
-	if (r)
-		return -r;
-	sigfillset(&all);
-	sigdelset(&all, SIGSYS);
-	pthread_attr_setstacksize(&attr, STACK_BYTES);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	r = pthread_create(&thread, &attr, map_pieces, b);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	pthread_attr_destroy(&attr);
 	if (r == 0)
 		pthread_join(thread, NULL);
 	return -r;

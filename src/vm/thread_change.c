@@ -10,13 +10,13 @@
  * No capability tells, and distributions take such changes into older kernels. So it is tried: on a vCPU
  * of a VM of its own, that executes nothing, on two threads.
  */
-#include <pthread.h>
-#include <signal.h>
 #include <sys/mman.h>
 
 #include <molt/base/fd.h>
+#include <molt/base/thread.h>
 #include <molt/vm/kvm.h>
 
+#define STACK_BYTES (64u << 10)
 /* A busy host is slow at times, a grace period always. */
 #define TRIES 3
 
@@ -39,18 +39,11 @@ static void *run(void *opaque)
 static bool run_elsewhere(struct trial *t)
 {
 	pthread_t other;
-	sigset_t all, old;
-	int r;
 
-	/* Signals for the process are main's. */
-	sigfillset(&all);
-	sigdelset(&all, SIGSYS);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	r = pthread_create(&other, NULL, run, t);
-	if (r == 0)
-		pthread_join(other, NULL);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return r == 0;
+	if (thread_create(&other, STACK_BYTES, run, t))
+		return false;
+	pthread_join(other, NULL);
+	return true;
 }
 
 static uint64_t least(struct trial *t)

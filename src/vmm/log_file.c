@@ -120,6 +120,7 @@ static int run_log_reopen(void *opaque, const struct command_origin *origin, jso
 		return fd;
 	if (dup3(fd, f->fd, O_CLOEXEC) < 0)
 		r = err_sys(err, errno, "--log-file %s", f->path);
+	log_set_fd(f->fd);
 	fd_close(&fd);
 	return r;
 }
