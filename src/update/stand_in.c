@@ -522,10 +522,6 @@ static void take_guest_from(struct stand_in *s)
 	wake(s->wake_fd);
 	while (atomic_load(&s->state) == STATE_TO_GIVE_BACK && now_ns() < end && !has_ended(s))
 		wait_on(&s->state, STATE_TO_GIVE_BACK);
-	if (atomic_load(&s->state) == STATE_STANDS_IN && !atomic_load(&s->serves)) {
-		s->ops->begin(s->opaque);
-		set_and_wake(&s->serves, 1);
-	}
 	if (atomic_load(&s->state) == STATE_TO_GIVE_BACK) {
 		s->is_gone = true;
 		child_kill(&s->child, false);

@@ -17,10 +17,17 @@ static void unmake(void *opaque)
 	machine_unmake_stand_in(((struct update *)opaque)->machine);
 }
 
-/* Not by the predecessor, which may die with a device's lock held. */
+/*
+ * Not by the predecessor, which may die with a device's lock held. It lets the vCPUs go, as soon as it has
+ * handed them over; but if it dies in between they are still parked.
+ */
 static void begin(void *opaque)
 {
-	machine_serve(((struct update *)opaque)->machine);
+	struct update *u = opaque;
+
+	if (u->hand_over.parked)
+		machine_unpark_vcpus(u->machine);
+	machine_serve(u->machine);
 }
 
 static void tell_progress(void *opaque)

@@ -15,8 +15,13 @@ void *crew_thread(void *opaque);
 bool crew_job_help(struct crew *crew, bool confined);
 bool crew_job_is_open(struct crew *crew);
 
-/* crew_wake.c: a member's thread sleeps, with the lock held as for the condition that it is. */
-void crew_sleep(struct crew_member *cm);
+/*
+ * crew_wake.c: a member's thread sleeps, if nobody has woken it since cm->woken was what was seen. Called
+ * and left with the lock held, which is let go meanwhile.
+ */
+void crew_sleep(struct crew_member *cm, uint32_t seen);
+/* By anybody who has this memory. */
+void crew_wake(struct crew_member *cm);
 /* Those that waited, and so were not woken yet. */
 void crew_wake_rest(struct crew *crew);
 /*

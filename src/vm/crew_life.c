@@ -5,9 +5,9 @@
  *
  * A process that dies or execs takes its threads along. Who shares its memory (CLONE_VM, without
  * CLONE_THREAD) has everything else: then the crew forgets the threads and starts others. They had
- * been parked, so nothing of their work is half done. But glibc counts them among those who wait on
- * the conditions and would wait for them in the next broadcast, for ever, and main may have died
- * with the lock held. With nobody there these objects can simply be made again.
+ * been parked, so nothing of their work is half done. But glibc counts main among those who wait on
+ * the condition and would wait for it in the next broadcast, for ever, and whoever died may have held
+ * the lock. With nobody there these objects can simply be made again.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -29,8 +29,6 @@ static void init_locks(struct crew *crew)
 {
 	pthread_mutex_init(&crew->lock, NULL);
 	pthread_cond_init(&crew->parked, NULL);
-	for (uint32_t i = 0; i < crew->count; i++)
-		pthread_cond_init(&crew->members[i].unpark, NULL);
 }
 
 int crew_init(struct crew *crew, const struct crew_ops *ops, void *opaque, uint32_t count,
@@ -69,8 +67,6 @@ void crew_fini(struct crew *crew)
 	if (!crew->members)
 		return;
 	pthread_cond_destroy(&crew->parked);
-	for (uint32_t i = 0; i < crew->count; i++)
-		pthread_cond_destroy(&crew->members[i].unpark);
 	pthread_mutex_destroy(&crew->lock);
 	free(crew->members);
 	crew->members = NULL;
@@ -101,6 +97,7 @@ static int start_member(struct crew_member *cm, struct error *err)
 
 	atomic_store(&cm->goal, CREW_PARK);
 	atomic_store(&cm->parked, false);
+	atomic_store(&cm->entered_ns, 0);
 	cm->confined = false;
 	r = create_thread(cm, err);
 	if (r < 0) {
@@ -138,8 +135,8 @@ static void stop_member(struct crew_member *cm)
 
 	pthread_mutex_lock(&crew->lock);
 	atomic_store(&cm->goal, CREW_QUIT);
-	pthread_cond_signal(&cm->unpark);
 	pthread_mutex_unlock(&crew->lock);
+	crew_wake(cm);
 	pthread_kill(cm->thread, CREW_KICK_SIGNAL);
 	pthread_join(cm->thread, NULL);
 	cm->started = false;

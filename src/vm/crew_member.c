@@ -9,9 +9,9 @@
  * EINTR; if it comes before run() takes the mark away, the goal that is read afterwards tells. So no
  * kick is ever lost.
  *
- * The lock is for the park alone: it guards what a thread waits for there, on conditions. Nobody
+ * The lock is for the park alone: it guards what main waits for there, on a condition, and jobs. Nobody
  * holds it while work is done. So a process that dies with all members parked leaves nothing half
- * done but the lock and the conditions themselves, and whoever has the memory then makes them anew
+ * done but the lock and the condition themselves, and whoever has the memory then makes them anew
  * (crew_life.c).
  *
  * To sleep and be woken takes longer than most of what happens in an update's pause. So who waits
@@ -57,17 +57,6 @@ bool crew_may_run(struct crew_member *cm)
 	struct crew *crew = cm->crew;
 
 	return atomic_load(&cm->goal) == CREW_RUN && !(crew->ops->held && crew->ops->held(crew));
-}
-
-void crew_nap(struct crew_member *cm, uint64_t until_ns)
-{
-	const struct timespec until = { .tv_sec = (time_t)(until_ns / 1000000000),
-					.tv_nsec = (long)(until_ns % 1000000000) };
-	struct crew *crew = cm->crew;
-
-	pthread_mutex_lock(&crew->lock);
-	pthread_cond_clockwait(&cm->unpark, &crew->lock, CLOCK_MONOTONIC, &until);
-	pthread_mutex_unlock(&crew->lock);
 }
 
 /*
@@ -120,11 +109,16 @@ static bool wait_in_park(struct crew_member *cm)
 	pthread_mutex_lock(&crew->lock);
 	atomic_store(&cm->parked, true);
 	pthread_cond_broadcast(&crew->parked);
-	while (atomic_load(&cm->goal) != CREW_QUIT && !crew_may_run(cm)) {
+	for (;;) {
+		/* Before it is looked at what it may be woken for. */
+		uint32_t seen = atomic_load(&cm->woken);
+
+		if (atomic_load(&cm->goal) == CREW_QUIT || crew_may_run(cm))
+			break;
 		if (receive_visit(cm) || crew_get_ready(cm) || help(cm) ||
 		    stay_awake(cm, &awake, until))
 			continue;
-		crew_sleep(cm);
+		crew_sleep(cm, seen);
 		awake = true;
 		until = now_ns() + AWAKE_NS;
 	}

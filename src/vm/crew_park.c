@@ -81,7 +81,7 @@ void crew_rouse(struct crew *crew)
 	crew_keep_awake(crew, true);
 	for (uint32_t i = 0; i < crew->count; i++)
 		if (atomic_load(&crew->members[i].stays_awake))
-			pthread_cond_signal(&crew->members[i].unpark);
+			crew_wake(&crew->members[i]);
 }
 
 uint64_t crew_park(struct crew *crew)
@@ -101,9 +101,11 @@ uint64_t crew_park_for(struct crew *crew, struct crew *next)
 	if (next)
 		crew_rouse(next);
 	crew_wait_parked(crew);
-	for (uint32_t i = 0; i < crew->count; i++)
+	for (uint32_t i = 0; i < crew->count; i++) {
+		atomic_store(&crew->members[i].entered_ns, 0);
 		if (crew->members[i].stopped_ns > last)
 			last = crew->members[i].stopped_ns;
+	}
 	return last;
 }
 
@@ -123,7 +125,7 @@ int crew_visit(struct crew *crew, uint32_t id, crew_job_fn *fn, void *opaque, st
 	cm->visit = &visit;
 	pthread_mutex_unlock(&crew->lock);
 	tell_to_park(cm);
-	pthread_cond_signal(&cm->unpark); /* if it is held there already */
+	crew_wake(cm); /* if it is held there already */
 	pthread_mutex_lock(&crew->lock);
 	while (cm->visit)
 		pthread_cond_wait(&crew->parked, &crew->lock);

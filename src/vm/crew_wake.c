@@ -15,18 +15,48 @@
  * And the busy ones wake elsewhere if who lets them go has said so in time (crew_prepare()): else, on our
  * CPU, they may have to wait for the rest of our slice.
  *
+ * Who is woken waits on a futex of its own and not on a condition: to let a crew go takes no lock, and
+ * whoever does it may be killed in the middle and leaves nothing behind. Done again, it is done.
+ *
  * Help with a job is asked of those first that have nothing else to do, for who has worked has to wait
  * for the CPU when it is to run; and of them first those that sleep elsewhere.
  */
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
 #include <molt/base/fd.h>
 
 #include "crew_impl.h"
 
-void crew_sleep(struct crew_member *cm)
+static void wait_woken(struct crew_member *cm, uint32_t seen, const struct timespec *until)
+{
+	syscall(SYS_futex, &cm->woken, FUTEX_WAIT_BITSET_PRIVATE, seen, until, NULL,
+		FUTEX_BITSET_MATCH_ANY);
+}
+
+void crew_sleep(struct crew_member *cm, uint32_t seen)
 {
 	atomic_store(&cm->sleeps_on, sched_getcpu());
-	pthread_cond_wait(&cm->unpark, &cm->crew->lock);
+	pthread_mutex_unlock(&cm->crew->lock);
+	wait_woken(cm, seen, NULL);
+	pthread_mutex_lock(&cm->crew->lock);
 	atomic_store(&cm->sleeps_on, -1);
+}
+
+void crew_nap(struct crew_member *cm, uint64_t until_ns)
+{
+	const struct timespec until = { .tv_sec = (time_t)(until_ns / 1000000000),
+					.tv_nsec = (long)(until_ns % 1000000000) };
+
+	wait_woken(cm, atomic_load(&cm->woken), &until);
+}
+
+void crew_wake(struct crew_member *cm)
+{
+	atomic_fetch_add(&cm->woken, 1);
+	syscall(SYS_futex, &cm->woken, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
 void crew_note_waited(struct crew *crew, uint32_t id, bool waited)
@@ -42,7 +72,7 @@ void crew_prepare(struct crew *crew, uint32_t id, const cpu_set_t *cpus)
 	if (cpus)
 		cm->wake_on = *cpus;
 	atomic_store(&cm->to_prepare, true);
-	pthread_cond_signal(&cm->unpark);
+	crew_wake(cm);
 }
 
 static void place(struct crew_member *cm)
@@ -85,7 +115,7 @@ static void wake_busy(struct crew *crew, int cpu, bool here)
 		struct crew_member *cm = &crew->members[i];
 
 		if (!cm->waited && sleeps_here(cm, cpu) == here)
-			pthread_cond_signal(&cm->unpark);
+			crew_wake(cm);
 	}
 }
 
@@ -105,7 +135,7 @@ static void have_rest_woken(struct crew *crew, int cpu)
 		if (!cm->waited || sleeps_here(cm, cpu))
 			continue;
 		atomic_store(&crew->wakes_rest, true);
-		pthread_cond_signal(&cm->unpark);
+		crew_wake(cm);
 		return;
 	}
 }
@@ -114,7 +144,7 @@ void crew_wake_rest(struct crew *crew)
 {
 	for (uint32_t i = 0; i < crew->count; i++)
 		if (crew->members[i].waited)
-			pthread_cond_signal(&crew->members[i].unpark);
+			crew_wake(&crew->members[i]);
 }
 
 static bool is_awake(const struct crew_member *cm)
@@ -135,7 +165,7 @@ void crew_wake_helpers(struct crew *crew, uint32_t wanted)
 
 			if (atomic_load(&cm->sleeps_on) < 0 || 2 * busy + here != choice)
 				continue;
-			pthread_cond_signal(&cm->unpark);
+			crew_wake(cm);
 			wanted--;
 		}
 }
@@ -144,13 +174,8 @@ void crew_unpark(struct crew *crew)
 {
 	int cpu = sched_getcpu();
 
-	pthread_mutex_lock(&crew->lock);
-	for (uint32_t i = 0; i < crew->count; i++) {
-		atomic_store(&crew->members[i].entered_ns, 0);
+	for (uint32_t i = 0; i < crew->count; i++)
 		atomic_store(&crew->members[i].goal, CREW_RUN);
-	}
-	/* Not after: who is awake already needs the lock. */
-	pthread_mutex_unlock(&crew->lock);
 	if (some_busy_sleep_here(crew, cpu))
 		have_rest_woken(crew, cpu);
 	wake_busy(crew, cpu, false);

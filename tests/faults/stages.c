@@ -140,6 +140,15 @@ STAGE(int, handover_exec, (struct hand_over * h, struct machine *m, struct error
       predecessor("exec"), (void)0)
 VOID_STAGE(handover_undo, (struct hand_over * h), (h), predecessor("undo"), (void)0)
 VOID_STAGE(machine_hand_over, (struct machine * m), (m), predecessor("hand-off"), (void)0)
+
+/* The guest is the stand-in's by then, and still parked. */
+static void letting_go(void)
+{
+	if (on("predecessor") && strcmp(faults_now(), "hand-off") == 0)
+		faults_stage("let-go");
+}
+
+VOID_STAGE(machine_unpark_vcpus, (struct machine * m), (m), letting_go(), (void)0)
 VOID_STAGE(stand_in_dismiss, (struct stand_in * s), (s), predecessor("dismiss"), (void)0)
 
 static void answering(void)

@@ -21,12 +21,13 @@ from moltvm import Qmp, QmpError, describe  # noqa: E402
 # An update, step by step. Until the devices are at rest the event loop serves, too: file `slow-output`.
 EARLY = ["predecessor:prepare", "predecessor:check", "check:start", "predecessor:answer"]
 HELD = """predecessor:rest predecessor:stand-in predecessor:read-vcpus predecessor:pause
-          predecessor:quiesce predecessor:save predecessor:hand-off predecessor:handover predecessor:exec successor:start successor:adopt successor:build
+          predecessor:quiesce predecessor:save predecessor:hand-off predecessor:let-go predecessor:handover
+          predecessor:exec successor:start successor:adopt successor:build
           successor:map-RAM successor:switch stand-in:final-save successor:final-load successor:resume successor:tell
           successor:release""".split()
 # Which of them the old order does not have.
-NEW_ORDER = {"predecessor:read-vcpus", "predecessor:hand-off", "successor:map-RAM", "successor:switch",
-             "stand-in:final-save", "successor:final-load"}
+NEW_ORDER = {"predecessor:read-vcpus", "predecessor:hand-off", "predecessor:let-go", "successor:map-RAM",
+             "successor:switch", "stand-in:final-save", "successor:final-load"}
 # Who executes the kept binary takes over like a successor.
 GIVES_BACK = """successor:start successor:adopt successor:give-up way-back:start way-back:adopt way-back:build
                 way-back:map-RAM way-back:switch way-back:final-load way-back:resume way-back:tell

@@ -124,7 +124,8 @@ def test_points_are_on_both_sides():
     if ONLY.pattern:
         return
     for stage in """predecessor:prepare predecessor:check check:start predecessor:answer predecessor:rest
-            predecessor:stand-in predecessor:read-vcpus predecessor:pause predecessor:quiesce predecessor:save predecessor:hand-off predecessor:handover predecessor:exec
+            predecessor:stand-in predecessor:read-vcpus predecessor:pause predecessor:quiesce predecessor:save predecessor:hand-off
+            predecessor:let-go predecessor:handover predecessor:exec
             predecessor:undo predecessor:dismiss predecessor:tell successor:start successor:adopt successor:build
             successor:map-RAM successor:switch successor:final-load successor:resume successor:tell successor:release successor:reap successor:end successor:give-up
             way-back:start way-back:adopt way-back:build way-back:map-RAM way-back:tell stand-in:make stand-in:final-save stand-in:revive
@@ -134,7 +135,7 @@ def test_points_are_on_both_sides():
 
 def test_nothing_allocates_between_pause_and_exec():
     """Or malloc's lock could die with the predecessor, and the stand-in with it."""
-    allocating = re.compile(r"predecessor:(quiesce|save|hand-off|handover|exec):(malloc|calloc|realloc|strn?dup|setenv)#")
+    allocating = re.compile(r"predecessor:(quiesce|save|hand-off|let-go|handover|exec):(malloc|calloc|realloc|strn?dup|setenv)#")
     assert not [point.name for point in recorded().points if allocating.match(point.name)]
 
 

@@ -30,7 +30,7 @@ PR_SET_CHILD_SUBREAPER = 36
 # dies. "check" is a child.
 SURVIVED = {
     "check": None,
-    "predecessor": {"quiesce", "save", "hand-off", "handover", "exec"},
+    "predecessor": {"quiesce", "save", "hand-off", "let-go", "handover", "exec"},
     "stand-in": {"make"},
     "successor": {"start", "adopt", "build", "map-RAM", "switch", "final-load", "give-up"},
     "way-back": {"start", "adopt", "build", "map-RAM", "switch", "final-load"},

@@ -58,11 +58,11 @@ struct crew_member {
 	_Atomic int host_cpu;        /* and on which CPU of the host; -1: not yet */
 	bool waited;                 /* main's: so crew_park() found it, or who knows it said so */
 	_Atomic int sleeps_on;       /* the host's CPU where its thread went to sleep; -1: awake */
-	pthread_cond_t unpark;       /* its thread waits here while parked */
-	_Atomic bool stays_awake;    /* one of those that crew_keep_awake() is about */
-	struct crew_visit *visit;    /* under crew->lock; NULL: none, or it is over */
-	_Atomic bool to_prepare;     /* see crew_prepare() */
-	bool moves;                  /* to one of these then */
+	_Atomic uint32_t woken;   /* how often; a futex, on which its thread waits while parked */
+	_Atomic bool stays_awake; /* one of those that crew_keep_awake() is about */
+	struct crew_visit *visit; /* under crew->lock; NULL: none, or it is over */
+	_Atomic bool to_prepare;  /* see crew_prepare() */
+	bool moves;               /* to one of these then */
 	cpu_set_t wake_on;
 	bool is_placed; /* its thread's own: it is there, and may usually be elsewhere */
 	cpu_set_t usual;
@@ -173,7 +173,10 @@ uint64_t crew_park_for(struct crew *crew, struct crew *next);
 /* Waits the same, but kicks nobody: they were started, or told, before. */
 void crew_wait_parked(struct crew *crew);
 
-/* Those that did not wait first. */
+/*
+ * Those that did not wait first. Takes no lock, and may be done again, also by another process: who runs
+ * already runs on.
+ */
 void crew_unpark(struct crew *crew);
 
 /* What a member did that another crew parked: whether it waited. */
@@ -223,7 +226,7 @@ void crew_prepare(struct crew *crew, uint32_t id, const cpu_set_t *cpus);
 bool crew_may_run(struct crew_member *cm);
 
 /*
- * For run(): waits until then (CLOCK_MONOTONIC, ns) on the condition of the park, so by no other
+ * For run(): waits until then (CLOCK_MONOTONIC, ns) on the futex of the park, so by no other
  * system call than the park itself. Nothing ends it early for sure, so it is to be short.
  */
 void crew_nap(struct crew_member *cm, uint64_t until_ns);
