@@ -13,6 +13,10 @@
  * mark shows in the count when it is read to be saved, and its bit is set there. Both may have
  * seen the same expiry: it is the same bit.
  *
+ * That is so where KVM's note is made by the time the count says 0. The one comes by the host's timer
+ * interrupt, the other by its clock: on a busy host that is itself a virtual machine the interrupt may be
+ * a millisecond late, and with it the one-shot's is lost. Nothing that KVM tells has the two apart.
+ *
  * A one-shot timer that is over has a current count of 0, which KVM takes for "expires at once".
  * With an initial count of 0 it is quiet; that is how it is saved, and what the guest reads then.
  * KVM has no other way to have the one without the other.
