@@ -118,13 +118,18 @@ class Walk(Jobs):
         assert self.runs, "no points"
 
 
+ALLOCATING = re.compile(r"predecessor:(quiesce|save|hand-off|let-go|handover|exec):"
+                        r"(malloc|calloc|realloc|strn?dup|setenv)#")
+
+
 def test_points_are_on_both_sides():
     found = collections.Counter(":".join(point.name.split(":")[:2]) for point in recorded().points)
     print("# %d points: %s" % (sum(found.values()), ", ".join("%s %d" % item for item in sorted(found.items()))))
     if ONLY.pattern:
         return
     for stage in """predecessor:prepare predecessor:check check:start predecessor:answer predecessor:rest
-            predecessor:stand-in predecessor:read-vcpus predecessor:pause predecessor:quiesce predecessor:save predecessor:hand-off
+            predecessor:stand-in predecessor:read-vcpus predecessor:pause predecessor:quiesce predecessor:save
+            predecessor:hand-off
             predecessor:let-go predecessor:handover predecessor:exec
             predecessor:undo predecessor:dismiss predecessor:tell successor:start successor:adopt successor:build
             successor:map-RAM successor:switch successor:final-load successor:resume successor:tell successor:release successor:reap successor:end successor:give-up
@@ -135,8 +140,7 @@ def test_points_are_on_both_sides():
 
 def test_nothing_allocates_between_pause_and_exec():
     """Or malloc's lock could die with the predecessor, and the stand-in with it."""
-    allocating = re.compile(r"predecessor:(quiesce|save|hand-off|let-go|handover|exec):(malloc|calloc|realloc|strn?dup|setenv)#")
-    assert not [point.name for point in recorded().points if allocating.match(point.name)]
+    assert not [point.name for point in recorded().points if ALLOCATING.match(point.name)]
 
 
 def each_call_fails(walker_class=ProbeWalker, number=None):
@@ -208,8 +212,7 @@ def test_with_a_busy_disk():
     jobs = disk.jobs(lambda point: point in news, "error")
     deaths = [job for action in DEADLY for job in disk.jobs(may_die, action)]
     Walk(sample(jobs, SAMPLE_DISK, "disk") + sample(deaths, SAMPLE_DISK_DEADLY, "disk deaths"), DiskWalker).run()
-    allocating = re.compile(r"predecessor:(quiesce|save|hand-off|handover|exec):(malloc|calloc|realloc|strn?dup|setenv)#")
-    assert not [point.name for point in disk.points if allocating.match(point.name)]
+    assert not [point.name for point in disk.points if ALLOCATING.match(point.name)]
 
 
 def test_known_calls_are_points():

@@ -22,18 +22,18 @@ SAMPLE = [
     ("update", "predecessor:prepare:memfd_create#1", "error"),
     ("update", "check:start:begin#1", "segv"),
     ("update", "check:start:malloc#3", "hang"),
-    ("update", "predecessor:guard:__clone#1", "error"),
+    ("update", "predecessor:stand-in:memfd_create#1", "error"),
     ("update", "predecessor:quiesce:begin#1", "abort"),
-    ("update", "predecessor:save:KVM_GET_REGS#1", "kill"),
-    ("update", "predecessor:save:KVM_GET_LAPIC#2", "error"),
+    ("update", "predecessor:let-go:begin#1", "kill"),
+    ("update", "successor:final-load:KVM_SET_LAPIC#1", "error"),
     ("update", "predecessor:handover:begin#1", "hang"),
     ("update", "predecessor:exec:execveat#1", "exhaust"),
     ("update", "successor:start:begin#1", "kill"),
-    ("update", "successor:adopt:begin#1", "orphan"),
+    ("update", "predecessor:save:begin#1", "orphan"),
     ("update", "successor:build:KVM_CREATE_VM#1", "exhaust"),
     ("update", "successor:build:KVM_SET_LAPIC#2", "error"),
     ("update", "successor:build:KVM_CREATE_VCPU#1", "hang"),
-    ("update", "successor:commit:begin#1", "segv"),
+    ("update", "successor:final-load:begin#1", "segv"),
     ("update", "successor:release:write#1", "error"),
     ("give-back", "way-back:build:begin#1", "abort"),
     ("undo", "predecessor:undo:begin#1", "orphan"),
@@ -51,7 +51,7 @@ class LinuxWalker(Walker):
 
     def start(self):
         self.guest = StockGuest("--cpus", "2", "--memory", "256M", "--sandbox", "off", binaries=[self.binary],
-                                env=self.environment())
+                                env=dict(os.environ, MOLT_FAULTS_DIR=self.dir))
         self.guest.boot()
         self.vm = self.guest.vm
         for command in ("labcheck pattern %d" % PATTERN_MIB, "labcheck clocks"):

@@ -19,7 +19,10 @@ ENOSYS, ENOENT = 38, 2
 
 
 class SlowDisk:
-    """path is the file, which may grow; delay in seconds for each read and write. log has (what, offset, from, to) of each."""
+    """
+    path is the file, which may grow; delay in seconds for each read and write. log has (what, offset, from, to) of
+    each.
+    """
 
     def __init__(self, size, delay=0.0):
         self.delay, self.data, self.log = delay, bytearray(size), []
