@@ -136,8 +136,8 @@ struct hand_over {
 	struct stand_in stand_in;
 	struct keep_off keep_off;
 	struct final_state final;
-	struct loop_timer
-		rest; /* the next look whether devices' threads rest; set while they do not */
+	/* Set while devices are not at rest: when they are asked next. */
+	struct loop_timer rest;
 	uint64_t rest_since_ns;
 	bool parked;      /* the vCPUs, which ran before */
 	bool handed_over; /* the guest is the stand-in's */
@@ -156,7 +156,10 @@ struct update;
 
 /* What steps and stand-in call in the server, which stands above them. */
 struct update_server_ops {
-	/* The step that waited is over: NULL, or why it failed; of the check, what the successor has against it. */
+	/*
+	 * The step that waited is over: NULL, or why it failed; of the check, what the successor has
+	 * against it.
+	 */
 	void (*waited)(struct update *u, const struct error *err);
 	/* In the stand-in whose successor is gone, see struct stand_in_ops. */
 	void (*take_back)(struct update *u, bool stood_in);

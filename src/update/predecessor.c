@@ -20,8 +20,6 @@
 #include "room.h"
 #include "steps.h"
 
-#define REST_NS 3000000000ull /* a disk that others write to takes its time */
-#define REST_LOOK_NS 2000000
 #define STATE_SEALS (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW)
 
 /* Our own section is known before the pause: who asked, and how to start us again. */

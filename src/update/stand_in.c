@@ -56,9 +56,7 @@
 #define SWITCH_MS 1000           /* for a successor that has rehearsed it */
 #define HURRY_MS 3000            /* for one that others wait for */
 #define PROGRESS_NS 500000000ull /* most updates are over before the first one */
-#define REST_NS 3000000000ull    /* a disk that others write to takes its time */
-#define REST_LOOK_MS 2
-#define TEARDOWN_NICE 10 /* not the lowest, or on a busy host it would take minutes */
+#define TEARDOWN_NICE 10         /* not the lowest, or on a busy host it would take minutes */
 
 enum state {
 	STATE_STARTING,
@@ -294,7 +292,7 @@ static int look_again_ms(struct stand_in *s)
 {
 	int ms = tell_progress(s);
 
-	return s->rest_until_ns ? REST_LOOK_MS : ms;
+	return s->rest_until_ns ? REST_LOOK_NS / 1000000 : ms;
 }
 
 static _Noreturn void stand(struct stand_in *s)

@@ -78,6 +78,13 @@ struct stand_in_page {
 
 struct stand_in;
 
+/*
+ * How long devices may take to come to rest while the guest runs, and how often they are asked, here
+ * and in the predecessor: a disk that others write to takes its time.
+ */
+#define REST_NS 3000000000ull
+#define REST_LOOK_NS 2000000
+
 /* What the update does in the stand-in. All but make() with the stand-in's own thread-local memory. */
 struct stand_in_ops {
 	/* Before it is needed: threads for the vCPUs. 0 or -errno. unmake() undoes it. */
@@ -94,8 +101,8 @@ struct stand_in_ops {
 	/* Back to the predecessor, which goes on when this returns: stops the guest. */
 	void (*stop)(void *opaque);
 	/*
-	 * Before the switch, the guest runs: what its devices write is written. -EBUSY: not yet, and
-	 * to be asked again; begin() where it is not.
+	 * Before the switch, while the guest runs: its devices come to rest. -EBUSY: something is still
+	 * being written, ask again. begin() has them go on.
 	 */
 	int (*rest)(void *opaque, struct error *err);
 	/* The switch: stops the guest and saves its final state; 0, or -errno: it runs on. */

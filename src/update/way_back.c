@@ -9,8 +9,8 @@
  *
  * By the time something fails, descriptors may have been closed by the very code that failed. So
  * all of them are copied when the table is read, and it is the copies that the way back hands on;
- * after the commit they are closed, files by a thread. If this way fails, too, the process ends, and the stand-in has
- * the guest.
+ * after the commit they are closed, files by a thread. If this way fails, too, the process ends, and
+ * the stand-in has the guest.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -29,8 +29,8 @@
 #include "internal.h"
 
 #define STACK_BYTES (64u << 10)
-#define CLOSE_WAIT_NS \
-	10000000 /* it takes microseconds, and then nothing is left for whoever looks */
+/* It takes microseconds, and then nothing is left for whoever looks. */
+#define CLOSE_WAIT_NS 10000000
 
 int way_back_keep(struct incoming *in, struct error *err)
 {
