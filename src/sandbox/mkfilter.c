@@ -74,6 +74,7 @@ static const struct {
 	unsigned long value;
 } names[] = {
 	NAME(KVM_RUN),
+	NAME(KVM_SET_MP_STATE),
 	NAME(KVM_SET_SIGNAL_MASK),
 	NAME(KVM_IRQ_LINE),
 	NAME(KVM_SIGNAL_MSI),

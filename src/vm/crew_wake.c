@@ -21,6 +21,7 @@
  * Help with a job is asked of those first that have nothing else to do, for who has worked has to wait
  * for the CPU when it is to run; and of them first those that sleep elsewhere.
  */
+#include <errno.h>
 #include <linux/futex.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -30,10 +31,11 @@
 
 #include "crew_impl.h"
 
-static void wait_woken(struct crew_member *cm, uint32_t seen, const struct timespec *until)
+static bool wait_woken(struct crew_member *cm, uint32_t seen, const struct timespec *until)
 {
-	syscall(SYS_futex, &cm->woken, FUTEX_WAIT_BITSET_PRIVATE, seen, until, NULL,
-		FUTEX_BITSET_MATCH_ANY);
+	return syscall(SYS_futex, &cm->woken, FUTEX_WAIT_BITSET_PRIVATE, seen, until, NULL,
+		       FUTEX_BITSET_MATCH_ANY) < 0 &&
+	       errno == ETIMEDOUT;
 }
 
 void crew_sleep(struct crew_member *cm, uint32_t seen)
@@ -45,12 +47,12 @@ void crew_sleep(struct crew_member *cm, uint32_t seen)
 	atomic_store(&cm->sleeps_on, -1);
 }
 
-void crew_nap(struct crew_member *cm, uint64_t until_ns)
+bool crew_nap(struct crew_member *cm, uint64_t until_ns)
 {
 	const struct timespec until = { .tv_sec = (time_t)(until_ns / 1000000000),
 					.tv_nsec = (long)(until_ns % 1000000000) };
 
-	wait_woken(cm, atomic_load(&cm->woken), &until);
+	return wait_woken(cm, atomic_load(&cm->woken), &until);
 }
 
 void crew_wake(struct crew_member *cm)

@@ -9,13 +9,10 @@
  * An interrupt is neither lost nor doubled. When the timer expires KVM makes a note of it, which
  * no ioctl shows, and which becomes a bit in the IRR only inside KVM_RUN. So after a vCPU's last
  * instruction the count is read (the mark), and then the vCPU enters KVM_RUN once more without
- * executing anything: what had expired before the mark is in the IRR now. What expires after the
- * mark shows in the count when it is read to be saved, and its bit is set there. Both may have
- * seen the same expiry: it is the same bit.
- *
- * That is so where KVM's note is made by the time the count says 0. The one comes by the host's timer
- * interrupt, the other by its clock: on a busy host that is itself a virtual machine the interrupt may be
- * a millisecond late, and with it the one-shot's is lost. Nothing that KVM tells has the two apart.
+ * executing anything (vcpu_settle.c): what had expired before the mark is in the IRR now. What expires
+ * after the mark shows in the count when it is read to be saved, and its bit is set there. Both may
+ * have seen the same expiry: it is the same bit. A one-shot that was over at the mark is in doubt: taken,
+ * or KVM has not made its note yet.
  *
  * A one-shot timer that is over has a current count of 0, which KVM takes for "expires at once".
  * With an initial count of 0 it is quiet; that is how it is saved, and what the guest reads then.
@@ -88,12 +85,25 @@ static uint32_t divisor(const struct kvm_lapic_state *lapic)
 	return 1u << ((((tdcr & 3) | ((tdcr & 8) >> 1)) + 1) & 7);
 }
 
+static bool is_masked(const struct kvm_lapic_state *lapic)
+{
+	return get(lapic, APIC_LVTT) & LVTT_MASKED;
+}
+
+/* Where the vector's bit is in IRR, ISR and TMR. */
+static uint32_t word_and_bit(const struct kvm_lapic_state *lapic, uint32_t *bit)
+{
+	uint32_t vector = get(lapic, APIC_LVTT) & LVTT_VECTOR;
+
+	*bit = 1u << (vector % 32);
+	return (vector / 32) * 0x10;
+}
+
 static void make_pending(struct kvm_lapic_state *lapic)
 {
-	uint32_t lvtt = get(lapic, APIC_LVTT), vector = lvtt & LVTT_VECTOR;
-	uint32_t word = (vector / 32) * 0x10, bit = 1u << (vector % 32);
+	uint32_t bit, word = word_and_bit(lapic, &bit);
 
-	if (lvtt & LVTT_MASKED)
+	if (is_masked(lapic))
 		return;
 	put(lapic, APIC_IRR + word, get(lapic, APIC_IRR + word) | bit);
 	put(lapic, APIC_TMR + word, get(lapic, APIC_TMR + word) & ~bit); /* edge */
@@ -132,7 +142,25 @@ bool lapic_timer_mark(struct lapic_timer *t, struct kvm *kvm, int vcpu_fd)
 	if (!t->marked)
 		return false;
 	t->count = get(&lapic, APIC_TMCCT);
+	t->settled = t->count || mode_of(&lapic) != ONE_SHOT || is_masked(&lapic);
 	return is_set(&lapic);
+}
+
+bool lapic_timer_is_in_doubt(struct lapic_timer *t, struct kvm *kvm, int vcpu_fd)
+{
+	struct kvm_lapic_state lapic;
+	uint32_t bit, word;
+
+	if (t->settled || kvm_call(kvm, vcpu_fd, KVM_GET_LAPIC, &lapic) < 0)
+		return !t->settled;
+	word = word_and_bit(&lapic, &bit);
+	t->settled = get(&lapic, APIC_IRR + word) & bit;
+	return !t->settled;
+}
+
+void lapic_timer_is_settled(struct lapic_timer *t)
+{
+	t->settled = true;
 }
 
 void lapic_timer_loaded(struct lapic_timer *t, const struct vcpu_state *st)
@@ -171,7 +199,7 @@ static bool expired_since_mark(const struct lapic_timer *t, const struct vcpu_st
 	uint32_t count = get(&st->lapic, APIC_TMCCT);
 
 	if (mode_of(&st->lapic) == ONE_SHOT)
-		return t->count && !count;
+		return !count && (t->count || !t->settled);
 	/* A periodic count is 0 while KVM has not yet noticed that it is over. */
 	return !t->count || !count || count > t->count ||
 	       st->lapic_ns - t->marked_ns >= (uint64_t)t->count * divisor(&st->lapic);

@@ -26,6 +26,21 @@ extern const struct crew_ops vcpu_crew_ops;
 int vcpu_open(struct vcpu *v, struct error *err);
 void vcpu_close(struct vcpu *v);
 
+/* One KVM_RUN; false when it was interrupted before the guest did anything we must serve. */
+bool vcpu_run_once(struct vcpu *v);
+
+/*
+ * Enters KVM_RUN until nothing is half done any more. After EINTR nothing is, nor where KVM cannot run
+ * the vCPU any more: then half_done is false.
+ */
+void vcpu_complete(struct vcpu *v, bool half_done);
+
+/*
+ * Has KVM make interrupts of the timers that are over, without executing anything; see vcpu_settle.c. On
+ * the vCPU's thread, when it has executed its last instruction.
+ */
+void vcpu_settle(struct vcpu *v);
+
 /*
  * Has KVM do now what it would do when a fresh vCPU is first run, and nothing else; see vcpu_warm.c. On
  * the thread that will run it, with its state set. A matter of speed alone.

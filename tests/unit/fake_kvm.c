@@ -658,8 +658,14 @@ static void take_expired(struct fake_vcpu *v)
 	uint32_t bits;
 
 	v->settled++;
-	if (!v->expired)
+	if (v->mp_state.mp_state == KVM_MP_STATE_HALTED)
+		v->preemption_timer = false;
+	if (!v->expired || v->preemption_timer)
 		return;
+	if (v->unnoticed) {
+		v->unnoticed--;
+		return;
+	}
 	memcpy(&bits, irr, sizeof(bits));
 	bits |= 1u << v->expired % 32;
 	memcpy(irr, &bits, sizeof(bits));

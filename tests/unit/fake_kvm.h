@@ -112,6 +112,8 @@ struct fake_vcpu {
 	bool settling;                      /* KVM_SET_SIGNAL_MASK lets a pending signal through */
 	unsigned int settled;               /* such runs */
 	uint8_t expired;                    /* vector of a timer that only KVM_RUN shows, or 0 */
+	unsigned int unnoticed;             /* for so many of these runs KVM does not know of it */
+	bool preemption_timer;              /* nor before the vCPU is to halt */
 	bool in_flight;                     /* an exit whose instruction is not completed */
 	struct fake_exit done[FAKE_SCRIPT]; /* completed ones, data as the guest then has it */
 	unsigned int ndone;

@@ -135,7 +135,10 @@ static void test_the_interrupt_is_an_edge(void **state)
 static struct vcpu_state *saved(uint32_t lvtt, uint32_t mark, uint32_t count, uint64_t elapsed_ns)
 {
 	static struct vcpu_state st;
-	const struct lapic_timer t = { .marked = true, .marked_ns = 1000000, .count = mark };
+	const struct lapic_timer t = { .marked = true,
+				       .marked_ns = 1000000,
+				       .count = mark,
+				       .settled = true };
 
 	st.lapic = lapic(lvtt, BY_1, 1000, count);
 	st.lapic_ns = t.marked_ns + elapsed_ns;
@@ -150,6 +153,18 @@ static void test_one_shot_that_is_over_stays_so(void **state)
 	(void)state;
 	assert_int_equal(get(&st->lapic, TMICT), 0);
 	assert_false(pending(&st->lapic));
+}
+
+static void test_one_shot_in_doubt_comes(void **state)
+{
+	const struct lapic_timer t = { .marked = true, .marked_ns = 1000000 };
+	struct vcpu_state st = { .lapic_ns = 1000050 };
+
+	(void)state;
+	st.lapic = lapic(ONE_SHOT, BY_1, 1000, 0);
+	lapic_timer_save(&t, &st);
+	assert_int_equal(get(&st.lapic, TMICT), 0);
+	assert_true(pending(&st.lapic));
 }
 
 static void test_one_shot_that_expired_since_the_mark(void **state)
@@ -275,6 +290,75 @@ static void test_a_parked_vcpu_is_settled(void **state)
 	bench_fini(&b);
 }
 
+/* ---- one-shots that are over ---- */
+
+struct over {
+	uint32_t mp_state;
+	uint8_t expired;
+	unsigned int unnoticed;
+	bool preemption_timer, pends;
+};
+
+/* Parked, what is to be saved of it then. */
+static void park_over(const struct over *o, struct vcpu_state *st)
+{
+	struct fake_vcpu *v;
+	struct error err = ERROR_INIT;
+	struct bench b;
+
+	bench_init(&b, 1);
+	v = bench_vcpu(&b, 0);
+	v->lapic = lapic(ONE_SHOT, BY_1, 1000, 0);
+	v->mp_state.mp_state = o->mp_state;
+	v->expired = o->expired;
+	v->unnoticed = o->unnoticed;
+	v->preemption_timer = o->preemption_timer;
+	bench_run(&b);
+	machine_wait_entered(&b.m);
+	machine_park_vcpus(&b.m);
+	assert_int_equal(v->mp_state.mp_state, o->mp_state);
+	assert_false(v->settling);
+	assert_int_equal(v->expired, 0);
+	memset(st, 0, sizeof(*st));
+	assert_int_equal(lapic_timer_get(st, &b.m.kvm, b.m.vcpus[0].fd, &err), 0);
+	lapic_timer_save(&b.m.vcpus[0].timer, st);
+	bench_fini(&b);
+}
+
+static void test_one_shot_that_is_over(void **state)
+{
+	static const struct over cases[] = {
+		/* It was taken. */
+		{ .mp_state = KVM_MP_STATE_RUNNABLE },
+		/* The host's timer interrupt is late. */
+		{ KVM_MP_STATE_RUNNABLE, VECTOR, 1, .pends = true },
+		{ KVM_MP_STATE_RUNNABLE, VECTOR, 3, .pends = true },
+		{ KVM_MP_STATE_HALTED, VECTOR, 1, .pends = true },
+		{ KVM_MP_STATE_HALTED, VECTOR, 4, .pends = true },
+		/* VMX's preemption timer does not count outside of the guest. */
+		{ KVM_MP_STATE_RUNNABLE, VECTOR, 0, true, .pends = true },
+		/* Nobody knows. */
+		{ KVM_MP_STATE_HALTED, .pends = true },
+	};
+	static struct vcpu_state st;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		park_over(&cases[i], &st);
+		assert_int_equal(pending(&st.lapic), cases[i].pends);
+		assert_int_equal(get(&st.lapic, TMICT), 0);
+	}
+}
+
+static void test_a_masked_one_shot_is_in_no_doubt(void **state)
+{
+	struct bench b;
+
+	(void)state;
+	assert_int_equal(parked_with(&b, ONE_SHOT | MASKED, 1000)->settled, 1);
+	bench_fini(&b);
+}
+
 static void test_without_such_a_timer_there_is_nothing_to_settle(void **state)
 {
 	struct bench b;
@@ -390,6 +474,7 @@ int main(void)
 		cmocka_unit_test(test_age_of_what_does_not_run),
 		cmocka_unit_test(test_the_interrupt_is_an_edge),
 		cmocka_unit_test(test_one_shot_that_is_over_stays_so),
+		cmocka_unit_test(test_one_shot_in_doubt_comes),
 		cmocka_unit_test(test_one_shot_that_expired_since_the_mark),
 		cmocka_unit_test(test_one_shot_that_runs),
 		cmocka_unit_test(test_periodic_since_the_mark),
@@ -397,6 +482,8 @@ int main(void)
 		cmocka_unit_test(test_errors_do_not_add_up),
 		cmocka_unit_test(test_a_new_phase_is_taken),
 		cmocka_unit_test(test_a_parked_vcpu_is_settled),
+		cmocka_unit_test(test_one_shot_that_is_over),
+		cmocka_unit_test(test_a_masked_one_shot_is_in_no_doubt),
 		cmocka_unit_test(test_without_such_a_timer_there_is_nothing_to_settle),
 		cmocka_unit_test(test_where_the_signal_cannot_be_let_through_nothing_runs),
 		cmocka_unit_test(test_the_guest_runs_on_where_the_mask_is_taken_off_late),

@@ -227,9 +227,10 @@ bool crew_may_run(struct crew_member *cm);
 
 /*
  * For run(): waits until then (CLOCK_MONOTONIC, ns) on the futex of the park, so by no other
- * system call than the park itself. Nothing ends it early for sure, so it is to be short.
+ * system call than the park itself. Nothing ends it early for sure, so it is to be short. True where
+ * the time has ended it.
  */
-void crew_nap(struct crew_member *cm, uint64_t until_ns);
+bool crew_nap(struct crew_member *cm, uint64_t until_ns);
 
 /* ---- jobs: work that main shares with the parked members ---- */
 

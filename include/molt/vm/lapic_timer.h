@@ -20,6 +20,7 @@ struct lapic_timer {
 	bool marked;
 	uint64_t marked_ns; /* CLOCK_MONOTONIC */
 	uint32_t count;     /* TMCCT */
+	bool settled;       /* what was over then is in the IRR, or was taken */
 	/* As it came with the last update; target_ns is 0 where it did not run. */
 	uint64_t target_ns; /* an expiry, CLOCK_MONOTONIC */
 	uint32_t lvtt, initial, divide;
@@ -28,9 +29,18 @@ struct lapic_timer {
 /*
  * Takes the mark: the vCPU has stopped, and executes nothing until it is saved. True where KVM may
  * have an expired timer that it shows to nobody yet, so that the vCPU is to be settled
- * (src/vm/vcpu.c).
+ * (src/vm/vcpu_settle.c).
  */
 bool lapic_timer_mark(struct lapic_timer *t, struct kvm *kvm, int vcpu_fd);
+
+/*
+ * Whether the timer was over at the mark, and its interrupt may be still to come: it is not in the IRR,
+ * and nobody has said that it was taken.
+ */
+bool lapic_timer_is_in_doubt(struct lapic_timer *t, struct kvm *kvm, int vcpu_fd);
+
+/* It was taken. Where that is not said, lapic_timer_save() makes it pending. */
+void lapic_timer_is_settled(struct lapic_timer *t);
 
 /* The mark of a vCPU that was loaded from st and has not run yet. */
 void lapic_timer_loaded(struct lapic_timer *t, const struct vcpu_state *st);
