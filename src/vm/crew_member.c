@@ -142,6 +142,8 @@ void *crew_thread(void *opaque)
 	cm->tid = (pid_t)syscall(SYS_gettid);
 	if (cm->crew->has_cpus)
 		sched_setaffinity(0, sizeof(cm->crew->cpus), &cm->crew->cpus);
+	if (ops->begun)
+		ops->begun(cm);
 	/* The handler's frame takes pages of the stack: they are there before somebody waits. */
 	pthread_kill(pthread_self(), CREW_KICK_SIGNAL);
 	cm->stopped_ns = now_ns();

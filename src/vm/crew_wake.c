@@ -93,7 +93,7 @@ bool crew_get_ready(struct crew_member *cm)
 	pthread_mutex_unlock(&crew->lock);
 	if (crew->ops->prepare)
 		crew->ops->prepare(cm);
-	if (cm->moves)
+	if (cm->moves && !cm->keeps_place)
 		place(cm);
 	pthread_mutex_lock(&crew->lock);
 	return true;

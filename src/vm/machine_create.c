@@ -147,6 +147,8 @@ static int build(struct machine *m, const struct machine_config *cfg, struct err
 		r = loop_wake_init(m->loop, &m->request_wake, machine_handle_requests, m, err);
 	if (r == 0)
 		r = alloc_vcpus(m, cfg->vcpu_cpus, err);
+	if (r == 0 && cfg->stream)
+		r = machine_load_places(m, cfg->stream, err);
 	if (r == 0)
 		r = devices_plan(m, cfg, err);
 	if (r == 0)

@@ -203,6 +203,8 @@ static int save_vcpu(struct machine *m, struct stream_writer *w, uint32_t id, en
 	if (r < 0 || (what == NEWS && v->reading.is_told))
 		return r;
 	vmstate_save(w, &vcpu_vmstate, id, v->state);
+	if (what != NEWS)
+		machine_save_place(m, w, id);
 	if (what == ALL)
 		vcpu_reading_note_told(&v->reading);
 	return 0;
@@ -289,6 +291,7 @@ void machine_takeover_kinds(const struct machine_model *model, struct takeover_k
 							   .fds = machine_fds });
 	takeover_kinds_add(kinds,
 			   &(struct takeover_kind){ .vms = &vcpu_vmstate, .required = true });
+	takeover_kinds_add(kinds, &(struct takeover_kind){ .vms = &vcpu_place_vmstate });
 	takeover_kinds_add(kinds, &(struct takeover_kind){ .vms = &devices_vmstate,
 							   .since = DEVICES_SINCE });
 	for (size_t i = 0; model->classes[i]; i++) {

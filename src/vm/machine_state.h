@@ -17,6 +17,16 @@ int machine_load_vcpu(void *opaque, uint32_t id, struct error *err);
 /* Everything else of a machine whose VM was just built. */
 int machine_load(struct machine *m, struct stream *s, const struct fdtable *fds, struct error *err);
 
+/*
+ * Where and how the host runs vCPUs' threads; see vcpu_place.c. The first notes it of the threads that
+ * run them now; by main, whose own place is what they are held against. The others: the section
+ * "vcpu-thread", where there is one to be sent.
+ */
+extern const struct vmstate vcpu_place_vmstate;
+void machine_note_places(struct machine *m);
+void machine_save_place(const struct machine *m, struct stream_writer *w, uint32_t id);
+int machine_load_places(struct machine *m, struct stream *s, struct error *err);
+
 /* Main's side of machine_request(). */
 void machine_handle_requests(void *opaque);
 

@@ -16,6 +16,7 @@
 #include <molt/base/log.h>
 #include <molt/vm/machine.h>
 
+#include "machine_state.h"
 #include "vcpu_run.h"
 
 /* About what the old order takes; a grace period takes two ticks and more. */
@@ -44,7 +45,10 @@ static struct crew *other(struct machine *m)
 int machine_make_stand_in(struct machine *m, struct error *err)
 {
 	struct crew *crew = m->stand_in = other(m);
-	int r = crew_init(crew, &vcpu_crew_ops, m, m->guest.cpus, err);
+	int r;
+
+	machine_note_places(m);
+	r = crew_init(crew, &vcpu_crew_ops, m, m->guest.cpus, err);
 
 	if (r == 0)
 		r = crew_start(crew, err);

@@ -48,6 +48,11 @@ static void settle(struct crew_member *cm)
 	vcpu_settle(vcpu_of(cm));
 }
 
+static void begun(struct crew_member *cm)
+{
+	vcpu_take_place(vcpu_of(cm), cm);
+}
+
 static void prepare(struct crew_member *cm)
 {
 	struct vcpu *v = vcpu_of(cm);
@@ -79,6 +84,7 @@ static bool waits(struct crew_member *cm)
 const struct crew_ops vcpu_crew_ops = {
 	.name = "vcpu",
 	.title = "vCPU",
+	.begun = begun,
 	.run = run_until_parked,
 	.kick = kick,
 	.prepare = prepare,

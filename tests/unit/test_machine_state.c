@@ -8,10 +8,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
+
+#include "../../src/vm/machine_state.h"
 
 #define PM1_CNT 0x604
 
@@ -95,6 +98,60 @@ static void test_saved_loaded_saved_is_the_same(void **state)
 		bench_fini(&a);
 		bench_fini(&b);
 	}
+}
+
+/* Its thread's nice value; CPUs go the same way (tests/guest/test_placement.py). */
+static int nice_of(struct bench *b, uint32_t vcpu)
+{
+	return getpriority(PRIO_PROCESS, (id_t)b->m.crew->members[vcpu].tid);
+}
+
+static void test_threads_are_run_as_they_were(void **state)
+{
+	struct error err = ERROR_INIT;
+	struct bench_state st;
+	struct bench a, b;
+	int usual = getpriority(PRIO_PROCESS, 0);
+
+	(void)state;
+	bench_init(&a, 2);
+	setpriority(PRIO_PROCESS, (id_t)a.m.crew->members[1].tid, usual + 3);
+	machine_note_places(&a.m);
+	bench_save(&a, &st, 1);
+	assert_null(stream_find(&st.s, "vcpu-thread", 0));
+	assert_non_null(stream_find(&st.s, "vcpu-thread", 1));
+	if (bench_load(&b, &st, &err) < 0)
+		fail_msg("%s", err.text);
+	assert_int_equal(nice_of(&b, 0), usual);
+	assert_int_equal(nice_of(&b, 1), usual + 3);
+	bench_state_fini(&st);
+	bench_fini(&a);
+	bench_fini(&b);
+}
+
+/* Whatever a state says of them, the guest runs. */
+static void test_places_that_there_are_not(void **state)
+{
+	struct error err = ERROR_INIT;
+	struct bench_state st;
+	struct bench a, b;
+	struct vcpu_place *p;
+
+	(void)state;
+	bench_init(&a, 1);
+	p = &a.m.vcpus[0].place;
+	*p = (struct vcpu_place){ .policy = 77, .priority = 1000, .nice = 5, .differs = true };
+	p->cpus[VCPU_PLACE_WORDS - 1] = 1ull << 63;
+	p->nwords = VCPU_PLACE_WORDS;
+	bench_save(&a, &st, 1);
+	if (bench_load(&b, &st, &err) < 0)
+		fail_msg("%s", err.text);
+	assert_int_equal(nice_of(&b, 0), 5);
+	bench_run(&b);
+	machine_wait_entered(&b.m);
+	bench_state_fini(&st);
+	bench_fini(&a);
+	bench_fini(&b);
 }
 
 static void test_kvmclock_goes_on(void **state)
@@ -574,6 +631,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_saved_loaded_saved_is_the_same),
+		cmocka_unit_test(test_threads_are_run_as_they_were),
+		cmocka_unit_test(test_places_that_there_are_not),
 		cmocka_unit_test(test_kvmclock_goes_on),
 		cmocka_unit_test(test_kvmclock_on_a_busy_host),
 		cmocka_unit_test(test_wall_clock_arrives_after_the_commit),

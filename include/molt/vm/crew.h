@@ -64,7 +64,8 @@ struct crew_member {
 	_Atomic bool to_prepare;  /* see crew_prepare() */
 	bool moves;               /* to one of these then */
 	cpu_set_t wake_on;
-	bool is_placed; /* its thread's own: it is there, and may usually be elsewhere */
+	bool keeps_place; /* begun()'s: it is pinned, and is not to be moved */
+	bool is_placed;   /* its thread's own: it is there, and may usually be elsewhere */
 	cpu_set_t usual;
 };
 
@@ -73,6 +74,8 @@ struct crew_ops {
 	const char *name;  /* of its threads, followed by the member's number; see CREW_NAME_MAX */
 	const char *title; /* the same for the user: "vCPU" */
 
+	/* First of all, when its thread has begun; or NULL. */
+	void (*begun)(struct crew_member *cm);
 	/*
 	 * Works, until crew_may_run() says no; may return sooner, and is called again. Where it
 	 * blocks it does these in this order, and no kick is lost: takes back what kick() has done,

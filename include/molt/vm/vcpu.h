@@ -23,6 +23,19 @@ struct vcpu_retry {
 	bool told;        /* the log says what is missing */
 };
 
+#define VCPU_PLACE_WORDS 16u /* 1024 CPUs of the host, as a cpu_set_t has */
+
+/* Where and how the host runs a vCPU's thread; see vcpu_place.c. */
+struct vcpu_place {
+	uint64_t cpus[VCPU_PLACE_WORDS]; /* bit N: on CPU N */
+	uint32_t nwords;                 /* of cpus; none after the last CPU */
+	uint32_t policy;                 /* SCHED_OTHER .. */
+	uint32_t priority;               /* of real-time policies */
+	uint32_t nice;                   /* as int */
+	bool differs;                    /* from main's: else none of this is to be kept */
+	uint8_t reserved[7];
+};
+
 struct vcpu {
 	struct machine *machine;
 	uint32_t id;
@@ -33,6 +46,7 @@ struct vcpu {
 	struct crew_member *member; /* who runs it, or did last; its thread's own */
 	uint64_t steal_time;      /* the guest's MSR, where it was stopped in this KVM VM; else 0 */
 	struct vcpu_retry retry;  /* the thread's own */
+	struct vcpu_place place;  /* as it was before the thread it has now, or is to get */
 	struct lapic_timer timer; /* whose fd is, see docs/architecture.md */
 	struct vcpu_reading reading; /* of what is in state; open while run is mapped */
 	struct vcpu_state *state;    /* CPUID always; the rest while saved or loaded */
