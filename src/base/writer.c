@@ -15,16 +15,7 @@
 
 static struct timespec after(unsigned int ms)
 {
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	ts.tv_sec += ms / 1000;
-	ts.tv_nsec += (long)(ms % 1000) * 1000000;
-	if (ts.tv_nsec >= 1000000000) {
-		ts.tv_sec++;
-		ts.tv_nsec -= 1000000000;
-	}
-	return ts;
+	return ns_to_timespec(now_ns() + ms * 1000000ull);
 }
 
 /* Under the lock: waits for a condition, at most until then. False when the time is over. */

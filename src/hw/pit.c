@@ -119,10 +119,8 @@ static struct pit *to_pit(struct device *dev)
 /* 0: not before it is armed again. */
 static void arm_at(struct pit *p, uint64_t ns)
 {
-	struct itimerspec its = { 0 };
+	const struct itimerspec its = { .it_value = ns_to_timespec(ns) };
 
-	its.it_value.tv_sec = (time_t)(ns / 1000000000u);
-	its.it_value.tv_nsec = (long)(ns % 1000000000u);
 	if (timerfd_settime(p->host.timer, TFD_TIMER_ABSTIME, &its, NULL) < 0)
 		log_error("pit: cannot set the timer: %s", strerror(errno));
 }

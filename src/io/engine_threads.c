@@ -10,6 +10,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <molt/base/fd.h>
+
 #include "internal.h"
 
 #define POOL_THREADS 8
@@ -124,8 +126,7 @@ static void reap(struct io_queue *q)
 /* #syscalls io: ppoll poll read */
 static void wait_for_kick(struct io_queue *q, int64_t timeout_ns)
 {
-	struct timespec ts = { .tv_sec = timeout_ns / 1000000000,
-			       .tv_nsec = timeout_ns % 1000000000 };
+	const struct timespec ts = ns_to_timespec((uint64_t)timeout_ns);
 	struct pollfd pfd = { .fd = q->kick_fd, .events = POLLIN };
 	uint64_t count;
 

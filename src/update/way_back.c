@@ -69,12 +69,8 @@ static void *close_files(void *opaque)
 
 static bool ends_in_time(pthread_t thread)
 {
-	struct timespec then;
+	const struct timespec then = ns_to_timespec(now_ns() + CLOSE_WAIT_NS);
 
-	clock_gettime(CLOCK_MONOTONIC, &then);
-	then.tv_nsec += CLOSE_WAIT_NS;
-	then.tv_sec += then.tv_nsec / 1000000000;
-	then.tv_nsec %= 1000000000;
 	return pthread_clockjoin_np(thread, NULL, CLOCK_MONOTONIC, &then) == 0;
 }
 

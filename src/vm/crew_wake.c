@@ -49,8 +49,7 @@ void crew_sleep(struct crew_member *cm, uint32_t seen)
 
 bool crew_nap(struct crew_member *cm, uint64_t until_ns)
 {
-	const struct timespec until = { .tv_sec = (time_t)(until_ns / 1000000000),
-					.tv_nsec = (long)(until_ns % 1000000000) };
+	const struct timespec until = ns_to_timespec(until_ns);
 
 	return wait_woken(cm, atomic_load(&cm->woken), &until);
 }

@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/types.h>
+#include <time.h>
 
 #include <molt/base/error.h>
 
@@ -52,6 +53,9 @@ bool fd_is_elf(int fd);
 
 /* CLOCK_MONOTONIC in nanoseconds; it runs on across exec, so stamps from both sides compare. */
 uint64_t now_ns(void);
+
+/* A time or a length of time as system calls take it. */
+struct timespec ns_to_timespec(uint64_t ns);
 
 static inline void cleanup_close(int *fd)
 {
