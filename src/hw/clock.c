@@ -9,7 +9,8 @@
  * stepped nor slewed and is what KVM counts by. The two clocks cannot be read in one instant, so
  * both sides take the tightest of a few brackets, and what a first KVM_SET_CLOCK missed is measured
  * and set right by a second. On a host whose CPUs are all busy a bracket may be milliseconds wide, and
- * the clock set as late: so there are as many more as it takes for a tight one.
+ * the clock set as late: so there are as many more as it takes for a tight one. On a slow host each
+ * setting is late by more than that; so what is made up for is the least that one was late by.
  *
  * What travels is the difference of the two clocks. A measurement that is off the one that came
  * with the last update by less than it can be wrong is not taken as news: else the errors of a
@@ -137,12 +138,15 @@ static int clock_post_load(struct device *dev, struct error *err)
 	struct clock *c = (struct clock *)dev;
 	const struct clock_guest *g = &c->guest;
 	struct kvm_vm *vm = &dev->machine->vm;
-	uint64_t aim = g->offset, got = 0, wrong_by = 0;
+	uint64_t aim, got = 0, wrong_by = 0;
+	int64_t late = 0, least = INT64_MAX;
 	bool right = false;
 
 	for (int i = 0; i < SETTINGS || (i < MORE_SETTINGS && !right); i++) {
-		int r = set_clock(vm, raw_now() + aim, err);
+		int r;
 
+		aim = g->offset + (uint64_t)late;
+		r = set_clock(vm, raw_now() + aim, err);
 		if (r == 0)
 			r = measure(vm, &got, &wrong_by, err);
 		if (r < 0)
@@ -150,8 +154,11 @@ static int clock_post_load(struct device *dev, struct error *err)
 		right = wrong_by <= TIGHT_NS && is_near(got, g->offset, NOISE_NS / 2);
 		if (right && is_near(got, g->offset, GOOD_ENOUGH_NS))
 			break;
-		if (right)
-			aim += g->offset - got;
+		if (wrong_by > TIGHT_NS)
+			continue;
+		if ((int64_t)(aim - got) < least)
+			least = (int64_t)(aim - got);
+		late = right ? (int64_t)(aim - got) : least;
 	}
 	if (!right)
 		return err_set(err, EAGAIN,

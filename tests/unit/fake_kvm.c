@@ -275,8 +275,14 @@ static int once(bool *flag)
 	return 0;
 }
 
+uint64_t fake_clock_set_ns;
+
 static int kvmclock(struct fake_vm *vm, struct kvm_clock_data *data, bool set)
 {
+	uint64_t until = raw_now() + fake_clock_set_ns;
+
+	while (set && raw_now() < until)
+		;
 	if (set)
 		vm->clock_offset = (int64_t)(data->clock - raw_now());
 	else

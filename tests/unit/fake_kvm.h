@@ -62,6 +62,9 @@ struct fake_call {
 	uint32_t nmsrs;
 };
 
+/* KVM_SET_CLOCK sets the clock so much later, each time. */
+extern uint64_t fake_clock_set_ns;
+
 struct fake_vm {
 	int fd;
 	unsigned int nslots;

@@ -195,6 +195,27 @@ static void test_kvmclock_on_a_busy_host(void **state)
 	bench_fini(&b);
 }
 
+static void test_kvmclock_on_a_slow_host(void **state)
+{
+	struct error err = ERROR_INIT;
+	struct bench_state st;
+	struct bench a, b;
+	int64_t off;
+
+	(void)state;
+	bench_init(&a, 1);
+	bench_save(&a, &st, 1);
+	fake_clock_set_ns = 300000;
+	if (bench_load(&b, &st, &err) < 0)
+		fail_msg("%s", err.text);
+	fake_clock_set_ns = 0;
+	off = bench_vm(&b)->clock_offset - bench_vm(&a)->clock_offset;
+	assert_true(off > -200000 && off < 200000);
+	bench_state_fini(&st);
+	bench_fini(&a);
+	bench_fini(&b);
+}
+
 static uint64_t *wall_clock(struct bench *b)
 {
 	struct fake_vcpu *v = bench_vcpu(b, 0);
@@ -635,6 +656,7 @@ int main(void)
 		cmocka_unit_test(test_places_that_there_are_not),
 		cmocka_unit_test(test_kvmclock_goes_on),
 		cmocka_unit_test(test_kvmclock_on_a_busy_host),
+		cmocka_unit_test(test_kvmclock_on_a_slow_host),
 		cmocka_unit_test(test_wall_clock_arrives_after_the_commit),
 		cmocka_unit_test(test_ram_is_the_same_memory),
 		cmocka_unit_test(test_loaded_machine_runs_and_resets),
