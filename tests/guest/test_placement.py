@@ -6,7 +6,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from moltvm import QmpError, Skip, Vm, molt, need_kvm, run_cases, sanitized  # noqa: E402
+from moltvm import Skip, Vm, molt, need_kvm, run_cases, sanitized  # noqa: E402
 
 CPUS = sorted(os.sched_getaffinity(0))
 
@@ -83,25 +83,18 @@ def test_as_main_again():
         assert places(vm) == [place(vm.pid)] * 4, places(vm)
 
 
-def fails(vm, *command):
-    try:
-        vm.update(*command, no_check=True)
-    except QmpError:
-        return vm.qmp.wait_event("UPDATE_FAILED")["data"]["pid"]
-    raise AssertionError("%s took over" % command[0])
-
-
 def test_over_updates_that_fail():
     """The way back has two more arrangements: the same process, and the stand-in."""
     if "MOLT_OTHERS" not in os.environ:
         raise Skip("MOLT_OTHERS does not name the molts that cannot take over")
     with start() as vm:
         wanted = pin(vm)
-        assert fails(vm, os.path.join(os.environ["MOLT_OTHERS"], "molt-no-i8042"), *vm.argv[1:]) == vm.pid
+        other = os.path.join(os.environ["MOLT_OTHERS"], "molt-no-i8042")
+        assert vm.fail_update([other, *vm.argv[1:]]) == vm.pid
         stay(vm, wanted)
         if sanitized():
             return
-        vm.follow(fails(vm, "/bin/true"))
+        vm.follow(vm.fail_update(["/bin/true"]))
         stay(vm, wanted)
         vm.update()
         stay(vm, wanted)

@@ -13,7 +13,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from moltvm import QmpError, Skip, Vm, need_kvm, run_cases, sanitized  # noqa: E402
+from moltvm import Skip, Vm, need_kvm, run_cases, sanitized  # noqa: E402
 from soak import passes  # noqa: E402
 
 SPREAD_S = 0.07
@@ -91,27 +91,18 @@ def test_stopped_in_between():
         check(vm)
 
 
-def fails(vm, command, words):
-    try:
-        vm.update(command=command, no_check=True)
-    except QmpError as err:
-        assert words in str(err), err
-        return vm.qmp.wait_event("UPDATE_FAILED")["data"]["pid"]
-    raise AssertionError("%s took over" % command)
-
-
 def failing(options):
     with start(options) as vm:
         for _ in range(updates_wanted(10) // 2 + 1):
             some_time()
             other = os.path.join(os.environ["MOLT_OTHERS"], "molt-no-i8042")
-            assert fails(vm, [other, *vm.argv[1:]], "i8042") == vm.pid
+            assert vm.fail_update([other, *vm.argv[1:]], "i8042") == vm.pid
         check(vm)
         if sanitized():
             return
         some_time()
         was = vm.pid
-        vm.follow(fails(vm, ["/bin/true"], "ended before"))
+        vm.follow(vm.fail_update(["/bin/true"], "ended before"))
         assert vm.pid != was
         check(vm)
 

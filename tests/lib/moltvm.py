@@ -409,6 +409,15 @@ class Vm:
             self.wait_for(lambda: self.state_file_now(path) != before, "the copy of the state in %s" % path)
         return report
 
+    def fail_update(self, command, words=""):
+        """An update that nobody checks and that fails, for these reasons: who runs the guest then."""
+        try:
+            self.update(command=command, no_check=True)
+        except QmpError as err:
+            assert words in str(err), err
+            return self.qmp.wait_event("UPDATE_FAILED")["data"]["pid"]
+        raise AssertionError("%s took over" % command)
+
     @staticmethod
     def state_file_now(path):
         """What tells a file there from another: the copy is made once the guest runs again."""
