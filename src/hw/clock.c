@@ -156,9 +156,10 @@ static int clock_post_load(struct device *dev, struct error *err)
 			break;
 		if (wrong_by > TIGHT_NS)
 			continue;
-		if ((int64_t)(aim - got) < least)
-			least = (int64_t)(aim - got);
-		late = right ? (int64_t)(aim - got) : least;
+		late = (int64_t)(aim - got);
+		least = late < least ? late : least;
+		if (!right)
+			late = least;
 	}
 	if (!right)
 		return err_set(err, EAGAIN,

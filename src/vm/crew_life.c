@@ -99,7 +99,6 @@ static int start_member(struct crew_member *cm, struct error *err)
 	atomic_store(&cm->parked, false);
 	atomic_store(&cm->entered_ns, 0);
 	cm->confined = false;
-	cm->keeps_place = false;
 	r = create_thread(cm, err);
 	if (r < 0) {
 		atomic_store(&cm->parked, true); /* nobody is to wait for it */

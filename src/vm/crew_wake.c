@@ -92,7 +92,7 @@ bool crew_get_ready(struct crew_member *cm)
 	pthread_mutex_unlock(&crew->lock);
 	if (crew->ops->prepare)
 		crew->ops->prepare(cm);
-	if (cm->moves && !cm->keeps_place)
+	if (cm->moves)
 		place(cm);
 	pthread_mutex_lock(&crew->lock);
 	return true;

@@ -158,7 +158,7 @@ bool lapic_timer_is_in_doubt(struct lapic_timer *t, struct kvm *kvm, int vcpu_fd
 	return !t->settled;
 }
 
-void lapic_timer_is_settled(struct lapic_timer *t)
+void lapic_timer_note_taken(struct lapic_timer *t)
 {
 	t->settled = true;
 }

@@ -69,7 +69,7 @@ void machine_prepare_vcpus(struct machine *m, struct crew *crew, const cpu_set_t
 	machine_note_who_waits(m, crew);
 	for (uint32_t i = 0; i < m->guest.cpus; i++)
 		if (!vcpu_state_waits(m->vcpus[i].state) || helpers-- > 0)
-			crew_prepare(crew, i, where);
+			crew_prepare(crew, i, m->vcpus[i].place.differs ? NULL : where);
 }
 
 void machine_tell_paused(struct machine *m)

@@ -50,7 +50,7 @@ static void settle(struct crew_member *cm)
 
 static void begun(struct crew_member *cm)
 {
-	vcpu_take_place(vcpu_of(cm), cm);
+	vcpu_take_place(vcpu_of(cm));
 }
 
 static void prepare(struct crew_member *cm)

@@ -23,8 +23,6 @@
 #include "machine_state.h"
 #include "vcpu_run.h"
 
-#define BITS 64u
-
 static const struct vmstate_field place_fields[] = {
 	VMSTATE_U64_VAR(struct vcpu_place, cpus, nwords),
 	VMSTATE_U32(struct vcpu_place, policy),
@@ -44,21 +42,20 @@ const struct vmstate vcpu_place_vmstate = {
 	.ignorable = true,
 };
 
+_Static_assert(sizeof(cpu_set_t) == sizeof(((struct vcpu_place *)NULL)->cpus),
+	       "bit N of it: CPU N");
+
 static void put_cpus(struct vcpu_place *p, const cpu_set_t *set)
 {
-	for (uint32_t cpu = 0; cpu < VCPU_PLACE_WORDS * BITS; cpu++)
-		if (CPU_ISSET(cpu, set)) {
-			p->cpus[cpu / BITS] |= 1ull << cpu % BITS;
-			p->nwords = cpu / BITS + 1;
-		}
+	memcpy(p->cpus, set, sizeof(p->cpus));
+	for (p->nwords = VCPU_PLACE_WORDS; p->nwords && !p->cpus[p->nwords - 1];)
+		p->nwords--;
 }
 
 static void get_cpus(const struct vcpu_place *p, cpu_set_t *set)
 {
 	CPU_ZERO(set);
-	for (uint32_t cpu = 0; cpu < p->nwords * BITS; cpu++)
-		if (p->cpus[cpu / BITS] >> cpu % BITS & 1)
-			CPU_SET(cpu, set);
+	memcpy(set, p->cpus, p->nwords * sizeof(p->cpus[0]));
 }
 
 /* tid 0: the caller's. */
@@ -141,13 +138,12 @@ static void take_priority(const struct vcpu *v, const struct vcpu_place *is)
 			 v->id, (int)p->nice, strerror(errno));
 }
 
-void vcpu_take_place(struct vcpu *v, struct crew_member *cm)
+void vcpu_take_place(struct vcpu *v)
 {
 	struct vcpu_place is;
 
 	if (!v->place.differs)
 		return;
-	cm->keeps_place = true;
 	take_cpus(v);
 	if (read_place(&is, 0))
 		take_priority(v, &is);

@@ -11,10 +11,10 @@
  * A CPU that was not started yet may get EAGAIN for as long as its guest likes: KVM does not block
  * where an NMI waits for it, which only comes after the start.
  *
- * Waiting is done on the park's condition, not by nanosleep(): it takes no other system call than
+ * Waiting is done on the park's futex, not by nanosleep(): it takes no other system call than
  * the park itself. Main does not signal it when it wants the vCPU to park, so the waits are short.
  *
- * #syscalls vcpu: ioctl(KVM_GET_MP_STATE) futex
+ * #syscalls vcpu: futex
  */
 #include <errno.h>
 
@@ -27,14 +27,6 @@
 #define TELL_NS 1000000000u
 #define APART_NS 1000000000u /* what is further apart is no answer to the call before */
 #define WAIT_NS 5000000u
-
-static bool waits_for_its_start(struct vcpu *v)
-{
-	struct kvm_mp_state mp;
-
-	return kvm_call(&v->machine->kvm, v->fd, KVM_GET_MP_STATE, &mp) == 0 &&
-	       mp.mp_state == KVM_MP_STATE_UNINITIALIZED;
-}
 
 static void tell(struct vcpu *v)
 {
@@ -57,7 +49,7 @@ bool vcpu_retry(struct vcpu *v)
 		return true;
 	}
 	if (now - retry->since_ns >= TELL_NS && !retry->told) {
-		if (waits_for_its_start(v))
+		if (vcpu_state_is(&v->machine->kvm, v->fd, KVM_MP_STATE_UNINITIALIZED))
 			retry->since_ns = now;
 		else
 			tell(v);

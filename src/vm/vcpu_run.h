@@ -55,9 +55,9 @@ bool vcpu_retry(struct vcpu *v);
 
 /*
  * A vCPU's thread takes over where and how the one before was run, where that was not like main; see
- * vcpu_place.c. On the new thread, first of all; cm is its member.
+ * vcpu_place.c. On the new thread, first of all.
  */
-void vcpu_take_place(struct vcpu *v, struct crew_member *cm);
+void vcpu_take_place(struct vcpu *v);
 
 /*
  * Before another thread than the one so far runs this vCPU, in the same KVM VM; see steal_time.c.

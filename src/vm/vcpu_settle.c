@@ -26,8 +26,8 @@
  * a guest is used to from a timer that it sets anew while it expires. A guest that sleeps until
  * an interrupt that was lost sleeps for ever.
  *
- * #syscalls vcpu: ioctl(KVM_RUN) ioctl(KVM_SET_SIGNAL_MASK) ioctl(KVM_GET_MP_STATE)
- * #syscalls vcpu: ioctl(KVM_SET_MP_STATE) getcpu futex
+ * #syscalls vcpu: ioctl(KVM_RUN) ioctl(KVM_SET_SIGNAL_MASK) ioctl(KVM_SET_MP_STATE)
+ * #syscalls vcpu: getcpu futex
  */
 #include <sched.h>
 #include <signal.h>
@@ -57,14 +57,6 @@ static int set_signal_mask(struct vcpu *v, const sigset_t *blocked)
 	return kvm_call(&v->machine->kvm, v->fd, KVM_SET_SIGNAL_MASK, blocked ? &mask : NULL);
 }
 
-static bool is(struct vcpu *v, uint32_t mp_state)
-{
-	struct kvm_mp_state mp;
-
-	return kvm_call(&v->machine->kvm, v->fd, KVM_GET_MP_STATE, &mp) == 0 &&
-	       mp.mp_state == mp_state;
-}
-
 static int make(struct vcpu *v, uint32_t mp_state)
 {
 	struct kvm_mp_state mp = { .mp_state = mp_state };
@@ -75,10 +67,12 @@ static int make(struct vcpu *v, uint32_t mp_state)
 /* The vCPU may have got an INIT meanwhile, or an interrupt: then it is not halted any more. */
 static bool run_as_halted(struct vcpu *v, bool *half_done)
 {
+	struct kvm *kvm = &v->machine->kvm;
+
 	if (make(v, KVM_MP_STATE_HALTED) < 0)
 		return false;
 	*half_done = vcpu_run_once(v);
-	for (int try = 0; is(v, KVM_MP_STATE_HALTED) && try < TRIES; try++)
+	for (int try = 0; vcpu_state_is(kvm, v->fd, KVM_MP_STATE_HALTED) && try < TRIES; try++)
 		make(v, KVM_MP_STATE_RUNNABLE);
 	return true;
 }
@@ -104,14 +98,14 @@ static bool settle(struct vcpu *v)
 
 	if (!lapic_timer_is_in_doubt(&v->timer, kvm, v->fd))
 		return half_done;
-	runs = is(v, KVM_MP_STATE_RUNNABLE);
+	runs = vcpu_state_is(kvm, v->fd, KVM_MP_STATE_RUNNABLE);
 	for (int try = 0; try < (runs ? PROOFS : TRIES) && !certain; try++) {
 		certain = wait_for_note(v, runs, &half_done);
 		if (!lapic_timer_is_in_doubt(&v->timer, kvm, v->fd))
 			return half_done;
 	}
 	if (certain)
-		lapic_timer_is_settled(&v->timer);
+		lapic_timer_note_taken(&v->timer);
 	return half_done;
 }
 

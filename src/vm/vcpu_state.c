@@ -83,3 +83,11 @@ int vcpu_state_rehearse(const struct vcpu_state *st, struct kvm *kvm, int vcpu_f
 {
 	return set_all(st, kvm, vcpu_fd, true, err);
 }
+
+/* #syscalls vcpu: ioctl(KVM_GET_MP_STATE) */
+bool vcpu_state_is(struct kvm *kvm, int vcpu_fd, uint32_t mp_state)
+{
+	struct kvm_mp_state mp;
+
+	return kvm_call(kvm, vcpu_fd, KVM_GET_MP_STATE, &mp) == 0 && mp.mp_state == mp_state;
+}

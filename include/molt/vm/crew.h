@@ -64,8 +64,7 @@ struct crew_member {
 	_Atomic bool to_prepare;  /* see crew_prepare() */
 	bool moves;               /* to one of these then */
 	cpu_set_t wake_on;
-	bool keeps_place; /* begun()'s: it is pinned, and is not to be moved */
-	bool is_placed;   /* its thread's own: it is there, and may usually be elsewhere */
+	bool is_placed; /* its thread's own: it is there, and may usually be elsewhere */
 	cpu_set_t usual;
 };
 

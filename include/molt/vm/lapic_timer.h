@@ -40,7 +40,7 @@ bool lapic_timer_mark(struct lapic_timer *t, struct kvm *kvm, int vcpu_fd);
 bool lapic_timer_is_in_doubt(struct lapic_timer *t, struct kvm *kvm, int vcpu_fd);
 
 /* It was taken. Where that is not said, lapic_timer_save() makes it pending. */
-void lapic_timer_is_settled(struct lapic_timer *t);
+void lapic_timer_note_taken(struct lapic_timer *t);
 
 /* The mark of a vCPU that was loaded from st and has not run yet. */
 void lapic_timer_loaded(struct lapic_timer *t, const struct vcpu_state *st);
