@@ -118,11 +118,13 @@ static int start_other(void *opaque, uint32_t item, struct error *err)
 	return start_member(&crew->members[item + 1], err);
 }
 
-int crew_start(struct crew *crew, struct error *err)
+int crew_start(struct crew *crew, bool by_main, struct error *err)
 {
 	int r = start_member(&crew->members[0], err);
 
-	if (r < 0 || crew->count == 1)
+	for (uint32_t i = 1; by_main && i < crew->count && r == 0; i++)
+		r = start_member(&crew->members[i], err);
+	if (r < 0 || by_main || crew->count == 1)
 		return r;
 	crew_job_start(crew, start_other, crew);
 	crew_job_offer(crew, crew->count - 1);

@@ -154,7 +154,7 @@ static int build(struct machine *m, const struct machine_config *cfg, struct err
 	if (r == 0)
 		r = devices_create(m, cfg, true, err);
 	if (r == 0)
-		r = crew_start(m->crew, err);
+		r = crew_start(m->crew, machine_has_places(m), err);
 	if (r == 0)
 		r = machine_build_vm(m, cfg, err);
 	if (r == 0)

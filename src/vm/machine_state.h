@@ -20,11 +20,12 @@ int machine_load(struct machine *m, struct stream *s, const struct fdtable *fds,
 /*
  * Where and how the host runs vCPUs' threads; see vcpu_place.c. The first notes it of the threads that
  * run them now; by main, whose own place is what they are held against. The others: the section
- * "vcpu-thread", where there is one to be sent.
+ * "vcpu-thread", where there is one to be sent, and whether there is any.
  */
 extern const struct vmstate vcpu_place_vmstate;
 void machine_note_places(struct machine *m);
 void machine_save_place(const struct machine *m, struct stream_writer *w, uint32_t id);
+bool machine_has_places(const struct machine *m);
 int machine_load_places(struct machine *m, struct stream *s, struct error *err);
 
 /* Main's side of machine_request(). */

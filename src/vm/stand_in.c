@@ -51,7 +51,7 @@ int machine_make_stand_in(struct machine *m, struct error *err)
 	r = crew_init(crew, &vcpu_crew_ops, m, m->guest.cpus, err);
 
 	if (r == 0)
-		r = crew_start(crew, err);
+		r = crew_start(crew, machine_has_places(m), err);
 	if (r == 0)
 		r = crew_job_finish(crew, err);
 	if (r == 0)

@@ -7,7 +7,8 @@
  * be run like main, to which they belong: pinned to its CPU, if it is to one. So before a stand-in is
  * made it is noted of each vCPU's thread in what it differs from main. The stand-in's threads take that
  * over, and by the state the successor's do; each by itself, before the guest is stopped. A thread that
- * is run like main is not noted: what follows it is run like main then.
+ * is run like main is not noted: what follows it is run like main then. Threads inherit all this from
+ * who starts them: where one is noted, main starts them all, and no vCPU's thread another.
  *
  * A priority may be given up by anybody, but taken only by whom RLIMIT_NICE and RLIMIT_RTPRIO let.
  * What cannot be had is said in the log, and the guest runs all the same.
@@ -90,6 +91,14 @@ void machine_note_places(struct machine *m)
 		p->differs = known && read_place(p, m->crew->members[i].tid) &&
 			     memcmp(p, &mains, sizeof(mains)) != 0;
 	}
+}
+
+bool machine_has_places(const struct machine *m)
+{
+	for (uint32_t i = 0; i < m->guest.cpus; i++)
+		if (m->vcpus[i].place.differs)
+			return true;
+	return false;
 }
 
 void machine_save_place(const struct machine *m, struct stream_writer *w, uint32_t id)

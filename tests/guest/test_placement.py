@@ -11,8 +11,8 @@ from moltvm import Skip, Vm, molt, need_kvm, run_cases, sanitized  # noqa: E402
 CPUS = sorted(os.sched_getaffinity(0))
 
 
-def start():
-    vm = Vm("--cpus", "3", cmdline="period_ms=20")
+def start(cpus=3):
+    vm = Vm("--cpus", str(cpus), cmdline="period_ms=20")
     vm.wait_ticks(2)
     return vm
 
@@ -57,6 +57,22 @@ def test_over_updates():
             before = threads(vm)
             vm.update()
             assert not set(before) & set(threads(vm))
+            stay(vm, wanted)
+
+
+def test_one_of_them():
+    """The others are run like main, and take nothing over from it; many, so that some are still to be started then."""
+    with start(16) as vm:
+        alone = {CPUS[-1]} if len(CPUS) > 1 else set(CPUS)
+        first = threads(vm)[0]
+        os.setpriority(os.PRIO_PROCESS, first, 7)
+        os.sched_setaffinity(first, alone)
+        wanted = [place(vm.pid), (alone, os.SCHED_OTHER, 7), *[place(vm.pid)] * 15]
+        for _ in range(3):
+            vm.update()
+            stay(vm, wanted)
+        if not sanitized():
+            vm.follow(vm.fail_update(["/bin/true"]))
             stay(vm, wanted)
 
 

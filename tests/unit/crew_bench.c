@@ -132,7 +132,7 @@ bool crew_bench_init(struct crew_bench *b, uint32_t count, struct error *err)
 
 bool crew_bench_start(struct crew_bench *b, uint32_t count, struct error *err)
 {
-	if (!crew_bench_init(b, count, err) || crew_start(&b->crew, err) < 0 ||
+	if (!crew_bench_init(b, count, err) || crew_start(&b->crew, false, err) < 0 ||
 	    crew_job_finish(&b->crew, err) < 0)
 		return false;
 	crew_wait_parked(&b->crew);

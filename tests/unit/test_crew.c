@@ -448,7 +448,7 @@ static void test_who_starts_them_may_be_kept_elsewhere(void **state)
 	assert_true(crew_bench_init(b, 2, &err));
 	crew_set_cpus(&b->crew, &all);
 	assert_int_equal(sched_setaffinity(0, sizeof(one), &one), 0);
-	assert_int_equal(crew_start(&b->crew, &err), 0);
+	assert_int_equal(crew_start(&b->crew, false, &err), 0);
 	assert_int_equal(crew_job_finish(&b->crew, &err), 0);
 	crew_wait_parked(&b->crew);
 	assert_true(wait_for_cpus(&b->crew.members[0], &all));

@@ -118,7 +118,7 @@ static int heir(void *opaque)
 
 	wait_for_its_end(s);
 	crew_forget(&s->b.crew);
-	CHECK(crew_start(&s->b.crew, &err) == 0);
+	CHECK(crew_start(&s->b.crew, false, &err) == 0);
 	CHECK(crew_job_finish(&s->b.crew, &err) == 0);
 	crew_wait_parked(&s->b.crew);
 	for (uint32_t i = 0; i < MEMBERS; i++)
@@ -192,7 +192,7 @@ static int standin(void *opaque)
 	struct scene *s = opaque;
 
 	CHECK(crew_bench_second(&s->b, &s->second, &err));
-	CHECK(crew_start(&s->second, &err) == 0);
+	CHECK(crew_start(&s->second, false, &err) == 0);
 	CHECK(crew_job_finish(&s->second, &err) == 0);
 	crew_wait_parked(&s->second);
 	for (int i = 0; i < TURNS; i++) {

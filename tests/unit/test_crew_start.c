@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <molt/base/fd.h>
@@ -41,7 +42,7 @@ static void test_not_even_the_first_thread(void **state)
 	b = crew_bench_new(0);
 	assert_true(crew_bench_init(b, 3, &err));
 	allow_threads(false);
-	assert_int_equal(crew_start(&b->crew, &err), -EAGAIN);
+	assert_int_equal(crew_start(&b->crew, false, &err), -EAGAIN);
 	allow_threads(true);
 	assert_non_null(strstr(err.text, "thread for sleeper 0"));
 	crew_bench_free(b);
@@ -61,7 +62,7 @@ static struct crew_bench *start_one_of_three(void)
 
 	assert_true(crew_bench_init(b, 3, &err));
 	b->ops.started = no_more_threads;
-	assert_int_equal(crew_start(&b->crew, &err), 0);
+	assert_int_equal(crew_start(&b->crew, false, &err), 0);
 	assert_int_equal(crew_job_finish(&b->crew, &err), -EAGAIN);
 	assert_non_null(strstr(err.text, "thread for sleeper "));
 	b->ops.started = NULL;
@@ -86,11 +87,38 @@ static void test_a_crew_that_lacks_threads_works_without(void **state)
 	crew_bench_free(start_one_of_three());
 }
 
+static int nice_as_found[3];
+
+static void become_nice(struct crew_member *cm)
+{
+	nice_as_found[cm->id] = getpriority(PRIO_PROCESS, 0);
+	setpriority(PRIO_PROCESS, 0, nice_as_found[cm->id] + 3);
+}
+
+static void test_started_by_main_they_inherit_what_is_mains(void **state)
+{
+	struct crew_bench *b = crew_bench_new(0);
+	int mains = getpriority(PRIO_PROCESS, 0);
+	struct error err = ERROR_INIT;
+
+	(void)state;
+	assert_true(mains < 19);
+	assert_true(crew_bench_init(b, 3, &err));
+	b->ops.begun = become_nice;
+	assert_int_equal(crew_start(&b->crew, true, &err), 0);
+	assert_int_equal(crew_job_finish(&b->crew, &err), 0);
+	crew_wait_parked(&b->crew);
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(nice_as_found[i], mains);
+	crew_bench_free(b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_not_even_the_first_thread),
 		cmocka_unit_test(test_a_crew_that_lacks_threads_works_without),
+		cmocka_unit_test(test_started_by_main_they_inherit_what_is_mains),
 	};
 
 	log_set_fd(-1); /* "trying again": provoked here */

@@ -145,11 +145,12 @@ void crew_fini(struct crew *crew);
 
 /*
  * Starts the threads, which park: the first one, and it starts the others as a job, while main does
- * something else. crew_job_finish() says whether they are all there; it is to be called if this
+ * something else; or all by main itself, where begun() makes of a thread what others must not
+ * inherit. crew_job_finish() says whether they are all there; it is to be called if this
  * returned 0, and before any other job. With all signals blocked but the kick and SIGSYS, which is
  * what a forbidden system call brings. -errno of pthread_create(). crew_stop() after an error.
  */
-int crew_start(struct crew *crew, struct error *err);
+int crew_start(struct crew *crew, bool by_main, struct error *err);
 
 /* Ends the threads that there are, wherever they are, one after the other. */
 void crew_stop(struct crew *crew);
