@@ -12,6 +12,7 @@
 #define COUNT_1MS 1193
 #define ONE_SHOT 0x30 /* channel 0, low then high, mode 0 */
 #define RATE 0x34     /* mode 2 */
+#define MS 1000000ull
 
 static struct kvm_pit_channel_state channel(uint8_t mode, uint32_t count)
 {
@@ -145,7 +146,7 @@ static void program(struct fake_machine *f, uint8_t control, uint16_t count)
 
 static void turn_for(struct fake_machine *f, unsigned int ms)
 {
-	uint64_t end = now_ns() + ms * 1000000ull;
+	uint64_t end = now_ns() + ms * MS;
 
 	while (now_ns() < end)
 		assert_int_equal(loop_turn(f->m.loop, 1), 0);
@@ -329,26 +330,29 @@ static void *saved_guest(struct fake_machine *f)
 static void test_an_update_keeps_everything(void **state)
 {
 	struct fake_machine *f = *state, g;
-	unsigned int before;
+	unsigned int before, early;
+	uint64_t loaded = now_ns();
 
 	program(f, RATE, 20 * COUNT_1MS);
 	program(f, 0xb4, 0xfff1);
 	fake_outb(f, 0x43, 0xd8);
 	wait_edges(f, 2);
 	before = f->edges[IRQ];
+	assert_true(before == 2 || now_ns() - loaded >= 60 * MS);
 	fake_migrate(f, &g);
 	assert_memory_equal(saved_guest(f), saved_guest(&g), pit_class.guest_size);
 	/* The third is due 60 ms after the count was loaded, here as there. */
 	pit_class.resume(g.dev);
-	assert_int_equal(g.edges[IRQ], 0);
+	early = g.edges[IRQ];
+	assert_true(early == 0 || now_ns() - loaded >= 60 * MS);
 	wait_edges(&g, 1);
-	assert_int_equal(before, 2);
 	fake_machine_fini(&g);
 }
 
 static void test_a_tick_in_the_pause_comes_after_it_once(void **state)
 {
 	struct fake_machine *f = *state, g;
+	uint64_t loaded = now_ns();
 
 	program(f, RATE, 40 * COUNT_1MS);
 	assert_int_equal(pit_class.quiesce(f->dev, NULL), 0);
@@ -358,7 +362,8 @@ static void test_a_tick_in_the_pause_comes_after_it_once(void **state)
 	pit_class.resume(g.dev);
 	assert_int_equal(g.edges[IRQ], 1);
 	pit_class.resume(g.dev);
-	assert_int_equal(g.edges[IRQ], 1);
+	/* The next one is another. */
+	assert_true(g.edges[IRQ] == 1 || now_ns() - loaded >= 80 * MS);
 	fake_machine_fini(&g);
 }
 
