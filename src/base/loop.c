@@ -6,7 +6,8 @@
  * There are two epoll sets, one in the other. In the outer one are the sources that go on while the
  * loop is held, in the inner one all others: so to hold the loop and to let it go is one call, which
  * needs no memory, whatever is registered. While it is held the inner set is watched for one event
- * only, which tells that somebody waits.
+ * only, which tells that somebody waits. A group is one more of the kind, in the outer one while its
+ * sources are served.
  */
 #include <errno.h>
 #include <limits.h>
@@ -64,11 +65,6 @@ void loop_destroy(struct loop *loop)
 	free(loop);
 }
 
-static int set_of(const struct loop_source *src)
-{
-	return src->goes_on ? src->loop->epfd : src->loop->late;
-}
-
 static int add(struct loop *loop, struct loop_source *src, struct loop_source is)
 {
 	struct epoll_event ev = { .events = is.events, .data.ptr = src };
@@ -79,8 +75,8 @@ static int add(struct loop *loop, struct loop_source *src, struct loop_source is
 	 * It is there already where main died in loop_del() and the stand-in lives on in its
 	 * memory: epoll sets are the kernel's, and shared.
 	 */
-	if (epoll_ctl(set_of(src), EPOLL_CTL_ADD, src->fd, &ev) < 0 &&
-	    (errno != EEXIST || epoll_ctl(set_of(src), EPOLL_CTL_MOD, src->fd, &ev) < 0)) {
+	if (epoll_ctl(src->set, EPOLL_CTL_ADD, src->fd, &ev) < 0 &&
+	    (errno != EEXIST || epoll_ctl(src->set, EPOLL_CTL_MOD, src->fd, &ev) < 0)) {
 		src->loop = NULL;
 		return -errno;
 	}
@@ -91,7 +87,11 @@ int loop_add(struct loop *loop, struct loop_source *src, int fd, uint32_t events
 	     void *opaque)
 {
 	return add(loop, src,
-		   (struct loop_source){ .fd = fd, .events = events, .fn = fn, .opaque = opaque });
+		   (struct loop_source){ .fd = fd,
+					 .events = events,
+					 .set = loop->late,
+					 .fn = fn,
+					 .opaque = opaque });
 }
 
 int loop_add_going_on(struct loop *loop, struct loop_source *src, int fd, uint32_t events,
@@ -100,7 +100,7 @@ int loop_add_going_on(struct loop *loop, struct loop_source *src, int fd, uint32
 	return add(loop, src,
 		   (struct loop_source){ .fd = fd,
 					 .events = events,
-					 .goes_on = true,
+					 .set = loop->epfd,
 					 .fn = fn,
 					 .opaque = opaque });
 }
@@ -118,7 +118,7 @@ static int modify(struct loop_source *src, uint32_t events)
 {
 	struct epoll_event ev = { .events = events, .data.ptr = src };
 
-	return epoll_ctl(set_of(src), EPOLL_CTL_MOD, src->fd, &ev) < 0 ? -errno : 0;
+	return epoll_ctl(src->set, EPOLL_CTL_MOD, src->fd, &ev) < 0 ? -errno : 0;
 }
 
 int loop_mod(struct loop_source *src, uint32_t events)
@@ -137,7 +137,7 @@ void loop_del(struct loop_source *src)
 {
 	if (!src->loop)
 		return;
-	epoll_ctl(set_of(src), EPOLL_CTL_DEL, src->fd, NULL);
+	epoll_ctl(src->set, EPOLL_CTL_DEL, src->fd, NULL);
 	if (src->loop->signals == src)
 		src->loop->signals = NULL;
 	src->loop = NULL;
@@ -236,6 +236,49 @@ static int serve(struct loop *loop, int set, int timeout_ms)
 	return 1;
 }
 
+int loop_group_open(struct loop *loop, struct loop_group *group, struct error *err)
+{
+	*group = (struct loop_group){ .loop = loop, .fd = epoll_create1(EPOLL_CLOEXEC) };
+	return group->fd < 0 ? err_sys(err, errno, "epoll") : 0;
+}
+
+void loop_group_close(struct loop_group *group)
+{
+	loop_del(&group->source);
+	fd_close(&group->fd);
+}
+
+int loop_group_add(struct loop_group *group, struct loop_source *src, int fd, uint32_t events,
+		   loop_fn *fn, void *opaque)
+{
+	return add(group->loop, src,
+		   (struct loop_source){ .fd = fd,
+					 .events = events,
+					 .set = group->fd,
+					 .fn = fn,
+					 .opaque = opaque });
+}
+
+static void group_ready(void *opaque, uint32_t events)
+{
+	struct loop_group *group = opaque;
+
+	(void)events;
+	serve(group->loop, group->fd, 0);
+}
+
+int loop_group_serve(struct loop_group *group, bool on)
+{
+	if (group->fd < 0)
+		return 0;
+	/* Whatever the source says: main may have died in loop_del(), and the stand-in goes on. */
+	if (on)
+		return loop_add_going_on(group->loop, &group->source, group->fd, EPOLLIN,
+					 group_ready, group);
+	loop_del(&group->source);
+	return 0;
+}
+
 int loop_turn(struct loop *loop, int timeout_ms)
 {
 	int r;
@@ -291,7 +334,7 @@ static int init_wake(struct loop *loop, struct loop_wake *wake, bool goes_on,
 	r = add(loop, &wake->source,
 		(struct loop_source){ .fd = fd,
 				      .events = EPOLLIN,
-				      .goes_on = goes_on,
+				      .set = goes_on ? loop->epfd : loop->late,
 				      .fn = wake_ready,
 				      .opaque = wake });
 	if (r < 0) {

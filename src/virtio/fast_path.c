@@ -26,7 +26,70 @@ void fast_path_init(struct fast_path *p, struct virtio *v, void (*error)(struct 
 		p->queues[q].kick_fd = p->queues[q].call_fd = -1;
 	}
 	p->error_fd = -1;
+	p->group.fd = -1;
 }
+
+/* ---- the slow way ---- */
+
+static bool drain(int fd)
+{
+	uint64_t count;
+
+	return read(fd, &count, sizeof(count)) == sizeof(count);
+}
+
+static void called(void *opaque, uint32_t events)
+{
+	struct fast_queue *q = opaque;
+	struct virtio *v = q->path->v;
+
+	(void)events;
+	pthread_mutex_lock(&v->dev->lock);
+	if (drain(q->call_fd)) {
+		virtio_notify_queue(v, (uint32_t)(q - q->path->queues));
+		PROBE2(slow_call, v->dev->id, (uint32_t)(q - q->path->queues));
+	}
+	pthread_mutex_unlock(&v->dev->lock);
+}
+
+static void failed(void *opaque, uint32_t events)
+{
+	struct fast_path *p = opaque;
+
+	(void)events;
+	pthread_mutex_lock(&p->v->dev->lock);
+	if (drain(p->error_fd))
+		p->error(p->v);
+	pthread_mutex_unlock(&p->v->dev->lock);
+}
+
+static int wait_for_call(struct fast_queue *q, bool on)
+{
+	if (on && !q->call_source.loop)
+		return loop_group_add(&q->path->group, &q->call_source, q->call_fd, EPOLLIN, called,
+				      q);
+	if (!on)
+		loop_del(&q->call_source);
+	return 0;
+}
+
+/* To a queue's calls, which begin on the slow way, and to errors. */
+static int listen_to(struct fast_path *p, uint32_t queue, struct error *err)
+{
+	int r = 0;
+
+	if (p->group.fd < 0)
+		r = loop_group_open(p->v->dev->machine->loop, &p->group, err);
+	if (r < 0)
+		return r;
+	if (!p->queues[queue].call_fast)
+		r = wait_for_call(&p->queues[queue], true);
+	if (r == 0 && p->error_fd >= 0 && !p->error_source.loop)
+		r = loop_group_add(&p->group, &p->error_source, p->error_fd, EPOLLIN, failed, p);
+	return r < 0 ? err_sys(err, -r, "waiting for the back-end of queue %u", queue) : 0;
+}
+
+/* ---- descriptors ---- */
 
 static uint32_t fd_id(const struct fast_path *p, uint32_t queue)
 {
@@ -45,7 +108,7 @@ int fast_path_open(struct fast_path *p, uint32_t queue, struct error *err)
 		if (*fds[i] < 0)
 			return err_sys(err, errno, "eventfd for queue %u", queue);
 	}
-	return 0;
+	return listen_to(p, queue, err);
 }
 
 int fast_path_save(const struct fast_path *p, struct fdtable *fds, struct error *err)
@@ -90,6 +153,10 @@ int fast_path_adopt(struct fast_path *p, struct fdtable *fds, struct error *err)
 	}
 	if (r == 0 && fdtable_has(fds, "virtio-error", p->v->pci.slot))
 		r = take(fds, "virtio-error", p->v->pci.slot, &p->error_fd, err);
+	/* All of them before the switch, where it costs the guest nothing. */
+	for (uint32_t i = 0; i < p->v->id.nqueues && r == 0; i++)
+		if (p->queues[i].call_fd >= 0)
+			r = listen_to(p, i, err);
 	return r;
 }
 
@@ -102,54 +169,6 @@ void fast_path_kick(struct fast_path *p, uint32_t queue)
 
 	(void)n; /* full: the back-end has plenty of kicks to read */
 	PROBE2(slow_kick, p->v->dev->id, queue);
-}
-
-/* ---- the slow way ---- */
-
-static bool drain(int fd)
-{
-	uint64_t count;
-
-	return read(fd, &count, sizeof(count)) == sizeof(count);
-}
-
-static void called(void *opaque, uint32_t events)
-{
-	struct fast_queue *q = opaque;
-	struct virtio *v = q->path->v;
-
-	(void)events;
-	pthread_mutex_lock(&v->dev->lock);
-	if (drain(q->call_fd)) {
-		virtio_notify_queue(v, (uint32_t)(q - q->path->queues));
-		PROBE2(slow_call, v->dev->id, (uint32_t)(q - q->path->queues));
-	}
-	pthread_mutex_unlock(&v->dev->lock);
-}
-
-static void failed(void *opaque, uint32_t events)
-{
-	struct fast_path *p = opaque;
-
-	(void)events;
-	pthread_mutex_lock(&p->v->dev->lock);
-	if (drain(p->error_fd))
-		p->error(p->v);
-	pthread_mutex_unlock(&p->v->dev->lock);
-}
-
-static void wait_for_call(struct fast_queue *q, bool on)
-{
-	struct loop *loop = q->path->v->dev->machine->loop;
-	int r = 0;
-
-	if (!on)
-		loop_del(&q->call_source);
-	else if (!q->call_source.loop)
-		r = loop_add_going_on(loop, &q->call_source, q->call_fd, EPOLLIN, called, q);
-	if (r < 0)
-		log_error("device '%s': waiting for its back-end: %s", q->path->v->dev->id,
-			  strerror(-r));
 }
 
 /* ---- the fast way ---- */
@@ -210,6 +229,7 @@ static void update_queue(struct fast_path *p, uint32_t queue, bool used)
 	bool fast = p->allowed && p->live && used, want_call;
 	uint64_t address = 0;
 	uint32_t data = 0;
+	int r;
 
 	if (q->call_fd < 0)
 		return;
@@ -221,7 +241,10 @@ static void update_queue(struct fast_path *p, uint32_t queue, bool used)
 		call_on(q, address, data);
 	else
 		call_off(q);
-	wait_for_call(q, p->live && !q->call_fast);
+	r = wait_for_call(q, !q->call_fast);
+	if (r < 0)
+		log_error("device '%s': nobody waits for its back-end: %s", v->dev->id,
+			  strerror(-r));
 	if (want_call && !q->call_fast && !p->retry.loop)
 		loop_timer_set(v->dev->machine->loop, &p->retry, now_ns() + RETRY_NS, retry, p);
 }
@@ -261,24 +284,17 @@ void fast_path_quiesce(struct fast_path *p)
 
 	p->live = false;
 	fast_path_update(p, none);
-	loop_del(&p->error_source);
+	loop_group_serve(&p->group, false);
 	loop_timer_cancel(&p->retry);
 }
 
 void fast_path_resume(struct fast_path *p)
 {
-	int r = 0;
+	int r = loop_group_serve(&p->group, true);
 
 	p->live = true;
-	for (uint32_t i = 0; i < p->v->id.nqueues; i++)
-		if (p->queues[i].call_fd >= 0)
-			wait_for_call(&p->queues[i], !p->queues[i].call_fast);
-	if (p->error_fd >= 0 && !p->error_source.loop)
-		r = loop_add_going_on(p->v->dev->machine->loop, &p->error_source, p->error_fd,
-				      EPOLLIN, failed, p);
 	if (r < 0)
-		log_error("device '%s': waiting for its back-end's errors: %s", p->v->dev->id,
-			  strerror(-r));
+		log_error("device '%s': waiting for its back-end: %s", p->v->dev->id, strerror(-r));
 }
 
 void fast_path_fini(struct fast_path *p)
@@ -296,6 +312,7 @@ void fast_path_fini(struct fast_path *p)
 		fd_close(&q->call_fd);
 	}
 	loop_del(&p->error_source);
+	loop_group_close(&p->group);
 	fd_close(&p->error_fd);
 	p->v = NULL;
 }

@@ -35,7 +35,8 @@ struct fast_queue {
 struct fast_path {
 	struct virtio *v;
 	bool allowed;
-	bool live; /* in the loop */
+	bool live;               /* calls are waited for, the group is served */
+	struct loop_group group; /* the sources below: open with the first eventfd */
 	struct loop_timer retry;
 	struct fast_queue queues[VIRTIO_QUEUES_MAX];
 	/* One for all queues: the back-end says that it cannot go on. Device's lock held. */

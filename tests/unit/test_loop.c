@@ -377,6 +377,72 @@ static void test_signal_that_another_process_has_looked_for(void **state)
 	end(&f);
 }
 
+static unsigned int calls_in_a_turn(struct fixture *f)
+{
+	f->calls = 0;
+	assert_int_equal(loop_turn(f->loop, 0), 0);
+	return f->calls;
+}
+
+static void test_a_group_is_served_or_waits(void **state)
+{
+	struct loop_group group;
+	struct error err = ERROR_INIT;
+	struct fixture f;
+
+	(void)state;
+	begin(&f);
+	assert_int_equal(loop_group_open(f.loop, &group, &err), 0);
+	assert_int_equal(loop_group_add(&group, &f.src, f.pipe[1], EPOLLOUT, count, &f), 0);
+	assert_int_equal(loop_group_add(&group, &f.other, f.pipe[0], EPOLLIN, count, &f), 0);
+	assert_int_equal(calls_in_a_turn(&f), 0);
+	for (int i = 0; i < 2; i++) { /* what is so already does no harm */
+		assert_int_equal(loop_group_serve(&group, true), 0);
+		assert_int_equal(calls_in_a_turn(&f), 1);
+		assert_int_equal(f.events, EPOLLOUT);
+	}
+	loop_hold(f.loop, nobody_waits, &f);
+	assert_int_equal(calls_in_a_turn(&f), 1);
+	loop_release(f.loop);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(loop_group_serve(&group, false), 0);
+		assert_int_equal(calls_in_a_turn(&f), 0);
+	}
+	loop_del(&f.src);
+	assert_int_equal(loop_group_serve(&group, true), 0);
+	assert_int_equal(calls_in_a_turn(&f), 0);
+	assert_int_equal(write(f.pipe[1], "x", 1), 1);
+	assert_int_equal(calls_in_a_turn(&f), 1);
+	assert_int_equal(f.events, EPOLLIN);
+	loop_del(&f.other);
+	loop_group_close(&group);
+	assert_int_equal(group.fd, -1);
+	assert_int_equal(loop_group_serve(&group, true), 0);
+	assert_null(group.source.loop);
+	end(&f);
+}
+
+/* As if main had died in loop_del(): the kernel has forgotten the source, its memory has not. */
+static void test_a_group_whose_main_died(void **state)
+{
+	struct loop_group group;
+	struct error err = ERROR_INIT;
+	struct fixture f;
+
+	(void)state;
+	begin(&f);
+	assert_int_equal(loop_group_open(f.loop, &group, &err), 0);
+	assert_int_equal(loop_group_add(&group, &f.src, f.pipe[1], EPOLLOUT, count, &f), 0);
+	assert_int_equal(loop_group_serve(&group, true), 0);
+	assert_int_equal(epoll_ctl(group.source.set, EPOLL_CTL_DEL, group.fd, NULL), 0);
+	assert_int_equal(calls_in_a_turn(&f), 0);
+	assert_int_equal(loop_group_serve(&group, true), 0);
+	assert_int_equal(calls_in_a_turn(&f), 1);
+	loop_del(&f.src);
+	loop_group_close(&group);
+	end(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -391,6 +457,8 @@ int main(void)
 		cmocka_unit_test(test_signal_while_it_runs_runs_it_once_more),
 		cmocka_unit_test(test_no_signal_of_any_thread_is_lost),
 		cmocka_unit_test(test_signal_that_another_process_has_looked_for),
+		cmocka_unit_test(test_a_group_is_served_or_waits),
+		cmocka_unit_test(test_a_group_whose_main_died),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

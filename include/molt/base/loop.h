@@ -20,9 +20,19 @@ struct loop_source {
 	struct loop *loop; /* NULL while not registered */
 	int fd;            /* the owner's, never closed by the loop */
 	uint32_t events;
-	bool goes_on; /* while the loop is held */
+	int set; /* the epoll set that it is in */
 	loop_fn *fn;
 	void *opaque;
+};
+
+/*
+ * Sources that are served or wait together: either takes one call, however many they are. All zero
+ * but fd = -1 before it is opened and after it is closed.
+ */
+struct loop_group {
+	struct loop *loop;
+	struct loop_source source; /* of all; registered while they are served */
+	int fd;
 };
 
 /* A flag that any thread can raise, and a callback that the main thread runs for it. */
@@ -61,6 +71,23 @@ int loop_add_going_on(struct loop *loop, struct loop_source *src, int fd, uint32
  * same loop. So loop_release() asks anew.
  */
 int loop_add_signals(struct loop *loop, struct loop_source *src, int fd, loop_fn *fn, void *opaque);
+
+/*
+ * A group, which begins waiting. 0 or -errno with the sentence. Nothing is to be in it any more when
+ * it is closed; harmless on one that is not open.
+ */
+int loop_group_open(struct loop *loop, struct loop_group *group, struct error *err);
+void loop_group_close(struct loop_group *group);
+
+/* As loop_add(), to an open group. */
+int loop_group_add(struct loop_group *group, struct loop_source *src, int fd, uint32_t events,
+		   loop_fn *fn, void *opaque);
+
+/*
+ * Lets the group's sources be served, while the loop is held, too, or has them wait; harmless on what
+ * is so already, or is not open. 0 or -errno.
+ */
+int loop_group_serve(struct loop_group *group, bool on);
 
 /*
  * From here to loop_release() timers, wake-ups and all sources but those that go on wait. waits() is
