@@ -5,6 +5,7 @@ import json
 import mmap
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -132,6 +133,7 @@ def test_sizes_that_cannot_be():
         expect_error(resize(device="data", size=1000), "multiple of 512")
         for size in (0, -512, -(1 << 63)):
             expect_error(resize(device="data", size=size), "positive")
+        vm.limit(resource.RLIMIT_FSIZE, 1 << 40)
         expect_error(resize(device="data", size=(1 << 63) - 512), "disk.img")
         expect_error(resize(device="data", size=1 << 63), "integer")
         expect_error(resize(device="data", size="1M"), "expected: integer")

@@ -242,7 +242,7 @@ def test_page_cache_is_room():
     """A group that is full of what the kernel takes back is not full; nor does it take root to see that."""
     with control_group() as group, toucher(group, 64, user=str(100000 + os.getpid())) as vm:
         kind = subprocess.run(["stat", "-f", "-c", "%T", "."], capture_output=True, text=True, check=True).stdout
-        if "tmpfs" in kind or "ramfs" in kind:
+        if "tmpfs" in kind or "ramfs" in kind or not os.access(".", os.W_OK):
             raise Skip("files in this directory have no page cache that can be freed")
         need = figure(vm, group)
         used = settled(vm, group)

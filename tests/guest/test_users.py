@@ -155,7 +155,7 @@ def test_a_release_and_back():
             vm.wait_ticks(2)
             for binary in (old, host.molt, old, host.molt):
                 vm.update(binary, "run", "--control", "name=web1", "--serial", "file=" + vm.serial_path)
-                assert vm.uids() == {MOLT_UID} and vm.executable() == binary
+                assert (vm.uids(), vm.executable()) == ({MOLT_UID}, binary), (vm.uids(), vm.executable(), binary)
                 vm.runs_on()
             assert "not in force" not in vm.log(), vm.log()
 

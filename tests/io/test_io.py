@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: MIT
 """`molt io` by real descriptors: each case is a front-end and a driver of its own; no KVM."""
 import os
+import resource
 import signal
 import struct
 import sys
@@ -22,6 +23,10 @@ def image(size=8 * MIB, folder="/tmp"):
     os.ftruncate(fd, size)
     os.close(fd)
     return path
+
+
+def segment(sector, count, flags=0):
+    return struct.pack("<QII", sector, count, flags)
 
 
 def both(case):
@@ -146,9 +151,6 @@ def test_discard_and_zeroes(path, uring):
             assert q.do(OUT, i * 128, b"z" * 65536).status == OK
         assert q.do(FLUSH).status == OK
         before = os.stat(path).st_blocks
-
-        def segment(sector, count, flags=0):
-            return struct.pack("<QII", sector, count, flags)
         assert q.do(DISCARD, data=segment(0, 1024)).status == OK
         assert os.stat(path).st_blocks <= before - 1024 or "tmpfs" in folder_type(path)
         assert q.do(IN, 0, size=512).read == bytes(512)
@@ -488,6 +490,17 @@ def test_signals(path, uring):
         assert q.do(OUT, 0, b"s" * 512).status == OK
         io.kill(signal.SIGTERM)
         assert io.process.returncode == -signal.SIGTERM
+
+
+@both
+def test_file_that_may_not_grow(path, uring):
+    """RLIMIT_FSIZE: an error of that request, not the end of the process."""
+    with Io(Disk(path, uring=uring)) as io:
+        q = io.disks[0].queues[0]
+        resource.prlimit(io.process.pid, resource.RLIMIT_FSIZE, (MIB, MIB))
+        assert q.do(OUT, 2 * MIB // 512, b"x" * 512).status == IOERR
+        assert q.do(OUT, 0, b"s" * 512).status == OK
+        assert io.process.poll() is None
 
 
 @both

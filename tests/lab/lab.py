@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 """Run a command in the lab: a nested host, emulated in software, with a real kvm_amd in it.
 
-    lab.py run [--cpus N] [--mem SIZE] [--timeout S] [--rw DIR] [--disk FILE]... [--new-kernel] -- COMMAND ARGS...
+    lab.py run [--cpus N | --icount] [--mem SIZE] [--timeout S] [--rw DIR] [--disk FILE]... [--new-kernel] -- COMMAND ...
 
 The command sees this machine's files read-only, DIR writable at its own path, fresh /tmp, /run, /dev/shm, /proc and
 /sys, and a working /dev/kvm.  Its output comes out here as it is written; its exit status is lab.py's.  Statuses of
@@ -64,6 +64,7 @@ def parse(argv):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     run = parser.add_subparsers(dest="verb", required=True).add_parser("run", help="run a command in the lab")
     run.add_argument("--cpus", type=int, default=2, help="CPUs of the nested host (2)")
+    run.add_argument("--icount", action="store_true", help="one CPU, and time is what it executes: 1 ns an instruction")
     run.add_argument("--mem", default="4G", help="its memory, as QEMU's -m (4G; 12G makes the boot 2 s longer)")
     run.add_argument("--timeout", type=float, default=None, help="seconds that the command may take (no limit)")
     run.add_argument("--rw", default=None, metavar="DIR", help="a directory that the command may write to")
@@ -79,6 +80,8 @@ def parse(argv):
     args.command += argv[cut + 1:]
     if not args.command:
         parser.error("which command?")
+    if args.icount:
+        args.cpus = 1
     return args
 
 
@@ -116,7 +119,10 @@ def qemu_arguments(manifest, args, work):
     share = "local,security_model=none,multidevs=remap"
     arguments = [
         "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
-        "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "EPYC,+svm,+npt",
+        "-machine", "q35", "-cpu", "EPYC,+svm,+npt",
+        # While it is idle, time goes to the next timer at once.
+        *(["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off"] if args.icount
+          else ["-accel", "tcg,thread=multi"]),
         "-smp", str(args.cpus), "-m", args.mem,
         "-kernel", manifest["host_kernel"], "-initrd", os.path.join(work, "initramfs"),
         "-append", KERNEL_COMMAND_LINE,

@@ -40,6 +40,8 @@ def parse():
     parser.add_argument("--molt", required=True)
     parser.add_argument("--next", required=True, help="molt-next of tests/guest")
     parser.add_argument("--molt-faults", help="molt with failure points")
+    parser.add_argument("--others", required=True, help="directory of the molts that cannot take over")
+    parser.add_argument("--attempts", required=True, help="what test_attack.py runs")
     parser.add_argument("--firmware", required=True)
     parser.add_argument("--labcheck", required=True)
     parser.add_argument("--cpus", default="2")
@@ -48,6 +50,7 @@ def parse():
     parser.add_argument("--disks", type=int, default=0, help="how often it has the Debian image, as /dev/vda ...")
     parser.add_argument("--module", action="append", default=[], help="one more kernel module for the nested host")
     parser.add_argument("--new-kernel", action="store_true", help="the nested host's kernel is Debian 13's or newer")
+    parser.add_argument("--for-want-of-kvm", action="store_true", help="skip it where this machine has a KVM")
     parser.add_argument("script")
     parser.add_argument("arguments", nargs="*")
     return parser.parse_args()
@@ -63,6 +66,8 @@ def copy_tests(stage):
         os.makedirs(os.path.join(stage, "tests", part))
         for script in glob.glob(os.path.join(TESTS, part, "*.py")):
             shutil.copy(script, os.path.join(stage, "tests", part))
+    shutil.copytree(os.path.join(TESTS, "..", "docs"), os.path.join(stage, "docs"))
+    shutil.copytree(os.path.join(TESTS, "..", "scripts"), os.path.join(stage, "scripts"))
     shutil.copy(os.path.join(TESTS, "..", "README.md"), stage)
 
 
@@ -88,12 +93,18 @@ def stage_debian(stage, args):
 
 def prepare(stage, args):
     """Fill the directory; the environment for the script."""
+    os.chmod(stage, 0o755)  # some tests have molt run as another user
     copy_tests(stage)
     shutil.copy(args.molt, os.path.join(stage, "molt"))
     shutil.copy(args.next, os.path.join(stage, "molt-next"))
     if args.molt_faults:
         shutil.copy(args.molt_faults, os.path.join(stage, "molt-faults"))
     shutil.copy(args.labcheck, os.path.join(stage, "labcheck"))
+    shutil.copy(args.attempts, os.path.join(stage, "attempts"))
+    os.makedirs(os.path.join(stage, "others"))
+    for other in glob.glob(os.path.join(args.others, "molt-*")):
+        if os.path.isfile(other):
+            shutil.copy(other, os.path.join(stage, "others"))
     os.makedirs(os.path.join(stage, "firmware"))
     for guest in glob.glob(os.path.join(args.firmware, "*.elf")):
         shutil.copy(guest, os.path.join(stage, "firmware"))
@@ -105,11 +116,12 @@ def prepare(stage, args):
         "MOLT_NEXT": os.path.join(stage, "molt-next"),
         "MOLT_FIRMWARE": os.path.join(stage, "firmware"),
         "MOLT_FAULTS_BINARY": os.path.join(stage, "molt-faults") if args.molt_faults else "",
+        "MOLT_OTHERS": os.path.join(stage, "others"),
+        "MOLT_ATTEMPTS": os.path.join(stage, "attempts"),
         "MOLT_LABCHECK": os.path.join(stage, "labcheck"),
         "MOLT_LAB_KERNEL": shutil.copy(kernel, stage),
         "MOLT_LAB_INITRAMFS": initramfs,
         "MOLT_LAB_CMDLINE": mkguest.KERNEL_COMMAND_LINE,
-        "MOLT_LAB_OUTER_KVM": "yes" if os.access("/dev/kvm", os.R_OK | os.W_OK) else "no",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     return environment
@@ -167,6 +179,8 @@ def main():
     # A polite kill must take the lab along too: raise, so that "finally" runs.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     args = parse()
+    if args.for_want_of_kvm and os.access("/dev/kvm", os.R_OK | os.W_OK):
+        skip_all("these tests run on this machine's own KVM")
     try:
         (fetch.ensure_new_kernel if args.new_kernel else fetch.ensure)()
         if args.disks:
