@@ -35,6 +35,15 @@ def molt(*args, cwd=None, stdout=subprocess.PIPE, env=None):
                           stderr=subprocess.PIPE, text=True, timeout=30, check=False)
 
 
+def read_terminal(master):
+    """All that was written to it: it comes in pieces, and at the end an error says that nobody has it open."""
+    text = b""
+    with open(master, "rb", buffering=0) as terminal, contextlib.suppress(OSError):
+        while piece := terminal.read(4096):
+            text += piece
+    return text
+
+
 class Server(threading.Thread):
     """Serves one client: greets, agrees to the negotiation, then sends the next of answers for each
     request: an object, bytes to be sent as they are, or None to hang up. The descriptors that come
@@ -571,8 +580,7 @@ class Update(Base):
             self.serve((events + json.dumps(answer)).encode(), {"return": {}})
             done = subprocess.run([MOLT, "update", self.path], stdout=subprocess.PIPE, stderr=slave, check=False)
             os.close(slave)
-            with open(master, "rb", buffering=0) as terminal:
-                text = terminal.read(4096)
+            text = read_terminal(master)
             self.assertEqual(done.returncode, bool(end))
             lines = text.split(b"\r\x1b[K")
             self.assertEqual(lines, [b"", b"the successor is getting ready; the guest runs",
