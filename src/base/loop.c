@@ -236,10 +236,25 @@ static int serve(struct loop *loop, int set, int timeout_ms)
 	return 1;
 }
 
+static void group_ready(void *opaque, uint32_t events)
+{
+	struct loop_group *group = opaque;
+
+	(void)events;
+	serve(group->source.loop, group->fd, 0);
+}
+
 int loop_group_open(struct loop *loop, struct loop_group *group, struct error *err)
 {
-	*group = (struct loop_group){ .loop = loop, .fd = epoll_create1(EPOLL_CLOEXEC) };
-	return group->fd < 0 ? err_sys(err, errno, "epoll") : 0;
+	int r;
+
+	group->fd = epoll_create1(EPOLL_CLOEXEC);
+	if (group->fd < 0)
+		return err_sys(err, errno, "epoll");
+	r = loop_add_going_on(loop, &group->source, group->fd, 0, group_ready, group);
+	if (r < 0)
+		fd_close(&group->fd);
+	return r < 0 ? err_sys(err, -r, "epoll in epoll") : 0;
 }
 
 void loop_group_close(struct loop_group *group)
@@ -251,7 +266,7 @@ void loop_group_close(struct loop_group *group)
 int loop_group_add(struct loop_group *group, struct loop_source *src, int fd, uint32_t events,
 		   loop_fn *fn, void *opaque)
 {
-	return add(group->loop, src,
+	return add(group->source.loop, src,
 		   (struct loop_source){ .fd = fd,
 					 .events = events,
 					 .set = group->fd,
@@ -259,24 +274,14 @@ int loop_group_add(struct loop_group *group, struct loop_source *src, int fd, ui
 					 .opaque = opaque });
 }
 
-static void group_ready(void *opaque, uint32_t events)
-{
-	struct loop_group *group = opaque;
-
-	(void)events;
-	serve(group->loop, group->fd, 0);
-}
-
+/*
+ * Not loop_add() and loop_del(): to add a set to another one the kernel looks at each of its sources.
+ * Nor loop_mod(), which does nothing where the source says that it is so: main may have died in here,
+ * and the stand-in goes on in its memory.
+ */
 int loop_group_serve(struct loop_group *group, bool on)
 {
-	if (group->fd < 0)
-		return 0;
-	/* Whatever the source says: main may have died in loop_del(), and the stand-in goes on. */
-	if (on)
-		return loop_add_going_on(group->loop, &group->source, group->fd, EPOLLIN,
-					 group_ready, group);
-	loop_del(&group->source);
-	return 0;
+	return group->fd < 0 ? 0 : modify(&group->source, on ? EPOLLIN : 0);
 }
 
 int loop_turn(struct loop *loop, int timeout_ms)

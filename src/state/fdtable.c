@@ -200,8 +200,6 @@ static int add(struct fdtable *t, const char *name, uint32_t id, int fd, int kin
 {
 	struct fdtable_entry *e = &t->entries[t->count];
 
-	if (t->handed)
-		return compare(t, name, id, fd, err);
 	if (kind < 0)
 		return err_sys(err, -kind, "descriptor %d for '%s' %u", fd, name, id);
 	if (strlen(name) > STREAM_NAME_MAX)
@@ -219,16 +217,22 @@ static int add(struct fdtable *t, const char *name, uint32_t id, int fd, int kin
 
 int fdtable_add(struct fdtable *t, const char *name, uint32_t id, int fd, struct error *err)
 {
-	int kind = t->handed ? FD_KIND_OTHER : fd_kind_of(fd);
+	int kind;
 
+	if (t->handed)
+		return compare(t, name, id, fd, err);
+	kind = fd_kind_of(fd);
 	return add(t, name, id, fd, kind > FD_KIND_OTHER ? FD_KIND_OTHER : kind, err);
 }
 
 int fdtable_add_as(struct fdtable *t, const char *name, uint32_t id, int fd, enum fd_kind kind,
 		   struct error *err)
 {
-	int real = t->handed ? (int)kind : check_kind(fd, kind);
+	int real;
 
+	if (t->handed)
+		return compare(t, name, id, fd, err);
+	real = check_kind(fd, kind);
 	if (real >= 0 && real != (int)kind)
 		return err_set(err, EINVAL, "descriptor %d for '%s' %u is a %s, not a %s", fd, name,
 			       id, fd_kind_name((enum fd_kind)real), fd_kind_name(kind));

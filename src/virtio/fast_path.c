@@ -263,8 +263,14 @@ static void tell_vectors(struct fast_path *p)
 
 void fast_path_update(struct fast_path *p, const uint8_t *used)
 {
-	for (uint32_t q = 0; q < p->v->id.nqueues; q++)
+	/* As at a switch, twice, while the guest waits. */
+	if (!p->any_fast && !(p->allowed && p->live))
+		return;
+	p->any_fast = false;
+	for (uint32_t q = 0; q < p->v->id.nqueues; q++) {
 		update_queue(p, q, used[q]);
+		p->any_fast |= p->queues[q].call_fast || p->queues[q].kick_address;
+	}
 	tell_vectors(p);
 }
 
@@ -274,6 +280,8 @@ void fast_path_forget_vm(struct fast_path *p)
 		p->queues[q].kick_address = 0;
 		p->queues[q].call_fast = false;
 	}
+	p->any_fast = false;
+	tell_vectors(p);
 }
 
 /* ---- life ---- */

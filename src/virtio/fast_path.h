@@ -35,6 +35,7 @@ struct fast_queue {
 struct fast_path {
 	struct virtio *v;
 	bool allowed;
+	bool any_fast;           /* some way is, of a kick or a call */
 	bool live;               /* calls are waited for, the group is served */
 	struct loop_group group; /* the sources below: open with the first eventfd */
 	struct loop_timer retry;

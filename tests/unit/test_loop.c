@@ -418,28 +418,7 @@ static void test_a_group_is_served_or_waits(void **state)
 	loop_group_close(&group);
 	assert_int_equal(group.fd, -1);
 	assert_int_equal(loop_group_serve(&group, true), 0);
-	assert_null(group.source.loop);
-	end(&f);
-}
-
-/* As if main had died in loop_del(): the kernel has forgotten the source, its memory has not. */
-static void test_a_group_whose_main_died(void **state)
-{
-	struct loop_group group;
-	struct error err = ERROR_INIT;
-	struct fixture f;
-
-	(void)state;
-	begin(&f);
-	assert_int_equal(loop_group_open(f.loop, &group, &err), 0);
-	assert_int_equal(loop_group_add(&group, &f.src, f.pipe[1], EPOLLOUT, count, &f), 0);
-	assert_int_equal(loop_group_serve(&group, true), 0);
-	assert_int_equal(epoll_ctl(group.source.set, EPOLL_CTL_DEL, group.fd, NULL), 0);
 	assert_int_equal(calls_in_a_turn(&f), 0);
-	assert_int_equal(loop_group_serve(&group, true), 0);
-	assert_int_equal(calls_in_a_turn(&f), 1);
-	loop_del(&f.src);
-	loop_group_close(&group);
 	end(&f);
 }
 
@@ -458,7 +437,6 @@ int main(void)
 		cmocka_unit_test(test_no_signal_of_any_thread_is_lost),
 		cmocka_unit_test(test_signal_that_another_process_has_looked_for),
 		cmocka_unit_test(test_a_group_is_served_or_waits),
-		cmocka_unit_test(test_a_group_whose_main_died),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

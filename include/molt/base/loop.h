@@ -30,8 +30,7 @@ struct loop_source {
  * but fd = -1 before it is opened and after it is closed.
  */
 struct loop_group {
-	struct loop *loop;
-	struct loop_source source; /* of all; registered while they are served */
+	struct loop_source source; /* of all */
 	int fd;
 };
 
