@@ -60,8 +60,8 @@ static int write_given(int fd, const void *data, size_t len, struct error *err)
 }
 
 /*
- * What the successor loaded: the final state, and what it left out because it waited, as it was at the
- * hand-off. w is the update's own, whose memory nobody needs any more.
+ * What the successor loaded: the final state, and what it left out because nothing had happened to it,
+ * as it was at the hand-off. w is the update's own, whose memory nobody needs any more.
  */
 static int merge(struct hand_over *h, const void *handed, size_t len, struct error *err)
 {

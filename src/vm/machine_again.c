@@ -7,7 +7,7 @@
  * sections are the same, most of them with the same bytes in them, and what is the same is there
  * already. So only what differs is loaded; a device may be told of its state twice (post_load).
  *
- * A vCPU without a section is as it was in the rehearsal: most of a large guest's are.
+ * A vCPU or a device without a section is as it was in the rehearsal: most are.
  *
  * The local APICs are an exception: what devices did since with their interrupt lines may have left
  * something there.

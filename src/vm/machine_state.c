@@ -222,13 +222,28 @@ static int save_vcpus(struct machine *m, struct stream_writer *w, enum what what
 	return r;
 }
 
+/* As the successor has it from the hand-off; most devices are. */
+static bool is_no_news(struct device *dev, enum what what)
+{
+	return what == NEWS && dev->is_told &&
+	       memcmp(dev->told, device_guest(dev), dev->cls->guest_size) == 0;
+}
+
+static void note_told(struct device *dev)
+{
+	memcpy(dev->told, device_guest(dev), dev->cls->guest_size);
+	dev->is_told = true;
+}
+
 static int save_device(struct device *dev, struct stream_writer *w, struct fdtable *fds,
 		       enum what what, struct error *err)
 {
 	const struct device_class *cls = dev->cls;
 	int r = cls->pre_save && what != DESCRIPTION ? cls->pre_save(dev, err) : 0;
 
-	if (r == 0 && cls->state) {
+	if (r == 0 && what == ALL)
+		note_told(dev);
+	if (r == 0 && cls->state && !is_no_news(dev, what)) {
 		/* While it is only described vCPUs run and may be at it. */
 		pthread_mutex_lock(&dev->lock);
 		vmstate_save(w, cls->state, dev->instance, device_guest(dev));

@@ -123,6 +123,36 @@ static void test_who_waits_is_no_news(void **state)
 	assert_same_guest(f);
 }
 
+static struct device *find(struct machine *m, const char *name)
+{
+	for (unsigned int i = 0; i < m->ndevices; i++)
+		if (strcmp(m->devices[i]->cls->name, name) == 0)
+			return m->devices[i];
+	fail_msg("no device '%s'", name);
+	return NULL;
+}
+
+static void test_a_device_that_has_changed_is_news(void **state)
+{
+	struct fixture *f = *state;
+	struct device *power = find(&f->a.m, "power");
+	uint8_t *guest = (uint8_t *)device_guest(power) + 3; /* PM1 enable, PWRBTN_EN */
+
+	save_news(f);
+	assert_null(stream_find(&f->last, "power", 0));
+	assert_null(stream_find(&f->last, "i8042", 0));
+	*guest ^= 1;
+	save_news(f);
+	assert_non_null(stream_find(&f->last, "power", 0));
+	assert_null(stream_find(&f->last, "i8042", 0));
+	load_again(f);
+	assert_memory_equal(device_guest(power), device_guest(find(&f->b.m, "power")),
+			    power->cls->guest_size);
+	*guest ^= 1;
+	save_news(f);
+	assert_null(stream_find(&f->last, "power", 0));
+}
+
 static unsigned int runs_of(struct fixture *f, uint32_t vcpu)
 {
 	const struct fake_vcpu *v = bench_vcpu(&f->b, vcpu);
@@ -305,6 +335,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		CASE(test_who_waits_is_no_news),
+		CASE(test_a_device_that_has_changed_is_news),
 		CASE(test_who_executes_is_warmed_up),
 		CASE(test_a_kvm_that_cannot_warm_up),
 		CASE(test_successor_has_all_states),

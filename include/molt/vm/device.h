@@ -187,6 +187,8 @@ struct device {
 	char *args;                 /* see struct device_env */
 	uint32_t fds_taken;         /* of an update's descriptors */
 	void *transport;            /* between bus and device, if any: a struct virtio */
+	void *told; /* its guest part as machine_save() saved it last; lies behind the device */
+	bool is_told;
 	pthread_mutex_t lock;
 };
 

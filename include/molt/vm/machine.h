@@ -350,7 +350,10 @@ void machine_forget_reading(struct machine *m);
 int machine_save(struct machine *m, struct stream_writer *w, struct fdtable *fds,
 		 struct error *err);
 
-/* The same later, without the sections of vCPUs that are as they were then; vCPUs are read anew. */
+/*
+ * The same later, without the sections of vCPUs and devices that are as they were then; vCPUs are read
+ * anew.
+ */
 int machine_save_news(struct machine *m, struct stream_writer *w, struct fdtable *fds,
 		      struct error *err);
 
