@@ -91,20 +91,31 @@ int stream_next_field(const struct stream_section *sec, size_t *pos, struct stre
 	return decode_field(sec->payload, sec->payload_len, pos, field);
 }
 
+/* last: where the field before it begins, if it is not the first. */
+static int malformed_field(const struct stream_section *sec, size_t last, size_t pos,
+			   struct error *err)
+{
+	char name[STREAM_NAME_MAX + 1] = "the section's start";
+	struct stream_field field;
+
+	if (pos && stream_next_field(sec, &last, &field) > 0)
+		printable(name, sizeof(name), field.name, sizeof(field.name));
+	return err_set(err, EBADMSG,
+		       "section '%s' %u: malformed field after '%s' at byte %zu of it", sec->name,
+		       sec->instance, name, pos);
+}
+
 static int check_fields(const struct stream_section *sec, struct error *err)
 {
+	size_t pos = 0, before = 0, last = 0;
 	struct stream_field field;
-	char last[STREAM_NAME_MAX + 1] = "the section's start";
-	size_t pos = 0;
 	int r;
 
-	while ((r = stream_next_field(sec, &pos, &field)) > 0)
-		printable(last, sizeof(last), field.name, sizeof(field.name));
-	if (r < 0)
-		return err_set(err, EBADMSG,
-			       "section '%s' %u: malformed field after '%s' at byte %zu of it",
-			       sec->name, sec->instance, last, pos);
-	return 0;
+	while ((r = stream_next_field(sec, &pos, &field)) > 0) {
+		last = before;
+		before = pos;
+	}
+	return r < 0 ? malformed_field(sec, last, pos, err) : 0;
 }
 
 /* One section from just behind its tag's position; c stands at the tag. */

@@ -289,6 +289,35 @@ static void test_malformed_fields(void **state)
 	}
 }
 
+/* The first of three, the second, the third: which one was the last good one is said. */
+static void test_malformed_field_after_which(void **state)
+{
+	static const char *const after[] = { "'the section's start'", "'one'", "'two'" };
+	const uint8_t reserved = 1;
+
+	(void)state;
+	for (size_t n = 0; n < ARRAY_SIZE(after); n++) {
+		size_t at = FIELD_AT + n * (sizeof(struct wire_field) + 3 + 1);
+		struct error err = ERROR_INIT;
+		struct stream_writer w;
+		struct stream s;
+
+		begin(&w);
+		stream_section_begin(&w, "thing", 0, 1, 0);
+		stream_field(&w, "one", FIELD_U8, 0, &reserved, 1);
+		stream_field(&w, "two", FIELD_U8, 0, &reserved, 1);
+		stream_field(&w, "six", FIELD_U8, 0, &reserved, 1);
+		stream_section_end(&w);
+		assert_int_equal(stream_end(&w, &err), 0);
+		w.data[at + offsetof(struct wire_field, reserved)] = reserved;
+		repair(&w);
+		assert_int_equal(stream_parse(&s, w.data, w.len, &err), -EBADMSG);
+		assert_non_null(strstr(err.text, "malformed field"));
+		assert_non_null(strstr(err.text, after[n]));
+		stream_writer_fini(&w);
+	}
+}
+
 static void test_section_names(void **state)
 {
 	char name[STREAM_NAME_MAX + 1];
@@ -588,6 +617,7 @@ int main(void)
 		cmocka_unit_test(test_nonsense_lengths),
 		cmocka_unit_test(test_nonsense_counts),
 		cmocka_unit_test(test_malformed_fields),
+		cmocka_unit_test(test_malformed_field_after_which),
 		cmocka_unit_test(test_section_names),
 		cmocka_unit_test(test_foreign_format),
 		cmocka_unit_test(test_doubled_section),
