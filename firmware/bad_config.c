@@ -262,6 +262,16 @@ static void master_flips(struct target *t)
 	virtq_notify(&t->q);
 }
 
+/* Whoever looks at it may do so before it is stopped, meanwhile, or when it begins again. */
+static void master_off_after(struct target *t)
+{
+	bad_desc(t, 0, 0xd0000000, 64, DESC_WRITE, 0);
+	bad_go(t, 0);
+	pci_command(SLOT, 0, PCI_COMMAND_MASTER);
+	pci_command(SLOT, PCI_COMMAND_MASTER, 0);
+	virtq_notify(&t->q);
+}
+
 static void command_ones(struct target *t)
 {
 	pci_write(SLOT, PCI_COMMAND, 0xffff, 2);
@@ -487,6 +497,7 @@ const struct bad bad_config[] = {
 	{ "bar-moves-much", bar_moves_much, WORKS, 0, 0 },
 	{ "decoding-flips", decoding_flips, WORKS, 0, 0 },
 	{ "master-flips", master_flips, BROKEN, 0, 0 },
+	{ "master-off-after", master_off_after, BROKEN, 0, 0 },
 	{ "command-ones", command_ones, WORKS, 0, 0 },
 	{ "command-zero", command_zero, WORKS, 0, 0 },
 	{ "msix-nowhere", msix_nowhere, WORKS, 0, 0 },

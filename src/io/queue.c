@@ -95,6 +95,13 @@ static uint64_t ask_limits(struct io_queue *q, const struct io_request *r, uint6
 	return r->op == IO_OP_NONE ? 0 : io_limit_take(q->disk->board.board, cost, now, q->rest);
 }
 
+/* What breaks a queue is not taken from it: whoever goes on there finds it, too, and says so. */
+static void break_queue_at(struct io_queue *q, enum virtqueue_error error, const char *why)
+{
+	q->vq.next_avail--;
+	break_queue(q, error, why);
+}
+
 /* The next request, or NULL. */
 static struct io_request *pop(struct io_queue *q)
 {
@@ -108,12 +115,14 @@ static struct io_request *pop(struct io_queue *q)
 		return NULL;
 	}
 	if (q->requests[chain.head].busy) {
-		break_queue(q, VIRTQUEUE_EHEAD, "a descriptor that is in flight is offered again");
+		break_queue_at(q, VIRTQUEUE_EHEAD,
+			       "a descriptor that is in flight is offered again");
 		return NULL;
 	}
 	io_inflight_take(&q->inflight, chain.head);
 	if (io_request_parse(q, &chain) < 0) {
-		break_queue(q, VIRTQUEUE_ETOOLONG, "a request without header or status");
+		io_inflight_untake(&q->inflight, chain.head);
+		break_queue_at(q, VIRTQUEUE_ETOOLONG, "a request without header or status");
 		return NULL;
 	}
 	return &q->requests[chain.head];

@@ -227,6 +227,7 @@ int virtqueue_pop(struct virtqueue *q, struct virtqueue_chain *chain)
 {
 	const struct vring_avail *avail = q->avail;
 	uint16_t n, head;
+	int r;
 
 	if (q->broken)
 		return -(int)q->broken;
@@ -236,8 +237,10 @@ int virtqueue_pop(struct virtqueue *q, struct virtqueue_chain *chain)
 	if (n > q->size)
 		return fail(q, VIRTQUEUE_EAVAIL);
 	head = load(&avail->ring[q->next_avail & (q->size - 1)]);
-	q->next_avail++;
-	return virtqueue_pop_again(q, head, chain);
+	r = virtqueue_pop_again(q, head, chain);
+	if (r >= 0)
+		q->next_avail++;
+	return r;
 }
 
 void virtqueue_push(struct virtqueue *q, uint16_t head, uint32_t written)

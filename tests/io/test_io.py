@@ -269,7 +269,10 @@ def broken(make, code):
             assert is_broken(q)
             assert io.disks[0].board.queue(0)["broken"] == code, io.disks[0].board.queue(0)
             assert other.do(OUT, 0, b"o" * 512).status == OK  # others are unharmed
-            q.stop()
+            # Who begins where it stopped finds it, too: nobody may have listened to the first.
+            assert q.stop() == 0
+            q.start()
+            assert is_broken(q) and q.stop() == 0
             q.new()
             q.start()
             assert q.do(IN, 0, size=512).read == b"o" * 512  # and it works again after a reset
