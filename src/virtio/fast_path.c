@@ -263,7 +263,7 @@ static void tell_vectors(struct fast_path *p)
 
 void fast_path_update(struct fast_path *p, const uint8_t *used)
 {
-	/* As at a switch, twice, while the guest waits. */
+	/* So it is at a switch, while the guest waits. */
 	if (!p->any_fast && !(p->allowed && p->live))
 		return;
 	p->any_fast = false;

@@ -26,8 +26,8 @@ struct loop_source {
 };
 
 /*
- * Sources that are served or wait together: either takes one call, however many they are. All zero
- * but fd = -1 before it is opened and after it is closed.
+ * Sources that are served or wait together: either takes one call, however many they are. fd is -1
+ * before it is opened and after it is closed.
  */
 struct loop_group {
 	struct loop_source source; /* of all */
