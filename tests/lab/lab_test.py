@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: MIT
 """Run a test script in the lab and pass its TAP on; the outside half of the lab's tests, started by meson.
 
-    lab_test.py --molt FILE --next FILE --firmware DIR --labcheck FILE [--cpus N] [--mem SIZE] [--timeout S]
-                [--disks N] [--module NAME]... [--new-kernel] SCRIPT [ARGS...]
+    lab_test.py --molt FILE --next FILE --others DIR --attempts FILE --firmware DIR --labcheck FILE [--cpus N | --icount]
+                [--mem SIZE] [--timeout S] [--disks N] [--module NAME]... [--new-kernel] [--for-want-of-kvm]
+                SCRIPT [ARGS...]
 
 SCRIPT is a file of this directory. All that it needs is copied into one directory, which the nested host sees: sources
 and build may lie under /tmp, of which the nested host has its own. Where the lab cannot be had the test is skipped, and
@@ -50,6 +51,7 @@ def parse():
     parser.add_argument("--disks", type=int, default=0, help="how often it has the Debian image, as /dev/vda ...")
     parser.add_argument("--module", action="append", default=[], help="one more kernel module for the nested host")
     parser.add_argument("--new-kernel", action="store_true", help="the nested host's kernel is Debian 13's or newer")
+    parser.add_argument("--icount", action="store_true", help="the nested host's time counts instructions")
     parser.add_argument("--for-want-of-kvm", action="store_true", help="skip it where this machine has a KVM")
     parser.add_argument("script")
     parser.add_argument("arguments", nargs="*")
@@ -62,7 +64,7 @@ def skip_all(why):
 
 
 def copy_tests(stage):
-    for part in ("lab", "lib", "guest", "faults"):
+    for part in ("bench", "lab", "lib", "guest", "faults"):
         os.makedirs(os.path.join(stage, "tests", part))
         for script in glob.glob(os.path.join(TESTS, part, "*.py")):
             shutil.copy(script, os.path.join(stage, "tests", part))
@@ -157,6 +159,8 @@ def run_in_lab(stage, args, environment, before):
         command += ["--module", name]
     if args.new_kernel:
         command += ["--new-kernel"]
+    if args.icount:
+        command += ["--icount"]
     for _ in range(args.disks):
         command += ["--disk", image.ensure().disk]
     command += ["--", "/usr/bin/env", "python3", os.path.join(stage, "tests", "lab", args.script), *args.arguments]
