@@ -99,7 +99,7 @@ def pass_on(report, output):
 
 
 def on_this_host():
-    """molt's binary from 9p, whose buffers and page cache count as what an update takes, to a file system of a host's."""
+    """molt's binary from 9p, whose buffers and cache count as what an update takes, to a file system as a host's."""
     where = tempfile.mkdtemp(prefix="molt-lab-")
     os.chmod(where, 0o755)
     return shutil.copy(os.environ["MOLT"], where)

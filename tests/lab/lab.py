@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT
 """Run a command in the lab: a nested host, emulated in software, with a real kvm_amd in it.
 
-    lab.py run [--cpus N | --icount] [--mem SIZE] [--timeout S] [--rw DIR] [--disk FILE]... [--new-kernel] -- COMMAND ...
+    lab.py run [--cpus N | --icount] [--mem SIZE] [--timeout S] [--rw DIR] [--disk FILE]... [--new-kernel]
+               -- COMMAND ARGS...
 
 The command sees this machine's files read-only, DIR writable at its own path, fresh /tmp, /run, /dev/shm, /proc and
 /sys, and a working /dev/kvm.  Its output comes out here as it is written; its exit status is lab.py's.  Statuses of

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: MIT
 """Run a test script in the lab and pass its TAP on; the outside half of the lab's tests, started by meson.
 
-    lab_test.py --molt FILE --next FILE --others DIR --attempts FILE --firmware DIR --labcheck FILE [--cpus N | --icount]
-                [--mem SIZE] [--timeout S] [--disks N] [--module NAME]... [--new-kernel] [--for-want-of-kvm]
-                SCRIPT [ARGS...]
+    lab_test.py --molt FILE --next FILE --others DIR --attempts FILE --firmware DIR --labcheck FILE
+                [--cpus N | --icount] [--mem SIZE] [--timeout S] [--disks N] [--module NAME]... [--new-kernel]
+                [--for-want-of-kvm] SCRIPT [ARGS...]
 
 SCRIPT is a file of this directory. All that it needs is copied into one directory, which the nested host sees: sources
 and build may lie under /tmp, of which the nested host has its own. Where the lab cannot be had the test is skipped, and
