@@ -108,7 +108,7 @@ static int plan(struct machine *m, const struct device_class *cls, uint32_t inst
 
 	if (m->nplanned == MACHINE_MAX_DEVICES)
 		return err_set(err, ENOSPC, "more than %d devices", MACHINE_MAX_DEVICES);
-	dev = calloc(1, cls->size + cls->guest_size);
+	dev = calloc(1, cls->size + cls->guest_size); /* device_told() */
 	if (!dev)
 		return err_set(err, ENOMEM, "no memory for device '%s'", cls->name);
 	dev->args = args ? strdup(args) : NULL;
@@ -116,7 +116,6 @@ static int plan(struct machine *m, const struct device_class *cls, uint32_t inst
 		free(dev);
 		return err_set(err, ENOMEM, "no memory for device '%s'", cls->name);
 	}
-	dev->told = (char *)dev + cls->size;
 	dev->cls = cls;
 	dev->machine = m;
 	dev->instance = instance;

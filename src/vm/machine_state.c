@@ -226,12 +226,12 @@ static int save_vcpus(struct machine *m, struct stream_writer *w, enum what what
 static bool is_no_news(struct device *dev, enum what what)
 {
 	return what == NEWS && dev->is_told &&
-	       memcmp(dev->told, device_guest(dev), dev->cls->guest_size) == 0;
+	       memcmp(device_told(dev), device_guest(dev), dev->cls->guest_size) == 0;
 }
 
 static void note_told(struct device *dev)
 {
-	memcpy(dev->told, device_guest(dev), dev->cls->guest_size);
+	memcpy(device_told(dev), device_guest(dev), dev->cls->guest_size);
 	dev->is_told = true;
 }
 

@@ -187,14 +187,19 @@ struct device {
 	char *args;                 /* see struct device_env */
 	uint32_t fds_taken;         /* of an update's descriptors */
 	void *transport;            /* between bus and device, if any: a struct virtio */
-	void *told; /* its guest part as machine_save() saved it last; lies behind the device */
-	bool is_told;
+	bool is_told;               /* see device_told() */
 	pthread_mutex_t lock;
 };
 
 static inline void *device_guest(struct device *dev)
 {
 	return (char *)dev + dev->cls->guest_offset;
+}
+
+/* Behind the device: its guest part as machine_save() saved it last, if is_told. */
+static inline void *device_told(struct device *dev)
+{
+	return (char *)dev + dev->cls->size;
 }
 
 /*
