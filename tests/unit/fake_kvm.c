@@ -276,12 +276,13 @@ static int once(bool *flag)
 }
 
 uint64_t fake_clock_set_ns;
+uint64_t fake_clock_get_ns;
 
 static int kvmclock(struct fake_vm *vm, struct kvm_clock_data *data, bool set)
 {
-	uint64_t until = raw_now() + fake_clock_set_ns;
+	uint64_t until = raw_now() + (set ? fake_clock_set_ns : fake_clock_get_ns);
 
-	while (set && raw_now() < until)
+	while (raw_now() < until)
 		;
 	if (set)
 		vm->clock_offset = (int64_t)(data->clock - raw_now());
