@@ -139,14 +139,6 @@ class StandinFull(Standin):
     order = "full"
 
 
-def children(pid):
-    try:
-        with open("/proc/%d/task/%d/children" % (pid, pid)) as f:
-            return [int(word) for word in f.read().split()]
-    except FileNotFoundError:
-        return []
-
-
 class Molt(Contestant):
     name = "molt"
     vm = None
@@ -173,12 +165,6 @@ class Molt(Contestant):
         return self.vm.proc.poll() is None or session_lives(self.vm.proc.pid)
 
     def settle(self):
-        # The old VM is taken apart at the lowest priority: minutes where CPUs are scarce.
-        for pid in children(self.vm.pid):
-            try:
-                os.setpriority(os.PRIO_PROCESS, pid, os.nice(0))
-            except OSError:
-                pass    # it has just ended, or only root may
         self.vm.settle()
         time.sleep(SETTLE)
 

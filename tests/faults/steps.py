@@ -9,7 +9,6 @@
 """
 import collections
 import os
-import select
 import socket
 import sys
 import time
@@ -74,8 +73,9 @@ class Standing:
         self.asker, self.other, self.watcher = (Qmp(self.vm.control_path) for _ in range(3))
         self.asker.send("update", {key.replace("_", "-"): value
                                    for key, value in walker.scenarios[job.scenario].items()})
-        self.vm.wait_for(lambda: os.path.exists(walker.path("waiting")) or self.answered(), "the step " + job.point)
-        self.missed = not os.path.exists(walker.path("waiting"))
+        self.vm.wait_for(lambda: os.path.exists(walker.path("waiting")) or self.asker.answered(),
+                         "the step " + job.point)
+        self.missed = None if os.path.exists(walker.path("waiting")) else self.ended_before()
 
     def __enter__(self):
         return self
@@ -86,8 +86,12 @@ class Standing:
         if kind and issubclass(kind, Exception) and self.stood > SLOW_S:
             raise Slow("stood for %.1f s" % self.stood) from why
 
-    def answered(self):
-        return select.select([self.asker.sock], [], [], 0)[0]
+    def ended_before(self):
+        """How the update ended that did not come by the step."""
+        try:
+            return self.asker.answer()
+        except (OSError, EOFError) as why:
+            return why
 
     def close(self):
         for client in (self.asker, self.other, self.watcher):

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Tiny guests on a real kvm_amd, in the lab: run by lab_test.py. Arguments: the stories to run, or "K/N" for the Kth of
-N parts of all scripts that there are.
+"""Tiny guests on a real kvm_amd, in the lab: run by lab_test.py. Arguments: the stories to run, a script of tests/faults
+as test_faults:K/N for the Kth of N parts of it; or "K/N" for the Kth of N parts of all scripts in tests/guest.
 
-Where the machine has no KVM of its own, this is where its guest tests (tests/guest) run; where it has, they ran there,
-and the probe is enough: KVMs differ, above all one with hardware virtualisation from one without.
+Where the machine has no KVM of its own, this is where these scripts run; where it has, they ran there, and the probe is
+enough: KVMs differ, above all one with hardware virtualisation from one without.
 """
 import glob
 import json
@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 from kvm_trace import KvmTrace
 from report import GuestFaulted, Report
@@ -25,9 +26,11 @@ sys.path.insert(0, os.path.join(os.path.dirname(HERE), "lib"))
 import moltvm  # noqa: E402
 
 SCRIPTS = os.path.join(os.path.dirname(HERE), "guest", "test_*.py")
+FAULTS = os.path.join(os.path.dirname(HERE), "faults", "test_*.py")
 UPDATES = 50
 # A test script must not take all the time there is.
 SCRIPT_TIMEOUT = 600
+FAULTS_TIMEOUT = 2400
 # Of the thousand updates in a row, as many as software emulation has time for.
 SOAK = "100"
 
@@ -99,19 +102,19 @@ def pass_on(report, output):
 
 
 def on_this_host():
-    """molt's binary from 9p, whose buffers and cache count as what an update takes, to a file system as a host's."""
+    """The binaries from 9p, whose buffers and cache count as what an update takes, to a file system as a host's."""
     where = tempfile.mkdtemp(prefix="molt-lab-")
     os.chmod(where, 0o755)
-    return shutil.copy(os.environ["MOLT"], where)
+    return {name: shutil.copy(os.environ[name], where) for name in ("MOLT", "MOLT_FAULTS_BINARY") if os.environ[name]}
 
 
-def script_story(path):
+def script_story(path, seconds=SCRIPT_TIMEOUT, **environment):
     def story(report):
         before = report.points
-        process = subprocess.Popen(["timeout", str(SCRIPT_TIMEOUT), sys.executable, path], stdin=subprocess.DEVNULL,
+        process = subprocess.Popen(["timeout", str(seconds), sys.executable, path], stdin=subprocess.DEVNULL,
                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-                                   env=dict(os.environ, MOLT=on_this_host(), MOLT_TIER="quick", MOLT_SOAK=SOAK,
-                                            MOLT_EMULATED="1"))
+                                   env=dict(os.environ, MOLT_TIER="quick", MOLT_SOAK=SOAK, MOLT_EMULATED="1",
+                                            **on_this_host(), **environment))
         planned = pass_on(report, process.stdout)
         status = process.wait()
         points = report.points - before
@@ -120,13 +123,22 @@ def script_story(path):
     return story
 
 
+def named(pattern):
+    """[(name, path)] of scripts."""
+    return [(os.path.basename(path)[:-3], path) for path in sorted(glob.glob(pattern))]
+
+
 def stories():
     """(name, story)"""
-    scripts = [(os.path.basename(path)[:-3], script_story(path)) for path in sorted(glob.glob(SCRIPTS))]
+    scripts = [(name, script_story(path)) for name, path in named(SCRIPTS)]
     part = re.fullmatch(r"(\d+)/(\d+)", sys.argv[1])
     if part:
         return scripts[int(part.group(1)) - 1::int(part.group(2))]
-    return [s for s in [("probe", probe), *scripts] if s[0] in sys.argv[1:]]
+    wanted = dict(word.partition(":")[::2] for word in sys.argv[1:])
+    seed = os.environ.get("MOLT_FAULTS_SEED") or time.strftime("%Y%m%d")    # the same for all parts
+    faults = [(name, script_story(path, FAULTS_TIMEOUT, MOLT_FAULTS_PART=wanted.get(name, ""), MOLT_FAULTS_SEED=seed))
+              for name, path in named(FAULTS)]
+    return [s for s in [("probe", probe), *scripts, *faults] if s[0] in wanted]
 
 
 if __name__ == "__main__":
