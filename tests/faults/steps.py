@@ -37,7 +37,7 @@ TAKES_BACK = ["stand-in:revive", "stand-in:tell"]
 PARKED = {"quiesce", "save", "hand-off", "final-load", "resume", "undo", "revive"}
 PARK = {"pause", "final-save"}
 PARKED_LONGER = {"handover", "exec", "start", "adopt", "build", "give-up"}
-# Beyond that a stand-in may be right when it takes the guest back: src/update/stand_in.c, SWITCH_MS.
+# Beyond that a stand-in may be right when it takes the guest back: src/update/stand_in_self.c, SWITCH_MS.
 SLOW_S = 0.7
 # How it goes on: what is done to it, and where the guest is then (None: who knows).
 HOW = {

@@ -20,7 +20,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import guest_events as guest  # noqa: E402
 import host_events as host  # noqa: E402
-from jobs import Jobs, case_seconds  # noqa: E402
+from jobs import PART, PARTS, Jobs, case_seconds  # noqa: E402
 from steps import EARLY, GIVES_BACK, HELD, NEW_ORDER, TAKES_BACK, UNDO, Job, Slow, Standing  # noqa: E402
 from walk import SURVIVED, ProbeWalker, old_order  # noqa: E402
 from moltvm import full, need_kvm, run_cases  # noqa: E402
@@ -201,5 +201,5 @@ for case in [value for name, value in list(globals().items()) if name.startswith
 
 if __name__ == "__main__":
     need_kvm()
-    print("# MOLT_FAULTS_SEED=%s" % SEED)
+    print("# MOLT_FAULTS_SEED=%s MOLT_FAULTS_PART=%d/%d" % (SEED, PART, PARTS))
     run_cases(globals())

@@ -19,7 +19,7 @@ import re
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from jobs import PARTS, Jobs, case_seconds  # noqa: E402
+from jobs import PART, PARTS, Jobs, case_seconds  # noqa: E402
 from walk import DEADLY, DiskWalker, ProbeWalker, may_die, old_order  # noqa: E402
 from moltvm import full, need_kvm, run_cases  # noqa: E402
 
@@ -133,9 +133,9 @@ def test_points_are_on_both_sides():
             predecessor:hand-off
             predecessor:let-go predecessor:handover predecessor:exec
             predecessor:undo predecessor:dismiss predecessor:tell successor:start successor:adopt successor:build
-            successor:map-RAM successor:switch successor:final-load successor:resume successor:tell successor:release successor:reap successor:end successor:give-up
-            way-back:start way-back:adopt way-back:build way-back:map-RAM way-back:tell stand-in:make stand-in:final-save stand-in:revive
-            stand-in:tell""".split():
+            successor:map-RAM successor:switch successor:final-load successor:resume successor:tell successor:release
+            successor:reap successor:end successor:give-up way-back:start way-back:adopt way-back:build way-back:map-RAM
+            way-back:tell stand-in:make stand-in:final-save stand-in:revive stand-in:tell""".split():
         assert found[stage], "no point in %s" % stage
 
 
@@ -229,5 +229,5 @@ for case in [value for name, value in list(globals().items()) if name.startswith
 
 if __name__ == "__main__":
     need_kvm()
-    print("# MOLT_FAULTS_SEED=%s" % SEED)
+    print("# MOLT_FAULTS_SEED=%s MOLT_FAULTS_PART=%d/%d" % (SEED, PART, PARTS))
     run_cases(globals())

@@ -294,7 +294,8 @@ class DiskWalker(Walker):
     def start(self):
         with open(self.path("image"), "wb") as image:
             image.truncate(8 << 20)
-        self.vm = Vm("--memory", "16M", "--sandbox", "write=" + self.dir, "--disk", "path=%s,queues=2,slot=1" % self.path("image"), "--rng", "host", kernel="disk",
+        self.vm = Vm("--memory", "16M", "--sandbox", "write=" + self.dir,
+                     "--disk", "path=%s,queues=2,slot=1" % self.path("image"), "--rng", "host", kernel="disk",
                      cmdline=self.cmdline, **self.place())
         self.vm.wait_serial("disk: ready", timeout=60)
         self.begin()

@@ -231,6 +231,9 @@ def test_killed_at_random_moments_between_exec_and_commit():
             vm.__exit__(None, None, None)
 
 
+test_killed_at_random_moments_between_exec_and_commit.timeout = 240 + 5 * KILLS
+
+
 def test_wrapper_that_starts_molt_as_a_child():
     """The check refuses it; without the check the guest moves to another process, and the report says so."""
     with start_probe() as vm:

@@ -16,7 +16,7 @@ from moltvm import Qmp, QmpError, Skip, Vm, molt_binary, need_kvm, run_cases, sa
 
 TICKER = "period_ms=20"
 HANGS = ["/bin/sh", "-c", "exec sleep 600"]
-HURRY_S = 3  # src/update/stand_in.c
+HURRY_S = 3  # src/update/stand_in_self.c
 
 
 def need_threads_to_follow():

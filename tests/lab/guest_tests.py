@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Tiny guests on a real kvm_amd, in the lab: run by lab_test.py. Arguments: the stories to run, a script of tests/faults
-as test_faults:K/N for the Kth of N parts of it; or "K/N" for the Kth of N parts of all scripts in tests/guest.
+"""Tiny guests on a real kvm_amd, in the lab: run by lab_test.py. Arguments: the stories to run; a script of
+tests/faults as test_faults:K/N for the Kth of N parts of it, test_faults:/N for another one each day; or "K/N" for the
+Kth of N parts of all scripts in tests/guest.
 
 Where the machine has no KVM of its own, this is where these scripts run; where it has, they ran there, and the probe is
 enough: KVMs differ, above all one with hardware virtualisation from one without.
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 
 from kvm_trace import KvmTrace
 from report import GuestFaulted, Report
@@ -128,6 +130,14 @@ def named(pattern):
     return [(os.path.basename(path)[:-3], path) for path in sorted(glob.glob(pattern))]
 
 
+def part_of_faults(part):
+    """What tells a script of tests/faults, which has to be the same for all of its parts."""
+    seed = os.environ.get("MOLT_FAULTS_SEED") or time.strftime("%Y%m%d")
+    if part and part.startswith("/"):
+        part = "%d%s" % (zlib.crc32(seed.encode()) % int(part[1:]) + 1, part)
+    return {"MOLT_FAULTS_SEED": seed, "MOLT_FAULTS_PART": part or ""}
+
+
 def stories():
     """(name, story)"""
     scripts = [(name, script_story(path)) for name, path in named(SCRIPTS)]
@@ -135,8 +145,7 @@ def stories():
     if part:
         return scripts[int(part.group(1)) - 1::int(part.group(2))]
     wanted = dict(word.partition(":")[::2] for word in sys.argv[1:])
-    seed = os.environ.get("MOLT_FAULTS_SEED") or time.strftime("%Y%m%d")    # the same for all parts
-    faults = [(name, script_story(path, FAULTS_TIMEOUT, MOLT_FAULTS_PART=wanted.get(name, ""), MOLT_FAULTS_SEED=seed))
+    faults = [(name, script_story(path, FAULTS_TIMEOUT, **part_of_faults(wanted.get(name))))
               for name, path in named(FAULTS)]
     return [s for s in [("probe", probe), *scripts, *faults] if s[0] in wanted]
 
