@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The stand-in, in its own process and as the predecessor sees it. Theory of operation.
+ * The stand-in, as the predecessor sees it; stand_in_self.c is its own side. Theory of operation.
  *
  * Before anything stops the predecessor makes a second process with clone(CLONE_VM), without
  * CLONE_THREAD and CLONE_FILES: it shares the predecessor's address space and has its own copies of
@@ -28,313 +28,21 @@
  * thread id is the helper's, so nothing may rest on it (recursive or robust mutexes, raise()).
  */
 #include <errno.h>
-#include <linux/futex.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdio.h>
-#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
-#include <sys/timerfd.h>
-#include <unistd.h>
 
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
 
-#include "stand_in.h"
+#include "stand_in_impl.h"
 
 #define STACK_BYTES (1u << 20)
 #define HELPER_STACK_BYTES (256u << 10) /* malloc's and the C library's part of it, later */
 #define MAKE_WAIT_NS 10000000000ull
-#define LOOK_NS 50000000 /* so often a wait looks whether the other side is still there */
-#define KILL_WAIT_MS 2000
 #define DISMISS_WAIT_MS 2000
 #define DISARM_WAIT_MS 10000
-#define SWITCH_MS 1000           /* for a successor that has rehearsed it */
-#define HURRY_MS 3000            /* for one that others wait for */
-#define PROGRESS_NS 500000000ull /* most updates are over before the first one */
-#define TEARDOWN_NICE 10         /* not the lowest, or on a busy host it would take minutes */
-
-enum state {
-	STATE_STARTING,
-	STATE_FAILED,
-	STATE_STANDS_BY,
-	STATE_STANDS_IN,
-	STATE_TO_GIVE_BACK,
-};
-
-static bool decide(struct stand_in_page *page, uint32_t from, uint32_t owner)
-{
-	return atomic_compare_exchange_strong(&page->owner, &from, owner);
-}
-
-/* A shared one where the successor waits, too. Returns when it was woken, in LOOK_NS at the latest. */
-static void wait_on(_Atomic uint32_t *word, uint32_t value)
-{
-	const struct timespec look = { .tv_nsec = LOOK_NS };
-
-	syscall(SYS_futex, word, FUTEX_WAIT, value, &look, NULL, 0);
-}
-
-static void set_and_wake(_Atomic uint32_t *word, uint32_t value)
-{
-	atomic_store(word, value);
-	syscall(SYS_futex, word, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
-}
-
-static void wake(int fd)
-{
-	const uint64_t one = 1;
-	ssize_t n = write(fd, &one, sizeof(one));
-
-	(void)n; /* full: it is awake */
-}
-
-static void set_deadline(const struct stand_in *s, uint64_t ms)
-{
-	const struct itimerspec its = {
-		.it_value = { .tv_sec = (time_t)(ms / 1000),
-			      .tv_nsec = (long)(ms % 1000) * 1000000 + 1 },
-	};
-
-	timerfd_settime(s->timer_fd, 0, &its, NULL);
-}
-
-/* ---- in the stand-in ---- */
-
-static const char *reason(const struct stand_in_page *page, bool died)
-{
-	if (!atomic_load(&page->saved))
-		return died ? "molt ended before it had handed the guest over"
-			    : "molt did not hand the guest over in time";
-	return died ? "the successor ended before it took the guest over"
-		    : "the successor did not take the guest over in time";
-}
-
-/*
- * Nothing of the successor should run when the guest is ours for good: it could still be mapping its
- * RAM. But what cannot be killed (in an uninterruptible sleep, or in a container's process 1) does
- * not keep the guest: all that it can still do is to find out that it has lost it.
- */
-static void end_successor(const struct stand_in *s)
-{
-	struct pollfd pfd = { .fd = s->process_fd, .events = POLLIN };
-
-	syscall(SYS_pidfd_send_signal, s->process_fd, SIGKILL, NULL, 0);
-	while (poll(&pfd, 1, KILL_WAIT_MS) < 0 && errno == EINTR)
-		;
-}
-
-/*
- * The scheduler favours who has slept, whatever its priority: we would take the CPU from the vCPU
- * that has just been entered for up to a tick, which is longer than the blackout. Nobody else may do
- * this for us: main's sandbox leaves it no say over another process. The best is done that can be;
- * what fails is only a matter of speed.
- */
-static void keep_from_vcpus(const struct stand_in_page *page)
-{
-	setpriority(PRIO_PROCESS, 0, TEARDOWN_NICE);
-	if (atomic_load(&page->has_spare))
-		syscall(SYS_sched_setaffinity, 0, sizeof(page->spare), &page->spare);
-	sched_yield();
-}
-
-/*
- * What follows is the teardown of a VM and of an address space, which may take long: at a low
- * priority, and with no copy of a socket that somebody waits to see closed. KVM's VM stays until the
- * address space goes, in which its vCPUs are mapped. Taken apart before, it could mark a vCPU as
- * preempted (see vm/steal_time.c) in guest RAM, which is the successor's by now.
- */
-static _Noreturn void leave(struct stand_in *s)
-{
-	if (atomic_load(&s->page->owner) == OWNER_SUCCESSOR) {
-		keep_from_vcpus(s->page);
-		s->ops->committed(s->opaque);
-	}
-	syscall(SYS_close_range, 0, UINT32_MAX, 0);
-	s->ops->unmake(s->opaque);
-	_exit(0);
-}
-
-/* Unless the successor was faster. Returns when the guest is ours for good. */
-static void take_back(struct stand_in *s, bool died)
-{
-	bool stood_in = atomic_load(&s->state) == STATE_STANDS_IN;
-
-	/* An unarmed predecessor that died was killed with its vCPUs running: nothing is left. */
-	if (!atomic_load(&s->page->armed) || (!decide(s->page, OWNER_STAND_IN, OWNER_TAKEN_BACK) &&
-					      !decide(s->page, OWNER_UNDECIDED, OWNER_TAKEN_BACK)))
-		leave(s);
-	end_successor(s);
-	keep_off_end(&s->keep_off);
-	prctl(PR_SET_NAME, "molt");
-	s->is_self = true;
-	s->child = CHILD_NONE; /* that is us, and its pidfd is in the dead process's table */
-	if (!s->page->reason[0])
-		strcpy(s->page->reason, reason(s->page, died));
-	s->ops->take_back(s->opaque, stood_in);
-	s->ops->run(s->opaque);
-}
-
-static void decline(struct stand_in *s, const struct error *err)
-{
-	snprintf(s->page->reason, STAND_IN_REASON_MAX, "%s", err->text);
-	set_and_wake(&s->page->turn, TURN_DECLINED);
-}
-
-static void save_for_successor(struct stand_in *s)
-{
-	struct error err = ERROR_INIT;
-
-	if (s->ops->save(s->opaque, &err) < 0) {
-		decline(s, &err);
-		return;
-	}
-	set_deadline(s, SWITCH_MS);
-	atomic_store(&s->page->owner, OWNER_UNDECIDED);
-	set_and_wake(&s->page->turn, TURN_SAVED);
-}
-
-/* The guest runs on until its devices are at rest. */
-static void hand_over_to_successor(struct stand_in *s)
-{
-	struct error err = ERROR_INIT;
-	int r = s->ops->rest(s->opaque, &err);
-
-	if (r == -EBUSY && !s->rest_until_ns)
-		s->rest_until_ns = now_ns() + REST_NS;
-	if (r == -EBUSY && now_ns() < s->rest_until_ns)
-		return;
-	s->rest_until_ns = 0;
-	if (r == 0) {
-		save_for_successor(s);
-		return;
-	}
-	s->ops->begin(s->opaque);
-	decline(s, &err);
-}
-
-static void guest_runs_on(struct stand_in *s)
-{
-	if (!decide(s->page, OWNER_UNDECIDED, OWNER_STAND_IN))
-		return;
-	atomic_store(&s->page->stopping, false);
-	atomic_store(&s->page->turn, TURN_REHEARSAL);
-	set_deadline(s, s->deadline_ms);
-	s->ops->run_on(s->opaque);
-}
-
-static void keep_off_guest(struct stand_in *s)
-{
-	cpu_set_t spare;
-
-	if (s->ops->spare_cpus(s->opaque, &spare))
-		keep_off_begin(&s->keep_off, &spare);
-}
-
-static void look_at_page(struct stand_in *s)
-{
-	uint64_t count;
-	ssize_t n = read(s->wake_fd, &count, sizeof(count));
-	uint32_t owner = atomic_load(&s->page->owner);
-	bool is_ready = owner == OWNER_STAND_IN && atomic_load(&s->page->turn) == TURN_READY;
-
-	(void)n;
-	if (!is_ready)
-		s->rest_until_ns = 0;
-	if (owner == OWNER_SUCCESSOR || owner == OWNER_DISMISSED)
-		leave(s);
-	if (atomic_load(&s->state) == STATE_STANDS_IN && !atomic_load(&s->serves)) {
-		s->ops->begin(s->opaque);
-		set_and_wake(&s->serves, 1);
-		s->progress_ns = now_ns() + PROGRESS_NS;
-		keep_off_guest(s);
-	}
-	if (atomic_load(&s->state) == STATE_TO_GIVE_BACK) {
-		s->progress_ns = 0;
-		s->ops->stop(s->opaque);
-		set_and_wake(&s->state, STATE_STANDS_BY);
-	} else if (is_ready) {
-		hand_over_to_successor(s);
-	} else if (atomic_load(&s->page->turn) == TURN_REFUSED) {
-		guest_runs_on(s);
-	}
-}
-
-void stand_in_hurry(struct stand_in *s)
-{
-	struct itimerspec left = { 0 };
-
-	atomic_store(&s->page->hurry, true);
-	timerfd_gettime(s->timer_fd, &left);
-	if (left.it_value.tv_sec * 1000 > HURRY_MS)
-		set_deadline(s, HURRY_MS);
-}
-
-/* How long to wait until it is told again, in ms; -1: for ever. */
-static int tell_progress(struct stand_in *s)
-{
-	uint64_t now = now_ns();
-
-	if (!s->progress_ns || atomic_load(&s->page->owner) != OWNER_STAND_IN)
-		return -1;
-	if (now >= s->progress_ns) {
-		s->ops->tell_progress(s->opaque);
-		s->progress_ns = now + PROGRESS_NS;
-	}
-	return (int)((s->progress_ns - now + 999999) / 1000000);
-}
-
-static int look_again_ms(struct stand_in *s)
-{
-	int ms = tell_progress(s);
-
-	return s->rest_until_ns ? REST_LOOK_NS / 1000000 : ms;
-}
-
-static _Noreturn void stand(struct stand_in *s)
-{
-	for (;;) {
-		struct pollfd fds[] = {
-			{ .fd = s->wake_fd, .events = POLLIN },
-			{ .fd = s->process_fd, .events = POLLIN },
-			{ .fd = s->timer_fd, .events = POLLIN },
-			{ .fd = atomic_load(&s->state) == STATE_STANDS_IN ? loop_fd(s->loop) : -1,
-			  .events = POLLIN },
-		};
-
-		if (s->rest_until_ns)
-			look_at_page(s);
-		if (poll(fds, ARRAY_SIZE(fds), look_again_ms(s)) <= 0)
-			continue;
-		if (fds[0].revents)
-			look_at_page(s);
-		else if (fds[1].revents || fds[2].revents)
-			take_back(s, fds[1].revents);
-		else
-			s->ops->serve(s->opaque);
-	}
-}
-
-static int stand_in_main(void *opaque)
-{
-	struct stand_in *s = opaque;
-
-	prctl(PR_SET_NAME, "molt-stand-in");
-	pthread_sigmask(SIG_SETMASK, &s->signals, NULL);
-	if (s->ops->make(s->opaque, &s->trouble) < 0) {
-		s->ops->unmake(s->opaque);
-		set_and_wake(&s->state, STATE_FAILED);
-		_exit(1);
-	}
-	set_and_wake(&s->state, STATE_STANDS_BY);
-	stand(s);
-}
-
-/* ---- in the predecessor ---- */
 
 /* Code that runs beside the stand-in: nothing that touches thread-local memory, errno included. */
 #if defined(__clang__)
@@ -347,7 +55,7 @@ static int stand_in_main(void *opaque)
 
 ALONGSIDE static void bare_futex(const _Atomic uint32_t *word, long op, long value)
 {
-	static const struct timespec look = { .tv_nsec = LOOK_NS };
+	static const struct timespec look = { .tv_nsec = STAND_IN_LOOK_NS };
 	register long timeout __asm__("r10") = (long)&look;
 	long ret;
 

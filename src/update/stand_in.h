@@ -136,7 +136,7 @@ struct stand_in {
 	bool is_self; /* we are the stand-in, and have taken the guest back */
 
 	/* Between predecessor and stand-in, which share this memory. */
-	_Atomic uint32_t state;  /* enum, in stand_in.c; a futex */
+	_Atomic uint32_t state;  /* enum stand_in_state; a futex */
 	struct error trouble;    /* why it could not be made */
 	sigset_t signals;        /* main's mask, and the stand-in's */
 	pthread_t helper;        /* whose thread-local memory it has */

@@ -1,38 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /* The stand-in as its successor sees it: what is said in the page between them; see stand_in.c. */
 #include <errno.h>
-#include <linux/futex.h>
 #include <poll.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
 
-#include "stand_in.h"
+#include "stand_in_impl.h"
 
-#define LOOK_NS 50000000   /* so often a wait looks whether the other side is still there */
 #define STOPPING_NS 200000 /* until the stand-in begins, where it has a CPU */
-
-static bool decide(struct stand_in_page *page, uint32_t owner)
-{
-	uint32_t undecided = OWNER_UNDECIDED;
-
-	return atomic_compare_exchange_strong(&page->owner, &undecided, owner);
-}
-
-static void wake(const struct stand_in_link *link)
-{
-	const uint64_t one = 1;
-
-	if (write(link->wake_fd, &one, sizeof(one)) < 0 && errno != EAGAIN)
-		log_warn("the stand-in cannot be woken: %s", strerror(errno));
-}
 
 int stand_in_link_open(struct stand_in_link *link, struct fdtable *fds, struct error *err)
 {
@@ -99,17 +80,16 @@ static void wait_until_it_stops(const struct stand_in_page *page)
 int stand_in_link_switch(struct stand_in_link *link, void (*stops)(void *opaque), void *opaque,
 			 struct error *err)
 {
-	const struct timespec look = { .tv_nsec = LOOK_NS };
 	struct stand_in_page *page = link->page;
 	uint32_t turn;
 
 	atomic_store(&page->turn, TURN_READY);
-	wake(link);
+	wake(link->wake_fd);
 	wait_until_it_stops(page);
 	stops(opaque);
 	while ((turn = atomic_load(&page->turn)) == TURN_READY &&
 	       atomic_load(&page->owner) != OWNER_TAKEN_BACK && !has_ended(link))
-		syscall(SYS_futex, &page->turn, FUTEX_WAIT, turn, &look, NULL, 0);
+		wait_on(&page->turn, turn);
 	if (turn == TURN_SAVED)
 		return 0;
 	if (turn == TURN_DECLINED)
@@ -121,12 +101,12 @@ int stand_in_link_switch(struct stand_in_link *link, void (*stops)(void *opaque)
 void stand_in_link_refuse(struct stand_in_link *link)
 {
 	atomic_store(&link->page->turn, TURN_REFUSED);
-	wake(link);
+	wake(link->wake_fd);
 }
 
 int stand_in_link_commit(struct stand_in_link *link, struct error *err)
 {
-	return link->page && !decide(link->page, OWNER_SUCCESSOR) ? lost(err) : 0;
+	return link->page && !decide(link->page, OWNER_UNDECIDED, OWNER_SUCCESSOR) ? lost(err) : 0;
 }
 
 pid_t stand_in_link_left_process(const struct stand_in_link *link)
@@ -144,7 +124,7 @@ void stand_in_link_release(struct stand_in_link *link, const cpu_set_t *spare)
 		link->page->spare = *spare;
 		atomic_store(&link->page->has_spare, true);
 	}
-	wake(link);
+	wake(link->wake_fd);
 	munmap(link->page, sizeof(*link->page));
 	link->page = NULL;
 	fd_close(&link->wake_fd);
