@@ -175,45 +175,6 @@ static void test_kvmclock_goes_on(void **state)
 	bench_fini(&b);
 }
 
-/* By how much an update moves it where the host is so. */
-static int64_t kvmclock_moves(unsigned int waits, uint64_t set_ns)
-{
-	struct error err = ERROR_INIT;
-	struct bench_state st;
-	struct bench a, b;
-	int64_t off;
-
-	bench_init(&a, 1);
-	bench_vm(&a)->clock_waits = waits;
-	bench_save(&a, &st, 1);
-	fake_clock_set_ns = set_ns;
-	if (bench_load(&b, &st, &err) < 0)
-		fail_msg("%s", err.text);
-	fake_clock_set_ns = 0;
-	off = bench_vm(&b)->clock_offset - bench_vm(&a)->clock_offset;
-	bench_state_fini(&st);
-	bench_fini(&a);
-	bench_fini(&b);
-	return off;
-}
-
-/* Whoever saves waits for a CPU, in each of the first readings: the clock must not step by that. */
-static void test_kvmclock_on_a_busy_host(void **state)
-{
-	int64_t off = kvmclock_moves(6, 0);
-
-	(void)state;
-	assert_true(off > -2000000 && off < 2000000);
-}
-
-static void test_kvmclock_on_a_slow_host(void **state)
-{
-	int64_t off = kvmclock_moves(0, 300000);
-
-	(void)state;
-	assert_true(off > -200000 && off < 200000);
-}
-
 static unsigned int clock_readings(const struct bench *b)
 {
 	unsigned int n = 0;
@@ -224,27 +185,61 @@ static unsigned int clock_readings(const struct bench *b)
 	return n;
 }
 
-/* Where no bracket is ever tight: the pause is not spent on looking for one, and updates work. */
-static void test_kvmclock_where_reading_it_is_slow(void **state)
+struct clock_host {
+	unsigned int waits; /* as fake_vm's */
+	uint64_t set_ns;
+	uint64_t get_ns;
+	unsigned int most; /* so often may the clock be read within the pause */
+};
+
+/* By how much an update moves it where the host is so. */
+static int64_t kvmclock_moves(const struct clock_host *host)
 {
 	struct error err = ERROR_INIT;
 	struct bench_state st;
 	struct bench a, b;
 	int64_t off;
 
-	(void)state;
-	fake_clock_get_ns = 100000;
 	bench_init(&a, 1);
+	bench_vm(&a)->clock_waits = host->waits;
+	fake_clock_get_ns = host->get_ns;
 	bench_save(&a, &st, 1);
-	assert_in_range(clock_readings(&a), 1, 60);
+	assert_in_range(clock_readings(&a), 1, host->most);
+	fake_clock_set_ns = host->set_ns;
 	if (bench_load(&b, &st, &err) < 0)
 		fail_msg("%s", err.text);
-	fake_clock_get_ns = 0;
+	fake_clock_set_ns = fake_clock_get_ns = 0;
 	off = bench_vm(&b)->clock_offset - bench_vm(&a)->clock_offset;
-	assert_true(off > -200000 && off < 200000);
 	bench_state_fini(&st);
 	bench_fini(&a);
 	bench_fini(&b);
+	return off;
+}
+
+/* Whoever saves waits for a CPU, in each of the first readings: the clock must not step by that. */
+static void test_kvmclock_on_a_busy_host(void **state)
+{
+	int64_t off = kvmclock_moves(&(struct clock_host){ .waits = 6, .most = 60 });
+
+	(void)state;
+	assert_true(off > -2000000 && off < 2000000);
+}
+
+static void test_kvmclock_on_a_slow_host(void **state)
+{
+	int64_t off = kvmclock_moves(&(struct clock_host){ .set_ns = 300000, .most = 60 });
+
+	(void)state;
+	assert_true(off > -200000 && off < 200000);
+}
+
+/* No reading is ever quick: the pause is not spent on looking for one, and updates work. */
+static void test_kvmclock_where_reading_it_is_slow(void **state)
+{
+	int64_t off = kvmclock_moves(&(struct clock_host){ .get_ns = 100000, .most = 60 });
+
+	(void)state;
+	assert_true(off > -200000 && off < 200000);
 }
 
 static uint64_t *wall_clock(struct bench *b)
