@@ -36,8 +36,10 @@ LAB_FAILED = 125
 # Seconds from the start of QEMU to the command.  Four or so on an idle machine; a busy one may be many times slower.
 BOOT_LIMIT = 150
 
-# Seconds without a sign of life (init gives one every five) after which the nested host is given up.
+# Seconds without a sign of life (init gives one every five) after which the nested host is given up. Where time counts
+# instructions, those five may be a minute and a half.
 SILENCE_LIMIT = 90
+SILENCE_LIMIT_ICOUNT = 900
 
 HOST_MODULES = ["virtio_pci", "virtio_console", "virtio_rng", "9pnet_virtio", "9p", "tun", "kvm_amd"]
 
@@ -174,6 +176,7 @@ def relay(source):
 def watch(qemu, args, work, times):
     """Wait for the end of QEMU; give up on a boot, or on a command, that takes too long, and on a host that is silent."""
     started = alive = time.monotonic()
+    silence = SILENCE_LIMIT_ICOUNT if args.icount else SILENCE_LIMIT
     booted = None
     said = 0
     while qemu.poll() is None:
@@ -188,8 +191,8 @@ def watch(qemu, args, work, times):
             raise BootFailed(f"no boot within {BOOT_LIMIT} seconds")
         if booted is not None and args.timeout and now - booted > args.timeout:
             raise TimeoutError
-        if booted is not None and now - alive > SILENCE_LIMIT:
-            raise HostBroken(why_broken(work) or f"the nested host gave no sign of life for {SILENCE_LIMIT} seconds")
+        if booted is not None and now - alive > silence:
+            raise HostBroken(why_broken(work) or f"the nested host gave no sign of life for {silence} seconds")
     times["all"] = time.monotonic() - started
 
 
