@@ -141,14 +141,15 @@ class Soak:
         grows with the number of updates. The medians of the first and last ten are compared, since other
         programs on the host hit single updates; twice and 2 ms is far below what a thousandfold of
         anything would cost. A host that happens to be busy just now is no reason to fail: further tens
-        may show the time that is really needed, for what has piled up does not go away.
+        may show the time that is really needed, for what has piled up does not go away. In the lab, whose CPU
+        is a program among others, only the figures are told.
         """
         times = self.times[:]
         first, last = statistics.median(times[:10]), statistics.median(times[-10:])
         figures = "first ten %.0f us, last ten %.0f us, median of all %.0f us, worst %.0f us" % (
             first, last, statistics.median(times), max(times))
         for _ in range(10):
-            if last <= 2 * first + 2000:
+            if last <= 2 * first + 2000 or "MOLT_EMULATED" in os.environ:
                 return figures
             time.sleep(1)
             self.run(10)
