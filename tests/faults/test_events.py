@@ -22,7 +22,7 @@ import guest_events as guest  # noqa: E402
 import host_events as host  # noqa: E402
 from jobs import PART, PARTS, Jobs, case_seconds  # noqa: E402
 from steps import EARLY, GIVES_BACK, HELD, NEW_ORDER, TAKES_BACK, UNDO, Job, Slow, Standing  # noqa: E402
-from walk import SURVIVED, ProbeWalker, old_order  # noqa: E402
+from walk import SURVIVED, OtherOrder, ProbeWalker, old_order  # noqa: E402
 from moltvm import full, need_kvm, run_cases  # noqa: E402
 
 BINARY = os.environ["MOLT_FAULTS_BINARY"]
@@ -60,7 +60,7 @@ class Happens(Jobs):
                     return
                 print("# missed: %s: %s" % (self.name(job), str(missed)[:300]))
                 self.missed += not left
-            except Slow as why:
+            except (Slow, OtherOrder) as why:
                 print("# again: %s: %s" % (self.name(job), why))
                 walker.stop()
                 if not left:

@@ -46,6 +46,13 @@ class Lost(Exception):
     """The guest is gone, or it or its molt is not what it was."""
 
 
+class OtherOrder(Lost):
+    """This machine was so slow just now that molt found it better to stop the guest before the exec, and said so."""
+
+
+SLOW_HAND_OFF = "updates stop the guest before the exec"
+
+
 def may_die(point):
     side, stage, _ = point.name.split(":")
     return side in SURVIVED and (SURVIVED[side] is None or stage in SURVIVED[side])
@@ -152,7 +159,7 @@ class Walker:
         if report["pid"] != self.vm.pid:
             raise Lost("a clean update of process %d says %d" % (self.vm.pid, report["pid"]))
         if ("hand-off-us" in report) == self.old_order:
-            raise Lost("a clean update in the other order: %s" % report)
+            raise (OtherOrder if SLOW_HAND_OFF in self.vm.log() else Lost)("a clean update in the other order: %s" % report)
         self.vm.settle(bodies=False)
 
     def reconnect(self):
