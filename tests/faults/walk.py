@@ -159,7 +159,8 @@ class Walker:
         if report["pid"] != self.vm.pid:
             raise Lost("a clean update of process %d says %d" % (self.vm.pid, report["pid"]))
         if ("hand-off-us" in report) == self.old_order:
-            raise (OtherOrder if SLOW_HAND_OFF in self.vm.log() else Lost)("a clean update in the other order: %s" % report)
+            kind = OtherOrder if SLOW_HAND_OFF in self.vm.log() else Lost
+            raise kind("a clean update in the other order: %s" % report)
         self.vm.settle(bodies=False)
 
     def reconnect(self):
