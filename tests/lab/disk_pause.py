@@ -5,7 +5,7 @@
 Of three guests, with no disk, with one busy queue and with 64, each ratio is within a tenth; and so is that of one with
 a disk whose requests take two seconds each to one without. No instruction says what a system call costs elsewhere, but
 work for each queue, device or request that has found its way into the pause shows here. Compared are first quartiles:
-in some updates the I/O process has its turn on the only CPU, or an interrupt comes; in one of some dozens there is less.
+in some updates the I/O process has its turn on the only CPU, or an interrupt comes; in one of dozens there is less.
 """
 import itertools
 import json
