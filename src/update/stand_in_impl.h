@@ -3,6 +3,7 @@
 #ifndef MOLT_UPDATE_STAND_IN_IMPL_H
 #define MOLT_UPDATE_STAND_IN_IMPL_H
 
+#include <errno.h>
 #include <linux/futex.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -45,12 +46,12 @@ static inline void set_and_wake(_Atomic uint32_t *word, uint32_t value)
 	syscall(SYS_futex, word, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
 }
 
-static inline void wake(int fd)
+/* False, and errno: it could not be. Where the count is full it is awake. */
+static inline bool wake(int fd)
 {
 	const uint64_t one = 1;
-	ssize_t n = write(fd, &one, sizeof(one));
 
-	(void)n; /* full: it is awake */
+	return write(fd, &one, sizeof(one)) >= 0 || errno == EAGAIN;
 }
 
 static inline void set_deadline(const struct stand_in *s, uint64_t ms)

@@ -15,6 +15,12 @@
 
 #define STOPPING_NS 200000 /* until the stand-in begins, where it has a CPU */
 
+static void wake_stand_in(const struct stand_in_link *link)
+{
+	if (!wake(link->wake_fd))
+		log_warn("the stand-in cannot be woken: %s", strerror(errno));
+}
+
 int stand_in_link_open(struct stand_in_link *link, struct fdtable *fds, struct error *err)
 {
 	int fd = fdtable_take(fds, "guard-page", 0, FD_KIND_MEMFD, err);
@@ -84,7 +90,7 @@ int stand_in_link_switch(struct stand_in_link *link, void (*stops)(void *opaque)
 	uint32_t turn;
 
 	atomic_store(&page->turn, TURN_READY);
-	wake(link->wake_fd);
+	wake_stand_in(link);
 	wait_until_it_stops(page);
 	stops(opaque);
 	while ((turn = atomic_load(&page->turn)) == TURN_READY &&
@@ -101,7 +107,7 @@ int stand_in_link_switch(struct stand_in_link *link, void (*stops)(void *opaque)
 void stand_in_link_refuse(struct stand_in_link *link)
 {
 	atomic_store(&link->page->turn, TURN_REFUSED);
-	wake(link->wake_fd);
+	wake_stand_in(link);
 }
 
 int stand_in_link_commit(struct stand_in_link *link, struct error *err)
@@ -124,7 +130,7 @@ void stand_in_link_release(struct stand_in_link *link, const cpu_set_t *spare)
 		link->page->spare = *spare;
 		atomic_store(&link->page->has_spare, true);
 	}
-	wake(link->wake_fd);
+	wake_stand_in(link);
 	munmap(link->page, sizeof(*link->page));
 	link->page = NULL;
 	fd_close(&link->wake_fd);

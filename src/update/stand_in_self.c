@@ -14,7 +14,6 @@
 #include <sys/resource.h>
 
 #include <molt/base/fd.h>
-#include <molt/base/log.h>
 
 #include "stand_in_impl.h"
 
