@@ -2,9 +2,13 @@
 """Many short trials, done by a few walkers at once, each with a guest of its own that it keeps while it can."""
 import os
 import queue
+import sys
 import threading
 import time
 import zlib
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from moltvm import emulated  # noqa: E402
 
 WALKERS = min(2, os.cpu_count() or 1)
 SAY_EVERY = 60  # seconds
@@ -15,7 +19,7 @@ PART, PARTS = map(int, (os.environ.get("MOLT_FAULTS_PART") or "1/1").split("/"))
 
 def case_seconds(everything):
     """Limit for a test case."""
-    return 7200 if everything or "MOLT_EMULATED" in os.environ else 600
+    return 7200 if everything or emulated() else 600
 
 
 class Jobs:

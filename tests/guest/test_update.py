@@ -12,7 +12,7 @@ import sys
 import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from moltvm import (Qmp, QmpError, Vm, expect_error, firmware, molt, molt_binary, need_kvm,
+from moltvm import (Qmp, QmpError, Vm, emulated, expect_error, firmware, molt, molt_binary, need_kvm,
                     run_cases, sanitized, write_script)
 
 TICKER = "period_ms=20"
@@ -69,7 +69,7 @@ def test_guest_sees_the_reported_blackout():
     the guest, and the first touches of the new address space. Other programs on the host may add to
     it, so one of many updates has to be close.
     """
-    extra, close = [], 50000 if sanitized() or "MOLT_EMULATED" in os.environ else 5000
+    extra, close = [], 50000 if sanitized() or emulated() else 5000
     with Vm(cmdline=TICKER) as vm:
         vm.wait_ticks(2)
         while len(extra) < 5 or (min(extra) >= close and len(extra) < 60):

@@ -49,6 +49,11 @@ def sanitized():
     return os.environ.get("MOLT_SANITIZE", "none") != "none"
 
 
+def emulated():
+    """Whether this is the lab, whose CPU is a program among others: times mean little."""
+    return "MOLT_EMULATED" in os.environ
+
+
 def full():
     """Whether all there is runs, and not what every commit has to pass: "scripts/test.sh --all"."""
     return os.environ.get("MOLT_TIER") == "all"
@@ -193,22 +198,23 @@ def process_status(pid, tid=None):
         return dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
 
 
+def process_stats():
+    """(pid, fields of its /proc/PID/stat from the state on) of all processes."""
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            fd = os.open("/proc/%s/stat" % name, os.O_RDONLY)  # half the time that open() takes
+            try:
+                text = os.read(fd, 4096)
+            finally:
+                os.close(fd)
+        except OSError:
+            continue  # it has just ended
+        yield int(name), text.decode(errors="replace").rpartition(")")[2].split()
+
+
 def session_states(session):
     """{pid: state} of all processes of a session."""
-    states = {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                fd = os.open("/proc/%s/stat" % name, os.O_RDONLY)  # half the time that open() takes
-                try:
-                    fields = os.read(fd, 4096).decode(errors="replace").rpartition(")")[2].split()
-                finally:
-                    os.close(fd)
-            except OSError:
-                continue  # it has just ended
-            if int(fields[3]) == session:
-                states[int(name)] = fields[0]
-    return states
+    return {pid: fields[0] for pid, fields in process_stats() if int(fields[3]) == session}
 
 
 def session_lives(pid):
@@ -238,16 +244,7 @@ def is_io(pid):
 
 def io_processes(vm):
     """The process ids of those that move a guest's data: `molt io`, children of whoever runs the guest."""
-    found = []
-    for name in os.listdir("/proc"):
-        try:
-            with open("/proc/%s/stat" % name) as f:
-                parent = int(f.read().rpartition(")")[2].split()[1])
-        except (OSError, ValueError):
-            continue
-        if parent == vm.pid and is_io(int(name)):
-            found.append(int(name))
-    return sorted(found)
+    return sorted(pid for pid, fields in process_stats() if int(fields[1]) == vm.pid and is_io(pid))
 
 
 def describe(left):

@@ -8,7 +8,7 @@ import re
 import statistics
 import time
 
-from moltvm import molt, sanitized
+from moltvm import emulated, molt, sanitized
 
 PASS = re.compile(r"^probe: pass (.*)$", re.M)
 
@@ -149,7 +149,7 @@ class Soak:
         figures = "first ten %.0f us, last ten %.0f us, median of all %.0f us, worst %.0f us" % (
             first, last, statistics.median(times), max(times))
         for _ in range(10):
-            if last <= 2 * first + 2000 or "MOLT_EMULATED" in os.environ:
+            if last <= 2 * first + 2000 or emulated():
                 return figures
             time.sleep(1)
             self.run(10)
