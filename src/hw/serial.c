@@ -1,22 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * COM1 and COM2: National Semiconductor 16550A (datasheet PC16550D) at ports 0x3f8 to 0x3ff with
- * IRQ 4, and at 0x2f8 to 0x2ff with IRQ 3.
- *
- * Theory of operation
- *
- * There is no baud rate: a byte written to THR is on its way at once, so the transmitter is always
- * empty and LSR says THRE and TEMT at any time. The THRE interrupt is edge-like: it is raised by
- * each byte sent and by turning IER.THRI on, and taken back by the IIR read that reports it.
- *
- * The receiver takes from the backend only what its FIFO has room for, so an overrun happens in
- * loopback mode alone. A character timeout needs no timer: what the host had is here already, so
- * waiting four character times for more would only delay what is there; bytes below the trigger
- * level are reported as a timeout at once.
- *
- * The interrupt leaves the chip through OUT2, as on a PC. Loopback mode forces the pins inactive,
- * so it also cuts the interrupt off. The line is an edge for the PIC and the IOAPIC: it falls when
- * the last cause is gone.
+ * COM1 and COM2: a 16550A (uart.c) at ports 0x3f8 to 0x3ff with IRQ 4, and at 0x2f8 to 0x2ff with
+ * IRQ 3, plugged into a backend.
  */
 #include <assert.h>
 #include <errno.h>
@@ -27,105 +12,36 @@
 #include <molt/hw/classes.h>
 #include <molt/vm/machine.h>
 
+#include "uart.h"
+
 #define PORTS 2
-#define FIFO_BYTES 16
-#define RESET_DIVISOR 12 /* 9600 baud, as firmware leaves it: guests divide by it */
 
-/* Registers; two share an offset by direction or by DLAB. */
-enum {
-	REG_DATA, /* RBR and THR, or DLL */
-	REG_IER,  /* or DLM */
-	REG_IIR,  /* FCR when written */
-	REG_LCR,
-	REG_MCR,
-	REG_LSR,
-	REG_MSR,
-	REG_SCR,
-	REG_COUNT
-};
-
-#define IER_RDI 0x01u
-#define IER_THRI 0x02u
-#define IER_RLSI 0x04u
-#define IER_MSI 0x08u
-#define IER_MASK 0x0fu
-
-#define IIR_MSI 0x00u
-#define IIR_NONE 0x01u
-#define IIR_THRI 0x02u
-#define IIR_RDI 0x04u
-#define IIR_RLSI 0x06u
-#define IIR_TIMEOUT 0x0cu
-#define IIR_FIFO 0xc0u
-
-#define FCR_ENABLE 0x01u
-#define FCR_CLEAR_RX 0x02u
-#define FCR_TRIGGER_SHIFT 6
-#define FCR_KEPT 0xc9u /* enable, DMA mode, trigger */
-
-#define LCR_DLAB 0x80u
-
-#define MCR_DTR 0x01u
-#define MCR_RTS 0x02u
-#define MCR_OUT1 0x04u
-#define MCR_OUT2 0x08u
-#define MCR_LOOP 0x10u
-#define MCR_MASK 0x1fu
-
-#define LSR_DR 0x01u
-#define LSR_OE 0x02u
-#define LSR_THRE 0x20u
-#define LSR_TEMT 0x40u
-
-#define MSR_DELTAS 0x0fu
-#define MSR_TERI 0x04u /* the one delta that is of a falling edge only */
-#define MSR_CTS 0x10u
-#define MSR_DSR 0x20u
-#define MSR_RI 0x40u
-#define MSR_DCD 0x80u
-
-struct serial_guest {
-	uint32_t rx_len;
-	uint8_t rx[FIFO_BYTES]; /* the oldest first */
-	uint8_t dll;
-	uint8_t dlm;
-	uint8_t ier;
-	uint8_t fcr;
-	uint8_t lcr;
-	uint8_t mcr;
-	uint8_t msr;
-	uint8_t scr;
-	bool overrun;      /* LSR.OE */
-	bool thre_pending; /* the THRE interrupt was raised and not reported yet */
-	bool connected;    /* what the modem lines outside say */
-	bool irq_level;
-};
-
-static_assert(sizeof(struct serial_guest) == 32, "no padding: every byte is saved");
+static_assert(sizeof(struct uart) == 32, "no padding: every byte is saved");
 
 struct serial {
 	struct device dev;
-	struct serial_guest guest;
+	struct uart guest;
 	struct {
 		struct chardev *cd;
 		struct irq_line irq;
+		struct uart_pins pins;
 	} host;
 };
 
 static const struct vmstate_field serial_fields[] = {
-	VMSTATE_U8_VAR(struct serial_guest, rx, rx_len),
-	VMSTATE_U8(struct serial_guest, dll),
-	VMSTATE_U8(struct serial_guest, dlm),
-	VMSTATE_U8(struct serial_guest, ier),
-	VMSTATE_U8(struct serial_guest, fcr),
-	VMSTATE_U8(struct serial_guest, lcr),
-	VMSTATE_U8(struct serial_guest, mcr),
-	VMSTATE_U8(struct serial_guest, msr),
-	VMSTATE_U8(struct serial_guest, scr),
-	VMSTATE_BOOL(struct serial_guest, overrun),
-	VMSTATE_BOOL(struct serial_guest, thre_pending),
-	VMSTATE_BOOL(struct serial_guest, connected),
-	VMSTATE_BOOL(struct serial_guest, irq_level),
+	VMSTATE_U8_VAR(struct uart, rx, rx_len),
+	VMSTATE_U8(struct uart, dll),
+	VMSTATE_U8(struct uart, dlm),
+	VMSTATE_U8(struct uart, ier),
+	VMSTATE_U8(struct uart, fcr),
+	VMSTATE_U8(struct uart, lcr),
+	VMSTATE_U8(struct uart, mcr),
+	VMSTATE_U8(struct uart, msr),
+	VMSTATE_U8(struct uart, scr),
+	VMSTATE_BOOL(struct uart, overrun),
+	VMSTATE_BOOL(struct uart, thre_pending),
+	VMSTATE_BOOL(struct uart, connected),
+	VMSTATE_BOOL(struct uart, irq_level),
 	VMSTATE_END
 };
 
@@ -133,7 +49,7 @@ static const struct vmstate serial_vmstate = {
 	.name = "serial",
 	.version = 1,
 	.min_version = 1,
-	.size = sizeof(struct serial_guest),
+	.size = sizeof(struct uart),
 	.fields = serial_fields,
 };
 
@@ -142,240 +58,28 @@ static struct serial *to_serial(struct device *dev)
 	return container_of(dev, struct serial, dev);
 }
 
-/* ---- interrupts ---- */
+/* ---- the chip's pins ---- */
 
-static uint32_t rx_capacity(const struct serial_guest *g)
+static void transmit(void *opaque, uint8_t byte)
 {
-	return g->fcr & FCR_ENABLE ? FIFO_BYTES : 1;
+	struct serial *s = opaque;
+
+	chardev_write(s->host.cd, &byte, 1);
 }
 
-static uint32_t rx_trigger(const struct serial_guest *g)
+static void has_room(void *opaque)
 {
-	static const uint8_t levels[] = { 1, 4, 8, 14 };
+	struct serial *s = opaque;
 
-	return g->fcr & FCR_ENABLE ? levels[g->fcr >> FCR_TRIGGER_SHIFT] : 1;
-}
-
-/* The most urgent cause, as IIR names it (datasheet table V). */
-static uint8_t pending_cause(const struct serial_guest *g)
-{
-	if ((g->ier & IER_RLSI) && g->overrun)
-		return IIR_RLSI;
-	if ((g->ier & IER_RDI) && g->rx_len)
-		return g->rx_len >= rx_trigger(g) ? IIR_RDI : IIR_TIMEOUT;
-	if ((g->ier & IER_THRI) && g->thre_pending)
-		return IIR_THRI;
-	if ((g->ier & IER_MSI) && (g->msr & MSR_DELTAS))
-		return IIR_MSI;
-	return IIR_NONE;
-}
-
-static bool irq_wanted(const struct serial_guest *g)
-{
-	return (g->mcr & (MCR_OUT2 | MCR_LOOP)) == MCR_OUT2 && pending_cause(g) != IIR_NONE;
-}
-
-static void update_irq(struct serial *s)
-{
-	s->guest.irq_level = irq_wanted(&s->guest);
-	irq_line_set(&s->host.irq, s->guest.irq_level);
-}
-
-/* ---- modem lines ---- */
-
-static uint8_t modem_lines(const struct serial_guest *g)
-{
-	uint8_t lines = 0;
-
-	if (!(g->mcr & MCR_LOOP))
-		return g->connected ? MSR_CTS | MSR_DSR | MSR_DCD : 0;
-	if (g->mcr & MCR_RTS)
-		lines |= MSR_CTS;
-	if (g->mcr & MCR_DTR)
-		lines |= MSR_DSR;
-	if (g->mcr & MCR_OUT1)
-		lines |= MSR_RI;
-	if (g->mcr & MCR_OUT2)
-		lines |= MSR_DCD;
-	return lines;
-}
-
-static void update_modem(struct serial_guest *g)
-{
-	uint8_t lines = modem_lines(g);
-	uint8_t deltas = (uint8_t)((g->msr ^ lines) >> 4);
-
-	if (lines & MSR_RI)
-		deltas &= (uint8_t)~MSR_TERI;
-	g->msr = (uint8_t)(lines | (g->msr & MSR_DELTAS) | deltas);
-}
-
-/* ---- receiver ---- */
-
-/* The device takes nothing from outside while its input is looped back. */
-static uint32_t rx_room(const struct serial_guest *g)
-{
-	return g->mcr & MCR_LOOP || g->rx_len >= rx_capacity(g) ? 0 : rx_capacity(g) - g->rx_len;
-}
-
-static void receive(struct serial_guest *g, uint8_t byte)
-{
-	if (g->rx_len < rx_capacity(g)) {
-		g->rx[g->rx_len++] = byte;
-		return;
-	}
-	/* A full FIFO keeps what it has; without FIFO the new byte takes the old one's place. */
-	g->overrun = true;
-	if (!(g->fcr & FCR_ENABLE))
-		g->rx[0] = byte;
-}
-
-static uint8_t read_rbr(struct serial *s)
-{
-	struct serial_guest *g = &s->guest;
-	uint8_t byte = g->rx[0];
-
-	if (!g->rx_len)
-		return 0;
-	g->rx_len--;
-	if (g->rx_len)
-		memmove(g->rx, g->rx + 1, g->rx_len);
-	chardev_input_ready(s->host.cd);
-	return byte;
-}
-
-/* ---- transmitter ---- */
-
-static void write_thr(struct serial *s, uint8_t byte)
-{
-	struct serial_guest *g = &s->guest;
-
-	/* Full for a moment, then empty again: where THRE was pending the guest sees a new edge. */
-	g->thre_pending = false;
-	update_irq(s);
-	if (g->mcr & MCR_LOOP)
-		receive(g, byte);
-	else
-		chardev_write(s->host.cd, &byte, 1);
-	g->thre_pending = true;
-}
-
-/* ---- registers ---- */
-
-static void write_ier(struct serial_guest *g, uint8_t value)
-{
-	if ((value & IER_THRI) && !(g->ier & IER_THRI))
-		g->thre_pending = true;
-	g->ier = value & IER_MASK;
-}
-
-static void write_fcr(struct serial *s, uint8_t value)
-{
-	struct serial_guest *g = &s->guest;
-
-	/* Without the enable bit the others are not programmed; switching clears the FIFOs. */
-	if (!(value & FCR_ENABLE))
-		value = 0;
-	if ((value & FCR_CLEAR_RX) || ((value ^ g->fcr) & FCR_ENABLE))
-		g->rx_len = 0;
-	g->fcr = value & FCR_KEPT;
 	chardev_input_ready(s->host.cd);
 }
 
-static void write_mcr(struct serial *s, uint8_t value)
+/* An edge for the PIC and the IOAPIC: the line falls when the last cause is gone. */
+static void interrupt(void *opaque, bool level)
 {
-	s->guest.mcr = value & MCR_MASK;
-	update_modem(&s->guest);
-	chardev_input_ready(s->host.cd);
-}
+	struct serial *s = opaque;
 
-static uint8_t read_iir(struct serial_guest *g)
-{
-	uint8_t cause = pending_cause(g);
-
-	if (cause == IIR_THRI)
-		g->thre_pending = false;
-	return cause | (g->fcr & FCR_ENABLE ? IIR_FIFO : 0);
-}
-
-static uint8_t read_lsr(struct serial_guest *g)
-{
-	uint8_t lsr = LSR_THRE | LSR_TEMT;
-
-	if (g->rx_len)
-		lsr |= LSR_DR;
-	if (g->overrun)
-		lsr |= LSR_OE;
-	g->overrun = false;
-	return lsr;
-}
-
-static uint8_t read_msr(struct serial_guest *g)
-{
-	uint8_t msr = g->msr;
-
-	g->msr &= (uint8_t)~MSR_DELTAS;
-	return msr;
-}
-
-static uint8_t read_register(struct serial *s, uint64_t reg)
-{
-	struct serial_guest *g = &s->guest;
-	bool dlab = g->lcr & LCR_DLAB;
-
-	switch (reg) {
-	case REG_DATA:
-		return dlab ? g->dll : read_rbr(s);
-	case REG_IER:
-		return dlab ? g->dlm : g->ier;
-	case REG_IIR:
-		return read_iir(g);
-	case REG_LCR:
-		return g->lcr;
-	case REG_MCR:
-		return g->mcr;
-	case REG_LSR:
-		return read_lsr(g);
-	case REG_MSR:
-		return read_msr(g);
-	default:
-		return g->scr;
-	}
-}
-
-static void write_register(struct serial *s, uint64_t reg, uint8_t value)
-{
-	struct serial_guest *g = &s->guest;
-	bool dlab = g->lcr & LCR_DLAB;
-
-	switch (reg) {
-	case REG_DATA:
-		if (dlab)
-			g->dll = value;
-		else
-			write_thr(s, value);
-		break;
-	case REG_IER:
-		if (dlab)
-			g->dlm = value;
-		else
-			write_ier(g, value);
-		break;
-	case REG_IIR:
-		write_fcr(s, value);
-		break;
-	case REG_LCR:
-		g->lcr = value;
-		break;
-	case REG_MCR:
-		write_mcr(s, value);
-		break;
-	case REG_SCR:
-		g->scr = value;
-		break;
-	default: /* LSR and MSR: for the factory's tests */
-		break;
-	}
+	irq_line_set(&s->host.irq, level);
 }
 
 /* The chip has an 8-bit bus: a wider access is one to each register in turn. */
@@ -384,10 +88,9 @@ static uint64_t serial_read(struct device *dev, uint64_t offset, unsigned int si
 	struct serial *s = to_serial(dev);
 	uint64_t value = 0;
 
-	for (unsigned int i = 0; i < size; i++) {
-		value |= (uint64_t)read_register(s, offset + i) << (8 * i);
-		update_irq(s);
-	}
+	for (unsigned int i = 0; i < size; i++)
+		value |= (uint64_t)uart_read(&s->guest, &s->host.pins, (unsigned int)offset + i)
+			 << (8 * i);
 	return value;
 }
 
@@ -395,10 +98,9 @@ static void serial_write(struct device *dev, uint64_t offset, uint64_t value, un
 {
 	struct serial *s = to_serial(dev);
 
-	for (unsigned int i = 0; i < size; i++) {
-		write_register(s, offset + i, (uint8_t)(value >> (8 * i)));
-		update_irq(s);
-	}
+	for (unsigned int i = 0; i < size; i++)
+		uart_write(&s->guest, &s->host.pins, (unsigned int)offset + i,
+			   (uint8_t)(value >> (8 * i)));
 }
 
 /* ---- the backend's side, on the main thread ---- */
@@ -409,23 +111,17 @@ static size_t backend_room(void *opaque)
 	size_t n;
 
 	pthread_mutex_lock(&s->dev.lock);
-	n = rx_room(&s->guest);
+	n = uart_room(&s->guest);
 	pthread_mutex_unlock(&s->dev.lock);
 	return n;
 }
 
-/*
- * Since it was asked for room the guest may have dropped its FIFO, which is an overrun, or gone
- * into loopback mode, where the chip does not hear its input.
- */
 static void backend_input(void *opaque, const uint8_t *data, size_t len)
 {
 	struct serial *s = opaque;
 
 	pthread_mutex_lock(&s->dev.lock);
-	for (size_t i = 0; i < len && !(s->guest.mcr & MCR_LOOP); i++)
-		receive(&s->guest, data[i]);
-	update_irq(s);
+	uart_receive(&s->guest, &s->host.pins, data, len);
 	pthread_mutex_unlock(&s->dev.lock);
 }
 
@@ -434,9 +130,7 @@ static void backend_connected(void *opaque, bool connected)
 	struct serial *s = opaque;
 
 	pthread_mutex_lock(&s->dev.lock);
-	s->guest.connected = connected;
-	update_modem(&s->guest);
-	update_irq(s);
+	uart_connect(&s->guest, &s->host.pins, connected);
 	pthread_mutex_unlock(&s->dev.lock);
 }
 
@@ -474,6 +168,10 @@ static int serial_create(struct device *dev, const struct device_env *env, struc
 
 	if (!env->stream && env->args && strcmp(env->args, "tty") == 0 && terminal_is_taken(dev))
 		return err_set(err, EINVAL, "--serial2 tty: the terminal is COM1's");
+	s->host.pins = (struct uart_pins){ .transmit = transmit,
+					   .has_room = has_room,
+					   .interrupt = interrupt,
+					   .opaque = s };
 	return chardev_open(&s->host.cd, "serial", dev->instance, env->args ? env->args : "null",
 			    env->loop, &ops, env->fds, env->stream, err);
 }
@@ -490,13 +188,8 @@ static int serial_attach(struct device *dev, struct error *err)
 static void serial_reset(struct device *dev)
 {
 	struct serial *s = to_serial(dev);
-	bool connected = chardev_connected(s->host.cd);
 
-	s->guest = (struct serial_guest){ .connected = connected, .dll = RESET_DIVISOR };
-	/* The lines are as they are; a reset is no change of them. */
-	s->guest.msr = modem_lines(&s->guest);
-	update_irq(s);
-	chardev_input_ready(s->host.cd);
+	uart_reset(&s->guest, &s->host.pins, chardev_connected(s->host.cd));
 }
 
 static int serial_quiesce(struct device *dev, struct error *err)
@@ -544,22 +237,12 @@ static int serial_load_host_again(struct device *dev, struct stream *s, struct e
 static int serial_post_load(struct device *dev, struct error *err)
 {
 	struct serial *s = to_serial(dev);
-	struct serial_guest *g = &s->guest;
+	int r = uart_check(&s->guest, err);
 
-	if (g->rx_len > FIFO_BYTES || g->rx_len > rx_capacity(g))
-		return err_set(err, EINVAL, "serial: %u bytes received, but there is room for %u",
-			       g->rx_len, rx_capacity(g));
-	if ((g->ier & ~IER_MASK) || (g->mcr & ~MCR_MASK) || (g->fcr & ~FCR_KEPT))
-		return err_set(err, EINVAL,
-			       "serial: impossible register: IER %#x, MCR %#x, FCR %#x", g->ier,
-			       g->mcr, g->fcr);
-	if ((g->msr & ~MSR_DELTAS) != modem_lines(g))
-		return err_set(err, EINVAL, "serial: MSR %#x does not match the modem lines %#x",
-			       g->msr, modem_lines(g));
-	irq_line_restore(&s->host.irq, g->irq_level);
-	g->connected = chardev_connected(s->host.cd);
-	update_modem(g);
-	update_irq(s);
+	if (r < 0)
+		return r;
+	irq_line_restore(&s->host.irq, s->guest.irq_level);
+	uart_connect(&s->guest, &s->host.pins, chardev_connected(s->host.cd));
 	return 0;
 }
 
@@ -585,7 +268,7 @@ static const struct bus_region serial_regions[] = {
 		.kind = BUS_PIO,
 		.base = 0x3f8,
 		.more_bases = com2,
-		.len = REG_COUNT,
+		.len = UART_REGISTERS,
 		.read = serial_read,
 		.write = serial_write,
 	},
@@ -645,7 +328,7 @@ const struct device_class serial_class = {
 	.host = &serial_host,
 	.size = sizeof(struct serial),
 	.guest_offset = offsetof(struct serial, guest),
-	.guest_size = sizeof(struct serial_guest),
+	.guest_size = sizeof(struct uart),
 	.state = &serial_vmstate,
 	.regions = serial_regions,
 	.nregions = ARRAY_SIZE(serial_regions),
