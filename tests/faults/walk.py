@@ -17,7 +17,7 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from moltvm import Qmp, QmpError, Vm, session_states, write_script  # noqa: E402
+from moltvm import Qmp, QmpError, Vm, emulated, session_states, write_script  # noqa: E402
 
 # Short where it has to run out; else so long that a busy machine is not taken for a hang.
 HANG_MS = 500
@@ -269,7 +269,8 @@ class Walker:
 class ProbeWalker(Walker):
     """The guest `probe`, which verifies its memory, registers and clocks by itself."""
 
-    cmdline = "period_ms=15 lost_ms=20000 clock_us=20000 stall_ms=20000 ram_mib=4"
+    # As much RAM as the guest comes round in between two updates.
+    cmdline = "period_ms=15 lost_ms=20000 clock_us=20000 stall_ms=20000 ram_mib=%d" % (1 if emulated() else 4)
 
     def start(self):
         # Two: then their threads share the work of an update. Main may write what is injected to files.
