@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * event: powers off, resets, faults or reports a panic at a moment that a test chooses, by a word in
- * RAM (event.h). Meanwhile each CPU wakes up a thousand times a second and verifies what it keeps in
- * RAM, and that its TSC does not run backwards.
+ * event: powers off, resets, faults or reports a panic at a moment that a test chooses, by a word
+ * in RAM (event.h). Meanwhile each CPU wakes up a thousand times a second and verifies what it
+ * keeps in RAM, and that its TSC does not run backwards.
  *
  * Options: cpus=1 (up to 2).
  */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The page that the guest `event` shares with a test: found in guest RAM by its magic. Its layout is
- * also in tests/faults/guest_events.py.
+ * The page that the guest `event` shares with a test: found in guest RAM by its magic. Its layout
+ * is also in tests/faults/guest_events.py.
  */
 #ifndef EVENT_H
 #define EVENT_H

@@ -6,9 +6,9 @@
  *
  *	iops: NAME requests=N ns=T kicks=K interrupts=I slowest_ns=L errors=E
  *
- * With `run=asked` it does what its mailbox (iops.h) asks for, which whoever measures finds in guest
- * RAM: so nothing but requests leaves the guest. It takes nothing that is molt's own: features are
- * those that every device has, registers are where the capabilities say, on any slot.
+ * With `run=asked` it does what its mailbox (iops.h) asks for, which whoever measures finds in
+ * guest RAM: so nothing but requests leaves the guest. It takes nothing that is molt's own:
+ * features are those that every device has, registers are where the capabilities say, on any slot.
  *
  * Options: run=asked, disk=none (with it: nothing but the TSC is read), slot=N (0: the first disk),
  * queues=1, size=128 (of each), ms=500 (of a phase), sleep=on (waits for interrupts).

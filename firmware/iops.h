@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The page that the iops guest shares with whoever measures with it: found in guest RAM by its magic.
- * tests/bench/iops.py knows its layout.
+ * The page that the iops guest shares with whoever measures with it: found in guest RAM by its
+ * magic. tests/bench/iops.py knows its layout.
  */
 #ifndef IOPS_H
 #define IOPS_H

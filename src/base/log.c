@@ -357,8 +357,9 @@ int log_before_exec(struct error *err)
 void log_rest(void)
 {
 	/*
-	 * One that is in a write that does not end waits for nobody, and the exec ends it. But it must
-	 * not end by itself just then, or a lock of malloc's may go with it that the stand-in needs.
+	 * One that is in a write that does not end waits for nobody, and the exec ends it. But it
+	 * must not end by itself just then, or a lock of malloc's may go with it that the stand-in
+	 * needs.
 	 */
 	if (writer_wait(&writer, 0))
 		writer_rest(&writer, LOG_DRAIN_MS);

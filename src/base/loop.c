@@ -4,10 +4,10 @@
  * stale event for it can be left in a batch.
  *
  * There are two epoll sets, one in the other. In the outer one are the sources that go on while the
- * loop is held, in the inner one all others: so to hold the loop and to let it go is one call, which
- * needs no memory, whatever is registered. While it is held the inner set is watched for one event
- * only, which tells that somebody waits. A group is one more of the kind, in the outer one while its
- * sources are served.
+ * loop is held, in the inner one all others: so to hold the loop and to let it go is one call,
+ * which needs no memory, whatever is registered. While it is held the inner set is watched for one
+ * event only, which tells that somebody waits. A group is one more of the kind, in the outer one
+ * while its sources are served.
  */
 #include <errno.h>
 #include <limits.h>
@@ -275,9 +275,9 @@ int loop_group_add(struct loop_group *group, struct loop_source *src, int fd, ui
 }
 
 /*
- * Not loop_add() and loop_del(): to add a set to another one the kernel looks at each of its sources.
- * Nor loop_mod(), which does nothing where the source says that it is so: main may have died in here,
- * and the stand-in goes on in its memory.
+ * Not loop_add() and loop_del(): to add a set to another one the kernel looks at each of its
+ * sources. Nor loop_mod(), which does nothing where the source says that it is so: main may have
+ * died in here, and the stand-in goes on in its memory.
  */
 int loop_group_serve(struct loop_group *group, bool on)
 {

@@ -33,8 +33,8 @@
  *
  * *Removal.* Somebody may have put another file there by hand meanwhile: device and inode are
  * compared. Where they are not known (the state of a molt that did not save them), what is at the
- * path when the state is loaded is taken for ours. Where nothing was to be seen there, the socket is
- * closed first; what is stale afterwards is ours, or another's who has died, and goes under the
+ * path when the state is loaded is taken for ours. Where nothing was to be seen there, the socket
+ * is closed first; what is stale afterwards is ours, or another's who has died, and goes under the
  * lock. In main's sandbox that cannot be found out, for nothing connects there, and the file stays.
  */
 #include <errno.h>

@@ -20,7 +20,8 @@ struct memory_arg {
 
 /*
  * Takes "SIZE[,hugepages=on|off|SIZE][,thp=on|off][,prefault=on|off]
- * [,refault=before|background|lazy][,refault-limit=SECONDS]" apart. -EINVAL or -ERANGE with a sentence that names the value.
+ * [,refault=before|background|lazy][,refault-limit=SECONDS]" apart. -EINVAL or -ERANGE with a
+ * sentence that names the value.
  */
 int cli_parse_memory(const char *text, struct memory_arg *arg, struct error *err);
 

@@ -72,8 +72,8 @@ bool cli_begin(struct cli_args *args, const struct cli_command *cmd, int argc, c
 const char *cli_value(const struct cli_args *args, const char *name);
 
 /*
- * The index-th value given for an option that may be repeated, or index 0's default; NULL when there
- * are no more.
+ * The index-th value given for an option that may be repeated, or index 0's default; NULL when
+ * there are no more.
  */
 const char *cli_value_at(const struct cli_args *args, const char *name, size_t index);
 

@@ -14,8 +14,8 @@ struct sandbox_arg {
 };
 
 /*
- * Takes "on|off[,write=DIR[:DIR...]]" apart; nothing is looked up. -EINVAL or -E2BIG with a sentence
- * that names the value, and then it is on. arg needs cli_free_sandbox() either way.
+ * Takes "on|off[,write=DIR[:DIR...]]" apart; nothing is looked up. -EINVAL or -E2BIG with a
+ * sentence that names the value, and then it is on. arg needs cli_free_sandbox() either way.
  */
 int cli_parse_sandbox(const char *text, struct sandbox_arg *arg, struct error *err);
 void cli_free_sandbox(struct sandbox_arg *arg);

@@ -8,9 +8,9 @@
  * stepped during the update would step the guest's *monotonic* clock; CLOCK_MONOTONIC_RAW is never
  * stepped nor slewed and is what KVM counts by. The two clocks cannot be read in one instant, so
  * both sides take the tightest of a few brackets, and what a first KVM_SET_CLOCK missed is measured
- * and set right by a second. On a host whose CPUs are all busy a bracket may be milliseconds wide, and
- * the clock set as late: so there are as many more as it takes for a tight one. On a slow host each
- * setting is late by more than that; so what is made up for is the least that one was late by.
+ * and set right by a second. On a host whose CPUs are all busy a bracket may be milliseconds wide,
+ * and the clock set as late: so there are as many more as it takes for a tight one. On a slow host
+ * each setting is late by more than that; so what is made up for is the least that one was late by.
  *
  * What travels is the difference of the two clocks. A measurement that is off the one that came
  * with the last update by less than it can be wrong is not taken as news: else the errors of a

@@ -4,11 +4,11 @@
  * of operation.
  *
  * A request is answered before the next one is looked at. Some have to wait: GET_VRING_BASE,
- * RESET_DEVICE and a queue's disabling, until the queues that they stop have finished what they have
- * in flight. Until then nothing is read from that connection, and everything else goes on. But of
- * GET_VRING_BASE there may be one for each queue, and where a request takes seconds the last queue
- * must not go on with new ones until all the others have stopped: so these are taken as they come,
- * and answered in their order.
+ * RESET_DEVICE and a queue's disabling, until the queues that they stop have finished what they
+ * have in flight. Until then nothing is read from that connection, and everything else goes on. But
+ * of GET_VRING_BASE there may be one for each queue, and where a request takes seconds the last
+ * queue must not go on with new ones until all the others have stopped: so these are taken as they
+ * come, and answered in their order.
  */
 #include <errno.h>
 #include <string.h>

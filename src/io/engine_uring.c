@@ -3,22 +3,23 @@
  * Requests by io_uring, on a ring that is older than this process and will outlive it (ring.h).
  * Theory of operation.
  *
- * The kernel's own indices of a ring are in the memory that is shared with it; liburing's are set to
- * the same when it is attached. What an earlier process had put into the ring and not submitted is
- * dropped: the inflight table has it.
+ * The kernel's own indices of a ring are in the memory that is shared with it; liburing's are set
+ * to the same when it is attached. What an earlier process had put into the ring and not submitted
+ * is dropped: the inflight table has it.
  *
- * What it had submitted may still be under way, even when its process is gone: an exit waits for the
- * kernel's worker threads, but not for a device that has the request (direct I/O). Such a request
- * reads or writes guest RAM and the file as long as it lasts, so nothing may be done again before it
- * has ended. Each submission has exactly one completion, and both are counted, in the ring: the
- * submission queue's head and the completion queue's tail. The difference is what is under way.
- * What waits for something that may never come, a read of an eventfd, is cancelled.
+ * What it had submitted may still be under way, even when its process is gone: an exit waits for
+ * the kernel's worker threads, but not for a device that has the request (direct I/O). Such a
+ * request reads or writes guest RAM and the file as long as it lasts, so nothing may be done again
+ * before it has ended. Each submission has exactly one completion, and both are counted, in the
+ * ring: the submission queue's head and the completion queue's tail. The difference is what is
+ * under way. What waits for something that may never come, a read of an eventfd, is cancelled.
  *
  * A completion of an earlier process is known by its generation (user_data's upper half) and says
  * nothing.
  *
  * A read of the kick eventfd is always among the submissions, so one call waits for everything. Of
- * one that is O_NONBLOCK, for which the ring would not wait, it is a poll, and the read comes after.
+ * one that is O_NONBLOCK, for which the ring would not wait, it is a poll, and the read comes
+ * after.
  */
 #include <errno.h>
 #include <poll.h>

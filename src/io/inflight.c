@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Theory of operation. A request is in flight from io_inflight_take() to io_inflight_flushed(). The
- * writer may be killed between any two instructions; stores of one thread to memory are seen in their
- * order (x86), and the compiler is kept from changing it.
+ * writer may be killed between any two instructions; stores of one thread to memory are seen in
+ * their order (x86), and the compiler is kept from changing it.
  *
  *	take	counter, then inflight = 1. Killed before: the request is still in the available
  *		ring, for what was taken of it is used idx + the number in flight.
- *	put	next = the last head, then last_batch_head = this one: a list of what the used ring's
- *		idx will give back.
- *	flush	the used ring's idx (elsewhere); then inflight = 0 for each of the list; then used_idx.
- *		Killed in between: used_idx differs from the ring's idx by the number of requests on
- *		the list that the driver has, so recovering clears as many.
+ *	put	next = the last head, then last_batch_head = this one: a list of what the used
+ *		ring's idx will give back.
+ *	flush	the used ring's idx (elsewhere); then inflight = 0 for each of the list; then
+ *		used_idx. Killed in between: used_idx differs from the ring's idx by the number of
+ *		requests on the list that the driver has, so recovering clears as many.
  *
- * The table is shared with the front-end and therefore not trusted: heads are checked, the walk over
- * the list is bounded.
+ * The table is shared with the front-end and therefore not trusted: heads are checked, the walk
+ * over the list is bounded.
  */
 #include <assert.h>
 #include <errno.h>

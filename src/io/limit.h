@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Limits: token buckets without a refill. The only state of a bucket is the moment at which it is
- * full again (struct io_board_limit's busy_ns), which any thread moves on by what it takes, with one
- * compare-and-swap; so a bucket is shared by queues without a lock, is exact at any moment, and
+ * full again (struct io_board_limit's busy_ns), which any thread moves on by what it takes, with
+ * one compare-and-swap; so a bucket is shared by queues without a lock, is exact at any moment, and
  * outlives the process, wherever that is killed.
  *
  * With rate r and burst b a bucket has b - (busy - now) * r in it. A request that costs c may begin

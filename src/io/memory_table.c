@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The front-end's memory table becomes a struct memory, so that guest RAM is looked up here as it is
- * in the VMM. User addresses are guest physical ones.
+ * The front-end's memory table becomes a struct memory, so that guest RAM is looked up here as it
+ * is in the VMM. User addresses are guest physical ones.
  */
 #include <errno.h>
 #include <fcntl.h>

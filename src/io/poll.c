@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Waking a thread that sleeps costs more than many a request takes, above all where CPUs are virtual
- * and an idle one has to be woken by its host; and a driver whose kick is awaited has to leave the
- * guest for it. So a queue's thread looks around for a while before it sleeps: longer each time that
- * it slept for less than that was worth, and not at all when there was nothing for longer. So a
- * queue with nothing to do costs nothing.
+ * Waking a thread that sleeps costs more than many a request takes, above all where CPUs are
+ * virtual and an idle one has to be woken by its host; and a driver whose kick is awaited has to
+ * leave the guest for it. So a queue's thread looks around for a while before it sleeps: longer
+ * each time that it slept for less than that was worth, and not at all when there was nothing for
+ * longer. So a queue with nothing to do costs nothing.
  *
- * With direct I/O the wait is for a device, which needs no CPU: it may last longer, and a sleep that
- * was mostly the waking counts as a short one. Where that was in vain several times in a row the
- * device is too slow for it, and is left alone for many sleeps. Other files are read and written by
- * the kernel's threads, and one of them may want the CPU on which this one looks around.
+ * With direct I/O the wait is for a device, which needs no CPU: it may last longer, and a sleep
+ * that was mostly the waking counts as a short one. Where that was in vain several times in a row
+ * the device is too slow for it, and is left alone for many sleeps. Other files are read and
+ * written by the kernel's threads, and one of them may want the CPU on which this one looks around.
  */
 #include <molt/base/fd.h>
 

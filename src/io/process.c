@@ -2,9 +2,9 @@
 /*
  * The process: one loop for the messages of all disks, a thread for each queue.
  *
- * Order of its beginning: what it was not given is closed, the disks and their queues are made, with
- * all threads that it will ever have, then all of them enter the sandbox, and only then the first
- * message is read.
+ * Order of its beginning: what it was not given is closed, the disks and their queues are made,
+ * with all threads that it will ever have, then all of them enter the sandbox, and only then the
+ * first message is read.
  *
  * It ends when the front-end's ends of its sockets are gone. A request in flight is no reason to
  * wait: there is nobody whom it could be told to, or somebody will start another process and has it

@@ -6,9 +6,9 @@
  * everything in struct io_queue is main's) or it runs: then the queue is its own, and main may only
  * wish that it stops. It stops when all that is in flight is done.
  *
- * While a queue has anything to do the driver is asked not to kick; before its thread sleeps it asks
- * for kicks again and looks once more. Whoever else wants the thread to look around (main, the pool's
- * threads) writes to the kick eventfd, too: a kick too many does no harm.
+ * While a queue has anything to do the driver is asked not to kick; before its thread sleeps it
+ * asks for kicks again and looks once more. Whoever else wants the thread to look around (main, the
+ * pool's threads) writes to the kick eventfd, too: a kick too many does no harm.
  *
  * Nothing of a queue is lost when the process is killed. Which requests are in flight is in the
  * inflight table, where the available ring was read up to follows from it, and the rest is not

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Requests of virtio-blk (virtio 1.2, 5.2.6). A chain has a header of 16 bytes that the device reads,
- * data, and a status byte that it writes last; where one buffer ends and the next begins means
- * nothing (2.7.4.2). The header is copied once, and only the copy is looked at.
+ * Requests of virtio-blk (virtio 1.2, 5.2.6). A chain has a header of 16 bytes that the device
+ * reads, data, and a status byte that it writes last; where one buffer ends and the next begins
+ * means nothing (2.7.4.2). The header is copied once, and only the copy is looked at.
  *
  * What is wrong with a request is told by its status. Without room for one, or with half a header,
  * there is nothing to tell it with, and the queue is broken.

@@ -6,8 +6,8 @@
  * ports 0xcf8 and 0xcfc as well (PCI Local Bus Specification 3.0, section 3.2.2.3.2), for code that
  * runs before it knows the tables.
  *
- * Slot 0 is the host bridge, slots 1 to 31 are for functions, of which each slot has one. All others
- * read as all ones, which is how a guest learns that nobody is there.
+ * Slot 0 is the host bridge, slots 1 to 31 are for functions, of which each slot has one. All
+ * others read as all ones, which is how a guest learns that nobody is there.
  *
  * Locks: this device's, then the function's.
  */

@@ -1,30 +1,30 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Build-time program: compiles the lists of system calls to seccomp filters, as C tables. So nothing
- * has to be compiled, and no library linked, at run time.
+ * Build-time program: compiles the lists of system calls to seccomp filters, as C tables. So
+ * nothing has to be compiled, and no library linked, at run time.
  *
  * A vCPU thread's list is declared in comments beside the code that makes the calls. A declaration
  * ends with its line:
  *
  *	#syscalls LIST: CALL ...
- *	... ioctls(PREFIX)		ioctl(REQUEST) for each word that begins so in the table after the
+ *	... ioctls(PREFIX)	ioctl(REQUEST) for each word that begins so in the table after the
  *				comment, up to its "};"
  *
  * Main's list is a file of its own, for it is about programs that are not in these sources. A line
  * that begins with # is a comment. "plain:" and "sanitized:" are for builds without and with a
  * sanitizer.
  *
- * CALL is a name, which allows the call, or NAME(CONDITION,...), one condition for each argument from
- * the first on; ioctl's begin with the request:
+ * CALL is a name, which allows the call, or NAME(CONDITION,...), one condition for each argument
+ * from the first on; ioctl's begin with the request:
  *
  *	(nothing)	any value		!VALUE		not that
  *	VALUE		that one		!&MASK		none of these bits
  *	NULL		no pointer		&MASK=VALUE	these bits have that value
  *
- * With =ERROR behind it, it is answered with that error instead. What is in no list ends the process
- * in a vCPU thread, and is EPERM in main, or ENOSYS if it is newer than KNOWN_CALLS: C libraries try
- * new calls first, and fall back on ENOSYS alone. That number is not libseccomp's, or the list would
- * depend on who builds molt.
+ * With =ERROR behind it, it is answered with that error instead. What is in no list ends the
+ * process in a vCPU thread, and is EPERM in main, or ENOSYS if it is newer than KNOWN_CALLS: C
+ * libraries try new calls first, and fall back on ENOSYS alone. That number is not libseccomp's, or
+ * the list would depend on who builds molt.
  *
  * usage: mkfilter plain|sanitized OUTPUT MAIN_LIST SOURCE...
  */

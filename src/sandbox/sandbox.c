@@ -7,10 +7,10 @@
  * the process. It lives as long as its image, so its list belongs to that image alone.
  *
  * Main takes commands, and execs. What it gives up survives the exec and binds images that are not
- * written yet, as well as wrappers of which nobody knows what they do. So its list (main.list) is as
- * strict as an exec allows: what any program, an interpreter and a VMM need; the rest is refused with
- * an error, which a program can live with. It may read and execute all files and change those that
- * are its business. lists.h tells how a successor finds out what is in force.
+ * written yet, as well as wrappers of which nobody knows what they do. So its list (main.list) is
+ * as strict as an exec allows: what any program, an interpreter and a VMM need; the rest is refused
+ * with an error, which a program can live with. It may read and execute all files and change those
+ * that are its business. lists.h tells how a successor finds out what is in force.
  *
  * When a vCPU thread enters: when KVM_RUN first brings an exit to serve and before it looks at what
  * the guest wants. No code of ours runs in between, and the time is not the blackout's.

@@ -153,9 +153,9 @@ int fd_kind_of(int fd)
 }
 
 /*
- * The kind, where it is expected to be one: of an anonymous inode it is enough that it is one. There
- * may be hundreds, a pause is not to be spent with links in /proc, and what is none of its kind will
- * not be taken by whom it is for.
+ * The kind, where it is expected to be one: of an anonymous inode it is enough that it is one.
+ * There may be hundreds, a pause is not to be spent with links in /proc, and what is none of its
+ * kind will not be taken by whom it is for.
  */
 static int check_kind(int fd, uint32_t expected)
 {

@@ -2,12 +2,12 @@
 /*
  * The final state. Theory of operation.
  *
- * What the successor rehearses with is the state of the hand-off, from which the guest has run on. At
- * the switch the stand-in saves once more: machine, vCPUs and devices, in the same sections, into
- * memory that both have mapped; but not the vCPUs that have waited all the time, nor the devices
- * that nothing has happened to, which are most: a disk has 8 KiB of state. All else that the update
- * saves belongs to what waits meanwhile, and is as it was; so are the descriptors, which is
- * checked.
+ * What the successor rehearses with is the state of the hand-off, from which the guest has run on.
+ * At the switch the stand-in saves once more: machine, vCPUs and devices, in the same sections,
+ * into memory that both have mapped; but not the vCPUs that have waited all the time, nor the
+ * devices that nothing has happened to, which are most: a disk has 8 KiB of state. All else that
+ * the update saves belongs to what waits meanwhile, and is as it was; so are the descriptors, which
+ * is checked.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -11,8 +11,8 @@
  * makes when the guest runs again (update_committed()). It is opened before the pause, with room
  * for the state, so that what is wrong with it is known in time; and it gets its name when it is
  * whole. The URI in the successor's command line names it all the same ("file:PATH", otherwise
- * "file:/proc/self/fd/N"): the successor uses the descriptor in the fd table when the URI is the one
- * recorded there.
+ * "file:/proc/self/fd/N"): the successor uses the descriptor in the fd table when the URI is the
+ * one recorded there.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -48,7 +48,7 @@ struct update_wire {
 	uint32_t wrapper_len;
 	uint8_t wrapper[UPDATE_ARGV_MAX]; /* by which the predecessor was executed, in the same way */
 	uint32_t nguardians;
-	uint32_t guardians[UPDATE_STAND_INS_MAX]; /* of earlier updates that have not ended yet: pids */
+	uint32_t guardians[UPDATE_STAND_INS_MAX]; /* pids of earlier ones that have not ended yet */
 };
 
 /* The successor in check mode, while it is at work. */
@@ -157,8 +157,8 @@ struct update;
 /* What steps and stand-in call in the server, which stands above them. */
 struct update_server_ops {
 	/*
-	 * The step that waited is over: NULL, or why it failed; of the check, what the successor has
-	 * against it.
+	 * The step that waited is over: NULL, or why it failed; of the check, what the successor
+	 * has against it.
 	 */
 	void (*waited)(struct update *u, const struct error *err);
 	/* In the stand-in whose successor is gone, see struct stand_in_ops. */
@@ -198,8 +198,8 @@ extern const struct stand_in_ops update_stand_in_ops;
 void update_committed(void *opaque);
 
 /*
- * take_back.c: in the stand-in whose successor is gone, undoes the steps, tells everyone. It stood in:
- * the guest was running.
+ * take_back.c: in the stand-in whose successor is gone, undoes the steps, tells everyone. It stood
+ * in: the guest was running.
  */
 void update_take_back(struct update *u, bool stood_in);
 
@@ -215,9 +215,9 @@ int final_state_load(struct machine *m, struct incoming *in, struct error *err);
 void final_state_close(struct incoming *in);
 
 /*
- * steps.c: the predecessor's steps, from the first: STEP_WAITS where one of them waits for an answer
- * (steps.h), or -errno, everything undone and the guest running on. They do not end well here, but in
- * the successor.
+ * steps.c: the predecessor's steps, from the first: STEP_WAITS where one of them waits for an
+ * answer (steps.h), or -errno, everything undone and the guest running on. They do not end well
+ * here, but in the successor.
  */
 int update_run_steps(struct update *u, struct error *err);
 /* The one that waited is over, with r; -errno: all is undone. And what comes after it. */
@@ -251,8 +251,8 @@ int update_request(struct update *u, const struct command_origin *origin, enum u
 /* The end of an update that failed: tells everyone. */
 void update_failed(struct update *u, const struct error *err);
 /*
- * The answer to an update that was only to be checked: none was tried, so none has failed. err: what the
- * check has found, or NULL.
+ * The answer to an update that was only to be checked: none was tried, so none has failed. err:
+ * what the check has found, or NULL.
  */
 void update_only_checked(struct update *u, const struct error *err);
 void update_forget_request(struct update_request *req);
@@ -273,8 +273,8 @@ void handover_fini(struct hand_over *h);
 int handover_write(struct hand_over *h, struct error *err);
 void handover_undo(struct hand_over *h);
 /*
- * Main keeps off the CPUs where vCPUs that execute something were entered, and so does the successor;
- * see keep_off.c. False where there are no others.
+ * Main keeps off the CPUs where vCPUs that execute something were entered, and so does the
+ * successor; see keep_off.c. False where there are no others.
  */
 bool handover_keep_off(struct hand_over *h, struct machine *m);
 /* Returns only where it failed. */

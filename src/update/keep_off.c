@@ -2,12 +2,12 @@
 /*
  * Keeping off the guest's CPUs. Theory of operation.
  *
- * While the VMM is replaced three main threads are at work beside a guest that runs. The scheduler puts
- * them where it likes, be it on the CPU of a vCPU that computes while another CPU is idle, and leaves
- * them there for a tick: the guest then has gaps of 2 to 4 ms that nobody stopped it for. So where there
- * are CPUs on which no vCPU that computes was entered, predecessor, stand-in and successor keep to these;
- * the successor inherits it by the exec. When the guest is the successor's that goes back to where main
- * may run usually, which the vCPUs' threads never left.
+ * While the VMM is replaced three main threads are at work beside a guest that runs. The scheduler
+ * puts them where it likes, be it on the CPU of a vCPU that computes while another CPU is idle, and
+ * leaves them there for a tick: the guest then has gaps of 2 to 4 ms that nobody stopped it for. So
+ * where there are CPUs on which no vCPU that computes was entered, predecessor, stand-in and
+ * successor keep to these; the successor inherits it by the exec. When the guest is the successor's
+ * that goes back to where main may run usually, which the vCPUs' threads never left.
  */
 #include "keep_off.h"
 

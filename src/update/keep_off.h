@@ -12,8 +12,8 @@ struct keep_off {
 };
 
 /*
- * From now on the calling thread runs on these CPUs only; and where it may again. What cannot be had
- * only makes the guest slower.
+ * From now on the calling thread runs on these CPUs only; and where it may again. What cannot be
+ * had only makes the guest slower.
  */
 void keep_off_begin(struct keep_off *k, const cpu_set_t *spare);
 void keep_off_end(struct keep_off *k);

@@ -4,8 +4,8 @@
  *
  * Everything that can be known or made before the pause is made before it: the successor is looked
  * up, the state file opened and its disk space reserved, memory for the stream and the fd table
- * allocated. Between `pause` and `hand-off` (in the old order: and the exec) the guest does not run,
- * and nothing is done there that could as well be done elsewhere.
+ * allocated. Between `pause` and `hand-off` (in the old order: and the exec) the guest does not
+ * run, and nothing is done there that could as well be done elsewhere.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -205,8 +205,9 @@ void undo_stand_in(struct update *u)
 }
 
 /*
- * For a rehearsal the state of a vCPU is good enough that it has some time before the others stop, and
- * then only devices are left to be saved in the pause. A vCPU that is alone would stop twice for it.
+ * For a rehearsal the state of a vCPU is good enough that it has some time before the others stop,
+ * and then only devices are left to be saved in the pause. A vCPU that is alone would stop twice
+ * for it.
  */
 int step_read_vcpus(struct update *u, struct error *err)
 {
@@ -231,9 +232,9 @@ void undo_read_vcpus(struct update *u)
 
 /*
  * With all vCPUs parked the guest is in KVM and in memory, and in nobody's registers: if this
- * process dies or hangs from here on, the stand-in has it. So nothing from here to the exec may leave
- * shared memory in a state that the stand-in cannot live with: no allocation (malloc's lock would die
- * with us), and no lock but those that machine_take_back() makes anew.
+ * process dies or hangs from here on, the stand-in has it. So nothing from here to the exec may
+ * leave shared memory in a state that the stand-in cannot live with: no allocation (malloc's lock
+ * would die with us), and no lock but those that machine_take_back() makes anew.
  */
 int step_pause(struct update *u, struct error *err)
 {

@@ -23,7 +23,8 @@ static const char *host_section(const struct takeover_kind *host)
 	return host->vms ? host->vms->name : NULL;
 }
 
-/* By the sections of its class and number; what it took the rest of, the stream, belongs to nobody. */
+/* By the sections of its class and number; what it took the rest of, the stream, belongs to nobody.
+ */
 static uint64_t bytes_of(const struct device *dev, const struct stream *s)
 {
 	const char *own = dev->cls->state ? dev->cls->state->name : NULL;

@@ -4,9 +4,9 @@
  *
  * While an update is under way there are two VMs and two address spaces. What they need beside
  * guest RAM counts for the control groups of this process like everything else, and where a limit
- * is reached and nothing can be taken back the out-of-memory killer ends the process that uses most.
- * That is molt, and with it who shares its memory: no way back leads from there. So the need is
- * reckoned up, and held against what there is, before anything is begun.
+ * is reached and nothing can be taken back the out-of-memory killer ends the process that uses
+ * most. That is molt, and with it who shares its memory: no way back leads from there. So the need
+ * is reckoned up, and held against what there is, before anything is begun.
  *
  * The figures are upper bounds of what tests/guest/test_room.py measures (docs/live-update.md). The
  * tables are those that lead to guest RAM: the process's page tables and KVM's, eight bytes a page

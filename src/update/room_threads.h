@@ -8,8 +8,8 @@
 #include <molt/base/error.h>
 
 /*
- * Asks the control groups, molt's user and the host. 0, or -EAGAIN with a sentence that says whose limit
- * it is. root stands before every path: "" but for tests.
+ * Asks the control groups, molt's user and the host. 0, or -EAGAIN with a sentence that says whose
+ * limit it is. root stands before every path: "" but for tests.
  */
 int room_threads(const char *root, uint32_t threads, struct error *err);
 

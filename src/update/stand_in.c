@@ -7,25 +7,26 @@
  * all descriptors, and threads of its own for the vCPUs. KVM's VM is bound to the address space, so
  * these run the guest as well as the predecessor's do. When the predecessor execs, the kernel gives
  * the new image a new address space and leaves the old one, with KVM's VM and vCPUs, to the
- * stand-in. That has three uses. The guest runs on while the successor is executed and built. If the
- * successor dies, hangs, or says that it cannot, the stand-in is the VMM from then on. And exec need
- * not take the old address space apart, which takes 15 ms per GiB of guest RAM that was touched: the
- * stand-in does when it ends.
+ * stand-in. That has three uses. The guest runs on while the successor is executed and built. If
+ * the successor dies, hangs, or says that it cannot, the stand-in is the VMM from then on. And exec
+ * need not take the old address space apart, which takes 15 ms per GiB of guest RAM that was
+ * touched: the stand-in does when it ends.
  *
  * Who may run the guest is decided by compare-and-swap on a word in a page that stand-in and
  * successor share (enum guest_owner). It is the stand-in's from the hand-off on. For the switch the
- * stand-in stops the guest, saves it, and makes the word undecided; then the successor takes it just
- * before its first KVM_RUN, or the stand-in takes it back: when the process has died, or the deadline
- * is over. So there is never more than one owner, not even if a successor that was given up wakes up
- * again; and one that knows nothing of a stand-in finds no undecided word.
+ * stand-in stops the guest, saves it, and makes the word undecided; then the successor takes it
+ * just before its first KVM_RUN, or the stand-in takes it back: when the process has died, or the
+ * deadline is over. So there is never more than one owner, not even if a successor that was given
+ * up wakes up again; and one that knows nothing of a stand-in finds no undecided word.
  *
  * In the old order the guest is stopped from before the exec on, and the word is undecided all the
  * time. Else all is the same.
  *
- * Thread-local memory. A process made without CLONE_SETTLS has the thread pointer of the thread that
- * made it. So that is a helper, which sleeps in a bare system call until the exec ends it: errno,
- * malloc, mutexes and pthread_create() work here while the predecessor still runs. Only the cached
- * thread id is the helper's, so nothing may rest on it (recursive or robust mutexes, raise()).
+ * Thread-local memory. A process made without CLONE_SETTLS has the thread pointer of the thread
+ * that made it. So that is a helper, which sleeps in a bare system call until the exec ends it:
+ * errno, malloc, mutexes and pthread_create() work here while the predecessor still runs. Only the
+ * cached thread id is the helper's, so nothing may rest on it (recursive or robust mutexes,
+ * raise()).
  */
 #include <errno.h>
 #include <poll.h>

@@ -31,7 +31,7 @@ enum guest_owner {
 	OWNER_SUCCESSOR,  /* committed: the stand-in only tears down */
 	OWNER_TAKEN_BACK, /* the stand-in has it for good: the successor must touch nothing */
 	OWNER_DISMISSED,  /* the predecessor has it, and needs no stand-in any more */
-	OWNER_STAND_IN, /* the stand-in runs it, until the switch. Who does not know it cannot commit */
+	OWNER_STAND_IN,   /* the stand-in, until the switch; who does not know it cannot commit */
 };
 
 /* The switch: whose turn it is. A futex, which both wait on. */
@@ -79,20 +79,22 @@ struct stand_in_page {
 struct stand_in;
 
 /*
- * How long devices may take to come to rest while the guest runs, and how often they are asked, here
- * and in the predecessor: a disk that others write to takes its time.
+ * How long devices may take to come to rest while the guest runs, and how often they are asked,
+ * here and in the predecessor: a disk that others write to takes its time.
  */
 #define REST_NS 3000000000ull
 #define REST_LOOK_NS 2000000
 
-/* What the update does in the stand-in. All but make() with the stand-in's own thread-local memory. */
+/* What the update does in the stand-in. All but make() with the stand-in's own thread-local memory.
+ */
 struct stand_in_ops {
 	/* Before it is needed: threads for the vCPUs. 0 or -errno. unmake() undoes it. */
 	int (*make)(void *opaque, struct error *err);
 	void (*unmake)(void *opaque);
 	/* It stands in, and the guest runs: its devices serve. */
 	void (*begin)(void *opaque);
-	/* When its first vCPU runs: the CPUs where none does. False: it is not to run, or there are none. */
+	/* When its first vCPU runs: the CPUs where none does. False: it is not to run, or there are
+	 * none. */
 	bool (*spare_cpus)(void *opaque, cpu_set_t *spare);
 	/* Serves what the loop has, for one turn. */
 	void (*serve)(void *opaque);
@@ -101,8 +103,8 @@ struct stand_in_ops {
 	/* Back to the predecessor, which goes on when this returns: stops the guest. */
 	void (*stop)(void *opaque);
 	/*
-	 * Before the switch, while the guest runs: its devices come to rest. -EBUSY: something is still
-	 * being written, ask again. begin() has them go on.
+	 * Before the switch, while the guest runs: its devices come to rest. -EBUSY: something is
+	 * still being written, ask again. begin() has them go on.
 	 */
 	int (*rest)(void *opaque, struct error *err);
 	/* The switch: stops the guest and saves its final state; 0, or -errno: it runs on. */
@@ -129,8 +131,8 @@ struct stand_in {
 	int process_fd; /* pidfd of the process that becomes the successor */
 	int timer_fd;   /* the deadline */
 	struct keep_off keep_off;
-	uint64_t progress_ns; /* when it is told next; 0: never */
-	uint64_t rest_until_ns; /* the successor is ready, and devices are waited for; 0: they are not */
+	uint64_t progress_ns;   /* when it is told next; 0: never */
+	uint64_t rest_until_ns; /* the successor is ready and waits for devices; 0: it does not */
 	struct child child;
 	bool is_gone; /* it has ended while it had the guest */
 	bool is_self; /* we are the stand-in, and have taken the guest back */
@@ -156,8 +158,8 @@ struct stand_in {
 
 /*
  * Makes it, with all that it needs, and waits until it is there. Every descriptor that a way back
- * needs is open already. -errno with the sentence where it cannot be; stand_in_dismiss() is to follow
- * in any case.
+ * needs is open already. -errno with the sentence where it cannot be; stand_in_dismiss() is to
+ * follow in any case.
  */
 int stand_in_start(struct stand_in *s, struct error *err);
 
@@ -171,8 +173,8 @@ void stand_in_arm(struct stand_in *s, bool saved);
 void stand_in_hand_over(struct stand_in *s);
 
 /*
- * Before the exec: waits until it has seen that it has the guest, which runs meanwhile. -ECHILD where it
- * has ended instead.
+ * Before the exec: waits until it has seen that it has the guest, which runs meanwhile. -ECHILD
+ * where it has ended instead.
  */
 int stand_in_wait_serving(struct stand_in *s, struct error *err);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the update does in the stand-in while that runs the guest: see struct stand_in_ops. What it does
- * when the successor is gone is in take_back.c.
+ * What the update does in the stand-in while that runs the guest: see struct stand_in_ops. What it
+ * does when the successor is gone is in take_back.c.
  */
 #include <molt/base/log.h>
 
@@ -18,8 +18,8 @@ static void unmake(void *opaque)
 }
 
 /*
- * Not by the predecessor, which may die with a device's lock held. It lets the vCPUs go, as soon as it has
- * handed them over; but if it dies in between they are still parked.
+ * Not by the predecessor, which may die with a device's lock held. It lets the vCPUs go, as soon as
+ * it has handed them over; but if it dies in between they are still parked.
  */
 static void begin(void *opaque)
 {

@@ -2,8 +2,9 @@
 /*
  * The stand-in in its own process: what it is and how it comes to be is told in stand_in.c.
  *
- * It waits for whichever comes first: word in the page or from the predecessor, the end of the process
- * that becomes the successor, the deadline, and, while it has the guest, what the event loop has.
+ * It waits for whichever comes first: word in the page or from the predecessor, the end of the
+ * process that becomes the successor, the deadline, and, while it has the guest, what the event
+ * loop has.
  */
 #include <errno.h>
 #include <poll.h>
@@ -33,9 +34,9 @@ static const char *reason(const struct stand_in_page *page, bool died)
 }
 
 /*
- * Nothing of the successor should run when the guest is ours for good: it could still be mapping its
- * RAM. But what cannot be killed (in an uninterruptible sleep, or in a container's process 1) does
- * not keep the guest: all that it can still do is to find out that it has lost it.
+ * Nothing of the successor should run when the guest is ours for good: it could still be mapping
+ * its RAM. But what cannot be killed (in an uninterruptible sleep, or in a container's process 1)
+ * does not keep the guest: all that it can still do is to find out that it has lost it.
  */
 static void end_successor(const struct stand_in *s)
 {
@@ -48,9 +49,9 @@ static void end_successor(const struct stand_in *s)
 
 /*
  * The scheduler favours who has slept, whatever its priority: we would take the CPU from the vCPU
- * that has just been entered for up to a tick, which is longer than the blackout. Nobody else may do
- * this for us: main's sandbox leaves it no say over another process. The best is done that can be;
- * what fails is only a matter of speed.
+ * that has just been entered for up to a tick, which is longer than the blackout. Nobody else may
+ * do this for us: main's sandbox leaves it no say over another process. The best is done that can
+ * be; what fails is only a matter of speed.
  */
 static void keep_from_vcpus(const struct stand_in_page *page)
 {
@@ -62,9 +63,9 @@ static void keep_from_vcpus(const struct stand_in_page *page)
 
 /*
  * What follows is the teardown of a VM and of an address space, which may take long: at a low
- * priority, and with no copy of a socket that somebody waits to see closed. KVM's VM stays until the
- * address space goes, in which its vCPUs are mapped. Taken apart before, it could mark a vCPU as
- * preempted (see vm/steal_time.c) in guest RAM, which is the successor's by now.
+ * priority, and with no copy of a socket that somebody waits to see closed. KVM's VM stays until
+ * the address space goes, in which its vCPUs are mapped. Taken apart before, it could mark a vCPU
+ * as preempted (see vm/steal_time.c) in guest RAM, which is the successor's by now.
  */
 static _Noreturn void leave(struct stand_in *s)
 {

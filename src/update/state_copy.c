@@ -2,11 +2,11 @@
 /*
  * The copy of the state that a user asked for. Theory of operation.
  *
- * What the successor loads is a memfd. When the guest runs again there is a process that has it, too,
- * and nothing else to do than to take the predecessor's memory apart: the stand-in. So the copy is
- * made there, after the commit. A disk that is slow or hangs is in nobody's way: all descriptors but
- * those that this takes are closed before. What fails is a line in the log, and nothing to the
- * update; an update that failed leaves no file and changes none.
+ * What the successor loads is a memfd. When the guest runs again there is a process that has it,
+ * too, and nothing else to do than to take the predecessor's memory apart: the stand-in. So the
+ * copy is made there, after the commit. A disk that is slow or hangs is in nobody's way: all
+ * descriptors but those that this takes are closed before. What fails is a line in the log, and
+ * nothing to the update; an update that failed leaves no file and changes none.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -60,8 +60,8 @@ static int write_given(int fd, const void *data, size_t len, struct error *err)
 }
 
 /*
- * What the successor loaded: the final state, and what it left out because nothing had happened to it,
- * as it was at the hand-off. w is the update's own, whose memory nobody needs any more.
+ * What the successor loaded: the final state, and what it left out because nothing had happened to
+ * it, as it was at the hand-off. w is the update's own, whose memory nobody needs any more.
  */
 static int merge(struct hand_over *h, const void *handed, size_t len, struct error *err)
 {

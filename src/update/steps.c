@@ -2,17 +2,17 @@
 /*
  * An update, from top to bottom. Theory of operation.
  *
- * The table below is the update: both sides run it, each its own column. What each step does stands in
- * words in docs/live-update.md, its code in predecessor.c or successor.c.
+ * The table below is the update: both sides run it, each its own column. What each step does stands
+ * in words in docs/live-update.md, its code in predecessor.c or successor.c.
  *
- * Each step of the predecessor has a `do` and an `undo`. If one fails, its own undo and those of all
- * steps before it run, last first, and the guest runs on as if nothing had been asked. So every undo
- * must cope with a `do` that stopped anywhere. `exec` never returns in success.
+ * Each step of the predecessor has a `do` and an `undo`. If one fails, its own undo and those of
+ * all steps before it run, last first, and the guest runs on as if nothing had been asked. So every
+ * undo must cope with a `do` that stopped anywhere. `exec` never returns in success.
  *
  * Its row is the one where the sides change: the successor goes on in it, and then with the rows
- * below. If one of its steps fails it gives back (way_back.c). If it does not even come to that, the
- * stand-in takes back: it undoes the predecessor's steps, whose memory it has (take_back.c). After
- * `resume`, in which the guest becomes the successor's, nothing can fail.
+ * below. If one of its steps fails it gives back (way_back.c). If it does not even come to that,
+ * the stand-in takes back: it undoes the predecessor's steps, whose memory it has (take_back.c).
+ * After `resume`, in which the guest becomes the successor's, nothing can fail.
  *
  * The loops note when each step began and ended, for the report (report.c): the predecessor's notes
  * travel in the fd table. A step that another process did says when that was.
@@ -95,7 +95,8 @@ void update_undo(struct update *u)
 			steps[i].undo(u);
 }
 
-/* At whatever step the predecessor ended: devices that were made anew are to be resumed in any case. */
+/* At whatever step the predecessor ended: devices that were made anew are to be resumed in any
+ * case. */
 void update_undo_all(struct update *u)
 {
 	u->hand_over.step = ARRAY_SIZE(steps) - 1;

@@ -3,8 +3,8 @@
  * The successor's steps, in the order of the table in steps.c. Theory of operation.
  *
  * The fd table first, for nothing else may take a number that is in it. What stands above this room,
- * and what it is made of, are the callbacks' of struct take_over_ops. Until `resume` nothing is written
- * to guest RAM and nothing done that anybody outside can see; from there on nothing fails.
+ * and what it is made of, are the callbacks' of struct take_over_ops. Until `resume` nothing is
+ * written to guest RAM and nothing done that anybody outside can see; from there on nothing fails.
  */
 #include <errno.h>
 #include <sched.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * In the stand-in whose successor is gone: this process is the VMM from now on. The predecessor's steps
- * are undone here, in its memory, as they would have been there.
+ * In the stand-in whose successor is gone: this process is the VMM from now on. The predecessor's
+ * steps are undone here, in its memory, as they would have been there.
  */
 #include <errno.h>
 #include <unistd.h>

@@ -9,8 +9,8 @@
  *
  * By the time something fails, descriptors may have been closed by the very code that failed. So
  * all of them are copied when the table is read, and it is the copies that the way back hands on;
- * after the commit they are closed, files by a thread. If this way fails, too, the process ends, and
- * the stand-in has the guest.
+ * after the commit they are closed, files by a thread. If this way fails, too, the process ends,
+ * and the stand-in has the guest.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -76,8 +76,8 @@ static bool ends_in_time(pthread_t thread)
 
 /*
  * To close a copy of a file's descriptor may take as long as to write to it: a network file system
- * writes out what is to be written, FUSE waits for whoever writes. The guest's timers do not wait for
- * that.
+ * writes out what is to be written, FUSE waits for whoever writes. The guest's timers do not wait
+ * for that.
  */
 void way_back_forget(struct incoming *in)
 {

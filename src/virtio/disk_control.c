@@ -4,10 +4,10 @@
  * board, which the I/O process has as well: so nothing is asked of the process, and what it wrote
  * there is numbers and nothing more.
  *
- * A resize is done in three steps, by three parties: the file gets its length here, the process looks
- * at it when the board says so, and tells the front-end, which reads the configuration and has the
- * guest interrupted. A process may end or be replaced in the middle, and take the request with it. So
- * it is asked again until the guest has been shown the size.
+ * A resize is done in three steps, by three parties: the file gets its length here, the process
+ * looks at it when the board says so, and tells the front-end, which reads the configuration and
+ * has the guest interrupted. A process may end or be replaced in the middle, and take the request
+ * with it. So it is asked again until the guest has been shown the size.
  */
 #include <assert.h>
 #include <errno.h>

@@ -2,11 +2,11 @@
 /*
  * The way of notifications between a guest and a back-end in another process: two eventfds a queue.
  *
- * Slow: a kick exits to the vCPU's thread, which writes the eventfd; the back-end's call wakes main,
- * which sends the interrupt. Fast: KVM does both by itself (ioeventfd, irqfd). Both work at any time
- * and the guest cannot tell them apart; the eventfd's count is where they meet, so that nothing is
- * lost on the way from one to the other. The fast one is off while an update is under way, for a VM
- * that is torn down has a hold on the eventfds, and costs time.
+ * Slow: a kick exits to the vCPU's thread, which writes the eventfd; the back-end's call wakes
+ * main, which sends the interrupt. Fast: KVM does both by itself (ioeventfd, irqfd). Both work at
+ * any time and the guest cannot tell them apart; the eventfd's count is where they meet, so that
+ * nothing is lost on the way from one to the other. The fast one is off while an update is under
+ * way, for a VM that is torn down has a hold on the eventfds, and costs time.
  *
  * For main, with the device's lock held or every vCPU parked, but for fast_path_kick().
  */
@@ -49,7 +49,8 @@ struct fast_path {
 void fast_path_init(struct fast_path *p, struct virtio *v, void (*error)(struct virtio *v));
 void fast_path_fini(struct fast_path *p);
 
-/* Makes the queue's eventfds, and that for errors, where they are not there. -errno with the sentence. */
+/* Makes the queue's eventfds, and that for errors, where they are not there. -errno with the
+ * sentence. */
 int fast_path_open(struct fast_path *p, uint32_t queue, struct error *err);
 
 /*
@@ -64,8 +65,8 @@ int fast_path_adopt(struct fast_path *p, struct fdtable *fds, struct error *err)
 void fast_path_kick(struct fast_path *p, uint32_t queue);
 
 /*
- * Puts every queue on the way that it is to have now: those in used (one byte each) on the fast one,
- * where that is possible and allowed.
+ * Puts every queue on the way that it is to have now: those in used (one byte each) on the fast
+ * one, where that is possible and allowed.
  */
 void fast_path_update(struct fast_path *p, const uint8_t *used);
 

@@ -3,19 +3,19 @@
  * The device's side of a split virtqueue. Theory of operation.
  *
  * The three areas are looked up in guest RAM once, when the queue is set up. The guest's CPUs write
- * to them while they are read here, and a malicious guest does so at the worst moment. So a field is
- * read once, into a local, by load(); a descriptor is copied as a whole, and the copy is kept from
- * being read again by a compiler barrier. Nothing that was written to guest RAM is ever read back:
- * the indices that count are in struct virtqueue.
+ * to them while they are read here, and a malicious guest does so at the worst moment. So a field
+ * is read once, into a local, by load(); a descriptor is copied as a whole, and the copy is kept
+ * from being read again by a compiler barrier. Nothing that was written to guest RAM is ever read
+ * back: the indices that count are in struct virtqueue.
  *
  * A walk ends: it takes at most size descriptors of the table, plus one indirect table, and ends at
  * the first that is wrong. It has three places to go: the table (struct walk's first), an indirect
  * table, the end.
  *
  * Order (virtio 1.2, 2.7.13 and 2.7.14). Driver: descriptors, ring entry, avail idx, then the
- * question whether to notify. Here: avail idx by an acquiring load, then entry and descriptors; used
- * entries, then used idx by a releasing store. On both sides the question whether to notify is a
- * load behind a store to another place, for which x86, too, needs a full fence.
+ * question whether to notify. Here: avail idx by an acquiring load, then entry and descriptors;
+ * used entries, then used idx by a releasing store. On both sides the question whether to notify is
+ * a load behind a store to another place, for which x86, too, needs a full fence.
  */
 #include <assert.h>
 #include <errno.h>

@@ -2,12 +2,12 @@
 /*
  * Between a virtio device's registers and its back-end. Theory of operation.
  *
- * The registers are the guest's, on vCPU threads; the front-end is main's. What a driver asks of the
- * back-end is never done by the vCPU that asks: it changes registers and requests service. Then main
- * holds what the guest wants (live or not, which queues) against what the front-end was told, and
- * tells it the rest: settle(). It is done again whenever either side has moved, and only ever goes
- * by what is written in the guest part. So an update may come at any moment: the successor settles
- * what is left.
+ * The registers are the guest's, on vCPU threads; the front-end is main's. What a driver asks of
+ * the back-end is never done by the vCPU that asks: it changes registers and requests service. Then
+ * main holds what the guest wants (live or not, which queues) against what the front-end was told,
+ * and tells it the rest: settle(). It is done again whenever either side has moved, and only ever
+ * goes by what is written in the guest part. So an update may come at any moment: the successor
+ * settles what is left.
  *
  * A reset by the driver takes as long as the back-end needs to finish; the driver reads the status
  * until it is 0.

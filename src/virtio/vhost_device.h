@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A virtio device whose queues are served by a vhost-user back-end: the driver's registers
- * (virtio.h) on one side, the front-end (vhost_front.h) on the other, and eventfds between guest and
- * back-end (fast_path.h). What kind of device it is and where the back-end comes from is a class's
- * affair.
+ * (virtio.h) on one side, the front-end (vhost_front.h) on the other, and eventfds between guest
+ * and back-end (fast_path.h). What kind of device it is and where the back-end comes from is a
+ * class's affair.
  *
  * A class embeds a struct vhost_device_guest in the part of it that migrates and a struct
  * vhost_device in its host part, and hands most of its callbacks on to the functions here.
@@ -75,8 +75,9 @@ struct vhost_device {
 
 /*
  * From create. On a cold start it then waits up to wait_ms for a back-end, whose features and
- * configuration the guest is shown; incoming (fds), nothing is said to anybody. With sockets that are
- * given, give is called for the first one (vhost_front_give_socket()). -errno with the sentence.
+ * configuration the guest is shown; incoming (fds), nothing is said to anybody. With sockets that
+ * are given, give is called for the first one (vhost_front_give_socket()). -errno with the
+ * sentence.
  */
 int vhost_device_create(struct vhost_device *d, struct device *dev,
 			struct vhost_device_guest *guest, const struct vhost_device_setup *setup,

@@ -60,8 +60,8 @@ static bool holds(const struct bus_slot *slot, uint64_t addr, unsigned int size)
 }
 
 /*
- * The last region that begins at or below addr, if the access lies inside it; else the last of those
- * that are beneath others, if it lies inside that; else -1.
+ * The last region that begins at or below addr, if the access lies inside it; else the last of
+ * those that are beneath others, if it lies inside that; else -1.
  */
 static int find(const struct bus *bus, enum bus_kind kind, uint64_t addr, unsigned int size)
 {

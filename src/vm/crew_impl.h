@@ -16,8 +16,8 @@ bool crew_job_help(struct crew *crew, bool confined);
 bool crew_job_is_open(struct crew *crew);
 
 /*
- * crew_wake.c: a member's thread sleeps, if nobody has woken it since cm->woken was what was seen. Called
- * and left with the lock held, which is let go meanwhile.
+ * crew_wake.c: a member's thread sleeps, if nobody has woken it since cm->woken was what was seen.
+ * Called and left with the lock held, which is let go meanwhile.
  */
 void crew_sleep(struct crew_member *cm, uint32_t seen);
 /* By anybody who has this memory. */
@@ -25,8 +25,8 @@ void crew_wake(struct crew_member *cm);
 /* Those that waited, and so were not woken yet. */
 void crew_wake_rest(struct crew *crew);
 /*
- * On the member's thread, what crew_prepare() asked for: false where it did not, called with the lock
- * held. And when it is let go.
+ * On the member's thread, what crew_prepare() asked for: false where it did not, called with the
+ * lock held. And when it is let go.
  */
 bool crew_get_ready(struct crew_member *cm);
 void crew_unplace(struct crew_member *cm);

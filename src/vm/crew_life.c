@@ -6,8 +6,8 @@
  * A process that dies or execs takes its threads along. Who shares its memory (CLONE_VM, without
  * CLONE_THREAD) has everything else: then the crew forgets the threads and starts others. They had
  * been parked, so nothing of their work is half done. But glibc counts main among those who wait on
- * the condition and would wait for it in the next broadcast, for ever, and whoever died may have held
- * the lock. With nobody there these objects can simply be made again.
+ * the condition and would wait for it in the next broadcast, for ever, and whoever died may have
+ * held the lock. With nobody there these objects can simply be made again.
  */
 #include <errno.h>
 #include <stdlib.h>

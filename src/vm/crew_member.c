@@ -6,13 +6,13 @@
  * sets the goal, and kicks with a signal whose handler calls kick(), which leaves a mark that the
  * blocking call of run() looks at (of KVM_RUN that is immediate_exit). If the signal comes before
  * that call is entered, the mark has it return at once; if it comes inside, the call ends with
- * EINTR; if it comes before run() takes the mark away, the goal that is read afterwards tells. So no
- * kick is ever lost.
+ * EINTR; if it comes before run() takes the mark away, the goal that is read afterwards tells. So
+ * no kick is ever lost.
  *
- * The lock is for the park alone: it guards what main waits for there, on a condition, and jobs. Nobody
- * holds it while work is done. So a process that dies with all members parked leaves nothing half
- * done but the lock and the condition themselves, and whoever has the memory then makes them anew
- * (crew_life.c).
+ * The lock is for the park alone: it guards what main waits for there, on a condition, and jobs.
+ * Nobody holds it while work is done. So a process that dies with all members parked leaves nothing
+ * half done but the lock and the condition themselves, and whoever has the memory then makes them
+ * anew (crew_life.c).
  *
  * To sleep and be woken takes longer than most of what happens in an update's pause. So who waits
  * there stays awake for a while, where a CPU can be spared (crew_job.c).

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Main's side of parking and running; the member's is in crew_member.c, with the theory of operation. */
+/* Main's side of parking and running; the member's is in crew_member.c, with the theory of
+ * operation. */
 #include <unistd.h>
 
 #include <molt/base/fd.h>

@@ -2,24 +2,25 @@
 /*
  * In which order parked members are woken. Theory of operation.
  *
- * To wake a thread that sleeps on another CPU takes 55 us where that CPU is itself a virtual one: with
- * 16 members the last is woken a millisecond after the first. So who was busy comes before those that
- * have nothing to do.
+ * To wake a thread that sleeps on another CPU takes 55 us where that CPU is itself a virtual one:
+ * with 16 members the last is woken a millisecond after the first. So who was busy comes before
+ * those that have nothing to do.
  *
- * The scheduler may put a woken thread on our own CPU, even where another is idle: it does not count
- * on a virtual CPU that has halted. Then it runs at once, and we have no CPU until the next tick, 4 ms
- * later, and nor has whoever we were still to wake. So where a busy member sleeps on our CPU, the first
- * to be woken is one that sleeps on another and has nothing to do. That one wakes the rest, and so do
- * we, if we can; who is awake by then is not woken twice.
+ * The scheduler may put a woken thread on our own CPU, even where another is idle: it does not
+ * count on a virtual CPU that has halted. Then it runs at once, and we have no CPU until the next
+ * tick, 4 ms later, and nor has whoever we were still to wake. So where a busy member sleeps on our
+ * CPU, the first to be woken is one that sleeps on another and has nothing to do. That one wakes
+ * the rest, and so do we, if we can; who is awake by then is not woken twice.
  *
- * And the busy ones wake elsewhere if who lets them go has said so in time (crew_prepare()): else, on our
- * CPU, they may have to wait for the rest of our slice.
+ * And the busy ones wake elsewhere if who lets them go has said so in time (crew_prepare()): else,
+ * on our CPU, they may have to wait for the rest of our slice.
  *
- * Who is woken waits on a futex of its own and not on a condition: to let a crew go takes no lock, and
- * whoever does it may be killed in the middle and leaves nothing behind. Done again, it is done.
+ * Who is woken waits on a futex of its own and not on a condition: to let a crew go takes no lock,
+ * and whoever does it may be killed in the middle and leaves nothing behind. Done again, it is
+ * done.
  *
- * Help with a job is asked of those first that have nothing else to do, for who has worked has to wait
- * for the CPU when it is to run; and of them first those that sleep elsewhere.
+ * Help with a job is asked of those first that have nothing else to do, for who has worked has to
+ * wait for the CPU when it is to run; and of them first those that sleep elsewhere.
  */
 #include <errno.h>
 #include <linux/futex.h>

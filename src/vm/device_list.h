@@ -9,8 +9,8 @@
 #include <molt/vm/machine.h>
 
 /*
- * Decides which devices there will be: those of the board, then what cfg's options ask for or, for a
- * successor, what its stream lists. -EINVAL, -ENOSPC, -EPROTO (a class that this molt does not
+ * Decides which devices there will be: those of the board, then what cfg's options ask for or, for
+ * a successor, what its stream lists. -EINVAL, -ENOSPC, -EPROTO (a class that this molt does not
  * have), -ENOMEM; what was planned is devices_destroy()'s to free.
  */
 int devices_plan(struct machine *m, const struct machine_config *cfg, struct error *err);

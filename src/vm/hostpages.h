@@ -17,8 +17,9 @@
 #define THP_DIR "/sys/kernel/mm/transparent_hugepage"
 
 /*
- * A close-on-exec memory file without a size that can be sealed; huge: of huge pages, of that size in
- * bytes (a power of 2; 0: the host's default). The sentence for a size that the host does not have says so.
+ * A close-on-exec memory file without a size that can be sealed; huge: of huge pages, of that size
+ * in bytes (a power of 2; 0: the host's default). The sentence for a size that the host does not
+ * have says so.
  */
 int hostpages_memfd(const char *name, bool huge, uint64_t size, struct error *err);
 

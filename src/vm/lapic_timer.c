@@ -9,10 +9,10 @@
  * An interrupt is neither lost nor doubled. When the timer expires KVM makes a note of it, which
  * no ioctl shows, and which becomes a bit in the IRR only inside KVM_RUN. So after a vCPU's last
  * instruction the count is read (the mark), and then the vCPU enters KVM_RUN once more without
- * executing anything (vcpu_settle.c): what had expired before the mark is in the IRR now. What expires
- * after the mark shows in the count when it is read to be saved, and its bit is set there. Both may
- * have seen the same expiry: it is the same bit. A one-shot that was over at the mark is in doubt: taken,
- * or KVM has not made its note yet.
+ * executing anything (vcpu_settle.c): what had expired before the mark is in the IRR now. What
+ * expires after the mark shows in the count when it is read to be saved, and its bit is set there.
+ * Both may have seen the same expiry: it is the same bit. A one-shot that was over at the mark is
+ * in doubt: taken, or KVM has not made its note yet.
  *
  * A one-shot timer that is over has a current count of 0, which KVM takes for "expires at once".
  * With an initial count of 0 it is quiet; that is how it is saved, and what the guest reads then.

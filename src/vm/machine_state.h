@@ -18,9 +18,9 @@ int machine_load_vcpu(void *opaque, uint32_t id, struct error *err);
 int machine_load(struct machine *m, struct stream *s, const struct fdtable *fds, struct error *err);
 
 /*
- * Where and how the host runs vCPUs' threads; see vcpu_place.c. The first notes it of the threads that
- * run them now; by main, whose own place is what they are held against. The others: the section
- * "vcpu-thread", where there is one to be sent, and whether there is any.
+ * Where and how the host runs vCPUs' threads; see vcpu_place.c. The first notes it of the threads
+ * that run them now; by main, whose own place is what they are held against. The others: the
+ * section "vcpu-thread", where there is one to be sent, and whether there is any.
  */
 extern const struct vmstate vcpu_place_vmstate;
 void machine_note_places(struct machine *m);

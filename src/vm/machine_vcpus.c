@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* What is done to all vCPUs at once: by the crew that runs them (crew_park.c), whichever that is now. */
+/* What is done to all vCPUs at once: by the crew that runs them (crew_park.c), whichever that is
+ * now. */
 #include <molt/vm/machine.h>
 
 uint64_t machine_park_vcpus(struct machine *m)

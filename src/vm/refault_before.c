@@ -12,11 +12,11 @@
  * way (0.1 to 0.4 ms of work) ends soon when there is hurry: within tens of milliseconds beside
  * somebody who computes. SCHED_IDLE, with a three-hundredth, could keep the switch waiting.
  *
- * KVM's second-level tables are filled as well where it can do that (KVM_PRE_FAULT_MEMORY, api.rst):
- * a run of pages right after it was mapped, so that KVM finds each page in this process's page
- * tables, and never one that is not there. It is a call on a vCPU, and those of the new VM have
- * nothing to do yet. The tables are those of the VM, by guest physical address: one vCPU fills them
- * for all. With nested paging it has no use for what the registers say, so it does not matter
+ * KVM's second-level tables are filled as well where it can do that (KVM_PRE_FAULT_MEMORY,
+ * api.rst): a run of pages right after it was mapped, so that KVM finds each page in this process's
+ * page tables, and never one that is not there. It is a call on a vCPU, and those of the new VM
+ * have nothing to do yet. The tables are those of the VM, by guest physical address: one vCPU fills
+ * them for all. With nested paging it has no use for what the registers say, so it does not matter
  * whether they are loaded already. What KVM does not do, the guest does: none of this is an error.
  *
  * One thread, not several: the guest gains nothing when this ends sooner, and CPUs that no vCPU

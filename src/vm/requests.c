@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Requests, from the side of those who ask: vCPU threads and devices. They set a bit and wake main, and
- * call nothing of the machine that could call them.
+ * Requests, from the side of those who ask: vCPU threads and devices. They set a bit and wake main,
+ * and call nothing of the machine that could call them.
  */
 #include "requests.h"
 

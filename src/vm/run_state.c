@@ -97,9 +97,9 @@ static void service_devices(struct machine *m)
 }
 
 /*
- * What there is to do, with every vCPU parked if it takes that. A vCPU that sees the bits gone while its
- * goal is to run would run on: so they are cleared after parking only, and only those that were seen.
- * One that is set behind our back has its own wake-up.
+ * What there is to do, with every vCPU parked if it takes that. A vCPU that sees the bits gone
+ * while its goal is to run would run on: so they are cleared after parking only, and only those
+ * that were seen. One that is set behind our back has its own wake-up.
  */
 static uint32_t take_requests(struct machine *m)
 {

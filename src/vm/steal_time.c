@@ -16,11 +16,11 @@
  * be parked may have asked that of one that was parked already, and with a stale entry a guest
  * writes to memory that is somebody else's by now. The note itself is not asked: KVM before Linux
  * 5.19 puts the mark in its place whenever it lets go of a vCPU, be it one of a successor that
- * never ran. The successor of an update turns steal time on at the switch, and may be given up then: so
- * a stand-in whose guest runs on clears the marks once more.
+ * never ran. The successor of an update turns steal time on at the switch, and may be given up
+ * then: so a stand-in whose guest runs on clears the marks once more.
  *
- * Each vCPU's new thread does this before it runs the vCPU. Another that runs already may still find the
- * mark and leave a note: the flush comes after that, when the vCPU is entered.
+ * Each vCPU's new thread does this before it runs the vCPU. Another that runs already may still
+ * find the mark and leave a note: the flush comes after that, when the vCPU is entered.
  */
 #include <asm/kvm_para.h>
 #include <errno.h>

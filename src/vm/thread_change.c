@@ -2,13 +2,13 @@
 /*
  * What it costs to go on with a vCPU on another thread. Theory of operation.
  *
- * KVM keeps the id of the thread that last ran a vCPU. Before Linux 6.13 KVM_RUN on another one waits
- * until nobody can look at the old id any more (synchronize_rcu() in kvm_vcpu_ioctl()): 13 to 24 ms, or
- * 0.1 ms where the host expedites that (/sys/kernel/rcu_expedited). The hand-off to a stand-in is such a
- * change, of all vCPUs, and the guest waits for it.
+ * KVM keeps the id of the thread that last ran a vCPU. Before Linux 6.13 KVM_RUN on another one
+ * waits until nobody can look at the old id any more (synchronize_rcu() in kvm_vcpu_ioctl()): 13 to
+ * 24 ms, or 0.1 ms where the host expedites that (/sys/kernel/rcu_expedited). The hand-off to a
+ * stand-in is such a change, of all vCPUs, and the guest waits for it.
  *
- * No capability tells, and distributions take such changes into older kernels. So it is tried: on a vCPU
- * of a VM of its own, that executes nothing, on two threads.
+ * No capability tells, and distributions take such changes into older kernels. So it is tried: on a
+ * vCPU of a VM of its own, that executes nothing, on two threads.
  */
 #include <sys/mman.h>
 

@@ -2,13 +2,14 @@
 /*
  * Where and how the host runs a vCPU's thread. Theory of operation.
  *
- * Who pins the threads of vCPUs (taskset), or changes how they are scheduled (renice, chrt), does it
- * from outside, thread by thread, and main's is another one. An update makes new threads, which would
- * be run like main, to which they belong: pinned to its CPU, if it is to one. So before a stand-in is
- * made it is noted of each vCPU's thread in what it differs from main. The stand-in's threads take that
- * over, and by the state the successor's do; each by itself, before the guest is stopped. A thread that
- * is run like main is not noted: what follows it is run like main then. Threads inherit all this from
- * who starts them: where one is noted, main starts them all, and no vCPU's thread another.
+ * Who pins the threads of vCPUs (taskset), or changes how they are scheduled (renice, chrt), does
+ * it from outside, thread by thread, and main's is another one. An update makes new threads, which
+ * would be run like main, to which they belong: pinned to its CPU, if it is to one. So before a
+ * stand-in is made it is noted of each vCPU's thread in what it differs from main. The stand-in's
+ * threads take that over, and by the state the successor's do; each by itself, before the guest is
+ * stopped. A thread that is run like main is not noted: what follows it is run like main then.
+ * Threads inherit all this from who starts them: where one is noted, main starts them all, and no
+ * vCPU's thread another.
  *
  * A priority may be given up by anybody, but taken only by whom RLIMIT_NICE and RLIMIT_RTPRIO let.
  * What cannot be had is said in the log, and the guest runs all the same.

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Reading a vCPU's state for the second time: for the rehearsal all of it was read, at the switch the
- * guest waits. Theory of operation.
+ * Reading a vCPU's state for the second time: for the rehearsal all of it was read, at the switch
+ * the guest waits. Theory of operation.
  *
  * Most vCPUs of a large guest are halted most of the time. What such a vCPU itself would have to
  * change, by executing something, is as it was; and KVM counts how often it has left a vCPU
@@ -13,14 +13,15 @@
  *				does not wait any more, and all is read. So also when it has woken
  *	events, LAPIC		interrupts, NMIs, and the timer goes on
  *	TSC offset		KVM corrects it where the host's TSC has jumped, of all vCPUs alike:
- *				so that of the first is read, and if it has moved those of the others
+ *				so that of the first is read, and if it has moved those of the
+ *				others
  *	TSC deadline		is 0 once it is over
  *	wall clock		is the VM's: any vCPU may have set it
  *
  * The same goes for a vCPU that has never run and waits for its first INIT.
  *
- * Where none of that is news the successor, which has rehearsed with the last reading, is not told of
- * the vCPU again (is_told): to write, parse and compare its 13 KiB takes as long as to read it.
+ * Where none of that is news the successor, which has rehearsed with the last reading, is not told
+ * of the vCPU again (is_told): to write, parse and compare its 13 KiB takes as long as to read it.
  *
  * Main looks at the counts, before others help with the reading: vCPU threads can read no file.
  */

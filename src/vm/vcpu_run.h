@@ -30,20 +30,20 @@ void vcpu_close(struct vcpu *v);
 bool vcpu_run_once(struct vcpu *v);
 
 /*
- * Enters KVM_RUN until nothing is half done any more. After EINTR nothing is, nor where KVM cannot run
- * the vCPU any more: then half_done is false.
+ * Enters KVM_RUN until nothing is half done any more. After EINTR nothing is, nor where KVM cannot
+ * run the vCPU any more: then half_done is false.
  */
 void vcpu_complete(struct vcpu *v, bool half_done);
 
 /*
- * Has KVM make interrupts of the timers that are over, without executing anything; see vcpu_settle.c. On
- * the vCPU's thread, when it has executed its last instruction.
+ * Has KVM make interrupts of the timers that are over, without executing anything; see
+ * vcpu_settle.c. On the vCPU's thread, when it has executed its last instruction.
  */
 void vcpu_settle(struct vcpu *v);
 
 /*
- * Has KVM do now what it would do when a fresh vCPU is first run, and nothing else; see vcpu_warm.c. On
- * the thread that will run it, with its state set. A matter of speed alone.
+ * Has KVM do now what it would do when a fresh vCPU is first run, and nothing else; see
+ * vcpu_warm.c. On the thread that will run it, with its state set. A matter of speed alone.
  */
 void vcpu_warm_up(struct vcpu *v);
 
@@ -54,8 +54,8 @@ void vcpu_warm_up(struct vcpu *v);
 bool vcpu_retry(struct vcpu *v);
 
 /*
- * A vCPU's thread takes over where and how the one before was run, where that was not like main; see
- * vcpu_place.c. On the new thread, first of all.
+ * A vCPU's thread takes over where and how the one before was run, where that was not like main;
+ * see vcpu_place.c. On the new thread, first of all.
  */
 void vcpu_take_place(struct vcpu *v);
 

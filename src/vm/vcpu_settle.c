@@ -2,29 +2,29 @@
 /*
  * What a vCPU's timer has become when it has stopped. Theory of operation.
  *
- * KVM makes an expired timer an interrupt in two steps: a note, which nobody is shown, and a bit in the
- * IRR, which it makes of the note in KVM_RUN. So a vCPU with such a timer (lapic_timer.c) enters KVM_RUN
- * once more before it parks, and leaves it where a kick would have it leave: with a signal pending. Each
- * thread has one for good, blocked at any time but in this KVM_RUN. immediate_exit would not do: with it
- * KVM_RUN turns round before it looks at timers.
+ * KVM makes an expired timer an interrupt in two steps: a note, which nobody is shown, and a bit in
+ * the IRR, which it makes of the note in KVM_RUN. So a vCPU with such a timer (lapic_timer.c)
+ * enters KVM_RUN once more before it parks, and leaves it where a kick would have it leave: with a
+ * signal pending. Each thread has one for good, blocked at any time but in this KVM_RUN.
+ * immediate_exit would not do: with it KVM_RUN turns round before it looks at timers.
  *
- * The note may be late, and that of a one-shot does not show in its count, which is 0 by the clock: over
- * and taken looks like over and to come. KVM makes the note in one of two ways.
+ * The note may be late, and that of a one-shot does not show in its count, which is 0 by the clock:
+ * over and taken looks like over and to come. KVM makes the note in one of two ways.
  *
- *	A timer of the host's. It runs on the CPU on which the vCPU was last to enter the guest, and its
- *	interrupt comes late where that CPU is a virtual one and has to wait itself. A CPU's timers are
- *	run in the order of their times. So the thread enters KVM_RUN, which moves the timer to its own
- *	CPU, and sleeps there until a moment that comes after the timer's: when it wakes by that, KVM has
- *	its note.
+ *	A timer of the host's. It runs on the CPU on which the vCPU was last to enter the guest, and
+ *	its interrupt comes late where that CPU is a virtual one and has to wait itself. A CPU's
+ *	timers are run in the order of their times. So the thread enters KVM_RUN, which moves the
+ *	timer to its own CPU, and sleeps there until a moment that comes after the timer's: when it
+ *	wakes by that, KVM has its note.
  *
- *	VMX's preemption timer, which counts only while the CPU is in the guest. KVM exchanges it for a
- *	timer of the host's, and looks whether it is over, when a vCPU is to halt. So it is said to be
- *	halted for one KVM_RUN.
+ *	VMX's preemption timer, which counts only while the CPU is in the guest. KVM exchanges it
+ *	for a timer of the host's, and looks whether it is over, when a vCPU is to halt. So it is
+ *	said to be halted for one KVM_RUN.
  *
  * A vCPU that is halted does not move its timer, so nothing can be proven of that. Where it is not
- * noted after a few looks, or cannot be, the interrupt is made pending: at worst it comes twice, which
- * a guest is used to from a timer that it sets anew while it expires. A guest that sleeps until
- * an interrupt that was lost sleeps for ever.
+ * noted after a few looks, or cannot be, the interrupt is made pending: at worst it comes twice,
+ * which a guest is used to from a timer that it sets anew while it expires. A guest that sleeps
+ * until an interrupt that was lost sleeps for ever.
  *
  * #syscalls vcpu: ioctl(KVM_RUN) ioctl(KVM_SET_SIGNAL_MASK) ioctl(KVM_SET_MP_STATE)
  * #syscalls vcpu: getcpu futex

@@ -20,8 +20,9 @@ struct chosen_user {
 int choose_user(struct chosen_user *u, const struct vmm_config *cfg, struct error *err);
 
 /*
- * Then, before anything that the configuration names is opened: makes the control socket's directory, where
- * that is molt's to make, and becomes him. On failure privileges may be gone already.
+ * Then, before anything that the configuration names is opened: makes the control socket's
+ * directory, where that is molt's to make, and becomes him. On failure privileges may be gone
+ * already.
  */
 int become_user(struct chosen_user *u, const struct vmm_config *cfg, struct error *err);
 

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The parts: who owns state, in the order in which it is saved. A new owner is named here and nowhere
- * else: saving, the description for a check, taking over and the check's answer walk this list, and a
- * test looks for what it has in the documents.
+ * The parts: who owns state, in the order in which it is saved. A new owner is named here and
+ * nowhere else: saving, the description for a check, taking over and the check's answer walk this
+ * list, and a test looks for what it has in the documents.
  *
- * What is taken over is opened in two steps of the update, each in the list's order: in `adopt` what
- * tells how this process is to be, in `build` the rest.
+ * What is taken over is opened in two steps of the update, each in the list's order: in `adopt`
+ * what tells how this process is to be, in `build` the rest.
  */
 #include <molt/base/fd.h>
 

@@ -9,8 +9,8 @@
  *
  *	pause		the guest stands still from before the exec until the next image has built
  *			(floor_pause.c)
- *	stand-in	a process on the old image's memory runs it meanwhile (floor_standin.c); with
- *			"full" all of a vCPU's state goes along (floor_state.c)
+ *	stand-in	a process on the old image's memory runs it meanwhile (floor_standin.c);
+ *			with "full" all of a vCPU's state goes along (floor_state.c)
  *
  * Signals tell it what to do:
  *

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Threads that run vCPUs. Theory of operation: each waits until its word (a futex) lets it in, loads
- * what differs from the rehearsal, and stays in KVM_RUN. To park, each is kicked out by a signal and
- * saves its own vCPU; the last one lets the next crew in, vCPU 0 first, since that one computes. So
- * there is no other thread to be woken between two crews, and vCPUs save and load in parallel.
+ * Threads that run vCPUs. Theory of operation: each waits until its word (a futex) lets it in,
+ * loads what differs from the rehearsal, and stays in KVM_RUN. To park, each is kicked out by a
+ * signal and saves its own vCPU; the last one lets the next crew in, vCPU 0 first, since that one
+ * computes. So there is no other thread to be woken between two crews, and vCPUs save and load in
+ * parallel.
  *
- * A vCPU's registers come with its exit and go with its entry (KVM_CAP_SYNC_REGS): that costs no call.
+ * A vCPU's registers come with its exit and go with its entry (KVM_CAP_SYNC_REGS): that costs no
+ * call.
  */
 #include <errno.h>
 #include <limits.h>

@@ -2,7 +2,7 @@
 /*
  * The new order: the guest runs on while the program is replaced. Theory of operation, on SIGUSR2:
  *
- *	stand-in	a process on this image's memory (CLONE_VM), with threads of its own that wait
+ *	stand-in	a process on this image's memory (CLONE_VM), with waiting threads of its own
  *	hand-off	this image's vCPU threads park and save, the stand-in's enter the same vCPUs
  *	exec, build	the next image makes its VM, loads what was saved, maps all RAM, and has its
  *			threads wait, too

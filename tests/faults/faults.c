@@ -22,22 +22,23 @@
  *
  *	record	if it exists, the names of all points are appended to `points`, with the errno of a
  *		failure there (0: not a call, or one that cannot fail) and where in the program the
- *		call is: what a loop does, or both sides of the update, has many names, but one place
+ *		call is: what a loop does, or both sides of the update, has many names, but one
+ *		place
  *	arm	"NAME ACTION": what is to happen at a point. Whoever gets there renames the file to
  *		`fired` first: it happens once, not again on the way back
  *	old-order
  *		if it exists, the check's answer does not say that the successor knows a stand-in
  *	slow-output
- *		if it exists, the devices are not at rest when they are first asked, and the event loop
- *		goes on
+ *		if it exists, the devices are not at rest when they are first asked, and the event
+ *		loop goes on
  *
  * Actions: error (the call fails), exhaust (and so does every later call that would need the same
  * resource, until the update ends in this process), abort, segv, hang, kill. And with the call let
- * through: orphan (the stand-in is killed), wait (the file `waiting` is made, and the call waits for
- * the file `go`). wait-error, wait-kill and wait-hang wait before.
+ * through: orphan (the stand-in is killed), wait (the file `waiting` is made, and the call waits
+ * for the file `go`). wait-error, wait-kill and wait-hang wait before.
  *
- * Predecessor and stand-in share this memory, and each has its own side and stage: which is whose goes
- * by the process.
+ * Predecessor and stand-in share this memory, and each has its own side and stage: which is whose
+ * goes by the process.
  *
  * Nothing here allocates, locks (but for a moment, with no call out of it) or calls what may be
  * wrapped: see files.h.

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The files by which a test and molt-faults speak, in MOLT_FAULTS_DIR, and system calls made by hand:
- * nothing here allocates, locks or calls what may be wrapped. What must work and does not ends the
- * process with status 99.
+ * The files by which a test and molt-faults speak, in MOLT_FAULTS_DIR, and system calls made by
+ * hand: nothing here allocates, locks or calls what may be wrapped. What must work and does not
+ * ends the process with status 99.
  */
 #ifndef MOLT_TESTS_FAULTS_FILES_H
 #define MOLT_TESTS_FAULTS_FILES_H

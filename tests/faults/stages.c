@@ -115,8 +115,8 @@ static void rested(int r)
 }
 
 /*
- * Where somebody wants it, for so many looks that the event loop has served what had come, also on a
- * slow host: it serves one event between two.
+ * Where somebody wants it, for so many looks that the event loop has served what had come, also on
+ * a slow host: it serves one event between two.
  */
 static bool output_is_slow(void)
 {

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * molt as a client, `ctl`, `update` and `stats`, of a server that is the input. The first byte chooses the
- * command line (its highest bit: CRCs of the state are made right); then come a length and so many
- * bytes, which the server writes where the client wants the state; the rest is what it sends. Seven
- * control characters, which no JSON can hold, steer it:
+ * molt as a client, `ctl`, `update` and `stats`, of a server that is the input. The first byte
+ * chooses the command line (its highest bit: CRCs of the state are made right); then come a length
+ * and so many bytes, which the server writes where the client wants the state; the rest is what it
+ * sends. Seven control characters, which no JSON can hold, steer it:
  *
  *	01	it waits until the client waits for it
  *	02	and then for another second

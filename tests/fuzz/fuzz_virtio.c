@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * PCI functions and virtio's transport as a guest can reach them: configuration space by both ways,
- * whatever is in the 64-bit window, MSI-X, and rings in the first bytes of RAM, of a machine with two
- * virtio-rng. In between main does what was asked of it, and the state is loaded into the device that it
- * came from, as an update would: what a guest can do is never refused.
+ * whatever is in the 64-bit window, MSI-X, and rings in the first bytes of RAM, of a machine with
+ * two virtio-rng. In between main does what was asked of it, and the state is loaded into the
+ * device that it came from, as an update would: what a guest can do is never refused.
  */
 #include "../unit/machine_bench.h"
 

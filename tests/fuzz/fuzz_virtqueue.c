@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A virtqueue whose rings, descriptors and indirect tables are the input, all in the first bytes of
- * guest RAM, and which changes while it is walked: the input begins with its shape, then come rounds
- * of bytes to be put somewhere and chains to be popped, pushed and asked about.
+ * guest RAM, and which changes while it is walked: the input begins with its shape, then come
+ * rounds of bytes to be put somewhere and chains to be popped, pushed and asked about.
  */
 #include <string.h>
 

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What could somebody still do who has taken over a vCPU thread, or with argument "io" the I/O
- * process? A child enters the very sandbox of it and then tries one thing; if it lives, the thing is possible. All system calls are
- * tried by number, with arguments that make no sense; requests of ioctl by name, and attacks as
- * they are made. What is possible is printed, for check-attack.py to hold against docs/sandbox.md.
+ * process? A child enters the very sandbox of it and then tries one thing; if it lives, the thing
+ * is possible. All system calls are tried by number, with arguments that make no sense; requests of
+ * ioctl by name, and attacks as they are made. What is possible is printed, for check-attack.py to
+ * hold against docs/sandbox.md.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -2,12 +2,12 @@
 /*
  * Acts of attempts.c by an io_uring. Theory of operation.
  *
- * A main with a disk may enter rings and make none. The rings of its disk's queues are among its open
- * descriptors, so an attacker looks there, maps the first and submits to it. Where there is none, he
- * makes one: that is what happens without a sandbox, and shows that the operations work.
+ * A main with a disk may enter rings and make none. The rings of its disk's queues are among its
+ * open descriptors, so an attacker looks there, maps the first and submits to it. Where there is
+ * none, he makes one: that is what happens without a sandbox, and shows that the operations work.
  *
- * The offsets in a ring's memory come from io_uring_setup, which whoever finds a ring has not called.
- * The victim, who is not confined, does it for him and leaves them in a file.
+ * The offsets in a ring's memory come from io_uring_setup, which whoever finds a ring has not
+ * called. The victim, who is not confined, does it for him and leaves them in a file.
  *
  * The I/O process may take a completion away, so it is looked for in the ring's memory wherever the
  * head is, by its user_data. One that never comes would look like a refusal; it ends the program.

@@ -62,7 +62,8 @@ struct fake_call {
 	uint32_t nmsrs;
 };
 
-/* KVM_SET_CLOCK sets the clock so much later, each time; KVM_GET_CLOCK takes so long before it reads it. */
+/* KVM_SET_CLOCK sets the clock so much later, each time; KVM_GET_CLOCK takes so long before it
+ * reads it. */
 extern uint64_t fake_clock_set_ns;
 extern uint64_t fake_clock_get_ns;
 

@@ -236,7 +236,8 @@ static void check_madt(uint32_t cpus)
 {
 	const uint8_t tail[] = {
 		1, 12, 0,    0, 0x00, 0x00, 0xc0, 0xfe, 0,    0, 0, 0, /* IOAPIC 0 at 0xfec00000 */
-		2, 10, 0,    9, 9,    0,    0,    0,    0x0d, 0, /* ISA 9 is GSI 9, active high, level */
+		2, 10, 0,    9, 9,    0,    0,    0,    0x0d, 0, /* ISA 9 is GSI 9, active high,
+								    level */
 		4, 6,  0xff, 0, 0,    1,                         /* NMI at LINT1 of all CPUs */
 	};
 	struct acpi_test t;

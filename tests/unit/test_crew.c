@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Threads that park and run, with no KVM: kicks in all places, stops, and what a thread looks like. */
+/* Threads that park and run, with no KVM: kicks in all places, stops, and what a thread looks like.
+ */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -405,7 +406,8 @@ static void test_one_wakes_up_where_it_is_told_to(void **state)
 	crew_bench_free(b);
 }
 
-/* Who is let go before it has heard of that is not placed at its next stop, where it may be confined. */
+/* Who is let go before it has heard of that is not placed at its next stop, where it may be
+ * confined. */
 static void test_told_too_late_where_to_wake_up(void **state)
 {
 	unsigned int counts[SLEEPERS_MAX];

@@ -334,7 +334,8 @@ static void nobody_waits(void *opaque)
 	fail_msg("a signal of another process");
 }
 
-/* As a stand-in waits for its predecessor's loop, in which a signalfd is ready for the latter alone. */
+/* As a stand-in waits for its predecessor's loop, in which a signalfd is ready for the latter
+ * alone. */
 static void another_process_looks(struct loop *loop)
 {
 	pid_t pid = fork();

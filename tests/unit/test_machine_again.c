@@ -164,7 +164,8 @@ static unsigned int runs_of(struct fixture *f, uint32_t vcpu)
 	return runs;
 }
 
-/* What KVM would do when they are first run is done in the rehearsal, of those that are to run soon. */
+/* What KVM would do when they are first run is done in the rehearsal, of those that are to run
+ * soon. */
 static void test_who_executes_is_warmed_up(void **state)
 {
 	const uint64_t end = now_ns() + 10000000000ull;

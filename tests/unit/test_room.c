@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Room for an update: what control groups and host leave, told by trees of files that are made here. */
+/* Room for an update: what control groups and host leave, told by trees of files that are made
+ * here. */
 #include <errno.h>
 #include <ftw.h>
 #include <setjmp.h>

@@ -249,8 +249,8 @@ static void the_end_of_an_unknown_one(void **state)
 }
 
 /*
- * Whoever was left behind by an update has the socket open for a while, too, and does not count; and
- * others can start in the directory meanwhile.
+ * Whoever was left behind by an update has the socket open for a while, too, and does not count;
+ * and others can start in the directory meanwhile.
  */
 static void the_end_waits_for_those_left_behind(void **state)
 {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The front-end with a back-end that does each thing wrong once, and with an update at each moment. */
+/* The front-end with a back-end that does each thing wrong once, and with an update at each moment.
+ */
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>

@@ -77,8 +77,8 @@ bool chardev_connected(const struct chardev *cd);
 void chardev_listen_again(struct chardev *cd);
 
 /*
- * The other process on this memory, predecessor or stand-in, is gone. stood_in: this one has served; else
- * whoever held the lock is dead, and the thread that wrote.
+ * The other process on this memory, predecessor or stand-in, is gone. stood_in: this one has
+ * served; else whoever held the lock is dead, and the thread that wrote.
  */
 void chardev_revive(struct chardev *cd, bool stood_in);
 
@@ -91,8 +91,8 @@ void chardev_resume(struct chardev *cd);
 
 /*
  * Before an update's pause: ends the thread that writes to a file, so that no other process on this
- * memory misses it. Does not wait: -EBUSY while it is in a write, after which it begins no other; to be
- * called again, or chardev_go_on(), by which the thread comes again when it is needed.
+ * memory misses it. Does not wait: -EBUSY while it is in a write, after which it begins no other;
+ * to be called again, or chardev_go_on(), by which the thread comes again when it is needed.
  */
 int chardev_rest(struct chardev *cd, struct error *err);
 void chardev_go_on(struct chardev *cd);

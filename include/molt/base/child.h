@@ -37,9 +37,9 @@ struct program {
 };
 
 /*
- * Starts it, in a process group of its own, with signals as a program expects them. 0, or why it did
- * not become the program, as a positive errno; *child is to be waited for where there is one all the
- * same.
+ * Starts it, in a process group of its own, with signals as a program expects them. 0, or why it
+ * did not become the program, as a positive errno; *child is to be waited for where there is one
+ * all the same.
  */
 int program_spawn(const struct program *program, struct child *child);
 

@@ -70,15 +70,15 @@ int log_start(struct error *err);
 bool log_drain(unsigned int ms);
 
 /*
- * Whether a program can be executed as far as the log goes, now. -EBUSY with the sentence where it is
- * a file and in a write: an exec would wait for the thread in it.
+ * Whether a program can be executed as far as the log goes, now. -EBUSY with the sentence where it
+ * is a file and in a write: an exec would wait for the thread in it.
  */
 int log_before_exec(struct error *err);
 
 /*
- * Lines wait in memory from here on, and the thread ends where it has nothing to do: another process
- * that has this memory may then log, too, and the thread is not missed when an exec has ended it. Until
- * log_start(), or log_revive() there.
+ * Lines wait in memory from here on, and the thread ends where it has nothing to do: another
+ * process that has this memory may then log, too, and the thread is not missed when an exec has
+ * ended it. Until log_start(), or log_revive() there.
  */
 void log_rest(void);
 

@@ -72,8 +72,8 @@ int loop_add_going_on(struct loop *loop, struct loop_source *src, int fd, uint32
 int loop_add_signals(struct loop *loop, struct loop_source *src, int fd, loop_fn *fn, void *opaque);
 
 /*
- * A group, which begins waiting. 0 or -errno with the sentence. Nothing is to be in it any more when
- * it is closed; harmless on one that is not open.
+ * A group, which begins waiting. 0 or -errno with the sentence. Nothing is to be in it any more
+ * when it is closed; harmless on one that is not open.
  */
 int loop_group_open(struct loop *loop, struct loop_group *group, struct error *err);
 void loop_group_close(struct loop_group *group);
@@ -83,14 +83,14 @@ int loop_group_add(struct loop_group *group, struct loop_source *src, int fd, ui
 		   loop_fn *fn, void *opaque);
 
 /*
- * Lets the group's sources be served, while the loop is held, too, or has them wait; harmless on what
- * is so already, or is not open. 0 or -errno.
+ * Lets the group's sources be served, while the loop is held, too, or has them wait; harmless on
+ * what is so already, or is not open. 0 or -errno.
  */
 int loop_group_serve(struct loop_group *group, bool on);
 
 /*
- * From here to loop_release() timers, wake-ups and all sources but those that go on wait. waits() is
- * called once, from the loop, when one of these sources is ready. Neither call can fail.
+ * From here to loop_release() timers, wake-ups and all sources but those that go on wait. waits()
+ * is called once, from the loop, when one of these sources is ready. Neither call can fail.
  */
 void loop_hold(struct loop *loop, void (*waits)(void *opaque), void *opaque);
 void loop_release(struct loop *loop);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * USDT probes: places that perf, bpftrace and SystemTap know by name (docs/io.md and docs/live-update.md list them). Where
- * nobody looks each is a nop; the header is that of Debian's systemtap-sdt-dev, and without it there
- * are none. Arguments are numbers and pointers, and computed whether or not anybody looks.
+ * USDT probes: places that perf, bpftrace and SystemTap know by name (docs/io.md and
+ * docs/live-update.md list them). Where nobody looks each is a nop; the header is that of Debian's
+ * systemtap-sdt-dev, and without it there are none. Arguments are numbers and pointers, and
+ * computed whether or not anybody looks.
  */
 #ifndef MOLT_BASE_PROBE_H
 #define MOLT_BASE_PROBE_H

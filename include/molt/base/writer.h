@@ -84,8 +84,8 @@ void writer_finish(struct writer *w);
 bool writer_stop(struct writer *w, unsigned int ms);
 
 /*
- * Ends the thread for now, as writer_stop(); but where it does not in time it goes on as before. After true
- * what is queued waits for the next writer_start().
+ * Ends the thread for now, as writer_stop(); but where it does not in time it goes on as before.
+ * After true what is queued waits for the next writer_start().
  */
 bool writer_rest(struct writer *w, unsigned int ms);
 

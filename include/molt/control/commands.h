@@ -8,9 +8,9 @@
 
 /*
  * Adds the machine's commands: query-status, query-cpus-fast, query-kvm, query-name, query-uuid,
- * query-target, query-machines, query-chardev, stop, cont, system_reset, system_powerdown, quit; those
- * about its disks, query-block, query-blockstats, block_resize, block_set_io_throttle; and its
- * events. m must outlive c. c may be NULL.
+ * query-target, query-machines, query-chardev, stop, cont, system_reset, system_powerdown, quit;
+ * those about its disks, query-block, query-blockstats, block_resize, block_set_io_throttle; and
+ * its events. m must outlive c. c may be NULL.
  */
 void control_add_machine_commands(struct control *c, struct machine *m);
 

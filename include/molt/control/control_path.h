@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What names a control socket on a command line, of `run` and of clients alike: its path, or
- * "name=NAME" for `control` in a directory of its own: /run/molt/NAME, or $XDG_RUNTIME_DIR/molt/NAME
- * for a user who has that. Nobody but its owner can do anything in there, and there is nothing else
- * that a molt might change.
+ * "name=NAME" for `control` in a directory of its own: /run/molt/NAME, or
+ * $XDG_RUNTIME_DIR/molt/NAME for a user who has that. Nobody but its owner can do anything in
+ * there, and there is nothing else that a molt might change.
  */
 #ifndef MOLT_CONTROL_CONTROL_PATH_H
 #define MOLT_CONTROL_CONTROL_PATH_H

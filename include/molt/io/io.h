@@ -32,8 +32,8 @@ struct io_disk_options {
 
 /*
  * Serves the disks until the other ends of all sockets are gone: 0. -errno with the sentence where
- * it cannot begin. For the main thread, once in a process's life: it enters the sandbox, closes what
- * it was not given, and changes what signals do. disks and its strings must stay as they are.
+ * it cannot begin. For the main thread, once in a process's life: it enters the sandbox, closes
+ * what it was not given, and changes what signals do. disks and its strings must stay as they are.
  */
 int io_run(const struct io_disk_options *disks, unsigned int ndisks, struct error *err);
 

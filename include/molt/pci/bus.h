@@ -20,8 +20,8 @@ struct pci_bus {
 struct pci_bus *pci_bus_of(struct machine *m);
 
 /*
- * Puts a function into a slot, 0 for the lowest that is free. Returns the slot, 1..31; -EEXIST where
- * it is taken, -ENOSPC where all are, -EINVAL where there is no such slot.
+ * Puts a function into a slot, 0 for the lowest that is free. Returns the slot, 1..31; -EEXIST
+ * where it is taken, -ENOSPC where all are, -EINVAL where there is no such slot.
  */
 int pci_bus_add(struct pci_bus *bus, struct pci_function *f, uint32_t slot, struct error *err);
 void pci_bus_remove(struct pci_bus *bus, const struct pci_function *f);

@@ -100,8 +100,8 @@ int pci_function_init(struct pci_function *f, struct device *dev, struct pci_fun
 void pci_function_fini(struct pci_function *f);
 
 /*
- * Adds a capability of len bytes, of which the second is filled in here, and returns its offset; only
- * right after pci_function_init(). That there is room is the caller's affair, and asserted.
+ * Adds a capability of len bytes, of which the second is filled in here, and returns its offset;
+ * only right after pci_function_init(). That there is room is the caller's affair, and asserted.
  */
 uint8_t pci_function_add_capability(struct pci_function *f, const void *bytes, uint8_t len);
 

@@ -102,8 +102,8 @@ int sandbox_catch_forbidden_calls(struct error *err);
 int sandbox_enter_thread(struct error *err);
 
 /*
- * For the I/O process, before it makes any thread: no capability, no new privilege, and no access to
- * files, network and other processes by name.
+ * For the I/O process, before it makes any thread: no capability, no new privilege, and no access
+ * to files, network and other processes by name.
  */
 int sandbox_prepare_io(struct error *err);
 

@@ -65,8 +65,8 @@ struct fdtable {
 	uint32_t ntaken;     /* by fdtable_take() */
 	uint32_t last;       /* position of the last one taken */
 	/*
-	 * Not NULL: nothing is added, it is only seen that all is in that table already, in the same
-	 * order.
+	 * Not NULL: nothing is added, it is only seen that all is in that table already, in the
+	 * same order.
 	 */
 	const struct fdtable *handed;
 	/*

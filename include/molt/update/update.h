@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The update: this process replaces its own binary while the guest's RAM and open files stay.
- * docs/live-update.md tells how, src/update/steps.c has the table of its steps, of which each side runs
- * its half.
+ * docs/live-update.md tells how, src/update/steps.c has the table of its steps, of which each side
+ * runs its half.
  */
 #ifndef MOLT_UPDATE_UPDATE_H
 #define MOLT_UPDATE_UPDATE_H
@@ -53,8 +53,8 @@ int update_self_load(struct update_self *self, struct incoming *in, struct error
 /* What the update needs of rooms above it. */
 struct update_ops {
 	/*
-	 * Saves all that the successor is built of, the machine and update_save() among it. describe:
-	 * the guest runs, and only names and shapes matter, see machine_describe().
+	 * Saves all that the successor is built of, the machine and update_save() among it.
+	 * describe: the guest runs, and only names and shapes matter, see machine_describe().
 	 */
 	int (*save)(void *opaque, struct stream_writer *w, struct fdtable *fds, bool describe,
 		    struct error *err);
@@ -148,7 +148,8 @@ struct take_over_ops {
 	int (*adopt)(void *opaque, struct incoming *in, struct error *err);
 	/* All that the stream is the state of; *u is its update server. */
 	int (*build)(void *opaque, struct incoming *in, struct update **u, struct error *err);
-	/* The guest runs in the stand-in: calls update_map_ram() if RAM is to be mapped in advance. */
+	/* The guest runs in the stand-in: calls update_map_ram() if RAM is to be mapped in advance.
+	 */
 	void (*map_ram)(void *opaque, struct incoming *in);
 	/* The guest runs here, and whoever asked has the answer. */
 	void (*after)(void *opaque, struct incoming *in);
@@ -158,19 +159,20 @@ struct take_over_ops {
 bool update_is_successor(void);
 
 /*
- * The successor's half of an update, from the fd table to the guest that runs: its column of the table
- * in update/steps.c. in: uri and main_ns set, all else 0. The state comes from uri ("file:PATH"), or
- * from the descriptor in the fd table where that is NULL or is what the predecessor chose. A stream
- * whose nonce is not the table's is refused. -errno is only possible before anything ran or anybody
- * outside could see a thing; update_give_up() is to follow then, else update_incoming_fini().
+ * The successor's half of an update, from the fd table to the guest that runs: its column of the
+ * table in update/steps.c. in: uri and main_ns set, all else 0. The state comes from uri
+ * ("file:PATH"), or from the descriptor in the fd table where that is NULL or is what the
+ * predecessor chose. A stream whose nonce is not the table's is refused. -errno is only possible
+ * before anything ran or anybody outside could see a thing; update_give_up() is to follow then,
+ * else update_incoming_fini().
  */
 int update_take_over(struct incoming *in, const struct take_over_ops *ops, void *opaque,
 		     struct error *err);
 void update_incoming_fini(struct incoming *in);
 
 /*
- * Of take_over_ops.map_ram(): for limit_ns at most, and not longer than the stand-in waits or nobody
- * else does; see refault_before().
+ * Of take_over_ops.map_ram(): for limit_ns at most, and not longer than the stand-in waits or
+ * nobody else does; see refault_before().
  */
 int update_map_ram(struct update *u, struct incoming *in, struct refault *r, uint64_t limit_ns,
 		   struct error *err);
@@ -179,8 +181,8 @@ int update_map_ram(struct update *u, struct incoming *in, struct refault *r, uin
 bool update_is_rehearsal(const struct incoming *in);
 
 /*
- * Where vCPUs' threads may run: until it has the guest this process keeps off its CPUs. NULL: it does
- * not. in's, until step `after`.
+ * Where vCPUs' threads may run: until it has the guest this process keeps off its CPUs. NULL: it
+ * does not. in's, until step `after`.
  */
 const cpu_set_t *update_usual_cpus(const struct incoming *in);
 
@@ -197,12 +199,13 @@ int update_create(struct update **u, struct machine *m, const struct update_self
 void update_destroy(struct update *u);
 
 /*
- * After the commit: whether the devices' I/O processes are to stay as they are (machine_updated() is not
- * called): so it was asked for, or this is the predecessor again.
+ * After the commit: whether the devices' I/O processes are to stay as they are (machine_updated()
+ * is not called): so it was asked for, or this is the predecessor again.
  */
 bool update_leaves_io(const struct incoming *in);
 
-/* Whether memory is short, and guest RAM is to be mapped by the guest alone; see src/update/room.c. */
+/* Whether memory is short, and guest RAM is to be mapped by the guest alone; see src/update/room.c.
+ */
 bool update_is_lazy(const struct incoming *in);
 
 /* For control_add_events(). */

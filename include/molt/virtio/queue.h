@@ -94,8 +94,8 @@ uint16_t virtqueue_read_used_idx(const struct virtqueue *q);
 /*
  * The next available chain: 1; 0 where there is none; a negative enum virtqueue_error, also each
  * time after the first: then it is not taken, and who begins there meets it again. Chains may have
- * up to size descriptors, and one indirect table of up to VIRTQUEUE_SIZE_MAX; there must be room for
- * all of them in chain->iov.
+ * up to size descriptors, and one indirect table of up to VIRTQUEUE_SIZE_MAX; there must be room
+ * for all of them in chain->iov.
  */
 int virtqueue_pop(struct virtqueue *q, struct virtqueue_chain *chain);
 

@@ -262,8 +262,9 @@ int vhost_front_stop_queue(struct vhost_front *f, unsigned int queue);
 int vhost_front_stop(struct vhost_front *f, bool reset);
 
 /*
- * The driver gives a queue up after a stop that was no reset: what may still be in flight of it (where
- * the back-end died meanwhile) is not to be done by the next start. Between a stop and a start only.
+ * The driver gives a queue up after a stop that was no reset: what may still be in flight of it
+ * (where the back-end died meanwhile) is not to be done by the next start. Between a stop and a
+ * start only.
  */
 void vhost_front_forget_queue(struct vhost_front *f, unsigned int queue);
 
@@ -286,7 +287,8 @@ uint16_t vhost_front_queue_num(const struct vhost_front *f);
 /* config_len bytes; only config_changed changes them. */
 const uint8_t *vhost_front_config(const struct vhost_front *f);
 
-/* Whether requests in flight survive the sudden death of the back-end: INFLIGHT_SHMFD is agreed on. */
+/* Whether requests in flight survive the sudden death of the back-end: INFLIGHT_SHMFD is agreed on.
+ */
 bool vhost_front_keeps_inflight(const struct vhost_front *f);
 
 /*

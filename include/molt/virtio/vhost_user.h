@@ -211,8 +211,8 @@ void vhost_user_conn_close(struct vhost_user_conn *c);
 /*
  * Receives one message. 1: it is in *msg, its descriptors (close-on-exec) are the caller's; 0: not
  * yet whole, wait until the socket is readable; -ECONNRESET: the other side has closed it, also in
- * the middle of a message; -EPROTO or another -errno with the sentence: nonsense came, or the kernel
- * says no; then the connection is of no use any more.
+ * the middle of a message; -EPROTO or another -errno with the sentence: nonsense came, or the
+ * kernel says no; then the connection is of no use any more.
  *
  * Of a message that the specification knows, length and number of descriptors are what it says
  * there, counts in the payload fit its length, and what of the payload did not come is zero. One

@@ -5,8 +5,8 @@
  * struct virtio_ops.
  *
  * A device embeds a struct virtio_guest in the part of it that migrates and a struct virtio in its
- * host part. Unless it says otherwise a function here is called with the device's lock held, or with
- * every vCPU parked; so are the operations.
+ * host part. Unless it says otherwise a function here is called with the device's lock held, or
+ * with every vCPU parked; so are the operations.
  */
 #ifndef MOLT_VIRTIO_VIRTIO_H
 #define MOLT_VIRTIO_VIRTIO_H
@@ -154,14 +154,16 @@ struct virtqueue_config virtio_queue_config(const struct virtio *v, uint32_t que
 void virtio_notify_queue(struct virtio *v, uint32_t queue);
 void virtio_notify_config(struct virtio *v);
 
-/* NEEDS_RESET (2.1), mostly for a driver that makes no sense; and one line in the log, within a limit. */
+/* NEEDS_RESET (2.1), mostly for a driver that makes no sense; and one line in the log, within a
+ * limit. */
 void virtio_broken(struct virtio *v, const char *what);
 
 void virtio_queue_reset_done(struct virtio *v, uint32_t queue);
 void virtio_reset_done(struct virtio *v);
 
 /*
- * The option's key "slot": 1..31, or 0 where it is not there. list may be NULL. -EINVAL, -ERANGE; what
+ * The option's key "slot": 1..31, or 0 where it is not there. list may be NULL. -EINVAL, -ERANGE;
+ * what
  * ("--rng") begins the sentence.
  */
 int virtio_slot_of(const struct value_list *list, const char *what, uint32_t *slot,

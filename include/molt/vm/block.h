@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a class of disks tells of its devices, and what can be changed while a guest runs: numbers and
- * words, for whoever shows them. All functions are for main.
+ * What a class of disks tells of its devices, and what can be changed while a guest runs: numbers
+ * and words, for whoever shows them. All functions are for main.
  */
 #ifndef MOLT_VM_BLOCK_H
 #define MOLT_VM_BLOCK_H
@@ -85,8 +85,8 @@ struct device_block_ops {
 	void (*set_limits)(struct device *dev, const struct block_limit limits[BLOCK_LIMITS]);
 	/*
 	 * Makes the disk's file as long as that, where it is molt's to do, and asks whoever serves
-	 * the disk to look at it; resized() tells whether the guest has been told: 0, -EAGAIN with a
-	 * sentence that says what is missing yet, or another -errno: it never will be.
+	 * the disk to look at it; resized() tells whether the guest has been told: 0, -EAGAIN with
+	 * a sentence that says what is missing yet, or another -errno: it never will be.
 	 */
 	int (*resize)(struct device *dev, uint64_t bytes, struct error *err);
 	int (*resized)(struct device *dev, uint64_t bytes, struct error *err);

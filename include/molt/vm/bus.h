@@ -47,8 +47,8 @@ struct bus {
 };
 
 /*
- * Puts a region at base. -EEXIST where it overlaps another one, -ENOSPC when the bus is full, -ERANGE
- * where it would go beyond the last address. The region must live as long as it is there.
+ * Puts a region at base. -EEXIST where it overlaps another one, -ENOSPC when the bus is full,
+ * -ERANGE where it would go beyond the last address. The region must live as long as it is there.
  */
 int bus_add(struct bus *bus, const struct bus_region *region, uint64_t base, struct device *dev,
 	    struct error *err);

@@ -54,10 +54,11 @@ struct crew_member {
 	_Atomic int goal;    /* enum crew_goal, set by main */
 	_Atomic bool parked; /* set under crew->lock; true where there is no thread */
 	uint64_t stopped_ns; /* CLOCK_MONOTONIC when run() last returned */
-	_Atomic uint64_t entered_ns; /* when it last left the park for run(); 0: not since told to */
-	_Atomic int host_cpu;        /* and on which CPU of the host; -1: not yet */
-	bool waited;                 /* main's: so crew_park() found it, or who knows it said so */
-	_Atomic int sleeps_on;       /* the host's CPU where its thread went to sleep; -1: awake */
+	_Atomic uint64_t
+		entered_ns;       /* when it last left the park for run(); 0: not since told to */
+	_Atomic int host_cpu;     /* and on which CPU of the host; -1: not yet */
+	bool waited;              /* main's: so crew_park() found it, or who knows it said so */
+	_Atomic int sleeps_on;    /* the host's CPU where its thread went to sleep; -1: awake */
 	_Atomic uint32_t woken;   /* how often; a futex, on which its thread waits while parked */
 	_Atomic bool stays_awake; /* one of those that crew_keep_awake() is about */
 	struct crew_visit *visit; /* under crew->lock; NULL: none, or it is over */
@@ -86,7 +87,8 @@ struct crew_ops {
 	 * about to, return at once. NULL: the signal alone does, for instance with ppoll().
 	 */
 	void (*kick)(struct crew_member *cm);
-	/* In the park, while nobody waits: what run() would begin with. See crew_prepare(); or NULL. */
+	/* In the park, while nobody waits: what run() would begin with. See crew_prepare(); or
+	 * NULL. */
 	void (*prepare)(struct crew_member *cm);
 	/* run() has returned: what else there is to do before it counts as parked; or NULL. */
 	void (*settle)(struct crew_member *cm);
@@ -97,8 +99,8 @@ struct crew_ops {
 	/* On any thread, often: true while nobody is to run, whatever main says; or NULL. */
 	bool (*held)(struct crew *crew);
 	/*
-	 * On main's thread: whether run() is blocked, with nothing to do. Who is loses nothing in the
-	 * park, so they are parked first and let go last; or NULL.
+	 * On main's thread: whether run() is blocked, with nothing to do. Who is loses nothing in
+	 * the park, so they are parked first and let go last; or NULL.
 	 */
 	bool (*waits)(struct crew_member *cm);
 };
@@ -177,8 +179,8 @@ uint64_t crew_park_for(struct crew *crew, struct crew *next);
 void crew_wait_parked(struct crew *crew);
 
 /*
- * Those that did not wait first. Takes no lock, and may be done again, also by another process: who runs
- * already runs on.
+ * Those that did not wait first. Takes no lock, and may be done again, also by another process: who
+ * runs already runs on.
  */
 void crew_unpark(struct crew *crew);
 
@@ -212,16 +214,16 @@ void crew_keep_awake(struct crew *crew, bool on);
 void crew_rouse(struct crew *crew);
 
 /*
- * The host's CPUs that the calling thread may use and where no member was when it last left the park,
- * but for those that waited before. False where there are none, or that cannot be known (a host with
- * more CPUs than a cpu_set_t).
+ * The host's CPUs that the calling thread may use and where no member was when it last left the
+ * park, but for those that waited before. False where there are none, or that cannot be known (a
+ * host with more CPUs than a cpu_set_t).
  */
 bool crew_spare_cpus(const struct crew *crew, cpu_set_t *spare);
 
 /*
- * Has a parked member, which is not confined, get ready to be let go soon: ops->prepare(), on its own
- * thread; and where cpus is not NULL it wakes up on one of these CPUs then, after which it may run where it
- * might before. Waits for nothing. What cannot be had makes no difference but in time.
+ * Has a parked member, which is not confined, get ready to be let go soon: ops->prepare(), on its
+ * own thread; and where cpus is not NULL it wakes up on one of these CPUs then, after which it may
+ * run where it might before. Waits for nothing. What cannot be had makes no difference but in time.
  */
 void crew_prepare(struct crew *crew, uint32_t id, const cpu_set_t *cpus);
 
@@ -230,8 +232,8 @@ bool crew_may_run(struct crew_member *cm);
 
 /*
  * For run(): waits until then (CLOCK_MONOTONIC, ns) on the futex of the park, so by no other
- * system call than the park itself. Nothing ends it early for sure, so it is to be short. True where
- * the time has ended it.
+ * system call than the park itself. Nothing ends it early for sure, so it is to be short. True
+ * where the time has ended it.
  */
 bool crew_nap(struct crew_member *cm, uint64_t until_ns);
 

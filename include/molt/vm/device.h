@@ -2,9 +2,10 @@
 /*
  * Device classes. Of a board device each machine has as many as its class says; of others there are
  * those that options asked for at the cold start (struct device_request), or the stream's section
- * "devices" on an update. A device is one struct that begins with `struct device` and has a part `guest`
- * (what migrates: described by a vmstate) and a part `host` (pointers, descriptors, threads). Its
- * const class says everything the machine needs to know; src/devices.c lists the classes.
+ * "devices" on an update. A device is one struct that begins with `struct device` and has a part
+ * `guest` (what migrates: described by a vmstate) and a part `host` (pointers, descriptors,
+ * threads). Its const class says everything the machine needs to know; src/devices.c lists the
+ * classes.
  *
  * Life of a device:
  *	cold start:	create, attach, reset
@@ -99,8 +100,8 @@ struct device_class {
 	const struct bus_region *regions;
 	unsigned int nregions;
 
-	bool back_end; /* another process serves it, by vhost-user */
-	bool before_vcpus; /* created and attached before vCPUs; KVM wants that of its interrupt chips */
+	bool back_end;     /* another process serves it, by vhost-user */
+	bool before_vcpus; /* is created and attached before them: so KVM wants interrupt chips */
 
 	/* What the host side adds to stream and fd table (save_host), NULL if nothing. */
 	const struct takeover_kind *host;
@@ -121,15 +122,16 @@ struct device_class {
 	int (*quiesce)(struct device *dev, struct error *err);
 	void (*resume)(struct device *dev);
 	/*
-	 * Quiesced, in a stand-in whose guest runs, with the device's lock held: serves the guest, as
-	 * far as that changes no descriptor and no host state. quiesce follows again, or resume. NULL: there is
-	 * nothing to serve but register accesses.
+	 * Quiesced, in a stand-in whose guest runs, with the device's lock held: serves the guest,
+	 * as far as that changes no descriptor and no host state. quiesce follows again, or resume.
+	 * NULL: there is nothing to serve but register accesses.
 	 */
 	void (*serve)(struct device *dev);
 	/*
-	 * Before an update's pause, while the guest runs: ends threads, so that no other process on this
-	 * memory misses them. Does not wait: -EBUSY, and it is called again. They come again when they
-	 * are needed after serve() or resume(), or where there is no pause after all, go_on().
+	 * Before an update's pause, while the guest runs: ends threads, so that no other process on
+	 * this memory misses them. Does not wait: -EBUSY, and it is called again. They come again
+	 * when they are needed after serve() or resume(), or where there is no pause after all,
+	 * go_on().
 	 */
 	int (*rest)(struct device *dev, struct error *err);
 	void (*go_on)(struct device *dev);
@@ -153,8 +155,8 @@ struct device_class {
 	/* In a successor that runs the guest: whoever serves it may be replaced, too. */
 	void (*updated)(struct device *dev);
 	/*
-	 * Before a guest's reset, when RAM is still what it was: whoever else writes to it has to be
-	 * stopped. -errno: it cannot be, and the machine ends.
+	 * Before a guest's reset, when RAM is still what it was: whoever else writes to it has to
+	 * be stopped. -errno: it cannot be, and the machine ends.
 	 */
 	int (*before_reset)(struct device *dev, struct error *err);
 	/* Brings the guest part up to date (e.g. from KVM) before it is saved. */
@@ -163,8 +165,9 @@ struct device_class {
 	int (*save_host)(struct device *dev, struct stream_writer *w, struct fdtable *fds,
 			 struct error *err);
 	/*
-	 * In a successor that was built from an earlier state, at the switch: the backend's sections
-	 * again, for what may change while a stand-in serves. Descriptors are what they were.
+	 * In a successor that was built from an earlier state, at the switch: the backend's
+	 * sections again, for what may change while a stand-in serves. Descriptors are what they
+	 * were.
 	 */
 	int (*load_host_again)(struct device *dev, struct stream *s, struct error *err);
 	/* Makes the device live from the loaded guest part; may refuse. Writes no guest RAM. */
@@ -212,7 +215,8 @@ extern const struct device_class *const device_classes[];
 #define DEVICES_SINCE 2
 
 /*
- * Whether an option's value is right, whatever the host is like, "id" included. 0, -EINVAL, -ERANGE.
+ * Whether an option's value is right, whatever the host is like, "id" included. 0, -EINVAL,
+ * -ERANGE.
  */
 int device_option_check(const struct device_option *opt, const char *text, struct error *err);
 

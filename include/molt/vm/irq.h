@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Interrupts: messages (MSI), and lines, which are a device's wire to the in-kernel interrupt
- * controllers (KVM_IRQ_LINE). A GSI below 24 is the IOAPIC pin of that number and, below 16, the PIC
- * pin too (KVM's default routing).
+ * controllers (KVM_IRQ_LINE). A GSI below 24 is the IOAPIC pin of that number and, below 16, the
+ * PIC pin too (KVM's default routing).
  */
 #ifndef MOLT_VM_IRQ_H
 #define MOLT_VM_IRQ_H
@@ -39,8 +39,8 @@ int irq_line_pulse(struct irq_line *line);
 void irq_line_restore(struct irq_line *line, bool level);
 
 /*
- * A message-signalled interrupt, as a device writes it: address and data are the guest's. Where they
- * make no sense nothing happens. Any thread.
+ * A message-signalled interrupt, as a device writes it: address and data are the guest's. Where
+ * they make no sense nothing happens. Any thread.
  */
 void irq_msi(struct kvm_vm *vm, uint64_t address, uint32_t data);
 

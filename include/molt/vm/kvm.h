@@ -17,8 +17,8 @@
 #include <molt/base/error.h>
 
 /*
- * Linux 6.12 (api.rst, KVM_PRE_FAULT_MEMORY), for older headers: fills second-level tables as a read
- * by the vCPU would. gpa and size are what is left when it returns.
+ * Linux 6.12 (api.rst, KVM_PRE_FAULT_MEMORY), for older headers: fills second-level tables as a
+ * read by the vCPU would. gpa and size are what is left when it returns.
  */
 #ifndef KVM_CAP_PRE_FAULT_MEMORY
 #define KVM_CAP_PRE_FAULT_MEMORY 236
@@ -60,7 +60,8 @@ int kvm_open_device(struct error *err);
 /* The second half of kvm_open(): fd, ioctl and opaque are set. On failure fd is closed. */
 int kvm_probe(struct kvm *kvm, struct error *err);
 
-/* Refuses a host whose KVM lacks the capability: -ENOTSUP with its name, or why it cannot be asked. */
+/* Refuses a host whose KVM lacks the capability: -ENOTSUP with its name, or why it cannot be asked.
+ */
 int kvm_insist_on(struct kvm *kvm, unsigned long cap, const char *name, struct error *err);
 
 void kvm_close(struct kvm *kvm);
@@ -90,8 +91,9 @@ int kvm_vm_create(struct kvm_vm *vm, struct kvm *kvm, int avoid, struct error *e
 void kvm_vm_destroy(struct kvm_vm *vm);
 
 /*
- * How long KVM_RUN takes at least where another thread ran the vCPU before: 10 us, or an RCU grace period
- * (thread_change.c). Tries it, which takes a millisecond and six times as long. In ns; 0: it cannot be tried.
+ * How long KVM_RUN takes at least where another thread ran the vCPU before: 10 us, or an RCU grace
+ * period (thread_change.c). Tries it, which takes a millisecond and six times as long. In ns; 0: it
+ * cannot be tried.
  */
 uint64_t kvm_thread_change_ns(struct kvm *kvm);
 

@@ -34,8 +34,8 @@ struct lapic_timer {
 bool lapic_timer_mark(struct lapic_timer *t, struct kvm *kvm, int vcpu_fd);
 
 /*
- * Whether the timer was over at the mark, and its interrupt may be still to come: it is not in the IRR,
- * and nobody has said that it was taken.
+ * Whether the timer was over at the mark, and its interrupt may be still to come: it is not in the
+ * IRR, and nobody has said that it was taken.
  */
 bool lapic_timer_is_in_doubt(struct lapic_timer *t, struct kvm *kvm, int vcpu_fd);
 

@@ -200,8 +200,8 @@ void machine_tell_paused(struct machine *m);
  */
 uint64_t machine_park_vcpus(struct machine *m);
 /*
- * The same where the stand-in's threads are to go on, and where this crew's are soon: they wake up and
- * stay awake, until machine_keep_awake() ends it.
+ * The same where the stand-in's threads are to go on, and where this crew's are soon: they wake up
+ * and stay awake, until machine_keep_awake() ends it.
  */
 uint64_t machine_park_for_stand_in(struct machine *m);
 void machine_rouse_vcpus(struct machine *m);
@@ -232,8 +232,9 @@ bool machine_spare_cpus(struct machine *m, cpu_set_t *spare);
 int machine_reset(struct machine *m, const char *reason, struct error *err);
 
 /*
- * Whether this host's KVM makes a guest wait for so long when other threads take its vCPUs over that it had
- * better be stopped from before an update's exec until its end. Finds that out once, and logs it.
+ * Whether this host's KVM makes a guest wait for so long when other threads take its vCPUs over
+ * that it had better be stopped from before an update's exec until its end. Finds that out once,
+ * and logs it.
  */
 bool machine_hands_over_slowly(struct machine *m);
 
@@ -254,16 +255,16 @@ int machine_rest(struct machine *m, struct error *err);
 void machine_go_on(struct machine *m);
 
 /*
- * With every vCPU parked: the stand-in's threads are the vCPUs' from now on, or the others are again.
- * Each does no harm where it was done already: its caller may have died in between.
- * The parking and unparking of each side's threads is that process's; letting go is anybody's.
+ * With every vCPU parked: the stand-in's threads are the vCPUs' from now on, or the others are
+ * again. Each does no harm where it was done already: its caller may have died in between. The
+ * parking and unparking of each side's threads is that process's; letting go is anybody's.
  */
 void machine_hand_over(struct machine *m);
 void machine_hand_back(struct machine *m);
 
 /*
- * In the stand-in, the vCPUs parked, before they run on: a successor that gave up at the switch may have
- * left marks in guest RAM by which a TLB flush would be lost (steal_time.c).
+ * In the stand-in, the vCPUs parked, before they run on: a successor that gave up at the switch may
+ * have left marks in guest RAM by which a TLB flush would be lost (steal_time.c).
  */
 void machine_clear_preempted(struct machine *m);
 
@@ -317,9 +318,9 @@ int machine_quiesce(struct machine *m, struct error *err);
 void machine_unquiesce(struct machine *m);
 
 /*
- * In a successor whose machine was built from stream `first` and has not run: takes over what differs in
- * `last`, a later state of the same machine (machine_again.c). -EBADMSG and what else post_load()
- * says; the machine is of no use then.
+ * In a successor whose machine was built from stream `first` and has not run: takes over what
+ * differs in `last`, a later state of the same machine (machine_again.c). -EBADMSG and what else
+ * post_load() says; the machine is of no use then.
  */
 int machine_load_again(struct machine *m, struct stream *first, struct stream *last,
 		       struct error *err);
@@ -333,14 +334,15 @@ void machine_forget_rehearsal(struct machine *m);
  */
 int machine_read_vcpus(struct machine *m, struct error *err);
 /*
- * For a crew that did not park these vCPUs: which of them wait, by their state. Who wants to execute
- * something is let go first, and helps last.
+ * For a crew that did not park these vCPUs: which of them wait, by their state. Who wants to
+ * execute something is let go first, and helps last.
  */
 void machine_note_who_waits(struct machine *m, struct crew *crew);
 /*
- * Has the threads of a crew in the park get ready for the vCPUs that execute something, by their state: what
- * KVM does when a vCPU first runs is done in a rehearsal (vcpu_warm.c), and they wake up on none of the CPUs in
- * not_on (NULL: wherever), if there are others. So do some of those that do not, for the jobs before.
+ * Has the threads of a crew in the park get ready for the vCPUs that execute something, by their
+ * state: what KVM does when a vCPU first runs is done in a rehearsal (vcpu_warm.c), and they wake
+ * up on none of the CPUs in not_on (NULL: wherever), if there are others. So do some of those that
+ * do not, for the jobs before.
  */
 void machine_prepare_vcpus(struct machine *m, struct crew *crew, const cpu_set_t *not_on);
 /* That machine_save() is not to come, or is to read them itself. */
@@ -351,8 +353,8 @@ int machine_save(struct machine *m, struct stream_writer *w, struct fdtable *fds
 		 struct error *err);
 
 /*
- * The same later, without the sections of vCPUs and devices that are as they were then; vCPUs are read
- * anew.
+ * The same later, without the sections of vCPUs and devices that are as they were then; vCPUs are
+ * read anew.
  */
 int machine_save_news(struct machine *m, struct stream_writer *w, struct fdtable *fds,
 		      struct error *err);

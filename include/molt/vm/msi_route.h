@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Eventfds that KVM serves by itself: a message-signalled interrupt for each time that one is
- * written (irqfd), and one that is written for each of the guest's writes to an address (ioeventfd).
- * KVM API: KVM_SET_GSI_ROUTING, KVM_IRQFD, KVM_IOEVENTFD.
+ * written (irqfd), and one that is written for each of the guest's writes to an address
+ * (ioeventfd). KVM API: KVM_SET_GSI_ROUTING, KVM_IRQFD, KVM_IOEVENTFD.
  *
  * An irqfd names a GSI, and a table of routes says what message that is. The table is KVM's as a
- * whole, so that of all devices is kept here, together with the routes of the interrupt controllers'
- * pins as KVM has them without a table.
+ * whole, so that of all devices is kept here, together with the routes of the interrupt
+ * controllers' pins as KVM has them without a table.
  *
  * For the main thread. None of it is anything that the guest sees, so none of it migrates.
  */
@@ -49,8 +49,8 @@ void msi_route_set(struct msi_routes *r, uint32_t gsi, uint64_t address, uint32_
 int msi_routes_commit(struct msi_routes *r, struct kvm_vm *vm);
 
 /*
- * on: each write to the eventfd interrupts by the GSI from now on, and what is counted in it already
- * does at once. -EBUSY while another VM has that eventfd.
+ * on: each write to the eventfd interrupts by the GSI from now on, and what is counted in it
+ * already does at once. -EBUSY while another VM has that eventfd.
  */
 int msi_irqfd(struct kvm_vm *vm, int eventfd, uint32_t gsi, bool on);
 

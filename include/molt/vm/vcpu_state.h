@@ -133,8 +133,8 @@ void vcpu_reading_compare(struct vcpu_reading *reading, const struct vcpu_part *
 /*
  * As vcpu_state_get(), by fewer calls where the vCPU has executed nothing since the last time: st
  * still has what was read then, and nobody but KVM has changed the vCPU since. Without a
- * vcpu_reading_count() before it all is read, and the next time as well. The TSC's offset is then read
- * of the first vCPU only: where that has moved, vcpu_state_get_tsc() is due for the others.
+ * vcpu_reading_count() before it all is read, and the next time as well. The TSC's offset is then
+ * read of the first vCPU only: where that has moved, vcpu_state_get_tsc() is due for the others.
  */
 int vcpu_state_get_again(struct vcpu_state *st, struct vcpu_reading *reading, struct kvm *kvm,
 			 int vcpu_fd, const struct msr_list *msrs, struct error *err);
