@@ -196,12 +196,14 @@ void undo_stand_in(struct update *u)
 {
 	struct error err = ERROR_INIT;
 
+	/* From here on nothing is sent to the stand-in, which passes on what was: so this is first.
+	 */
+	u->ops.main_pid(u->ops.opaque, getpid());
 	stand_in_dismiss(&u->hand_over.stand_in);
 	machine_forget_stand_in(u->machine);
 	loop_release(u->machine->loop);
 	if (log_start(&err) < 0)
 		log_error("the log is written by whoever has something to say: %s", err.text);
-	u->ops.main_pid(u->ops.opaque, getpid());
 }
 
 /*

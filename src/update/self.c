@@ -72,8 +72,10 @@ int update_self_open(const struct update_self *self, bool *by_kept_fd, struct er
 	int code = errno;
 
 	*by_kept_fd = fd < 0 && self->exe_fd >= 0;
-	if (*by_kept_fd)
+	if (*by_kept_fd) {
 		fd = fcntl(self->exe_fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+		code = errno;
+	}
 	return fd < 0 ? err_sys(err, code, "molt's own binary, /proc/self/exe") : fd;
 }
 

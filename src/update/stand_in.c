@@ -156,6 +156,7 @@ static int wait_until_made(struct stand_in *s, struct error *err)
 	while ((state = atomic_load(&s->state)) == STATE_STARTING && now_ns() < end &&
 	       !has_ended(s))
 		wait_on(&s->state, STATE_STARTING);
+	state = atomic_load(&s->state); /* it may have failed, said so, and ended just now */
 	if (state == STATE_STANDS_BY)
 		return 0;
 	if (state == STATE_STARTING)
@@ -190,7 +191,7 @@ void stand_in_arm(struct stand_in *s, bool saved)
 	s->page->deadline_ms = s->deadline_ms;
 	atomic_store(&s->page->saved, saved);
 	atomic_store(&s->page->armed, now_ns());
-	set_deadline(s, s->deadline_ms);
+	set_deadline(s, deadline_ms(s));
 }
 
 void stand_in_hand_over(struct stand_in *s)
@@ -269,8 +270,9 @@ void stand_in_dismiss(struct stand_in *s)
 	if (s->helper_made && ended) {
 		set_and_wake(&s->helper_may_go, 1);
 		pthread_join(s->helper, NULL);
-		munmap(s->stack, STACK_BYTES);
 	}
+	if (s->stack && ended)
+		munmap(s->stack, STACK_BYTES);
 	/* Else it is the one we stand on, with the thread-local memory that we have. */
 	s->helper_made = s->is_self = false;
 	s->stack = NULL;

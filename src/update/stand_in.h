@@ -221,7 +221,11 @@ uint64_t stand_in_link_left_ns(const struct stand_in_link *link);
 int stand_in_link_switch(struct stand_in_link *link, void (*stops)(void *opaque), void *opaque,
 			 struct error *err);
 
-/* What it saved cannot be loaded: the guest runs on there, until something else happens. */
+/*
+ * What it saved cannot be loaded: the guest runs on there, until something else happens. Returns
+ * when it does, or the stand-in has taken it back or has ended: whoever comes next in this process
+ * must not find the guest to be had, for all he has is the state of the hand-off.
+ */
 void stand_in_link_refuse(struct stand_in_link *link);
 
 /* From here on the guest is ours: 0, or -ECANCELED where the stand-in was faster. */

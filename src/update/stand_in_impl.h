@@ -15,6 +15,7 @@
 
 #include "stand_in.h"
 
+#define STAND_IN_HURRY_MS 3000    /* for a successor that others wait for */
 #define STAND_IN_LOOK_NS 50000000 /* so often a wait looks whether the other side is still there */
 
 /* struct stand_in's: between predecessor and stand-in. */
@@ -62,6 +63,13 @@ static inline void set_deadline(const struct stand_in *s, uint64_t ms)
 	};
 
 	timerfd_settime(s->timer_fd, 0, &its, NULL);
+}
+
+static inline uint64_t deadline_ms(const struct stand_in *s)
+{
+	return atomic_load(&s->page->hurry) && s->deadline_ms > STAND_IN_HURRY_MS
+		       ? STAND_IN_HURRY_MS
+		       : s->deadline_ms;
 }
 
 /* The stand-in's process, in stand_in_self.c; for clone(). opaque: the struct stand_in. */

@@ -106,8 +106,13 @@ int stand_in_link_switch(struct stand_in_link *link, void (*stops)(void *opaque)
 
 void stand_in_link_refuse(struct stand_in_link *link)
 {
-	atomic_store(&link->page->turn, TURN_REFUSED);
+	struct stand_in_page *page = link->page;
+
+	atomic_store(&page->turn, TURN_REFUSED);
 	wake_stand_in(link);
+	while (atomic_load(&page->turn) == TURN_REFUSED &&
+	       atomic_load(&page->owner) != OWNER_TAKEN_BACK && !has_ended(link))
+		wait_on(&page->turn, TURN_REFUSED);
 }
 
 int stand_in_link_commit(struct stand_in_link *link, struct error *err)

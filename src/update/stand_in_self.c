@@ -20,7 +20,6 @@
 
 #define KILL_WAIT_MS 2000
 #define SWITCH_MS 1000           /* for a successor that has rehearsed it */
-#define HURRY_MS 3000            /* for one that others wait for */
 #define PROGRESS_NS 500000000ull /* most updates are over before the first one */
 #define TEARDOWN_NICE 10         /* not the lowest, or on a busy host it would take minutes */
 
@@ -62,6 +61,26 @@ static void keep_from_vcpus(const struct stand_in_page *page)
 }
 
 /*
+ * A service manager has heard of this process as the main one, and whoever it told to end it has
+ * sent the signal here. What a terminal sends it has sent to the other process, too.
+ */
+static void pass_signals_on(const struct stand_in *s)
+{
+	const struct timespec at_once = { 0 };
+	siginfo_t info;
+	sigset_t ending;
+	int sig;
+
+	sigemptyset(&ending);
+	sigaddset(&ending, SIGINT);
+	sigaddset(&ending, SIGTERM);
+	sigaddset(&ending, SIGHUP);
+	while ((sig = sigtimedwait(&ending, &info, &at_once)) > 0)
+		if (info.si_code != SI_KERNEL)
+			syscall(SYS_pidfd_send_signal, s->process_fd, sig, NULL, 0);
+}
+
+/*
  * What follows is the teardown of a VM and of an address space, which may take long: at a low
  * priority, and with no copy of a socket that somebody waits to see closed. KVM's VM stays until
  * the address space goes, in which its vCPUs are mapped. Taken apart before, it could mark a vCPU
@@ -69,6 +88,7 @@ static void keep_from_vcpus(const struct stand_in_page *page)
  */
 static _Noreturn void leave(struct stand_in *s)
 {
+	pass_signals_on(s);
 	if (atomic_load(&s->page->owner) == OWNER_SUCCESSOR) {
 		keep_from_vcpus(s->page);
 		s->ops->committed(s->opaque);
@@ -101,6 +121,7 @@ static void take_back(struct stand_in *s, bool died)
 static void decline(struct stand_in *s, const struct error *err)
 {
 	snprintf(s->page->reason, STAND_IN_REASON_MAX, "%s", err->text);
+	atomic_store(&s->page->stopping, false);
 	set_and_wake(&s->page->turn, TURN_DECLINED);
 }
 
@@ -141,8 +162,8 @@ static void guest_runs_on(struct stand_in *s)
 	if (!decide(s->page, OWNER_UNDECIDED, OWNER_STAND_IN))
 		return;
 	atomic_store(&s->page->stopping, false);
-	atomic_store(&s->page->turn, TURN_REHEARSAL);
-	set_deadline(s, s->deadline_ms);
+	set_deadline(s, deadline_ms(s));
+	set_and_wake(&s->page->turn, TURN_REHEARSAL);
 	s->ops->run_on(s->opaque);
 }
 
@@ -189,8 +210,8 @@ void stand_in_hurry(struct stand_in *s)
 
 	atomic_store(&s->page->hurry, true);
 	timerfd_gettime(s->timer_fd, &left);
-	if (left.it_value.tv_sec * 1000 > HURRY_MS)
-		set_deadline(s, HURRY_MS);
+	if (left.it_value.tv_sec * 1000 > STAND_IN_HURRY_MS)
+		set_deadline(s, STAND_IN_HURRY_MS);
 }
 
 /* How long to wait until it is told again, in ms; -1: for ever. */

@@ -30,7 +30,7 @@ bool update_is_lazy(const struct incoming *in)
 
 bool update_is_rehearsal(const struct incoming *in)
 {
-	return in->link && stand_in_link_runs_guest(in->link);
+	return in->is_rehearsal;
 }
 
 const cpu_set_t *update_usual_cpus(const struct incoming *in)
@@ -56,7 +56,15 @@ int step_adopt(struct incoming *in, struct error *err)
 {
 	int r = incoming_adopt(in, err);
 
-	return r < 0 ? r : in->ops->adopt(in->opaque, in, err);
+	if (r < 0)
+		return r;
+	/* Once for all steps: what is built as a rehearsal is to be loaded again, else not. */
+	in->is_rehearsal = stand_in_link_runs_guest(in->link);
+	if (in->final && !in->is_rehearsal)
+		return err_set(err, ECANCELED,
+			       "too late: the guest has run on since its state was saved, and "
+			       "nobody is there to save it again");
+	return in->ops->adopt(in->opaque, in, err);
 }
 
 int step_build(struct incoming *in, struct error *err)

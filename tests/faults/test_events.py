@@ -143,6 +143,13 @@ def test_call_fails():
     walk(host.COMMANDS + host.SIGNALS, failing_calls(ProbeWalker), how="fails")
 
 
+def test_stand_in_is_late_when_its_state_is_refused():
+    """Until it has the guest running again nobody may take it over with the state of the hand-off."""
+    calls = [name for name in failing_calls(ProbeWalker) if name.startswith("successor:final-load:")]
+    walk([host.stand_in_is_late], calls, how="fails", everything=True)
+    assert calls or ONLY.pattern
+
+
 def test_call_fails_guest_ends():
     walk(guest.THAT_END_IT, failing_calls(guest.EventWalker), guest.EventWalker, "fails")
 

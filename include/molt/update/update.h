@@ -134,6 +134,7 @@ struct incoming {
 
 	uint64_t began_ns;  /* the step that is under way */
 	uint64_t ended_ns;  /* it, where another process did it; else 0 */
+	bool is_rehearsal;  /* the stand-in runs the guest, and will save it once more */
 	bool is_switch;     /* the stand-in ran the guest, and has saved it for us */
 	bool maps_ram;      /* guest RAM, in advance */
 	uint64_t mapped;    /* bytes of it */

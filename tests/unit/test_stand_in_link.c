@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: MIT */
+/* What a successor says to the stand-in, which takes its time. */
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "../../src/update/stand_in_impl.h"
+
+#define LATE_US 120000 /* longer than one look */
+
+struct fixture {
+	struct stand_in_page page;
+	struct stand_in_link link;
+	void (*does)(struct stand_in_page *page);
+};
+
+/* The stand-in has saved, and the guest is nobody's. */
+static int setup(void **state)
+{
+	static struct fixture f;
+
+	memset(&f, 0, sizeof(f));
+	f.link.page = &f.page;
+	f.link.child = CHILD_NONE;
+	f.link.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	assert_true(f.link.wake_fd >= 0);
+	atomic_store(&f.page.owner, OWNER_UNDECIDED);
+	atomic_store(&f.page.turn, TURN_SAVED);
+	*state = &f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	close(f->link.wake_fd);
+	return 0;
+}
+
+static void *late(void *opaque)
+{
+	struct fixture *f = opaque;
+
+	usleep(LATE_US);
+	f->does(&f->page);
+	return NULL;
+}
+
+static void refuse(struct fixture *f, void (*does)(struct stand_in_page *page))
+{
+	pthread_t thread;
+
+	f->does = does;
+	assert_int_equal(pthread_create(&thread, NULL, late, f), 0);
+	stand_in_link_refuse(&f->link);
+	/* Joined afterwards: it must have happened without that. */
+	assert_int_not_equal(atomic_load(&f->page.owner), OWNER_UNDECIDED);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+}
+
+static void run_on(struct stand_in_page *page)
+{
+	assert_int_equal(atomic_load(&page->turn), TURN_REFUSED);
+	assert_true(decide(page, OWNER_UNDECIDED, OWNER_STAND_IN));
+	set_and_wake(&page->turn, TURN_REHEARSAL);
+}
+
+static void take_back(struct stand_in_page *page)
+{
+	assert_true(decide(page, OWNER_UNDECIDED, OWNER_TAKEN_BACK));
+}
+
+/* Else whoever comes next could commit what was saved at the hand-off. */
+static void test_refused_guest_cannot_be_had(void **state)
+{
+	struct fixture *f = *state;
+	struct error err = ERROR_INIT;
+
+	refuse(f, run_on);
+	assert_true(stand_in_link_runs_guest(&f->link));
+	assert_int_equal(stand_in_link_commit(&f->link, &err), -ECANCELED);
+}
+
+static void test_refused_too_late(void **state)
+{
+	struct fixture *f = *state;
+	struct error err = ERROR_INIT;
+
+	refuse(f, take_back);
+	assert_false(stand_in_link_runs_guest(&f->link));
+	assert_int_equal(stand_in_link_commit(&f->link, &err), -ECANCELED);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_refused_guest_cannot_be_had, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_refused_too_late, setup, teardown),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
