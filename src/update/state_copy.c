@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -59,6 +60,21 @@ static int write_given(int fd, const void *data, size_t len, struct error *err)
 	return r < 0 ? err_sys(err, -r, "as a descriptor") : 0;
 }
 
+/* A subsection whose section is there anew without it. */
+static bool is_gone(struct stream *last, const struct stream_section *sec)
+{
+	char owner[sizeof(sec->name)];
+	char *slash;
+
+	memcpy(owner, sec->name, sizeof(owner));
+	slash = strchr(owner, '/');
+	if (!slash)
+		return false;
+	*slash = '\0';
+	return stream_find(last, owner, sec->instance) &&
+	       !stream_find(last, sec->name, sec->instance);
+}
+
 /*
  * What the successor loaded: the final state, and what it left out because nothing had happened to
  * it, as it was at the hand-off. w is the update's own, whose memory nobody needs any more.
@@ -77,13 +93,26 @@ static int merge(struct hand_over *h, const void *handed, size_t len, struct err
 		const struct stream_section *sec = &first.sections[i], *now;
 
 		now = stream_find(&last, sec->name, sec->instance);
-		stream_copy_section(w, now ? now : sec);
+		if (!is_gone(&last, sec))
+			stream_copy_section(w, now ? now : sec);
 	}
+	for (size_t i = 0; i < last.nsections && r == 0; i++)
+		if (!stream_find(&first, last.sections[i].name, last.sections[i].instance))
+			stream_copy_section(w, &last.sections[i]);
 	if (r == 0)
 		r = stream_end(w, err);
 	stream_fini(&first);
 	stream_fini(&last);
 	return r;
+}
+
+/* What was logged here, of which the successor knows nothing: no thread was there to write it. */
+static void write_log(const struct hand_over *h)
+{
+	if (!h->handed_over || log_unwritten() <= h->log_lines)
+		return;
+	log_revive();
+	log_stop(LOG_END_MS);
 }
 
 void update_committed(void *opaque)
@@ -95,6 +124,7 @@ void update_committed(void *opaque)
 	const void *data;
 	size_t len;
 
+	write_log(h);
 	if (fd < 0)
 		return;
 	data = map_state(h->state_fd, &len, &err);

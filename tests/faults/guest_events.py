@@ -7,6 +7,7 @@ runs on.
 """
 import os
 import random
+import re
 import struct
 import sys
 import time
@@ -91,6 +92,8 @@ def triple_fault(update):
     if not update.early:
         update.finish()
     update.check_end(3, update.over + ["GUEST_PANICKED"], guest=True, reason="guest-panic")
+    if not re.search(r"vCPU \d+: rax=", update.vm.log()):
+        raise Lost("the log does not have the registers: %s" % update.vm.log()[-1000:])
 
 
 def in_order(update, name):
