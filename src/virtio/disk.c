@@ -251,7 +251,7 @@ static int disk_create(struct device *dev, const struct device_env *env, struct 
 	if (r == 0)
 		r = make_device(d, env->fds, err);
 	if (r < 0) {
-		io_process_end(&d->host.process, env->fds ? 0 : END_MS);
+		io_process_end(&d->host.process, END_MS);
 		close_all(d);
 		return r;
 	}
@@ -369,7 +369,7 @@ static void disk_destroy(struct device *dev)
 
 	io_process_unwatch(&d->host.process);
 	vhost_device_destroy(&d->host.device);
-	/* Its socket is closed: it ends. */
+	/* Its socket is closed: it ends, if nobody else has that. */
 	io_process_end(&d->host.process, END_MS);
 	close_all(d);
 }

@@ -78,6 +78,7 @@ static int start(struct io_process *p, struct child *child, struct error *err)
 		close(ends[0]);
 		return r;
 	}
+	p->ours = true;
 	p->started_ns = now_ns();
 	fd_set_nonblock(ends[0], true);
 	p->started(p->opaque, ends[0]);
@@ -135,6 +136,7 @@ void io_process_watch(struct io_process *p)
 {
 	int r = 0;
 
+	p->ours = true;
 	if (p->child.pid && !p->exited.loop)
 		r = loop_add(p->loop, &p->exited, p->child.fd, EPOLLIN, has_exited, p);
 	else if (!p->child.pid && !p->again.loop)
@@ -187,7 +189,7 @@ int io_process_replace(struct io_process *p, struct error *err)
 void io_process_end(struct io_process *p, unsigned int ms)
 {
 	io_process_unwatch(p);
-	if (p->child.pid && !child_wait(&p->child, (int)ms)) {
+	if (p->ours && p->child.pid && !child_wait(&p->child, (int)ms)) {
 		child_kill(&p->child, false);
 		child_wait(&p->child, (int)ms);
 	}

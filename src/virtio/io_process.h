@@ -21,6 +21,7 @@ struct io_process {
 	struct loop *loop;
 	const char *name; /* the disk's, for the log; has to stay */
 	struct child child;
+	bool ours; /* started or watched here; else another process's guest has its disk by it */
 	struct loop_source exited;
 	struct child leaving; /* the one before, which was replaced */
 	struct loop_source left;
@@ -55,7 +56,10 @@ void io_process_unwatch(struct io_process *p);
  */
 int io_process_replace(struct io_process *p, struct error *err);
 
-/* Ends it, and waits for that as long as it takes up to ms. */
+/*
+ * Ends it, and waits for that as long as it takes up to ms. One that is not ours, in a successor
+ * that fails before it has the guest, goes on.
+ */
 void io_process_end(struct io_process *p, unsigned int ms);
 
 #endif

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: MIT */
+/* Whose I/O process it is: one that serves another process's guest is not ended. */
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "../../src/virtio/io_process.h"
+
+#define END_MS 200
+
+struct fixture {
+	struct loop *loop;
+	struct io_process process;
+	pid_t pid;
+};
+
+/* As a disk's, that came with an update. */
+static int setup(void **state)
+{
+	static struct fixture f;
+	struct error err;
+
+	assert_int_equal(loop_create(&f.loop, &err), 0);
+	io_process_init(&f.process, f.loop, "d");
+	f.pid = fork();
+	if (f.pid == 0)
+		for (;;)
+			pause();
+	f.process.child.pid = f.pid;
+	assert_true(child_hold(&f.process.child));
+	*state = &f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	kill(f->pid, SIGKILL);
+	waitpid(f->pid, NULL, 0);
+	loop_destroy(f->loop);
+	return 0;
+}
+
+static void test_one_that_another_guest_process_has_goes_on(void **state)
+{
+	struct fixture *f = *state;
+
+	io_process_end(&f->process, END_MS);
+	assert_int_equal(f->process.child.pid, 0);
+	assert_int_equal(f->process.child.fd, -1);
+	assert_int_equal(waitpid(f->pid, NULL, WNOHANG), 0);
+}
+
+static void test_one_that_is_watched_is_ended(void **state)
+{
+	struct fixture *f = *state;
+
+	io_process_watch(&f->process);
+	io_process_end(&f->process, END_MS);
+	assert_int_equal(f->process.child.pid, 0);
+	assert_int_equal(kill(f->pid, 0), -1);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_one_that_another_guest_process_has_goes_on,
+						setup, teardown),
+		cmocka_unit_test_setup_teardown(test_one_that_is_watched_is_ended, setup, teardown),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
