@@ -103,10 +103,32 @@ static int load_vcpus(struct machine *m, struct error *err)
 	return r;
 }
 
+/* What the machine is made of must be what it was: it is there. */
+static int load_config(struct machine *m, struct stream *last, struct error *err)
+{
+	const struct machine_guest was = m->guest;
+	const uint32_t version = m->machine_version;
+	int r = machine_load_config(m, last, err);
+
+	if (r == 0 && (m->guest.cpus != was.cpus || m->guest.ram_size != was.ram_size ||
+		       m->machine_version != version))
+		r = err_set(err, EINVAL,
+			    "machine version %u with %u vCPUs and %llu bytes of RAM, and before %u "
+			    "with %u and %llu",
+			    m->machine_version, m->guest.cpus,
+			    (unsigned long long)m->guest.ram_size, version, was.cpus,
+			    (unsigned long long)was.ram_size);
+	if (r < 0) {
+		m->guest = was;
+		m->machine_version = version;
+	}
+	return r;
+}
+
 int machine_load_again(struct machine *m, struct stream *first, struct stream *last,
 		       struct error *err)
 {
-	int r = machine_load_config(m, last, err);
+	int r = load_config(m, last, err);
 
 	m->incoming = last;
 	if (r == 0)

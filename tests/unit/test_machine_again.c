@@ -237,6 +237,30 @@ static void test_news_stay_news(void **state)
 	assert_same_guest(f);
 }
 
+static void assert_refused(struct fixture *f)
+{
+	const struct machine_guest was = f->b.m.guest;
+
+	assert_int_equal(machine_load_again(&f->b.m, &f->first.s, &f->last, &f->err), -EINVAL);
+	assert_int_equal(f->b.m.guest.cpus, was.cpus);
+	assert_int_equal(f->b.m.guest.ram_size, was.ram_size);
+}
+
+/* There are tables of as many vCPUs as there were. */
+static void test_a_machine_that_has_become_another(void **state)
+{
+	struct fixture *f = *state;
+
+	f->a.m.guest.cpus--;
+	save_news(f);
+	f->a.m.guest.cpus++;
+	assert_refused(f);
+	f->a.m.guest.ram_size *= 2;
+	save_news(f);
+	f->a.m.guest.ram_size /= 2;
+	assert_refused(f);
+}
+
 static void test_host_tsc_that_jumps_is_news_of_all(void **state)
 {
 	struct fixture *f = *state;
@@ -341,6 +365,7 @@ int main(void)
 		CASE(test_a_kvm_that_cannot_warm_up),
 		CASE(test_successor_has_all_states),
 		CASE(test_news_stay_news),
+		CASE(test_a_machine_that_has_become_another),
 		CASE(test_host_tsc_that_jumps_is_news_of_all),
 		CASE(test_vcpus_are_read_before),
 		CASE(test_host_tsc_that_jumps_between_readings),
