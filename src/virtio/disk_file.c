@@ -58,6 +58,18 @@ static int lock(const struct disk_options *o, int fd, struct error *err)
 	return err_sys(err, errno, "locking disk %s", o->path);
 }
 
+/*
+ * O_NONBLOCK is there so that a FIFO does not hang us, or comes with a given descriptor. If it
+ * stayed, io_uring of Linux before 6.5 would complete each request of a device that cannot promise
+ * not to wait (dm-crypt) with -EAGAIN, and it would be made again for ever.
+ */
+static int let_it_wait(const struct disk_options *o, int fd, struct error *err)
+{
+	int r = fd_set_nonblock(fd, false);
+
+	return r < 0 ? err_sys(err, -r, "disk %s: descriptor %d", o->path, fd) : 0;
+}
+
 static int open_path(const struct disk_options *o, struct error *err)
 {
 	int flags = (o->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK |
@@ -79,6 +91,8 @@ int disk_file_open(const struct disk_options *o, int *fd, struct error *err)
 	if (*fd < 0)
 		return o->fd >= 0 ? err_sys(err, errno, "--disk fd=%d", o->fd) : *fd;
 	r = check_kind(o->path, *fd, err);
+	if (r == 0)
+		r = let_it_wait(o, *fd, err);
 	if (r == 0)
 		r = check_mode(o, *fd, err);
 	if (r == 0)

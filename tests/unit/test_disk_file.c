@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: MIT */
+/* What a disk's file is like once it is open. */
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include <molt/base/fd.h>
+#include "src/virtio/disk_file.h"
+
+static struct error err;
+static char dir[] = "/tmp/molt-disk-file-XXXXXX";
+static char path[64];
+
+static int setup(void **state)
+{
+	_cleanup_close_ int fd = -1;
+
+	(void)state;
+	err = (struct error)ERROR_INIT;
+	strcpy(dir + strlen(dir) - 6, "XXXXXX");
+	if (!mkdtemp(dir))
+		return -errno;
+	strcpy(path, dir);
+	strcat(path, "/disk");
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	return fd < 0 ? -errno : ftruncate(fd, 1 << 20);
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	unlink(path);
+	return rmdir(dir);
+}
+
+static void must_wait(const struct disk_options *o)
+{
+	_cleanup_close_ int fd = -1;
+
+	assert_int_equal(disk_file_open(o, &fd, &err), 0);
+	assert_int_equal(fcntl(fd, F_GETFL) & O_NONBLOCK, 0);
+}
+
+/* io_uring of some kernels would answer -EAGAIN for ever. */
+static void test_a_disk_waits(void **state)
+{
+	struct disk_options o = { .path = path, .fd = -1 };
+
+	(void)state;
+	must_wait(&o);
+	o.readonly = true;
+	must_wait(&o);
+}
+
+static void test_a_given_disk_waits(void **state)
+{
+	_cleanup_close_ int given = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+	const struct disk_options o = { .path = path, .fd = given };
+
+	(void)state;
+	assert_true(given >= 0);
+	must_wait(&o);
+}
+
+/* And a FIFO nobody writes to is refused, not waited for. */
+static void test_a_fifo_is_no_disk(void **state)
+{
+	const struct disk_options o = { .path = path, .fd = -1, .readonly = true };
+	int fd = -1;
+
+	(void)state;
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(mkfifo(path, 0600), 0);
+	assert_int_equal(disk_file_open(&o, &fd, &err), -EINVAL);
+	assert_int_equal(fd, -1);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_a_disk_waits, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_given_disk_waits, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_fifo_is_no_disk, setup, teardown),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
