@@ -16,6 +16,9 @@
  * #syscalls io: brk mmap(,,!&PROT_EXEC) munmap madvise clock_gettime getpid exit exit_group
  * #syscalls io: rt_sigreturn rt_sigprocmask
  *
+ * The log's thread waits for a time, and a wait that SIGSTOP or the cgroup freezer interrupts goes
+ * on as another call: #syscalls io: restart_syscall
+ *
  * Threads may still be on their way when all of them get the filter:
  * #syscalls io: rseq set_robust_list prctl(PR_SET_NAME)
  */

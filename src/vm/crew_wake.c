@@ -32,6 +32,10 @@
 
 #include "crew_impl.h"
 
+/*
+ * A timed wait that a SIGSTOP or the cgroup freezer (`docker pause`) interrupts goes on as another
+ * system call when the thread does. #syscalls vcpu: restart_syscall
+ */
 static bool wait_woken(struct crew_member *cm, uint32_t seen, const struct timespec *until)
 {
 	return syscall(SYS_futex, &cm->woken, FUTEX_WAIT_BITSET_PRIVATE, seen, until, NULL,

@@ -30,6 +30,7 @@
 
 #include "../../src/sandbox/internal.h"
 #include "../../src/sandbox/lists.h"
+#include "../../src/vm/crew_impl.h"
 
 #define CHECK(cond) \
 	do { \
@@ -232,6 +233,97 @@ static void test_forbidden_call_ends_the_process_and_is_named(void **state)
 	close(log_pipe[0]);
 }
 
+/* ---- stopped in the middle of a nap: by SIGSTOP, or the cgroup freezer of `docker pause` ---- */
+
+#define NAP_NS 500000000u
+#define NAPS 20 /* this process may be slow to catch one of them */
+
+static void nap(void)
+{
+	struct crew_member cm = { 0 };
+
+	CHECK(crew_nap(&cm, now_ns() + NAP_NS));
+	syscall(SYS_exit, 0); /* and not exit_group, which a vCPU thread may not call */
+}
+
+static void nap_as_a_vcpu_thread(void)
+{
+	struct error err = ERROR_INIT;
+
+	CHECK(sandbox_enter_thread(&err) == 0);
+	nap();
+}
+
+static void nap_as_the_io_process(void)
+{
+	struct error err = ERROR_INIT;
+
+	CHECK(sandbox_prepare_io(&err) == 0);
+	CHECK(sandbox_enter_io(&err) == 0);
+	nap();
+}
+
+/* The state in proc_pid_stat(5): S sleeps, Z has ended. */
+static char process_state(pid_t pid)
+{
+	char path[32], state = 'Z';
+	FILE *file;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	file = fopen(path, "re");
+	if (file) {
+		assert_int_equal(fscanf(file, "%*d (%*[^)]) %c", &state), 1);
+		fclose(file);
+	}
+	return state;
+}
+
+static void wait_for_nap(pid_t pid)
+{
+	char c = 0;
+
+	while (c != 'S' && c != 'Z')
+		c = process_state(pid);
+}
+
+/* The status that it ended with; *caught: it was stopped before. */
+static int stop_and_continue(void (*run)(void), bool *caught)
+{
+	int status;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		run();
+		_exit(0);
+	}
+	assert_true(pid > 0);
+	wait_for_nap(pid);
+	kill(pid, SIGSTOP);
+	assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
+	*caught = WIFSTOPPED(status);
+	if (!*caught)
+		return status;
+	kill(pid, SIGCONT);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	return status;
+}
+
+static void must_nap_on(void (*run)(void))
+{
+	bool caught = false;
+
+	for (int i = 0; i < NAPS && !caught; i++)
+		assert_int_equal(stop_and_continue(run, &caught), 0);
+	assert_true(caught);
+}
+
+static void test_a_nap_that_is_stopped_goes_on(void **state)
+{
+	(void)state;
+	must_nap_on(nap_as_a_vcpu_thread);
+	must_nap_on(nap_as_the_io_process);
+}
+
 /* Made without the C library, which would read the time zone's file. */
 static void test_log_tells_the_time(void **state)
 {
@@ -315,6 +407,7 @@ int main(void)
 		cmocka_unit_test(test_files),
 		cmocka_unit_test(test_landlock_of_a_thread),
 		cmocka_unit_test(test_forbidden_call_ends_the_process_and_is_named),
+		cmocka_unit_test(test_a_nap_that_is_stopped_goes_on),
 		cmocka_unit_test(test_log_tells_the_time),
 		cmocka_unit_test(test_users),
 		cmocka_unit_test(test_another_user),
