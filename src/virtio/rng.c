@@ -131,6 +131,11 @@ static int set_up(struct rng *r, struct error *err)
 			       r->guest.next, err);
 }
 
+/*
+ * The drivers of Linux 5.16 to 5.18 add their buffer and notify before they say DRIVER_OK, when
+ * nobody listens, and not again: so the queue is looked at here. Only ever called for what the
+ * driver does: an update's successor sets the queue up by itself, and touches nothing.
+ */
 static void start(struct virtio *v)
 {
 	struct rng *r = to_rng(v->dev);
@@ -139,6 +144,8 @@ static void start(struct virtio *v)
 	r->guest.next = 0;
 	if (set_up(r, &err) < 0)
 		virtio_broken(v, err.text);
+	else
+		serve_all(r);
 }
 
 static void queue_enable(struct virtio *v, uint32_t queue)

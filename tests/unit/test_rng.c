@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: MIT */
+/* virtio-rng and the order in which a driver does things. */
+#include "machine_bench.h"
+
+#include <endian.h>
+#include <linux/pci_regs.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_pci.h>
+#include <linux/virtio_ring.h>
+#include <string.h>
+
+#include <molt/base/fd.h>
+#include <molt/hw/classes.h>
+#include <molt/virtio/classes.h>
+#include <molt/virtio/virtio.h>
+
+#define DESC 0x20000u
+#define AVAIL 0x21000u
+#define USED 0x22000u
+#define BUFFER 0x23000u
+#define SIZE 8u
+#define BYTES 64u
+
+static struct bench bench;
+
+static struct virtio *rng(void)
+{
+	for (unsigned int i = 0; i < bench.m.ndevices; i++)
+		if (bench.m.devices[i]->cls == &virtio_rng_class)
+			return bench.m.devices[i]->transport;
+	fail();
+	return NULL;
+}
+
+static int setup(void **state)
+{
+	static const struct device_request devices[] = {
+		{ .cls = &serial_class, .args = "null" },
+		{ .cls = &virtio_rng_class, .args = "host" },
+	};
+	struct error err = ERROR_INIT;
+	int r;
+
+	(void)state;
+	bench_prepare(&bench, 1);
+	bench.cfg.devices = devices;
+	bench.cfg.ndevices = ARRAY_SIZE(devices);
+	r = bench_create(&bench, &err);
+	if (r == 0) /* its firmware is not there to do it */
+		rng()->guest->pci.config[PCI_COMMAND] |= PCI_COMMAND_MASTER;
+	return r;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	bench_fini(&bench);
+	return 0;
+}
+
+static void write_bar(uint64_t offset, uint64_t value, unsigned int size)
+{
+	struct virtio *v = rng();
+
+	pthread_mutex_lock(&v->dev->lock);
+	v->pci.id.bar->write(v->dev, offset, value, size);
+	pthread_mutex_unlock(&v->dev->lock);
+}
+
+static void set_status(uint8_t status)
+{
+	write_bar(VIRTIO_PCI_COMMON_STATUS, status, 1);
+}
+
+static void notify(void)
+{
+	write_bar(VIRTIO_BAR_NOTIFY, 0, 4);
+}
+
+/* Up to DRIVER_OK, with one queue. */
+static void negotiate(void)
+{
+	set_status(VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER);
+	write_bar(VIRTIO_PCI_COMMON_GFSELECT, 1, 4);
+	write_bar(VIRTIO_PCI_COMMON_GF, 1u << (VIRTIO_F_VERSION_1 - 32), 4);
+	set_status(VIRTIO_CONFIG_S_FEATURES_OK);
+	write_bar(VIRTIO_PCI_COMMON_Q_SIZE, SIZE, 2);
+	write_bar(VIRTIO_PCI_COMMON_Q_DESCLO, DESC, 8);
+	write_bar(VIRTIO_PCI_COMMON_Q_AVAILLO, AVAIL, 8);
+	write_bar(VIRTIO_PCI_COMMON_Q_USEDLO, USED, 8);
+	write_bar(VIRTIO_PCI_COMMON_Q_ENABLE, 1, 2);
+}
+
+static void add_buffer(uint16_t idx)
+{
+	const struct vring_desc desc = { htole64(BUFFER), htole32(BYTES),
+					 htole16(VRING_DESC_F_WRITE), 0 };
+	const uint16_t avail[] = { 0, htole16(idx) };
+
+	assert_int_equal(memory_write(&bench.m.memory, DESC, &desc, sizeof(desc)), 0);
+	assert_int_equal(memory_write(&bench.m.memory, AVAIL, avail, sizeof(avail)), 0);
+}
+
+static unsigned int used(void)
+{
+	const uint16_t *idx = memory_ptr(&bench.m.memory, USED + 2, sizeof(*idx));
+
+	return le16toh(*idx);
+}
+
+/* As the driver of Linux 5.16 does it, which then waits for ever. */
+static void test_a_buffer_from_before_driver_ok(void **state)
+{
+	(void)state;
+	negotiate();
+	add_buffer(1);
+	notify();
+	assert_int_equal(used(), 0); /* 3.1.1: not before */
+	set_status(VIRTIO_CONFIG_S_DRIVER_OK);
+	assert_int_equal(used(), 1);
+	assert_int_equal(rng()->guest->isr, 1);
+	add_buffer(2);
+	notify();
+	assert_int_equal(used(), 2);
+}
+
+static void test_nothing_is_done_where_there_is_nothing(void **state)
+{
+	(void)state;
+	negotiate();
+	set_status(VIRTIO_CONFIG_S_DRIVER_OK);
+	assert_int_equal(used(), 0);
+	assert_int_equal(rng()->guest->isr, 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_a_buffer_from_before_driver_ok, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(test_nothing_is_done_where_there_is_nothing, setup,
+						teardown),
+	};
+
+	return cmocka_run_group_tests_name("rng", tests, NULL, NULL);
+}
