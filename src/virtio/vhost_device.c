@@ -239,7 +239,8 @@ static bool driver_resets(struct virtio *v)
 {
 	struct vhost_device_guest *g = of_virtio(v)->guest;
 
-	if (!g->started && !g->stopping) {
+	/* A table that a stop did not leave empty is main's to forget, or the next start has it. */
+	if (!g->started && !g->stopping && !g->front.has_inflight) {
 		memset(g->base, 0, sizeof(g->base));
 		return true;
 	}
