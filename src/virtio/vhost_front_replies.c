@@ -118,9 +118,10 @@ int vhost_front_got_config(struct vhost_front *f, struct vhost_user_message *msg
 	return 0;
 }
 
-static bool sane_table(const struct vhost_user_inflight *i)
+/* What a successor would refuse (misfit()) is not taken: it would be in the way of all updates. */
+static bool sane_table(const struct vhost_front *f, const struct vhost_user_inflight *i)
 {
-	return i->mmap_size > 0 && i->mmap_size <= INFLIGHT_MAX &&
+	return i->mmap_size >= f->guest->inflight_queues && i->mmap_size <= INFLIGHT_MAX &&
 	       i->mmap_offset <= INT64_MAX - INFLIGHT_MAX;
 }
 
@@ -132,7 +133,7 @@ int vhost_front_got_inflight(struct vhost_front *f, struct vhost_user_message *m
 	const struct vhost_user_inflight *i = &msg->payload.inflight;
 	struct stat st;
 
-	if (msg->nfds != 1 || !sane_table(i))
+	if (msg->nfds != 1 || !sane_table(f, i))
 		return err_set(err, EPROTO, "GET_INFLIGHT_FD was not answered with a table");
 	if (fd_kind_of(msg->fds[0]) != FD_KIND_MEMFD || fstat(msg->fds[0], &st) < 0 ||
 	    (uint64_t)st.st_size < i->mmap_offset + i->mmap_size)

@@ -340,7 +340,7 @@ static void the_inflight_table_is_kept_until_a_reset(void **state)
 
 static void an_inflight_table_that_is_none(void **state)
 {
-	static const uint64_t sizes[] = { 0, 8193, 1ull << 40, UINT64_MAX };
+	static const uint64_t sizes[] = { 0, QUEUES - 1, 8193, 1ull << 40, UINT64_MAX };
 	struct stage s;
 
 	(void)state;
