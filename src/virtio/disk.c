@@ -120,12 +120,18 @@ static void queues_are_back(void *opaque)
 	machine_request(d->dev.machine, MACHINE_REQ_SERVICE);
 }
 
+/*
+ * Where the connection is gone the old process has not finished: its threads may be in the middle
+ * of requests that the inflight table has as well. It ends, for its socket is closed, and another
+ * one of this binary is started when it has.
+ */
 static void replace_process(struct disk *d)
 {
+	bool finished = vhost_front_state(&d->host.device.front) != VHOST_FRONT_DISCONNECTED;
 	struct error err = ERROR_INIT;
 
 	d->host.replace = false;
-	if (io_process_replace(&d->host.process, &err) < 0)
+	if (finished && io_process_replace(&d->host.process, &err) < 0)
 		log_warn("disk '%s': %s; the one that is there goes on", d->dev.id, err.text);
 	vhost_device_hold(&d->host.device, false);
 }

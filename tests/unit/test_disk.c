@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: MIT */
+/* When a disk of an update's successor starts an I/O process of its own binary. */
+#include "machine_bench.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+#include <molt/base/log.h>
+#include <molt/virtio/classes.h>
+
+#include "../../src/virtio/disk.h"
+
+static struct bench bench;
+static struct disk *disk;
+static unsigned int asked; /* for what a process is started with */
+
+static void add(struct fdtable *fds, const char *name, int fd)
+{
+	struct error err = ERROR_INIT;
+
+	assert_true(fd >= 0);
+	assert_int_equal(fdtable_add(fds, name, 0, fd, &err), 0);
+}
+
+static char *no_arguments(void *opaque, int socket, int *fds, size_t *nfds)
+{
+	(void)opaque;
+	(void)socket;
+	(void)fds;
+	(void)nfds;
+	asked++;
+	return NULL;
+}
+
+static int setup(void **state)
+{
+	static struct fdtable fds;
+	struct error err = ERROR_INIT;
+	struct value_list list = { .pairs = { { "path", "/nowhere" } }, .count = 1 };
+	struct device_env env = { .machine = &bench.m, .list = &list, .fds = &fds };
+
+	(void)state;
+	log_set_level(LOG_LEVEL_ERROR);
+	bench_init(&bench, 1);
+	fds.count = fds.ntaken = 0;
+	add(&fds, "disk-file", fd_memfd("disk", 0));
+	add(&fds, "disk-board", io_board_make(1, &err));
+	add(&fds, "disk-event", eventfd(0, EFD_CLOEXEC));
+	disk = calloc(1, sizeof(*disk));
+	assert_non_null(disk);
+	disk->dev.cls = &disk_class;
+	disk->dev.machine = &bench.m;
+	pthread_mutex_init(&disk->dev.lock, NULL);
+	if (disk_class.create(&disk->dev, &env, &err) < 0)
+		fail_msg("%s", err.text);
+	disk_class.reset(&disk->dev);
+	disk->host.process.arguments = no_arguments;
+	asked = 0;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	(void)state;
+	disk_class.destroy(&disk->dev);
+	pthread_mutex_destroy(&disk->dev.lock);
+	free(disk);
+	bench_fini(&bench);
+	return 0;
+}
+
+/* The update is done; the queues are back, for no driver has set any up. */
+static void ask_for_another(void)
+{
+	disk_class.updated(&disk->dev);
+	assert_true(disk->host.replace);
+	disk_class.service(&disk->dev);
+	assert_false(disk->host.replace);
+	assert_false(disk->guest.device.held);
+}
+
+static void test_a_process_that_has_finished_is_replaced(void **state)
+{
+	int ends[2];
+
+	(void)state;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+	vhost_front_give_socket(&disk->host.device.front, ends[0]);
+	ask_for_another();
+	assert_int_equal(asked, 1);
+	close(ends[1]);
+}
+
+/*
+ * Its connection was dropped, for it did not finish in time: it may still be in the middle of what
+ * the next one would do again. That one comes when it has ended.
+ */
+static void test_a_process_that_has_not_finished_is_waited_for(void **state)
+{
+	(void)state;
+	ask_for_another();
+	assert_int_equal(asked, 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(test_a_process_that_has_finished_is_replaced, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(test_a_process_that_has_not_finished_is_waited_for,
+						setup, teardown),
+	};
+
+	return cmocka_run_group_tests_name("disk", tests, NULL, NULL);
+}
