@@ -238,6 +238,20 @@ static void move_on(struct io_request *r, uint64_t done)
 	r->niov = drop_front(r->iov, r->niov, done);
 }
 
+/*
+ * The file is changed. For a driver that has no FLUSH it must be stable before it is told (virtio
+ * 1.2, 5.2.6.2; it has no CONFIG_WCE either, which is not offered).
+ */
+static void changed(struct io_request *r)
+{
+	if (r->queue->disk->features >> VIRTIO_BLK_F_FLUSH & 1) {
+		io_request_finish(r, VIRTIO_BLK_S_OK);
+		return;
+	}
+	r->op = IO_OP_SYNC;
+	r->queue->engine->submit(r);
+}
+
 /* As many zeroes as go into the iovecs of a request. */
 static void write_zeroes(struct io_request *r)
 {
@@ -262,9 +276,10 @@ static void allocate_result(struct io_request *r, int res)
 {
 	if (res == -EOPNOTSUPP && r->must_zero)
 		write_zeroes(r);
+	else if (res == 0)
+		changed(r);
 	else
-		io_request_finish(r, res == 0 || res == -EOPNOTSUPP ? VIRTIO_BLK_S_OK
-								    : VIRTIO_BLK_S_IOERR);
+		io_request_finish(r, res == -EOPNOTSUPP ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR);
 }
 
 void io_request_result(struct io_request *r, int res)
@@ -280,8 +295,10 @@ void io_request_result(struct io_request *r, int res)
 	} else if (res == 0 || (uint64_t)res > r->left) {
 		/* The file has become shorter than the guest knows. */
 		io_request_finish(r, VIRTIO_BLK_S_IOERR);
-	} else if ((uint64_t)res == r->left) {
+	} else if ((uint64_t)res == r->left && r->op == IO_OP_READ) {
 		io_request_finish(r, VIRTIO_BLK_S_OK);
+	} else if ((uint64_t)res == r->left) {
+		changed(r);
 	} else if (r->op == IO_OP_ZERO) {
 		r->offset += (uint64_t)res;
 		r->left -= (uint64_t)res;

@@ -116,7 +116,7 @@ class Disk:
         self.event = os.eventfd(0, os.EFD_CLOEXEC)
         self.ram = ram or Ram(16 << 20)
         self.queues = [Queue(self, i) for i in range(queues)]
-        self.features = VERSION_1 | EVENT_IDX | INDIRECT | PROTOCOL
+        self.features = VERSION_1 | EVENT_IDX | INDIRECT | PROTOCOL | BLK_FLUSH
         self.protocol = P_MQ | P_REPLY_ACK | P_BACKEND_REQ | P_CONFIG | P_INFLIGHT | P_RESET
         self.inflight = None  # (payload, fd)
         self.conn = self.channel = None

@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: MIT */
+/* What becomes of a request whose results are known, with an engine that carries nothing out. */
+#include <errno.h>
+#include <linux/virtio_ring.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "src/io/internal.h"
+
+#define SIZE 8
+#define BYTES 4096u
+
+static struct io_disk_options opt;
+static struct io_disk disk;
+static struct io_queue queue;
+static struct io_board_queue board;
+static struct io_request request;
+static struct iovec wide[SIZE * IO_IOVS];
+static union {
+	struct vring_used used;
+	uint8_t bytes[sizeof(struct vring_used) + SIZE * sizeof(struct vring_used_elem)];
+} ring;
+static uint8_t status;
+static unsigned int submitted;
+
+static void submit(struct io_request *r)
+{
+	assert_ptr_equal(r, &request);
+	submitted++;
+}
+
+static const struct io_engine engine = { .submit = submit };
+
+static int setup(void **state)
+{
+	static struct io_process process;
+
+	(void)state;
+	opt = (struct io_disk_options){ .id = "d" };
+	disk = (struct io_disk){ .opt = &opt, .process = &process };
+	memset(&queue, 0, sizeof(queue));
+	queue.disk = &disk;
+	queue.engine = &engine;
+	queue.board = &board;
+	queue.wide = wide;
+	queue.vq = (struct virtqueue){ .used = &ring.used, .size = SIZE };
+	submitted = 0;
+	return 0;
+}
+
+static void begin(enum io_op op)
+{
+	static uint8_t data[BYTES];
+
+	status = 0xff;
+	request = (struct io_request){
+		.queue = &queue,
+		.op = op,
+		.kind = IO_BOARD_WRITE,
+		.left = BYTES,
+		.bytes = BYTES,
+		.status = &status,
+		.must_zero = true,
+		.busy = true
+	};
+	request.iov = request.few;
+	request.niov = 1;
+	request.few[0] = (struct iovec){ data, BYTES };
+}
+
+static void must_sync_first(int last)
+{
+	unsigned int before = submitted;
+
+	io_request_result(&request, last);
+	assert_int_equal(status, 0xff);
+	assert_int_equal(submitted, before + 1);
+	assert_int_equal(request.op, IO_OP_SYNC);
+}
+
+/* Virtio 1.2, 5.2.6.2: it has no other way to know that what it wrote is there to stay. */
+static void test_without_flush_writes_are_stable(void **state)
+{
+	(void)state;
+	begin(IO_OP_WRITE);
+	io_request_result(&request, 512);
+	assert_int_equal(request.op, IO_OP_WRITE);
+	must_sync_first(BYTES - 512);
+	io_request_result(&request, -EINTR);
+	assert_int_equal(status, 0xff);
+	io_request_result(&request, 0);
+	assert_int_equal(status, VIRTIO_BLK_S_OK);
+}
+
+static void test_without_flush_a_failed_sync_is_told(void **state)
+{
+	(void)state;
+	begin(IO_OP_WRITE);
+	must_sync_first(BYTES);
+	io_request_result(&request, -EIO);
+	assert_int_equal(status, VIRTIO_BLK_S_IOERR);
+}
+
+static void test_without_flush_ranges_are_stable(void **state)
+{
+	(void)state;
+	begin(IO_OP_ALLOCATE);
+	must_sync_first(0);
+	begin(IO_OP_ALLOCATE);
+	io_request_result(&request, -EOPNOTSUPP);
+	assert_int_equal(request.op, IO_OP_ZERO);
+	must_sync_first(BYTES);
+	io_request_result(&request, 0);
+	assert_int_equal(status, VIRTIO_BLK_S_OK);
+}
+
+static void test_a_read_changes_nothing(void **state)
+{
+	(void)state;
+	begin(IO_OP_READ);
+	io_request_result(&request, BYTES);
+	assert_int_equal(status, VIRTIO_BLK_S_OK);
+	assert_int_equal(submitted, 0);
+}
+
+static void test_with_flush_nothing_is_synced(void **state)
+{
+	static const enum io_op ops[] = { IO_OP_WRITE, IO_OP_ZERO, IO_OP_ALLOCATE };
+
+	(void)state;
+	disk.features = 1ull << VIRTIO_BLK_F_FLUSH;
+	for (unsigned int i = 0; i < 3; i++) {
+		begin(ops[i]);
+		io_request_result(&request, ops[i] == IO_OP_ALLOCATE ? 0 : BYTES);
+		assert_int_equal(status, VIRTIO_BLK_S_OK);
+	}
+	assert_int_equal(submitted, 0);
+}
+
+int main(void)
+{
+#define TEST(f) cmocka_unit_test_setup_teardown(f, setup, NULL)
+	const struct CMUnitTest tests[] = {
+		TEST(test_without_flush_writes_are_stable),
+		TEST(test_without_flush_a_failed_sync_is_told),
+		TEST(test_without_flush_ranges_are_stable),
+		TEST(test_a_read_changes_nothing),
+		TEST(test_with_flush_nothing_is_synced),
+	};
+
+	return cmocka_run_group_tests_name("request", tests, NULL, NULL);
+}
