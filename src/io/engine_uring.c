@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Requests by io_uring, on a ring that is older than this process and will outlive it (ring.h).
- * Theory of operation.
+ * Requests by io_uring, on a ring that is older than this process and will outlive it
+ * (io_ring.h). Theory of operation.
  *
  * The kernel's own indices of a ring are in the memory that is shared with it; liburing's are set
  * to the same when it is attached. What an earlier process had put into the ring and not submitted

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The back-end channel, on which the back-end asks. One request has a meaning here: the
- * configuration has changed. Any number of them makes one reading of it, at most each RATE_MS.
+ * configuration has changed. Those that come before it is read again make one reading of it.
  */
 #include <errno.h>
 #include <sys/epoll.h>

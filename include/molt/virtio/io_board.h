@@ -66,7 +66,7 @@ enum io_board_limited {
 	IO_BOARD_LIMITS,
 };
 
-/* See docs/io.md for what is held when; struct io_limit (src/io/limit.c) does it. */
+/* See docs/io.md for what is held when; src/io/limit.c does it. */
 struct io_board_limit {
 	uint64_t rate;    /* a second; 0: no limit */
 	uint64_t burst;   /* what may be used at once, at least 1 */
