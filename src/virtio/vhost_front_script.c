@@ -61,14 +61,11 @@ static int make_channel(struct vhost_front *f, struct vhost_user_message *msg, s
 
 static int make_owner(struct vhost_front *f, struct vhost_user_message *msg, struct error *err)
 {
-	uint16_t without = f->setup.queues_without_mq ? f->setup.queues_without_mq : 1;
-
 	(void)msg;
-	if (f->setup.queues > without && !vhost_front_has(f, VHOST_USER_PROTOCOL_F_MQ))
+	if (f->setup.queues > 1 && !vhost_front_has(f, VHOST_USER_PROTOCOL_F_MQ))
 		return err_set(err, ENOTSUP,
-			       "it has %u queues (no protocol feature MQ), and %u "
-			       "are needed",
-			       without, f->setup.queues);
+			       "it has 1 queue (no protocol feature MQ), and %u are needed",
+			       f->setup.queues);
 	return 1;
 }
 

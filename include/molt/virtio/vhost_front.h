@@ -170,10 +170,9 @@ struct vhost_front_setup {
 	const struct memory *mem;
 	const struct vhost_front_ops *ops; /* each may be NULL */
 	void *opaque;
-	uint64_t allowed;           /* virtio features that the guest may be shown */
-	uint64_t needed;            /* without these the back-end is of no use */
-	uint16_t queues;            /* at least as many must be there; 1..VHOST_FRONT_MAX_QUEUES */
-	uint16_t queues_without_mq; /* that a back-end without the protocol feature MQ has; 0: 1 */
+	uint64_t allowed; /* virtio features that the guest may be shown */
+	uint64_t needed;  /* without these the back-end is of no use */
+	uint16_t queues;  /* at least as many must be there; 1..VHOST_FRONT_MAX_QUEUES */
 	uint16_t max_queue_size;
 	/*
 	 * Whether the device finishes by itself what it was given, as a disk does; a network card
