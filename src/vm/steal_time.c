@@ -19,6 +19,10 @@
  * never ran. The successor of an update turns steal time on at the switch, and may be given up
  * then: so a stand-in whose guest runs on clears the marks once more.
  *
+ * The MSR keeps the page's address meanwhile, without the bit that enables it. So a guest that
+ * writes the MSR itself is told from that: Linux sets it to 0 before a kexec, since the page is
+ * then another kernel's memory. What the guest has written counts, and the page is left alone.
+ *
  * Each vCPU's new thread does this before it runs the vCPU. Another that runs already may still
  * find the mark and leave a note: the flush comes after that, when the vCPU is entered.
  */
@@ -39,6 +43,12 @@
 static uint64_t preempted_gpa(uint64_t msr)
 {
 	return (msr & KVM_STEAL_VALID_BITS) + offsetof(struct kvm_steal_time, preempted);
+}
+
+/* What the MSR has meanwhile. */
+static uint64_t stopped(uint64_t msr)
+{
+	return msr & ~(uint64_t)KVM_MSR_ENABLED;
 }
 
 struct leaving {
@@ -76,9 +86,8 @@ static int set_own_cr3(struct vcpu *v, struct leaving *l, struct error *err)
 
 static int stop_accounting(struct vcpu *v, struct leaving *l, struct error *err)
 {
-	uint64_t off = 0;
+	uint64_t off = stopped(l->msr);
 
-	(void)l;
 	if (msr_call(&v->machine->kvm, v->fd, KVM_SET_MSRS, MSR_KVM_STEAL_TIME, &off) < 0)
 		return err_set(err, EINVAL, "KVM_SET_MSRS: MSR_KVM_STEAL_TIME refused");
 	return 0;
@@ -121,17 +130,31 @@ void vcpu_leave_steal_time(struct vcpu *v)
 	memory_write(&v->machine->memory, preempted_gpa(l.msr), &no, sizeof(no));
 }
 
+/* Rather than by the guest since. Where KVM does not tell, most likely. */
+static bool is_stopped_by_us(struct vcpu *v)
+{
+	struct kvm *kvm = &v->machine->kvm;
+	uint64_t msr = 0;
+	int r = -1;
+
+	if (!v->steal_time)
+		return false;
+	for (int try = 0; r < 0 && try < TRIES; try++)
+		r = msr_call(kvm, v->fd, KVM_GET_MSRS, MSR_KVM_STEAL_TIME, &msr);
+	return r < 0 || msr == stopped(v->steal_time);
+}
+
 void vcpu_clear_preempted(struct vcpu *v)
 {
 	const uint8_t no = 0;
 
-	if (v->steal_time)
+	if (is_stopped_by_us(v))
 		memory_write(&v->machine->memory, preempted_gpa(v->steal_time), &no, sizeof(no));
 }
 
 void vcpu_state_keep_steal_time(struct vcpu_state *st, uint64_t value)
 {
 	for (uint32_t i = 0; value && i < st->nmsrs; i++)
-		if (st->msr_index[i] == MSR_KVM_STEAL_TIME && !st->msr_value[i])
+		if (st->msr_index[i] == MSR_KVM_STEAL_TIME && st->msr_value[i] == stopped(value))
 			st->msr_value[i] = value;
 }

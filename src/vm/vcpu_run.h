@@ -64,7 +64,10 @@ void vcpu_take_place(struct vcpu *v);
  */
 void vcpu_leave_steal_time(struct vcpu *v);
 
-/* After that, before it runs: another VM may have marked it as preempted in guest RAM. */
+/*
+ * After that, while it is parked: another VM may have marked it as preempted in guest RAM. Not
+ * where the guest has set the MSR since: the page may be something else by now.
+ */
 void vcpu_clear_preempted(struct vcpu *v);
 
 #endif

@@ -62,7 +62,7 @@ static void test_it_stops_and_the_mark_goes(void **state)
 	(void)state;
 	prepare(&b, STEAL_GPA, PREEMPTED_MARK);
 	vcpu_leave_steal_time(&b.m.vcpus[1]);
-	assert_int_equal(msr(&b, KVM_GET_MSRS, 0), 0);
+	assert_int_equal(msr(&b, KVM_GET_MSRS, 0), STEAL_GPA);
 	assert_int_equal(b.m.vcpus[1].steal_time, STEAL_GPA | 1);
 	assert_int_equal(mark(&b), 0);
 	bench_fini(&b);
@@ -78,7 +78,7 @@ static void test_the_tlb_is_flushed(void **state)
 	vcpu_leave_steal_time(&b.m.vcpus[1]);
 	assert_true(was_flushed(&b));
 	assert_int_equal(bench_vcpu(&b, 1)->sregs.cr3, 0x12345018);
-	assert_int_equal(msr(&b, KVM_GET_MSRS, 0), 0);
+	assert_int_equal(msr(&b, KVM_GET_MSRS, 0), STEAL_GPA);
 	assert_int_equal(mark(&b), 0);
 	bench_fini(&b);
 }
@@ -124,7 +124,7 @@ static void test_a_call_that_fails_once(void **state)
 		assert_int_equal(b.kvm->fail_times, 0);
 		assert_true(was_flushed(&b));
 		assert_int_equal(bench_vcpu(&b, 1)->sregs.cr3, 0x12345018);
-		assert_int_equal(msr(&b, KVM_GET_MSRS, 0), 0);
+		assert_int_equal(msr(&b, KVM_GET_MSRS, 0), STEAL_GPA);
 		assert_int_equal(b.m.vcpus[1].steal_time, STEAL_GPA | 1);
 		assert_int_equal(mark(&b), 0);
 		bench_fini(&b);
@@ -152,7 +152,78 @@ static void test_a_page_outside_of_ram(void **state)
 	(void)state;
 	prepare(&b, 1ull << 40, FLUSH_ASKED);
 	vcpu_leave_steal_time(&b.m.vcpus[1]);
-	assert_int_equal(msr(&b, KVM_GET_MSRS, 0), 0);
+	assert_true(msr(&b, KVM_GET_MSRS, 0) == 1ull << 40);
+	bench_fini(&b);
+}
+
+static void clear(struct bench *b, uint8_t byte)
+{
+	memory_write(&b->m.memory, PREEMPTED, &byte, sizeof(byte));
+	machine_clear_preempted(&b->m);
+}
+
+/* The KVM VM of a successor that was given up may have left it. */
+static void test_a_mark_of_another_vm_goes(void **state)
+{
+	struct bench b;
+
+	(void)state;
+	prepare(&b, STEAL_GPA, 0);
+	vcpu_leave_steal_time(&b.m.vcpus[1]);
+	clear(&b, PREEMPTED_MARK);
+	assert_int_equal(mark(&b), 0);
+	b.kvm->fail_request = KVM_GET_MSRS;
+	b.kvm->fail_error = EIO;
+	clear(&b, PREEMPTED_MARK);
+	b.kvm->fail_request = 0;
+	assert_int_equal(mark(&b), 0);
+	bench_fini(&b);
+}
+
+/* Before a kexec, for one: the next kernel has something else there. */
+static void test_a_page_that_the_guest_took_back_is_left_alone(void **state)
+{
+	static const uint64_t values[] = { 0, 0x30000, 0x30001, STEAL_GPA | 1 };
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(values); i++) {
+		struct bench b;
+
+		prepare(&b, STEAL_GPA, 0);
+		vcpu_leave_steal_time(&b.m.vcpus[1]);
+		msr(&b, KVM_SET_MSRS, values[i]);
+		clear(&b, PREEMPTED_MARK);
+		assert_int_equal(mark(&b), PREEMPTED_MARK);
+		bench_fini(&b);
+	}
+}
+
+static uint64_t saved(struct bench *b, uint8_t n)
+{
+	const struct vcpu_state *st = b->m.vcpus[1].state;
+	struct bench_state s;
+	uint64_t value = 1;
+
+	bench_save(b, &s, n);
+	bench_state_fini(&s);
+	for (uint32_t i = 0; i < st->nmsrs; i++)
+		if (st->msr_index[i] == 0x4b564d03)
+			value = st->msr_value[i];
+	return value;
+}
+
+/* Until then the stream has the guest's value, which any release loads. */
+static void test_what_the_guest_switched_off_stays_off(void **state)
+{
+	struct bench b;
+
+	(void)state;
+	prepare(&b, STEAL_GPA, 0);
+	vcpu_leave_steal_time(&b.m.vcpus[1]);
+	assert_int_equal(saved(&b, 1), STEAL_GPA | 1);
+	msr(&b, KVM_SET_MSRS, 0);
+	fake_vcpu_count_exit(bench_vcpu(&b, 1));
+	assert_int_equal(saved(&b, 2), 0);
 	bench_fini(&b);
 }
 
@@ -165,6 +236,9 @@ int main(void)
 		cmocka_unit_test(test_a_call_that_fails_once),
 		cmocka_unit_test(test_a_guest_without_it_is_left_alone),
 		cmocka_unit_test(test_a_page_outside_of_ram),
+		cmocka_unit_test(test_a_mark_of_another_vm_goes),
+		cmocka_unit_test(test_a_page_that_the_guest_took_back_is_left_alone),
+		cmocka_unit_test(test_what_the_guest_switched_off_stays_off),
 	};
 
 	log_set_fd(-1); /* the error that is provoked here is nobody's business */

@@ -214,7 +214,7 @@ static void test_stopped_steal_time_goes_on(void **state)
 	struct vcpu_bench *f = *state;
 	uint64_t kept = 0;
 
-	steal_time_msr(f, KVM_SET_MSRS, 0);
+	steal_time_msr(f, KVM_SET_MSRS, 0x2000);
 	vcpu_bench_get(f);
 	vcpu_state_keep_steal_time(f->st, 0x2001);
 	for (uint32_t i = 0; i < f->st->nmsrs; i++)

@@ -182,7 +182,8 @@ int vcpu_state_set_tsc(const struct vcpu_state *st, struct kvm *kvm, int vcpu_fd
 
 /*
  * Puts MSR_KVM_STEAL_TIME as it was before accounting was stopped (vcpu->steal_time; 0: it was
- * not) into what was read, so that the next KVM VM accounts again.
+ * not) into what was read, so that the next KVM VM accounts again. Not where the guest has
+ * written another value since.
  */
 void vcpu_state_keep_steal_time(struct vcpu_state *st, uint64_t value);
 
