@@ -21,6 +21,16 @@
 #include "machine_state.h"
 #include "vcpu_run.h"
 
+/* The device's own section, and those below that. */
+static bool is_of(const struct stream_section *sec, const struct device *dev)
+{
+	const char *name = dev->cls->state->name;
+	size_t len = strlen(name);
+
+	return sec->instance == dev->instance && strncmp(sec->name, name, len) == 0 &&
+	       (sec->name[len] == '\0' || sec->name[len] == '/');
+}
+
 static bool is_same(struct stream *first, const struct stream_section *sec)
 {
 	const struct stream_section *was = stream_find(first, sec->name, sec->instance);
@@ -29,20 +39,26 @@ static bool is_same(struct stream *first, const struct stream_section *sec)
 	       memcmp(was->payload, sec->payload, sec->payload_len) == 0;
 }
 
-/* Its own section and those below that. */
-static bool is_unchanged(const struct device *dev, struct stream *first, const struct stream *last)
+/* One below that has gone is a change: it was written only while it was needed. */
+static bool has_lost_one(const struct device *dev, const struct stream *first, struct stream *last)
 {
-	const char *name = dev->cls->state->name;
-	size_t len = strlen(name);
+	if (!stream_find(last, dev->cls->state->name, dev->instance))
+		return false;
+	for (size_t i = 0; i < first->nsections; i++) {
+		const struct stream_section *sec = &first->sections[i];
 
-	for (size_t i = 0; i < last->nsections; i++) {
-		const struct stream_section *sec = &last->sections[i];
-
-		if (sec->instance == dev->instance && strncmp(sec->name, name, len) == 0 &&
-		    (sec->name[len] == '\0' || sec->name[len] == '/') && !is_same(first, sec))
-			return false;
+		if (is_of(sec, dev) && !stream_find(last, sec->name, sec->instance))
+			return true;
 	}
-	return true;
+	return false;
+}
+
+static bool is_unchanged(const struct device *dev, struct stream *first, struct stream *last)
+{
+	for (size_t i = 0; i < last->nsections; i++)
+		if (is_of(&last->sections[i], dev) && !is_same(first, &last->sections[i]))
+			return false;
+	return !has_lost_one(dev, first, last);
 }
 
 static int load_device(struct device *dev, struct stream *first, struct stream *last,

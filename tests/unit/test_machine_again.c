@@ -153,6 +153,32 @@ static void test_a_device_that_has_changed_is_news(void **state)
 	assert_null(stream_find(&f->last, "power", 0));
 }
 
+/* Here the address port, which has a subsection while it is not 0. */
+static void test_a_subsection_that_is_gone_is_news(void **state)
+{
+	struct fixture *f = *state;
+	struct device *host = find(&f->a.m, "pci-host"), *there = find(&f->b.m, "pci-host");
+	uint32_t *address = device_guest(host);
+
+	address += host->cls->guest_size / sizeof(*address) - 1;
+	*address = 0x80000000;
+	machine_unquiesce(&f->a.m);
+	bench_state_fini(&f->first);
+	bench_save(&f->a, &f->first, 2);
+	assert_non_null(stream_find(&f->first.s, "pci-host/ports", 0));
+	save_news(f);
+	assert_null(stream_find(&f->last, "pci-host", 0));
+	assert_int_equal(vmstate_load(&f->first.s, there->cls->state, 0, device_guest(there),
+				      &f->err),
+			 0);
+	*address = 0;
+	save_news(f);
+	assert_non_null(stream_find(&f->last, "pci-host", 0));
+	assert_null(stream_find(&f->last, "pci-host/ports", 0));
+	load_again(f);
+	assert_memory_equal(device_guest(host), device_guest(there), host->cls->guest_size);
+}
+
 static unsigned int runs_of(struct fixture *f, uint32_t vcpu)
 {
 	const struct fake_vcpu *v = bench_vcpu(&f->b, vcpu);
@@ -361,6 +387,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		CASE(test_who_waits_is_no_news),
 		CASE(test_a_device_that_has_changed_is_news),
+		CASE(test_a_subsection_that_is_gone_is_news),
 		CASE(test_who_executes_is_warmed_up),
 		CASE(test_a_kvm_that_cannot_warm_up),
 		CASE(test_successor_has_all_states),
