@@ -12,6 +12,9 @@
 	((uint32_t)(MACHINE_REQ_SHUTDOWN | MACHINE_REQ_RESET | MACHINE_REQ_TRIPLE_FAULT | \
 		    MACHINE_REQ_VCPU_ERROR | MACHINE_REQ_SERVICE))
 
+/* After these the guest does not go on from where it is. */
+#define MACHINE_ENDING_REQUESTS (MACHINE_STOPPING_REQUESTS & ~(uint32_t)MACHINE_REQ_SERVICE)
+
 /* Whether one of these is pending, so that every vCPU has to stop by itself. Any thread. */
 bool machine_is_stopping(struct machine *m);
 

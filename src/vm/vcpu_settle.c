@@ -115,7 +115,8 @@ void vcpu_settle(struct vcpu *v)
 	sigset_t blocked;
 
 	v->timer.marked = false;
-	if (machine_is_stopping(v->machine) ||
+	/* There its timer is of no use any more, and KVM_RUN may be what fails. */
+	if (atomic_load(&v->machine->requests) & MACHINE_ENDING_REQUESTS ||
 	    !lapic_timer_mark(&v->timer, &v->machine->kvm, v->fd))
 		return;
 	sigfillset(&blocked);

@@ -290,6 +290,33 @@ static void test_a_parked_vcpu_is_settled(void **state)
 	bench_fini(&b);
 }
 
+/* A device waits for main, which may wait for an update: the guest goes on from here all the same. */
+static void test_a_vcpu_that_stops_for_a_device_is_settled(void **state)
+{
+	static const struct {
+		uint32_t requests;
+		unsigned int settled;
+	} cases[] = {
+		{ MACHINE_REQ_SERVICE, 2 },
+		{ MACHINE_REQ_SERVICE | MACHINE_REQ_RESET, 1 },
+		{ MACHINE_REQ_SHUTDOWN, 1 },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct bench b;
+		struct fake_vcpu *v = parked_with(&b, PERIODIC, 1000);
+
+		machine_unpark_vcpus(&b.m);
+		machine_wait_entered(&b.m);
+		atomic_store(&b.m.requests, cases[i].requests);
+		machine_park_vcpus(&b.m);
+		assert_int_equal(v->settled, cases[i].settled);
+		assert_int_equal(b.m.vcpus[0].timer.marked, cases[i].settled == 2);
+		bench_fini(&b);
+	}
+}
+
 /* ---- one-shots that are over ---- */
 
 struct over {
@@ -482,6 +509,7 @@ int main(void)
 		cmocka_unit_test(test_errors_do_not_add_up),
 		cmocka_unit_test(test_a_new_phase_is_taken),
 		cmocka_unit_test(test_a_parked_vcpu_is_settled),
+		cmocka_unit_test(test_a_vcpu_that_stops_for_a_device_is_settled),
 		cmocka_unit_test(test_one_shot_that_is_over),
 		cmocka_unit_test(test_a_masked_one_shot_is_in_no_doubt),
 		cmocka_unit_test(test_without_such_a_timer_there_is_nothing_to_settle),
