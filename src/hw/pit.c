@@ -395,6 +395,15 @@ static void pit_resume(struct device *dev)
 	tick(to_pit(dev));
 }
 
+/* More than there was time for nobody has handed on: the next one would be due before now, always. */
+static void limit_ticks(struct pit_guest *g)
+{
+	uint64_t most = pit_counter_ticks(&g->channels[0], now_ns());
+
+	if (g->ticks < TICKS_STOPPED && g->ticks > most)
+		g->ticks = most;
+}
+
 static int pit_post_load(struct device *dev, struct error *err)
 {
 	struct pit_guest *g = &to_pit(dev)->guest;
@@ -407,6 +416,7 @@ static int pit_post_load(struct device *dev, struct error *err)
 		g->channels[0].count_load_time = (int64_t)now_ns();
 		g->ticks = 0;
 	}
+	limit_ticks(g);
 	return 0;
 }
 

@@ -387,6 +387,38 @@ static void forget_ticks(void *guest)
 	memcpy((char *)guest + pit_class.guest_size - sizeof(unknown), &unknown, sizeof(unknown));
 }
 
+static uint64_t ticks_of(void *guest)
+{
+	uint64_t ticks;
+
+	memcpy(&ticks, (char *)guest + pit_class.guest_size - sizeof(ticks), sizeof(ticks));
+	return ticks;
+}
+
+/* Made up: so many that the time of the next is past 2^64 ns, and so in the past, for ever. */
+static void test_there_were_no_more_ticks_than_there_was_time(void **state)
+{
+	static const uint64_t forged[] = { 1, 335850594196, UINT64_MAX - 2 };
+	struct fake_machine *f = *state;
+
+	program(f, RATE, 0);
+	for (size_t i = 0; i < ARRAY_SIZE(forged); i++) {
+		struct fake_machine g;
+		struct kvm_pit_channel_state *c;
+		struct error err = ERROR_INIT;
+
+		fake_migrate(f, &g);
+		c = device_guest(g.dev);
+		c->count_load_time = (int64_t)now_ns();
+		memcpy((char *)c + pit_class.guest_size - sizeof(forged[i]), &forged[i],
+		       sizeof(forged[i]));
+		assert_int_equal(pit_class.post_load(g.dev, &err), 0);
+		assert_true(ticks_of(c) <= pit_counter_ticks(c, now_ns()));
+		assert_true(pit_counter_due(c, ticks_of(c) + 1) > (uint64_t)c->count_load_time);
+		fake_machine_fini(&g);
+	}
+}
+
 static void no_count(void *guest)
 {
 	((struct kvm_pit_channel_state *)guest)[1].count = 0;
@@ -422,6 +454,7 @@ int main(void)
 		CASE(test_a_tick_in_the_pause_comes_after_it_once),
 		CASE(test_a_one_shot_that_came_does_not_come_again),
 		CASE(test_what_is_loaded_is_checked),
+		CASE(test_there_were_no_more_ticks_than_there_was_time),
 	};
 
 	return cmocka_run_group_tests_name("pit", tests, NULL, NULL);
