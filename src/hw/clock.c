@@ -185,7 +185,7 @@ static int clock_post_load(struct device *dev, struct error *err)
 static void restore_wall_clock(struct clock *c)
 {
 	uint8_t kept[WALL_CLOCK_BYTES];
-	uint64_t gpa = c->guest.wall_clock & ~1ull;
+	uint64_t gpa = c->guest.wall_clock; /* as it is: it has no flags */
 	struct machine *m = c->dev.machine;
 	bool is_ram = memory_read(&m->memory, gpa, kept, sizeof(kept)) == 0;
 

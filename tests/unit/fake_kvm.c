@@ -105,7 +105,7 @@ static const uint32_t msr_indices[] = {
 	FAKE_MSR_UNREADABLE,
 	FAKE_MSR_READ_ONLY,
 	FAKE_MSR_TSC_DEADLINE,
-	0x4b564d00,
+	FAKE_MSR_WALL_CLOCK,
 	0x4b564d01,
 	0x4b564d02,
 	FAKE_MSR_STEAL_TIME,
@@ -455,15 +455,31 @@ static void let_go(struct fake_vcpu *v)
 }
 
 /* Of which VM it is a vCPU nobody says: the newest has the memslots. */
-static bool in_a_slot(const struct fake_kvm *f, uint64_t gpa, uint64_t size)
+static uint8_t *in_a_slot(const struct fake_kvm *f, uint64_t gpa, uint64_t size)
 {
 	const struct fake_vm *vm = f->nvms ? f->vms[f->nvms - 1] : NULL;
 
-	for (unsigned int i = 0; vm && i < vm->nslots; i++)
-		if (gpa >= vm->slots[i].guest_phys_addr &&
-		    gpa + size <= vm->slots[i].guest_phys_addr + vm->slots[i].memory_size)
-			return true;
-	return false;
+	for (unsigned int i = 0; vm && i < vm->nslots; i++) {
+		uint64_t start = vm->slots[i].guest_phys_addr;
+
+		if (gpa >= start && gpa + size <= start + vm->slots[i].memory_size)
+			return (uint8_t *)vm->slots[i].userspace_addr + (gpa - start);
+	}
+	return NULL;
+}
+
+/* The time, which is at the value itself, be it odd. */
+static void write_wall_clock(const struct fake_kvm *f, const struct kvm_msrs *m)
+{
+	for (uint32_t i = 0; i < m->nmsrs; i++) {
+		uint64_t gpa = m->entries[i].data;
+		uint8_t *at = m->entries[i].index == FAKE_MSR_WALL_CLOCK && gpa
+				      ? in_a_slot(f, gpa, FAKE_WALL_CLOCK_BYTES)
+				      : NULL;
+
+		if (at)
+			memset(at, 0xee, FAKE_WALL_CLOCK_BYTES);
+	}
 }
 
 static int pre_fault(struct fake_kvm *f, struct fake_vcpu *v, struct kvm_pre_fault_memory *range)
@@ -487,8 +503,10 @@ static int vcpu_ioctl(struct fake_kvm *f, struct fake_vcpu *v, unsigned long req
 	switch (request) {
 	case KVM_SET_CPUID2:
 		return set_cpuid(v, (const struct kvm_cpuid2 *)arg);
-	case KVM_GET_MSRS:
 	case KVM_SET_MSRS:
+		write_wall_clock(f, (const struct kvm_msrs *)arg);
+		/* fall through */
+	case KVM_GET_MSRS:
 		return msrs_ioctl(v, (struct kvm_msrs *)arg, request == KVM_SET_MSRS);
 	case KVM_GET_TSC_KHZ:
 		return (int)v->tsc_khz;

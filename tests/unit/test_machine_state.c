@@ -268,6 +268,31 @@ static void test_wall_clock_arrives_after_the_commit(void **state)
 	bench_fini(&b);
 }
 
+/* KVM writes the time there once more, where the guest may have something else. */
+static void test_setting_the_wall_clock_leaves_ram_alone(void **state)
+{
+	struct error err = ERROR_INIT;
+	uint8_t ram[32], after[32];
+	struct bench_state st;
+	struct bench a, b;
+
+	(void)state;
+	bench_init(&a, 1);
+	*wall_clock(&a) = 0x7001;
+	for (unsigned int i = 0; i < sizeof(ram); i++)
+		ram[i] = (uint8_t)(i + 1);
+	assert_int_equal(memory_write(&a.m.memory, 0x7000, ram, sizeof(ram)), 0);
+	bench_save(&a, &st, 1);
+	assert_int_equal(bench_load(&b, &st, &err), 0);
+	machine_unquiesce(&b.m);
+	assert_true(*wall_clock(&b) == 0x7001);
+	assert_int_equal(memory_read(&b.m.memory, 0x7000, after, sizeof(after)), 0);
+	assert_memory_equal(ram, after, sizeof(ram));
+	bench_state_fini(&st);
+	bench_fini(&a);
+	bench_fini(&b);
+}
+
 static void test_ram_is_the_same_memory(void **state)
 {
 	const uint32_t sent = 0xfeedface;
@@ -685,6 +710,7 @@ int main(void)
 		cmocka_unit_test(test_kvmclock_where_reading_it_is_slow),
 		cmocka_unit_test(test_kvmclock_on_a_slow_host),
 		cmocka_unit_test(test_wall_clock_arrives_after_the_commit),
+		cmocka_unit_test(test_setting_the_wall_clock_leaves_ram_alone),
 		cmocka_unit_test(test_ram_is_the_same_memory),
 		cmocka_unit_test(test_loaded_machine_runs_and_resets),
 		cmocka_unit_test(test_pending_request_survives),
