@@ -41,7 +41,8 @@ const struct cpuid_rule cpuid_rules[] = {
 	 * 0x1 ECX. Left out: 3 MONITOR, 7 EIST, 8 TM2: of the host's power management. 5 VMX: a
 	 * nested guest's state has no row. 6 SMX, 4 DS-CPL, 10 CNXT-ID, 11 SDBG, 14 xTPR, 16, 18
 	 * DCA: no KVM has them. 27 OSXSAVE: KVM's, from CR4. 24 TSC deadline, 31 hypervisor: made,
-	 * see fix_leaf1().
+	 * see fix_leaf1(). With 15 PDCM comes an MSR that tells of no last branch record, for that
+	 * has no row: vcpu_state_power_on().
 	 */
 	{ 0x1, 0, CPUID_ECX, BITS(
 		B(0, "pni", XSAVE), B(1, "pclmulqdq", XSAVE), B(2, "dtes64", MSRS),

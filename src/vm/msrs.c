@@ -12,11 +12,13 @@
 #define MSR_KVM_WALL_CLOCK_OLD 0x11u
 #define MSR_KVM_SYSTEM_TIME_OLD 0x12u
 #define MSR_KVM_WALL_CLOCK_2 0x4b564d00u
+#define MSR_PERF_CAPABILITIES 0x345u
 #define MSR_HV_HYPERCALL 0x40000001u
 #define MSR_HV_VP_ASSIST_PAGE 0x40000073u
 #define MSR_PAGE_ENABLE 1ull   /* of MSRs with the address of a page that the guest gives to KVM */
 #define MTRR_ENABLE (1u << 11) /* Intel SDM volume 3, "IA32_MTRR_DEF_TYPE MSR" */
 #define MTRR_WRITE_BACK 6u
+#define PERF_LBR_FORMAT 0x3full /* "IA32_PERF_CAPABILITIES" */
 
 struct msr_buffer {
 	struct kvm_msrs head;
@@ -41,12 +43,29 @@ bool msr_is_special(uint32_t index)
 	       index == MSR_KVM_SYSTEM_TIME_OLD || index == MSR_KVM_WALL_CLOCK_2;
 }
 
+/*
+ * KVM offers the host's last branch record, but lists none of the MSRs that it is in: they would
+ * not travel. It refuses the rest of the value where CPUID has none of that; but then it has no bit
+ * for this MSR either, and the guest cannot read it.
+ */
+static void hide_branch_record(struct kvm *kvm, int vcpu_fd)
+{
+	uint64_t value = 0;
+
+	if (msr_call(kvm, vcpu_fd, KVM_GET_MSRS, MSR_PERF_CAPABILITIES, &value) < 0 ||
+	    !(value & PERF_LBR_FORMAT))
+		return;
+	value &= ~PERF_LBR_FORMAT;
+	msr_call(kvm, vcpu_fd, KVM_SET_MSRS, MSR_PERF_CAPABILITIES, &value);
+}
+
 int vcpu_state_power_on(struct kvm *kvm, int vcpu_fd, struct error *err)
 {
 	uint64_t value = MTRR_ENABLE | MTRR_WRITE_BACK;
 
 	if (msr_call(kvm, vcpu_fd, KVM_SET_MSRS, MSR_MTRR_DEF_TYPE, &value) < 0)
 		return err_set(err, EINVAL, "KVM_SET_MSRS: IA32_MTRR_DEF_TYPE refused");
+	hide_branch_record(kvm, vcpu_fd);
 	return 0;
 }
 

@@ -102,6 +102,7 @@ static const uint32_t msr_indices[] = {
 	0x175,
 	0x176,
 	0x277,
+	FAKE_MSR_PERF_CAPABILITIES,
 	FAKE_MSR_UNREADABLE,
 	FAKE_MSR_READ_ONLY,
 	FAKE_MSR_TSC_DEADLINE,
@@ -125,6 +126,7 @@ static void power_on(struct fake_vcpu *v)
 			v->msr_index[v->nmsrs++] = msr_indices[i];
 	for (size_t i = 0; i < ARRAY_SIZE(unlisted_msrs); i++)
 		v->msr_index[v->nmsrs++] = unlisted_msrs[i];
+	v->msr_value[fake_vcpu_msr(v, FAKE_MSR_PERF_CAPABILITIES)] = FAKE_PERF_CAPABILITIES;
 	v->tsc_khz = FAKE_TSC_KHZ;
 	v->regs.rip = 0xfff0;
 	v->regs.rflags = 2;

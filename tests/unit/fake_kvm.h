@@ -38,11 +38,13 @@
 
 /* MSRs of the fake that are like no other. */
 #define FAKE_MSR_TSC_DEADLINE 0x6e0u
+#define FAKE_MSR_PERF_CAPABILITIES 0x345u
+#define FAKE_PERF_CAPABILITIES 0x2005u /* an LBR format; full width writes */
 #define FAKE_MSR_WALL_CLOCK 0x4b564d00u
 #define FAKE_WALL_CLOCK_BYTES 12u
 #define FAKE_MSR_STEAL_TIME 0x4b564d03u
 #define FAKE_MSR_UNREADABLE 0x1a0u /* in the list, but cannot be read */
-#define FAKE_MSR_READ_ONLY 0x345u  /* in the list, can be read, not written */
+#define FAKE_MSR_READ_ONLY 0xcfu   /* in the list, can be read, not written */
 
 /* One result of KVM_RUN. */
 struct fake_exit {

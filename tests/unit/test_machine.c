@@ -588,6 +588,28 @@ static void test_reset_is_power_on(void **state)
 	bench_fini(&b);
 }
 
+static uint64_t perf_capabilities(struct bench *b, uint32_t id)
+{
+	struct fake_vcpu *v = bench_vcpu(b, id);
+
+	return v->msr_value[fake_vcpu_msr(v, FAKE_MSR_PERF_CAPABILITIES)];
+}
+
+/* Its MSRs would not travel. */
+static void test_the_last_branch_record_is_hidden_at_power_on(void **state)
+{
+	struct error err = ERROR_INIT;
+	struct bench b;
+
+	(void)state;
+	bench_init(&b, 2);
+	assert_int_equal(perf_capabilities(&b, 0), FAKE_PERF_CAPABILITIES & ~0x3fu);
+	assert_int_equal(perf_capabilities(&b, 1), FAKE_PERF_CAPABILITIES & ~0x3fu);
+	assert_int_equal(machine_reset(&b.m, "host-qmp-system-reset", &err), 0);
+	assert_int_equal(perf_capabilities(&b, 0), FAKE_PERF_CAPABILITIES & ~0x3fu);
+	bench_fini(&b);
+}
+
 static void test_reset_while_paused_stays_paused(void **state)
 {
 	struct error err = ERROR_INIT;
@@ -668,6 +690,7 @@ int main(void)
 		cmocka_unit_test(test_power_button),
 		cmocka_unit_test(test_state_names),
 		cmocka_unit_test(test_reset_is_power_on),
+		cmocka_unit_test(test_the_last_branch_record_is_hidden_at_power_on),
 		cmocka_unit_test(test_reset_while_paused_stays_paused),
 		cmocka_unit_test(test_failed_reset_ends_the_machine),
 		cmocka_unit_test(test_quiesce_and_back),

@@ -293,6 +293,28 @@ static void test_setting_the_wall_clock_leaves_ram_alone(void **state)
 	bench_fini(&b);
 }
 
+/* A guest of an older molt: it has seen it, and has it until it is reset. */
+static void test_a_last_branch_record_that_was_offered_stays(void **state)
+{
+	struct error err = ERROR_INIT;
+	struct bench_state st;
+	struct fake_vcpu *v;
+	struct bench a, b;
+
+	(void)state;
+	bench_init(&a, 1);
+	v = bench_vcpu(&a, 0);
+	v->msr_value[fake_vcpu_msr(v, FAKE_MSR_PERF_CAPABILITIES)] = FAKE_PERF_CAPABILITIES;
+	bench_save(&a, &st, 1);
+	assert_int_equal(bench_load(&b, &st, &err), 0);
+	v = bench_vcpu(&b, 0);
+	assert_int_equal(v->msr_value[fake_vcpu_msr(v, FAKE_MSR_PERF_CAPABILITIES)],
+			 FAKE_PERF_CAPABILITIES);
+	bench_state_fini(&st);
+	bench_fini(&a);
+	bench_fini(&b);
+}
+
 static void test_ram_is_the_same_memory(void **state)
 {
 	const uint32_t sent = 0xfeedface;
@@ -711,6 +733,7 @@ int main(void)
 		cmocka_unit_test(test_kvmclock_on_a_slow_host),
 		cmocka_unit_test(test_wall_clock_arrives_after_the_commit),
 		cmocka_unit_test(test_setting_the_wall_clock_leaves_ram_alone),
+		cmocka_unit_test(test_a_last_branch_record_that_was_offered_stays),
 		cmocka_unit_test(test_ram_is_the_same_memory),
 		cmocka_unit_test(test_loaded_machine_runs_and_resets),
 		cmocka_unit_test(test_pending_request_survives),

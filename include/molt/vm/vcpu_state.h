@@ -145,7 +145,8 @@ int vcpu_state_set_cpuid(const struct vcpu_state *st, struct kvm *kvm, int vcpu_
 
 /*
  * Power-on state that firmware would have set up and KVM does not: memory is write-back cached
- * (IA32_MTRR_DEF_TYPE), without which Linux makes no use of the PAT.
+ * (IA32_MTRR_DEF_TYPE), without which Linux makes no use of the PAT. And no last branch record
+ * (IA32_PERF_CAPABILITIES), which no update carries.
  */
 int vcpu_state_power_on(struct kvm *kvm, int vcpu_fd, struct error *err);
 
