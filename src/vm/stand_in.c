@@ -5,10 +5,12 @@
  * Two processes share this machine's memory then, and each has threads of its own for the vCPUs:
  * two crews, one of which runs the guest (machine->crew). To hand it over is to park the one, and
  * let the other go. The vCPUs and devices stay what they are; KVM does not ask which thread of the
- * address space runs a vCPU. The one thing that goes by threads is steal time (steal_time.c).
+ * address space runs a vCPU. Two things go by threads. Performance counters are perf events of the
+ * thread that entered the vCPU: they stand still with another one, and nothing is done about that
+ * (docs/live-update.md, "Known limits"). And steal time (steal_time.c).
  *
- * That is seen to by the new thread itself, before it runs the vCPU: registers are changed and put
- * back for it, and the predecessor may die in between, in the hand-off.
+ * Steal time is seen to by the new thread itself, before it runs the vCPU: registers are changed
+ * and put back for it, and the predecessor may die in between, in the hand-off.
  *
  * The process whose crew does not run may die at any time. Its threads leave nothing behind but the
  * crew's lock and conditions, and where it is main that dies, devices' locks.
