@@ -5,8 +5,8 @@
 One fault for each call in the program: what a loop does, or code that both sides of an update share, has many points
 but is one call, of which one point is taken. Of the deaths and the resources that run out for good, a sample.
 
-    MOLT_FAULTS=all    every action at every point (an hour); also by MOLT_TIER=all, as "scripts/test.sh --all" sets it,
-                       but then of the deaths and lasting shortages a larger sample
+    MOLT_FAULTS=all    every action at every point (some 16,000 runs: hours); also by MOLT_TIER=all, as "scripts/test.sh
+                       --all" sets it, but then of the deaths and lasting shortages a larger sample
     MOLT_FAULTS_PART   "K/N": of all that, the Kth of N parts, for N machines that are given the same seed
     MOLT_FAULTS_SEED   which points; printed by each run
     MOLT_FAULTS_ONLY   a regular expression for the points' names
