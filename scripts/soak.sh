@@ -10,7 +10,11 @@ if [ ! -c /dev/kvm ] || [ ! -w /dev/kvm ]; then
 	exit 1
 fi
 build=build/soak
-[ -d "$build" ] || meson setup "$build" -Dbuildtype=release -Dtests=false >/dev/null
+# meson does not go on with a directory whose set-up failed or was interrupted.
+if [ ! -f "$build/build.ninja" ]; then
+	rm -rf "$build"
+	meson setup "$build" -Dbuildtype=release -Dtests=false >/dev/null
+fi
 ninja -C "$build" --quiet
 MOLT=$PWD/$build/molt MOLT_FIRMWARE=$PWD/$build/firmware PYTHONDONTWRITEBYTECODE=1
 export MOLT MOLT_FIRMWARE PYTHONDONTWRITEBYTECODE

@@ -46,9 +46,11 @@ packages=all
 [ "$tier" = all ] || suites="$suites --no-suite long" packages=test
 
 ./scripts/install-deps.sh "$packages"
-[ -d "$build" ] || meson setup "$build" -Dwerror=true -Db_sanitize="$sanitize" >"/tmp/molt-setup.$$" ||
-	{ cat "/tmp/molt-setup.$$"; exit 1; }
-rm -f "/tmp/molt-setup.$$"
+# meson does not go on with a directory whose set-up failed or was interrupted.
+if [ ! -f "$build/build.ninja" ]; then
+	rm -rf "$build/meson-private" "$build/meson-info"
+	said=$(meson setup "$build" -Dwerror=true -Db_sanitize="$sanitize") || { echo "$said"; exit 1; }
+fi
 ninja -C "$build" --quiet
 status=0 log=$build/meson-logs/testlog-$tier.json
 rm -f "$log"
