@@ -41,6 +41,7 @@ def need(tool, version=""):
 
 def tracked(*patterns):
     """Files of the repository, or skips."""
+    need("git")
     done = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *patterns],
                           stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
     files = [name for name in done.stdout.split("\0") if os.path.exists(name)]
@@ -72,7 +73,7 @@ def check_cppcheck(_build):
 
 
 def check_shellcheck(_build):
-    need("shellcheck")
+    need("shellcheck", "0.9")
     scripts = []
     for name in tracked():
         with open(name, "rb") as f:
