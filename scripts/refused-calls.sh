@@ -10,6 +10,7 @@
 set -eu
 
 [ $# -ge 2 ] || { sed -n '/^# usage/s/^# //p' "$0"; exit 2; }
+command -v strace >/dev/null || { echo "refused-calls.sh: strace is not installed" >&2; exit 1; }
 root=$(cd "$(dirname "$0")/.." && pwd)
 build=$(cd "$1" && pwd)
 test=$2
