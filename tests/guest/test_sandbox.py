@@ -173,13 +173,14 @@ def test_forbidden_calls_of_main():
               '    r = getattr(libc, name)(*args)\n'
               '    print(name, r, ctypes.get_errno(), file=open("{out}", "a"))\n'
               'os.environ.pop("MOLT_FDTABLE", None)\n')
-    with Vm("--memory", "64M", cmdline=TICKER) as vm:
+    with Vm("--memory", "64M", cmdline=TICKER) as vm, tempfile.TemporaryDirectory(prefix="molt-test-") as outside:
         vm.wait_ticks(2)
+        escape = os.path.join(outside, "escape")
         with open(vm.path("calls.py"), "w") as f:
             f.write(script.format(out=vm.path("out")))
         wrapper = write_script(vm.path("wrapper"), '#!/bin/sh\n%s %s\n: >/dev/null\n(: >%s) 2>/dev/null '
                                '&& echo WROTE >>%s\nexec %s run "$@"\n' % (
-                                   sys.executable, vm.path("calls.py"), "/tmp/molt-test-escape",
+                                   sys.executable, vm.path("calls.py"), escape,
                                    vm.path("out"), molt_binary()))
         vm.update(wrapper)
         runs_on(vm)
@@ -187,7 +188,7 @@ def test_forbidden_calls_of_main():
             lines = f.read().split("\n")
         assert lines[:4] == [n + " -1 1" for n in ("mount", "setns", "unshare", "sethostname")], lines
         if "Landlock ABI" in vm.log():
-            assert "WROTE" not in lines and not os.path.exists("/tmp/molt-test-escape"), lines
+            assert "WROTE" not in lines and not os.path.exists(escape), lines
 
 
 # What a wrapper may do, and what is refused; it goes on in any case. "$1" is a directory of write=.
@@ -455,14 +456,13 @@ def test_user_errors():
         done = molt("run", "--serial", "null", "--user", spec)
         assert done.returncode == 2 and words in done.stderr, (spec, done)
     need_root()
-    shutil.copy(molt_binary(), "/tmp/molt-test-user")
-    try:
-        done = subprocess.run(["/tmp/molt-test-user", "run", "--serial", "null", "--user", "1"],
+    with tempfile.TemporaryDirectory(prefix="molt-test-") as directory:
+        os.chmod(directory, 0o755)
+        binary = shutil.copy(molt_binary(), directory)
+        done = subprocess.run([binary, "run", "--serial", "null", "--user", "1"],
                               user=NOBODY, group=NOBODY, extra_groups=[], stderr=subprocess.PIPE,
                               text=True, timeout=60, check=False)
         assert done.returncode == 1 and "only root" in done.stderr, done
-    finally:
-        os.unlink("/tmp/molt-test-user")
 
 
 def test_bad_modes():
