@@ -8,6 +8,7 @@
 - Every command that is registered for the control socket has its section in docs/control.md, with
   all its arguments, and there is no section without a command; the same for events.
 - The examples in docs/control.md are JSON.
+- The table of files in docs/architecture.md has the files of src/*/.
 - The parts of src/vmm/parts.c are named in docs/architecture.md, in their order.
 - The table of an update's steps in docs/live-update.md has the rows of the table in src/update/steps.c.
 - The tables of vCPU state and of CPUID in docs/guest-abi.md are what CPU_TABLES, a program linked with
@@ -16,6 +17,7 @@
 usage: check-docs.py MOLT SOURCE_ROOT CPU_TABLES
 """
 
+import fnmatch
 import json
 import pathlib
 import re
@@ -28,6 +30,16 @@ problems = []
 
 def complain(text):
     problems.append(text)
+
+
+def report(number, name, skipped=None):
+    """What was found since the last one, as a case of TAP. Whether that is nothing."""
+    found = list(problems)
+    problems.clear()
+    print("%sok %d - %s%s" % ("not " if found else "", number, name, " # SKIP " + skipped if skipped else ""))
+    for text in found:
+        print("# " + text)
+    return not found
 
 
 def run(molt, *args):
@@ -185,13 +197,29 @@ def check_parts(root):
         complain("docs/architecture.md: the parts in src/vmm/parts.c are %s" % names)
 
 
+def check_files(root):
+    """Each file of a room is named in the table, `pit*` for all that begin so, and none that is not there."""
+    text = (root / "docs/architecture.md").read_text()
+    rows = dict(re.findall(r"^\| (\w+) \| ([^|]*) \|", text.partition("\n| room | files |")[2].partition("\n\n")[0], re.M))
+    for room in sorted({path.parent for path in (root / "src").glob("*/*.c")}):
+        files = {path.stem for path in room.glob("*.c")}
+        names = re.findall(r"`([\w*]+)`", rows.get(room.name, ""))
+        for name in sorted(f for f in files if not any(fnmatch.fnmatchcase(f, name) for name in names)):
+            complain("docs/architecture.md: the table of files lacks %s/%s.c" % (room.name, name))
+        for name in names:
+            if not fnmatch.filter(files, name):
+                complain("docs/architecture.md: there is no %s/%s.c" % (room.name, name))
+
+
 def check_page(root):
+    """What mandoc says of the manual page; the reason where it is not asked."""
     if not shutil.which("mandoc"):
-        return
+        return "mandoc is not installed"
     lint = subprocess.run(["mandoc", "-T", "lint", "-W", "warning", root / "docs/molt.1"],
                           check=False, capture_output=True, text=True)
     for line in lint.stdout.splitlines():
         complain(line)
+    return None
 
 
 def main():
@@ -203,12 +231,12 @@ def main():
     check_events(root)
     check_steps(root)
     check_parts(root)
+    check_files(root)
     check_examples(root)
     check_cpu_tables(root, sys.argv[3])
-    check_page(root)
-    for text in problems:
-        print(text)
-    sys.exit(1 if problems else 0)
+    print("1..2")
+    good = [report(1, "documentation"), report(2, "manual page", check_page(root))]
+    sys.exit(0 if all(good) else 1)
 
 
 if __name__ == "__main__":
