@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <malloc.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -115,6 +116,11 @@ static int dump_options(void)
 	return 0;
 }
 
+static bool is_help(const char *word)
+{
+	return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0;
+}
+
 static int dispatch(int argc, char **argv)
 {
 	const char *word = argc > 1 ? argv[1] : NULL;
@@ -125,8 +131,8 @@ static int dispatch(int argc, char **argv)
 		return EXIT_USAGE;
 	}
 	if (strcmp(word, "help") == 0)
-		return help(argc > 2 ? argv[2] : NULL);
-	if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0)
+		return help(argc > 2 && !is_help(argv[2]) ? argv[2] : NULL);
+	if (is_help(word))
 		return help(NULL);
 	if (strcmp(word, "--version") == 0 || strcmp(word, "-V") == 0)
 		return cmd_version(argc - 1, argv + 1);

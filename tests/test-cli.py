@@ -770,6 +770,10 @@ class Values(Base):
     def test_initramfs_needs_a_kernel(self):
         self.expect(molt("run", "--initramfs", "/dev/null"), 2, "", "needs a --kernel")
 
+    def test_a_user_for_each_name_needs_a_name(self):
+        for args in ([], ["--name", ""]):
+            self.expect(molt("run", "--user", "auto", *args), 2, "", "--name")
+
     def test_nothing_is_made_before(self):
         self.expect(molt("run", "--log-file", "log", "--control", "control", "--serial",
                          "file=serial", "--memory", "3", cwd=self.dir), 2, "", "--memory")
@@ -898,7 +902,7 @@ class Main(Base):
             self.expect(molt(*args), 2, "", "try 'molt run --help'")
 
     def test_help(self):
-        for args in (["help"], ["--help"], ["-h"]):
+        for args in (["help"], ["--help"], ["-h"], ["help", "--help"], ["help", "-h"]):
             result = molt(*args)
             self.expect(result, 0)
             for sub in ("run", "update", "ctl", "stats", "state", "version", "io"):

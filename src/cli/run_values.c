@@ -77,14 +77,19 @@ static int check_control(const char *control, struct error *err)
 static int check_names(const struct cli_args *args, struct error *err)
 {
 	const char *name = cli_value(args, "name"), *control = cli_value(args, "control");
-	struct sandbox_user user;
+	const char *user = cli_value(args, "user");
+	struct sandbox_user found;
 	int r = control ? check_control(control, err) : 0;
 
 	if (r == 0 && name && strlen(name) > MACHINE_NAME_MAX)
 		r = err_set(err, EINVAL, "--name '%s' is longer than %d bytes", name,
 			    MACHINE_NAME_MAX);
-	if (r == 0 && cli_given(args, "user") && strcmp(cli_value(args, "user"), "auto") != 0)
-		r = sandbox_find_user(cli_value(args, "user"), &user, err);
+	if (r == 0 && user && strcmp(user, "auto") != 0)
+		r = sandbox_find_user(user, &found, err);
+	else if (r == 0 && user && (!name || !name[0]))
+		r = err_set(err, EINVAL,
+			    "--user auto: each guest's user belongs to its --name, and there "
+			    "is none");
 	return r;
 }
 
