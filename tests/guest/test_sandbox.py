@@ -175,6 +175,7 @@ def test_forbidden_calls_of_main():
               'os.environ.pop("MOLT_FDTABLE", None)\n')
     with Vm("--memory", "64M", cmdline=TICKER) as vm, tempfile.TemporaryDirectory(prefix="molt-test-") as outside:
         vm.wait_ticks(2)
+        os.chmod(outside, 0o777)  # so that it is not the mode that keeps molt out
         escape = os.path.join(outside, "escape")
         with open(vm.path("calls.py"), "w") as f:
             f.write(script.format(out=vm.path("out")))
