@@ -350,6 +350,7 @@ def under_filter(special, otherwise, *args):
         vm.qmp.wait_event("RESET")
         vm.wait_ticks(2)
         assert "sandbox: level" in vm.log() and "error: sandbox" not in vm.log(), vm.log()
+        assert "mapping guest RAM" not in vm.log(), vm.log()
         vm.qmp.command("quit")
         vm.wait_for(lambda: not os.path.exists(vm.control_path), "the socket's removal")
 
@@ -367,6 +368,41 @@ def test_documented_calls_are_enough():
     under_filter({name: SECCOMP_ALLOW for name in calls}, SECCOMP_ERRNO | errno.EPERM)
 
 
+def disk_under_documented_calls(options, engine, *more):
+    """The guest writes, reads and flushes, and verifies it, before three updates, between them and after."""
+    if sanitized():
+        raise Skip("a sanitizer makes calls of its own")
+    special = {name: SECCOMP_ALLOW for name in (*documented_calls(), *more)}
+    with tempfile.TemporaryDirectory(prefix="molt-test-") as directory:
+        image = os.path.join(directory, "image")
+        with open(image, "wb") as f:
+            f.truncate(8 << 20)
+        with Vm("--memory", "48M", "--disk", "path=%s%s" % (image, options), kernel="disk", start=False,
+                cmdline="first=zero requests=500") as vm:
+            vm.popen["preexec_fn"] = filtered(special, SECCOMP_ERRNO | errno.EPERM)
+            vm.start()
+            for _ in range(3):
+                passes(vm, 2)
+                vm.update()
+            passes(vm, 2)
+            last = re.findall(r"^disk: pass .*", vm.serial(), re.M)[-1]
+            assert "BAD" not in vm.serial() and " errors=0 " in last, vm.serial()[-2000:]
+            assert vm.qmp.command("query-block")[0]["back-end"]["engine"] == engine
+            refused = [line for line in vm.log().splitlines() if "not permitted" in line and "by threads" not in line]
+            assert not refused, refused
+            vm.qmp.command("quit")
+            assert vm.wait_exit() == 0
+
+
+def test_documented_calls_are_enough_for_a_disk():
+    disk_under_documented_calls("", "threads")
+
+
+def test_documented_calls_are_enough_for_io_uring():
+    disk_under_documented_calls(",engine=io_uring", "io_uring", "io_uring_setup", "io_uring_register",
+                                "io_uring_enter")
+
+
 def test_filter_that_does_not_know_landlock():
     """As of an older runtime: the guest runs, without that wall."""
     special = {name: SECCOMP_ERRNO | errno.EPERM for name in (
@@ -378,7 +414,7 @@ def test_filter_that_does_not_know_landlock():
 
 def passes(vm, n=1):
     def count():
-        return len(re.findall(r"^toucher: pass .*\n", vm.serial(), re.M))
+        return len(re.findall(r"^(?:toucher|disk): pass .*\n", vm.serial(), re.M))
     had = count()
     vm.wait_for(lambda: count() >= had + n, "%d more passes" % n)
 
