@@ -4,8 +4,9 @@
  *
  * A guest's write to command register or BAR takes effect in two steps. The register changes at
  * once; where the BAR's registers are on the bus, only main can change, with every vCPU parked
- * (MACHINE_REQ_SERVICE). No vCPU executes another instruction until that is done. To find out the
- * BAR's size a guest writes all ones to it, mostly with memory decoding off: then nothing moves.
+ * (MACHINE_REQ_SERVICE). The vCPU that wrote executes no other instruction until that is done;
+ * another one may, until main parks it. To find out the BAR's size a guest writes all ones to it,
+ * mostly with memory decoding off: then nothing moves.
  */
 #include <assert.h>
 #include <errno.h>

@@ -4,8 +4,8 @@
  *
  * Messages go out in two ways. The slow one is here: whoever has an interrupt calls
  * pci_msix_notify(). For a vector that is fast an eventfd goes straight to KVM, which knows nothing
- * of masks. So when a guest changes such a vector all vCPUs stop (MACHINE_REQ_SERVICE) until the
- * device has taken the eventfd off: the guest's next instruction finds the vector as it wanted it.
+ * of masks. So when a guest changes such a vector its vCPU stops (MACHINE_REQ_SERVICE) until the
+ * device has taken the eventfd off: its next instruction finds the vector as the guest wanted it.
  */
 #include <string.h>
 
