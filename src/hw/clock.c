@@ -24,6 +24,7 @@
  * The wall clock MSR is restored only after the commit: KVM writes the time to guest RAM when it is
  * set. A guest read that long ago and may use the memory otherwise, so the bytes are put back.
  */
+#include <asm/kvm_para.h>
 #include <errno.h>
 #include <string.h>
 #include <time.h>
@@ -32,7 +33,6 @@
 #include <molt/hw/classes.h>
 #include <molt/vm/machine.h>
 
-#define MSR_KVM_WALL_CLOCK_NEW 0x4b564d00u
 #define WALL_CLOCK_BYTES 12u /* struct pvclock_wall_clock */
 #define BRACKETS 4
 #define TIGHT_NS 20000

@@ -9,9 +9,6 @@
 #include "msrs.h"
 
 #define MSR_TSC 0x10u
-#define MSR_KVM_WALL_CLOCK_OLD 0x11u
-#define MSR_KVM_SYSTEM_TIME_OLD 0x12u
-#define MSR_KVM_WALL_CLOCK_2 0x4b564d00u
 #define MSR_PERF_CAPABILITIES 0x345u
 #define MSR_HV_HYPERCALL 0x40000001u
 #define MSR_HV_VP_ASSIST_PAGE 0x40000073u
@@ -39,8 +36,8 @@ int msr_call(struct kvm *kvm, int fd, unsigned long request, uint32_t index, uin
 
 bool msr_is_special(uint32_t index)
 {
-	return index == MSR_TSC || index == MSR_KVM_WALL_CLOCK_OLD ||
-	       index == MSR_KVM_SYSTEM_TIME_OLD || index == MSR_KVM_WALL_CLOCK_2;
+	return index == MSR_TSC || index == MSR_KVM_WALL_CLOCK || index == MSR_KVM_SYSTEM_TIME ||
+	       index == MSR_KVM_WALL_CLOCK_NEW;
 }
 
 /*
@@ -84,7 +81,7 @@ int msrs_save(struct vcpu_state *st, struct kvm *kvm, int fd, const struct msr_l
 	for (uint32_t i = 0; i < msrs->count; i++)
 		add_entry(&m, msrs->index[i], 0);
 	/* The last, for KVM stops at one that it does not have: a host without kvmclock. */
-	add_entry(&m, MSR_KVM_WALL_CLOCK_2, 0);
+	add_entry(&m, MSR_KVM_WALL_CLOCK_NEW, 0);
 	r = kvm_call(kvm, fd, KVM_GET_MSRS, &m);
 	if (r < 0)
 		return err_sys(err, -r, "KVM_GET_MSRS");
@@ -110,7 +107,7 @@ int msrs_save_again(struct vcpu_state *st, struct kvm *kvm, int fd, bool tsc_dea
 	if (tsc_deadline)
 		add_entry(&m, MSR_TSC_DEADLINE, 0);
 	if (wall_clock)
-		add_entry(&m, MSR_KVM_WALL_CLOCK_2, 0);
+		add_entry(&m, MSR_KVM_WALL_CLOCK_NEW, 0);
 	if (m.head.nmsrs)
 		r = kvm_call(kvm, fd, KVM_GET_MSRS, &m);
 	if (r < 0)
