@@ -209,12 +209,13 @@ const struct cpuid_rule cpuid_rules[] = {
 	/*
 	 * 0x80000001 ECX. Left out: 2 SVM, 12 SKINIT: a nested guest's state has no row. 3 APIC
 	 * extension, 10 IBS, 13 WDT, 15 LWP, 24 to 28 counters of the uncore and more, 29 MWAITX:
-	 * state or MSRs without a row.
+	 * state or MSRs without a row. The MSRs of 9 OSVW are the host's, in each KVM VM; what a
+	 * guest writes there, which has no reason to, an update would lose.
 	 */
 	{ 0x80000001, 0, CPUID_ECX, BITS(
 		B(0, "lahf_lm", NONE), B(1, "cmp_legacy", NONE), B(4, "cr8_legacy", LAPIC),
 		B(5, "abm", NONE), B(6, "sse4a", XSAVE), B(7, "misalignsse", NONE),
-		B(8, "3dnowprefetch", NONE), B(9, "osvw", MSRS), B(11, "xop", XSAVE),
+		B(8, "3dnowprefetch", NONE), B(9, "osvw", NONE), B(11, "xop", XSAVE),
 		B(16, "fma4", XSAVE), B(21, "tbm", NONE), B(22, "topoext", NONE),
 		B(23, "perfctr_core", MSRS)) },
 
