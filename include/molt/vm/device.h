@@ -11,7 +11,11 @@
  *	cold start:	create, attach, reset
  *	incoming:	create (takes its descriptors from env->fds), attach, load, post_load
  *	guest reset:	attach (to a fresh KVM VM), reset
- *	update:		quiesce, pre_save, save, save_fds ... and, where the update fails, resume
+ *	update:		rest, fast_path (off), quiesce, pre_save, save, save_host; then serve,
+ *			in the stand-in, and at the switch from quiesce to save_host once more.
+ *			Where the update fails: resume, fast_path (on), go_on
+ *	successor:	as incoming; at the switch load_host_again, and load and post_load once
+ *			more where its state has changed; resume, fast_path (on), updated
  *
  * A device belongs to one thread at a time: the bus takes dev->lock around read and write, and host
  * callbacks (of the event loop) take it themselves. In create, attach, reset, quiesce, pre_save,
