@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * ACPI fixed hardware (ACPI 6.5, section 4.8): the PM1a event and control blocks with the power
+ * ACPI fixed hardware (ACPI 6.3, section 4.8): the PM1a event and control blocks with the power
  * button and soft off, and the reset register at 0xcf9.
  *
  *	0x600	PM1_STS, 16 bits, written 1 to clear
