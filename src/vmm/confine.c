@@ -81,23 +81,43 @@ static const char *last_part(const char *path)
 	return slash ? slash + 1 : path;
 }
 
-/* A rotated log has something behind its name. */
-static bool begins_with(const char *name, const char *path)
+static bool is_named(const char *name, const char *path)
 {
-	const char *own = last_part(path);
-
-	return own && own[0] && strncmp(name, own, strlen(own)) == 0;
+	return path && strcmp(name, last_part(path)) == 0;
 }
 
+/* What a rotation puts behind a name: ".1", "-20240131", ".2.gz", ".old"; not ".img" or "-key". */
+static bool is_rotation(const char *end)
+{
+	static const char *const words[] = { "gz", "bz2", "xz", "zst", "old" };
+	size_t len = strspn(end, ".-0123456789");
+	bool known = !end[len];
+
+	for (size_t i = 0; i < ARRAY_SIZE(words) && len; i++)
+		known = known || (end[len - 1] == '.' && strcmp(end + len, words[i]) == 0);
+	return known && (end[0] == '.' || end[0] == '-');
+}
+
+static bool is_log(const char *name, const char *path)
+{
+	const char *own = last_part(path);
+	size_t len = own ? strlen(own) : 0;
+
+	return is_named(name, path) ||
+	       (len && strncmp(name, own, len) == 0 && is_rotation(name + len));
+}
+
+/* A name's beginning says nothing: beside the socket "web" may be "web.img", which is no part of
+ * it. */
 static bool is_own_file(const struct dirent *entry, const struct own_files *own)
 {
 	const char *name = entry->d_name;
 	bool is_serial = false;
 
 	for (size_t i = 0; i < VMM_SERIALS; i++)
-		is_serial = is_serial || begins_with(name, own->serial[i]);
+		is_serial = is_serial || is_named(name, own->serial[i]);
 	return entry->d_type != DT_DIR && entry->d_type != DT_UNKNOWN &&
-	       (begins_with(name, own->control) || begins_with(name, own->log) || is_serial);
+	       (is_named(name, own->control) || is_log(name, own->log) || is_serial);
 }
 
 static bool holds_own_files_only(const char *dir, const struct own_files *own)
