@@ -236,6 +236,16 @@ class Ctl(Base):
     def test_no_socket(self):
         self.expect(molt("ctl", self.path, "x"), 1, "", "there is none")
 
+    def test_impossible_paths(self):
+        """Least of all an abstract socket of NULs, which anybody may have."""
+        with socket.socket(socket.AF_UNIX) as stranger:
+            with contextlib.suppress(OSError):  # another run's
+                stranger.bind("\0" * 108)
+                stranger.listen()
+            for command in (["ctl", "--timeout", "5", "", "x"], ["update", ""], ["stats", "--timeout", "5", ""]):
+                self.expect(molt(*command), 1, "", "the control socket's path is empty")
+        self.expect(molt("ctl", "/" + "x" * 107, "x"), 1, "", "the path has 108 bytes")
+
     def test_stale_socket(self):
         with socket.socket(socket.AF_UNIX) as sock:
             sock.bind(self.path)

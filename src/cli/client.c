@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <molt/base/fd.h>
+#include <molt/base/unix_socket.h>
 #include <molt/control/control_path.h>
 
 #include "client.h"
@@ -329,9 +330,10 @@ int client_connect(struct client *c, const char *named, struct error *err)
 	c->fd = -1;
 	if (!path)
 		return -err->code;
-	if (strlen(path) >= sizeof(sun.sun_path))
-		return err_set(err, ENAMETOOLONG, "control socket '%s': the path is too long",
-			       path);
+	/* An empty one would be an abstract socket, and anybody's. */
+	r = unix_socket_check_path("control socket", path, err);
+	if (r < 0)
+		return r;
 	memcpy(sun.sun_path, path, strlen(path) + 1);
 	c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (c->fd < 0)
