@@ -89,6 +89,8 @@ static bool read_piece(struct chardev *cd)
 	n = get(cd, buf, want < sizeof(buf) ? want : sizeof(buf));
 	if (n == -EAGAIN)
 		return false;
+	if ((n == 0 || n == -EIO) && cd->kind->goes_on && cd->kind->goes_on(cd))
+		return false;
 	if (n == 0) {
 		chardev_end_input(cd);
 		return false;

@@ -58,6 +58,8 @@ struct chardev_kind {
 	void (*input_error)(struct chardev *cd, int error);
 	/* Asked before each read; where it says no, it has set in_held. */
 	bool (*may_read)(struct chardev *cd);
+	/* Asked where read(2) says that this is the end, or EIO: whether it is not, there is more. */
+	bool (*goes_on)(struct chardev *cd);
 	/* See chardev_job_control(); called also when the backend resumes. */
 	void (*job_control)(struct chardev *cd, bool stopping);
 	/* Looks through fresh input in place; returns how much of it is left for the device. */

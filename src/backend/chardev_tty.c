@@ -167,6 +167,20 @@ static bool tty_may_read(struct chardev *cd)
 	return !cd->in_held;
 }
 
+/*
+ * A terminal ends when it is hung up, and then it has no settings any more. Else another has set it
+ * and Ctrl-D came, or took it after we asked whose it is (EIO, since SIGTTIN is blocked).
+ */
+static bool tty_goes_on(struct chardev *cd)
+{
+	struct termios now;
+
+	if (!cd->raw || tcgetattr(cd->in_fd, &now) < 0)
+		return false;
+	look(cd);
+	return true;
+}
+
 /* Before anything else is done to it. */
 static int open_timer(struct chardev *cd, struct error *err)
 {
@@ -305,6 +319,7 @@ const struct chardev_kind chardev_tty = {
 	.input_error = tty_input_error,
 	.filter = tty_filter,
 	.may_read = tty_may_read,
+	.goes_on = tty_goes_on,
 	.job_control = tty_job_control,
 	.output_error = tty_output_error,
 	.filename = tty_filename,

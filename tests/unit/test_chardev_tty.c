@@ -361,6 +361,31 @@ static void a_terminal_that_goes_away_is_quiet(void **state)
 	assert_int_equal(log_count(s, "cannot write"), 1);
 }
 
+static void set_settings(const struct terminal *t, const struct termios *settings)
+{
+	assert_int_equal(tcsetattr(t->slave, TCSANOW, settings), 0);
+}
+
+/* Somebody who has it open, too, sets it: "stty sane </dev/pts/N". */
+static void ctrl_d_is_not_the_end_of_a_terminal(void **state)
+{
+	struct sink *s = *state;
+	struct terminal t;
+	struct termios now = { 0 };
+
+	make_terminal(s, &t);
+	set_settings(&t, &t.before);
+	type(&t, "\004");
+	assert_idle(s);
+	assert_int_equal(s->len, 0);
+	tcgetattr(t.slave, &now);
+	assert_int_equal(now.c_lflag & (ICANON | ECHO | ISIG), 0);
+	type(&t, "\004k");
+	assert_input(s, "\004k");
+	end_terminal(&t);
+	assert_idle(s);
+}
+
 static void a_stopped_terminal_blocks_nobody(void **state)
 {
 	static char text[300000];
@@ -413,11 +438,6 @@ static void end_shared(struct terminal *t)
 	kill(t->other, SIGKILL);
 	waitpid(t->other, NULL, 0);
 	end_terminal(t);
-}
-
-static void set_settings(const struct terminal *t, const struct termios *settings)
-{
-	assert_int_equal(tcsetattr(t->slave, TCSANOW, settings), 0);
 }
 
 static void assert_settings(const struct terminal *t, const struct termios *want)
@@ -495,6 +515,40 @@ static void a_foreground_that_is_lost_is_noticed_before_a_read(void **state)
 	wait_raw(s, &t, true);
 	assert_input(s, "x");
 	close_and_expect(s, &t, &others);
+}
+
+/* The shell takes it when we have asked whose it is, and have not read yet. */
+static pid_t taker;
+
+pid_t tcgetpgrp(int fd)
+{
+	pid_t group = 0, next = taker;
+
+	if (ioctl(fd, TIOCGPGRP, &group) < 0)
+		return -1;
+	taker = 0;
+	if (next)
+		ioctl(fd, TIOCSPGRP, &next);
+	return group;
+}
+
+static void a_foreground_that_is_lost_before_a_read_comes_back(void **state)
+{
+	struct sink *s = *state;
+	struct terminal t;
+
+	share_terminal(s, &t, true);
+	type(&t, "x");
+	taker = t.other;
+	assert_idle(s);
+	assert_int_equal(taker, 0);
+	assert_int_equal(s->len, 0);
+	assert_settings(&t, &t.before);
+	assert_int_equal(log_count(s, "no more input"), 0);
+	give_to(&t, getpgrp());
+	wait_raw(s, &t, true);
+	assert_input(s, "x");
+	close_and_expect(s, &t, &t.before);
 }
 
 static void it_is_right_while_stopped(void **state)
@@ -782,9 +836,11 @@ int main(void)
 		T(terminal_survives_an_update),
 		T(a_failed_update_leaves_the_terminal_raw),
 		T(a_terminal_that_goes_away_is_quiet),
+		T(ctrl_d_is_not_the_end_of_a_terminal),
 		T(a_stopped_terminal_blocks_nobody),
 		T(in_the_background_it_neither_reads_nor_sets),
 		T(a_foreground_that_is_lost_is_noticed_before_a_read),
+		T(a_foreground_that_is_lost_before_a_read_comes_back),
 		T(it_is_right_while_stopped),
 		T(what_was_set_while_stopped_comes_back),
 		T(its_own_raw_mode_is_not_taken_for_the_shells),
