@@ -105,6 +105,7 @@ struct control {
 	struct machine *machine; /* whose commands were added */
 	struct control_resize resizes[CONTROL_RESIZES_MAX];
 	struct loop_timer resize_timer;
+	struct loop_timer listen_timer; /* set while the listener is not polled */
 };
 
 /* listen.c: makes the socket; closes it, and removes its file if that is ours to remove. */

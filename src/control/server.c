@@ -31,6 +31,7 @@
 
 #include "internal.h"
 
+#define LISTEN_AGAIN_NS 100000000ull
 #define OVERFLOW_UID 65534 /* /proc/sys/kernel/overflowuid, where nobody has changed it */
 
 /*
@@ -118,15 +119,43 @@ static void refuse_full(int fd)
 
 /*
  * Out of descriptors: the connection would stay in the backlog and wake us for ever. The spare
- * descriptor makes room to take it and hang up.
+ * descriptor makes room to take it and hang up. False where that did not help.
  */
-static void refuse_no_descriptor(struct control *c)
+static bool refuse_no_descriptor(struct control *c)
 {
-	log_error("control: a client was refused: %s", strerror(errno));
+	int fd;
+
 	fd_close(&c->spare);
-	c->spare = accept4(c->fd, NULL, NULL, SOCK_CLOEXEC);
-	fd_close(&c->spare);
+	fd = accept4(c->fd, NULL, NULL, SOCK_CLOEXEC);
+	if (fd >= 0)
+		log_error("control: a client was refused: %s", strerror(EMFILE));
+	fd_close(&fd);
 	c->spare = fcntl(c->fd, F_DUPFD_CLOEXEC, 0);
+	return fd >= 0;
+}
+
+static void listen_on(void *opaque)
+{
+	struct control *c = opaque;
+	int r = loop_mod(&c->source, EPOLLIN);
+
+	if (r < 0)
+		log_error("control: the socket cannot be polled: %s", strerror(-r));
+}
+
+/*
+ * What the whole host has run out of (files, memory) no spare of ours makes room for: who connects
+ * waits in the backlog, and must not wake us meanwhile.
+ */
+static void accept_failed(struct control *c, int code)
+{
+	if (code == EAGAIN || code == EINTR || code == ECONNABORTED)
+		return;
+	if (code == EMFILE && refuse_no_descriptor(c))
+		return;
+	log_error("control: a client has to wait: %s", strerror(code));
+	loop_mod(&c->source, 0);
+	loop_timer_set(c->loop, &c->listen_timer, now_ns() + LISTEN_AGAIN_NS, listen_on, c);
 }
 
 static void accept_ready(void *opaque, uint32_t events)
@@ -140,10 +169,7 @@ static void accept_ready(void *opaque, uint32_t events)
 	control_reap(c);
 	fd = accept4(c->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	if (fd < 0) {
-		if (errno == EMFILE || errno == ENFILE)
-			refuse_no_descriptor(c);
-		else if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
-			log_error("control: accept: %s", strerror(errno));
+		accept_failed(c, errno);
 		return;
 	}
 	if (!peer_allowed(fd))
@@ -222,6 +248,7 @@ void control_destroy(struct control *c)
 	control_reap(c);
 	loop_timer_cancel(&c->held_timer);
 	loop_timer_cancel(&c->resize_timer);
+	loop_timer_cancel(&c->listen_timer);
 	loop_del(&c->source);
 	control_unlisten(c);
 	fd_close(&c->spare);
@@ -230,16 +257,12 @@ void control_destroy(struct control *c)
 
 void control_start(struct control *c)
 {
-	int r;
-
 	if (!c || c->started)
 		return;
 	c->started = true;
 	c->owner = true;
 	control_listen_again(c); /* a wrapper may have started this successor as a child */
-	r = loop_mod(&c->source, EPOLLIN);
-	if (r < 0)
-		log_error("control: the socket cannot be polled: %s", strerror(-r));
+	listen_on(c);
 	for (unsigned int i = 0; i < c->nclients; i++)
 		if (!c->clients[i]->dead)
 			control_client_start(c->clients[i]);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The control socket: its file, and who may connect. */
 #include "control_bench.h"
+#include "failing_accept.h"
 
 static int setup(void **state)
 {
@@ -211,6 +212,33 @@ static void test_out_of_descriptors(void **state)
 	close(fd);
 }
 
+/* No spare descriptor of ours helps then. Who connects waits, and the loop is not kept busy. */
+static void test_a_host_out_of_files_or_memory(void **state)
+{
+	static const int codes[] = { ENFILE, ENOMEM, ENOBUFS, EMFILE };
+	struct bench *b = *state;
+
+	log_set_level((enum log_level) - 1); /* the complaint is expected */
+	for (size_t i = 0; i < ARRAY_SIZE(codes); i++) {
+		int fd = bench_connect(b), patience = 10;
+		unsigned int before;
+		char line[1024];
+
+		fail_accept(codes[i]);
+		bench_pump(b);
+		before = accepts_failed();
+		assert_in_range(before, 1, 20);
+		while (accepts_failed() == before && patience--)
+			assert_int_equal(loop_turn(b->loop, 1000), 0);
+		assert_true(accepts_failed() > before);
+		fail_accept(0);
+		assert_true(bench_line(b, fd, line, sizeof(line)));
+		assert_non_null(strstr(line, "QMP"));
+		close(fd);
+	}
+	log_set_level(LOG_LEVEL_ERROR);
+}
+
 static void test_no_control_socket(void **state)
 {
 	struct error err = ERROR_INIT;
@@ -243,6 +271,7 @@ int main(void)
 		TEST(test_strangers_are_refused),
 		TEST(test_clients_see_who_serves),
 		TEST(test_out_of_descriptors),
+		TEST(test_a_host_out_of_files_or_memory),
 		TEST(test_no_control_socket),
 	};
 
