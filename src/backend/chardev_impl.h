@@ -90,6 +90,7 @@ struct chardev {
 	struct loop_source in_src;
 	struct loop_source out_src; /* only where out_fd is another than in_fd */
 	struct loop_source aux_src;
+	struct loop_timer accept_timer; /* socket: set when accept() has failed */
 	struct loop_wake wake;
 	struct loop_wake
 		full; /* nothing but that somebody waits: while it is served, see chardev_serve() */

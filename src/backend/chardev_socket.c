@@ -21,6 +21,7 @@
 #include "chardev_impl.h"
 
 #define BACKLOG 8
+#define ACCEPT_AGAIN_NS 100000000ull
 
 static void set_peer(struct chardev *cd, int fd)
 {
@@ -49,6 +50,18 @@ static void drop_peer(struct chardev *cd)
 	tell(cd, false);
 }
 
+static void accept_again(void *opaque);
+
+/* The descriptors or the memory that it lacks may be there soon, and nobody will tell. */
+static void accept_failed(struct chardev *cd, int code)
+{
+	if (code == EAGAIN || code == EINTR || code == ECONNABORTED)
+		return;
+	log_error("%s: cannot accept a connection on %s: %s", cd->name, cd->describe,
+		  strerror(code));
+	loop_timer_set(cd->loop, &cd->accept_timer, now_ns() + ACCEPT_AGAIN_NS, accept_again, cd);
+}
+
 static void on_listen(void *opaque, uint32_t events)
 {
 	struct chardev *cd = opaque;
@@ -56,9 +69,7 @@ static void on_listen(void *opaque, uint32_t events)
 
 	(void)events;
 	if (fd < 0) {
-		if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED)
-			log_error("%s: cannot accept a connection on %s: %s", cd->name,
-				  cd->describe, strerror(errno));
+		accept_failed(cd, errno);
 		return;
 	}
 	if (cd->in_fd >= 0)
@@ -70,16 +81,24 @@ static void on_listen(void *opaque, uint32_t events)
 	chardev_arm(cd);
 }
 
+static void accept_again(void *opaque)
+{
+	on_listen(opaque, 0);
+}
+
 /*
  * Edge-triggered: where accept() fails for want of descriptors, the same connection must not be
  * reported again and again.
  */
 static void socket_arm(struct chardev *cd)
 {
+	bool taken = cd->in_fd >= 0 && !cd->in_parked;
 	uint32_t events = cd->running ? EPOLLIN | EPOLLET : 0;
 	int rc;
 
-	if (cd->in_fd >= 0 && !cd->in_parked) {
+	if (taken || !cd->running)
+		loop_timer_cancel(&cd->accept_timer);
+	if (taken) {
 		loop_del(&cd->aux_src);
 		return;
 	}
@@ -137,6 +156,7 @@ static int socket_save_fds(const struct chardev *cd, struct fdtable *fds, struct
 
 static void socket_close(struct chardev *cd, bool undo)
 {
+	loop_timer_cancel(&cd->accept_timer);
 	cd->out_fd = -1;
 	fd_close(&cd->in_fd);
 	unix_socket_close(&cd->aux_fd, &cd->aux_id, undo);

@@ -14,6 +14,7 @@
 #include <molt/base/fd.h>
 
 #include "chardev_bench.h"
+#include "failing_accept.h"
 
 /* ---- socket ---- */
 
@@ -228,6 +229,26 @@ static void what_was_begun_is_finished_after_an_update(void **state)
 	close(fd);
 }
 
+static void a_peer_that_cannot_be_taken_waits(void **state)
+{
+	struct sink *s = *state;
+	int fd, patience = 10;
+
+	open_path(s, "socket");
+	fail_accept(EMFILE);
+	fd = dial(s->path);
+	assert_idle(s);
+	while (accepts_failed() < 3 && patience--)
+		assert_int_equal(loop_turn(s->loop, 1000), 0);
+	assert_true(accepts_failed() >= 3);
+	failed_update(s);
+	fail_accept(0);
+	put_text(s, "hello");
+	assert_read(s, fd, "hello");
+	assert_int_equal(s->connects, 1);
+	close(fd);
+}
+
 static void a_stale_socket_is_replaced(void **state)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
@@ -390,6 +411,7 @@ int main(void)
 		T(overflow_without_a_peer_keeps_the_end),
 		T(overflow_after_an_update_keeps_the_end),
 		T(what_was_begun_is_finished_after_an_update),
+		T(a_peer_that_cannot_be_taken_waits),
 		T(a_stale_socket_is_replaced),
 		T(what_is_in_use_is_not_replaced),
 		T(a_socket_of_another_stays),
