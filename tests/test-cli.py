@@ -784,6 +784,24 @@ class Values(Base):
         for args in ([], ["--name", ""]):
             self.expect(molt("run", "--user", "auto", *args), 2, "", "--name")
 
+    def test_devices_that_no_machine_can_have(self):
+        cases = [
+            (["--serial2", "tty"], "the terminal is COM1's"),
+            (["--serial", "null", "--serial2", "null", "--serial2", "null"], "at most 2"),
+            (["--disk", "d", "--machine", "1"], "needs machine version 2"),
+            (["--disk", "a,id=x", "--rng", "host,id=x"], "id 'x' is that of two devices"),
+            (["--disk", "a,id=serial"], "id 'serial' is that of two devices"),
+            (["--disk", "a,slot=3", "--disk", "b,slot=4", "--rng", "host,slot=3"], "slot 3 is that of two devices"),
+        ]
+        for args, words in cases:
+            self.expect(molt("run", *args, "--log-file", "log", cwd=self.dir), 2, "", words)
+        self.assertEqual(os.listdir(self.dir), [])
+
+    def test_paths_that_are_empty(self):
+        for option in ("kernel", "log-file"):
+            self.expect(molt("run", f"--{option}="), 2, "", f"--{option}: the file's path is empty")
+        self.expect(molt("run", "--kernel", "k", "--initramfs="), 2, "", "--initramfs: the file's path is empty")
+
     def test_nothing_is_made_before(self):
         self.expect(molt("run", "--log-file", "log", "--control", "control", "--serial",
                          "file=serial", "--memory", "3", cwd=self.dir), 2, "", "--memory")

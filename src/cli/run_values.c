@@ -33,25 +33,34 @@ int cli_parse_log_level(const struct cli_args *args, struct error *err)
 	return level;
 }
 
-static int check_machine(const struct cli_args *args, struct error *err)
+static int check_machine(const struct cli_args *args, struct machine_config *cfg, struct error *err)
 {
-	struct machine_config cfg = { 0 };
 	struct memory_arg memory = { 0 };
-	int r = cli_parse_machine(args, &cfg, &memory, err);
+	int r = cli_parse_machine(args, cfg, &memory, err);
 
 	if (r < 0)
 		return r;
-	r = memory_check_size(cfg.ram_size, err);
+	r = memory_check_size(cfg->ram_size, err);
 	/* Whether the host has such pages, and what its default is, only the host can tell. */
-	if (r == 0 && cfg.memory.hugepages > MEMORY_HUGE_DEFAULT &&
-	    cfg.ram_size % cfg.memory.hugepages)
+	if (r == 0 && cfg->memory.hugepages > MEMORY_HUGE_DEFAULT &&
+	    cfg->ram_size % cfg->memory.hugepages)
 		r = err_set(err, EINVAL,
 			    "guest RAM of %llu KiB is no multiple of the huge pages' "
 			    "size, %llu MiB",
-			    (unsigned long long)(cfg.ram_size >> 10),
-			    (unsigned long long)(cfg.memory.hugepages >> 20));
+			    (unsigned long long)(cfg->ram_size >> 10),
+			    (unsigned long long)(cfg->memory.hugepages >> 20));
 	err_prefix(err, "--memory");
 	return r;
+}
+
+static int check_files(const struct cli_args *args, struct error *err)
+{
+	static const char *const options[] = { "kernel", "initramfs", "log-file" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(options); i++)
+		if (cli_given(args, options[i]) && !*cli_value(args, options[i]))
+			return err_set(err, EINVAL, "--%s: the file's path is empty", options[i]);
+	return 0;
 }
 
 static int check_boot(const struct cli_args *args, struct error *err)
@@ -93,7 +102,18 @@ static int check_names(const struct cli_args *args, struct error *err)
 	return r;
 }
 
-static int check_devices(const struct cli_args *args, struct error *err)
+/* COM1 has it where nothing else is said. */
+static int check_terminal(const struct cli_args *args, struct error *err)
+{
+	const char *com1 = cli_value(args, "serial"), *com2 = cli_value(args, "serial2");
+
+	if (com2 && strcmp(com1, "tty") == 0 && strcmp(com2, "tty") == 0)
+		return err_set(err, EINVAL,
+			       "--serial2 tty: the terminal is COM1's; give that another --serial");
+	return 0;
+}
+
+static int check_devices(const struct cli_args *args, struct machine_config cfg, struct error *err)
 {
 	struct device_requests requests = { 0 };
 	int r = cli_device_requests(args, &requests, err);
@@ -104,22 +124,32 @@ static int check_devices(const struct cli_args *args, struct error *err)
 		r = device_option_check(req->more ? req->cls->more : req->cls->option, req->args,
 					err);
 	}
+	cfg.model = &machine_model;
+	cfg.devices = requests.list;
+	cfg.ndevices = requests.count;
+	if (r == 0)
+		r = machine_check_devices(&cfg, err);
 	free(requests.list);
 	return r;
 }
 
 int cli_check_run_values(const struct cli_args *args, struct error *err)
 {
+	struct machine_config cfg = { 0 };
 	struct sandbox_arg sandbox = { 0 };
 	int r = cli_parse_log_level(args, err);
 
-	r = r < 0 ? r : check_machine(args, err);
+	r = r < 0 ? r : check_machine(args, &cfg, err);
+	if (r == 0)
+		r = check_files(args, err);
 	if (r == 0)
 		r = check_boot(args, err);
 	if (r == 0)
 		r = check_names(args, err);
 	if (r == 0)
-		r = check_devices(args, err);
+		r = check_terminal(args, err);
+	if (r == 0)
+		r = check_devices(args, cfg, err);
 	if (r == 0)
 		r = cli_parse_sandbox(cli_value(args, "sandbox"), &sandbox, err);
 	cli_free_sandbox(&sandbox);

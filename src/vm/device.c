@@ -289,6 +289,46 @@ int devices_plan(struct machine *m, const struct machine_config *cfg, struct err
 	return cfg->stream ? plan_listed(m, cfg->stream, err) : plan_requested(m, cfg, err);
 }
 
+/* The machine gives each a place of its own where none is asked for. */
+static int check_slot(const struct device *dev, uint64_t *taken, struct error *err)
+{
+	const struct device_option *opt = option_of(dev->cls);
+	struct value_list list = { 0 };
+	const char *text;
+	uint64_t slot = 0;
+	int r;
+
+	if (!opt || !opt->keys || !dev->args)
+		return 0;
+	r = parse_list(opt, &list, dev->args, err);
+	text = r == 0 ? value_list_get(&list, "slot") : NULL;
+	if (text)
+		r = value_number("slot", text, 1, 63, &slot, err);
+	value_list_fini(&list);
+	if (r == 0 && slot && (*taken & 1ull << slot))
+		r = err_set(err, EINVAL, "slot %u is that of two devices", (unsigned int)slot);
+	*taken |= 1ull << slot;
+	return r;
+}
+
+int machine_check_devices(const struct machine_config *cfg, struct error *err)
+{
+	struct machine *m = calloc(1, sizeof(*m));
+	uint64_t slots = 0;
+	int r;
+
+	if (!m)
+		return err_set(err, ENOMEM, "no memory for a list of devices");
+	m->model = cfg->model;
+	m->machine_version = cfg->machine_version;
+	r = devices_plan(m, cfg, err);
+	for (unsigned int i = 0; i < m->nplanned && r == 0; i++)
+		r = check_slot(m->planned[i], &slots, err);
+	devices_destroy(m);
+	free(m);
+	return r;
+}
+
 uint32_t machine_peek_devices(struct stream *s, const struct device_class *cls)
 {
 	struct error err = ERROR_INIT;

@@ -371,6 +371,13 @@ int machine_describe(struct machine *m, struct stream_writer *w, struct fdtable 
 void machine_takeover_kinds(const struct machine_model *model, struct takeover_kinds *kinds);
 
 /*
+ * Whether a machine of the configuration's model and version can have the devices that it asks for,
+ * whatever the host is like: how many, which ids and which slots. Makes none. 0, -EINVAL, -ERANGE,
+ * -ENOSPC, -ENOMEM with the sentence.
+ */
+int machine_check_devices(const struct machine_config *cfg, struct error *err);
+
+/*
  * How many devices of a class a stream lists, of those that options make; see struct
  * device_request. For the check.
  */
