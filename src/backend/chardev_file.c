@@ -21,7 +21,7 @@ static int file_open(struct chardev *cd, const char *path, struct error *err)
 	cd->out_fd = open(path, flags, 0600);
 	if (cd->out_fd < 0)
 		return err_sys(err, errno, "cannot open %s for output%s", path,
-			       errno == ENXIO ? " (a fifo needs its reader first)" : "");
+			       fd_output_hint(path, errno));
 	snprintf(cd->describe, sizeof(cd->describe), "file %s", path);
 	return 0;
 }

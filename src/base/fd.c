@@ -19,6 +19,18 @@
 #define MFD_NOEXEC_SEAL 0x0008U
 #endif
 
+const char *fd_output_hint(const char *path, int code)
+{
+	int saved = errno;
+	struct stat st;
+	bool known = code == ENXIO && stat(path, &st) == 0;
+
+	errno = saved;
+	if (known && S_ISFIFO(st.st_mode))
+		return " (a fifo needs its reader first)";
+	return known && S_ISSOCK(st.st_mode) ? " (it is a socket)" : "";
+}
+
 void fd_close(int *fd)
 {
 	int saved = errno;

@@ -39,8 +39,7 @@ static int open_path(const char *path, struct error *err)
 	int fd = open(path, flags, 0600);
 
 	if (fd < 0)
-		return err_sys(err, errno, "--log-file %s%s", path,
-			       errno == ENXIO ? " (a fifo needs its reader first)" : "");
+		return err_sys(err, errno, "--log-file %s%s", path, fd_output_hint(path, errno));
 	return fd;
 }
 

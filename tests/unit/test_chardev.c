@@ -8,7 +8,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <molt/base/fd.h>
@@ -281,6 +283,19 @@ static void a_signal_ends_the_end(void **state)
 	close(fd);
 }
 
+static void a_socket_is_no_file(void **state)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	struct sink *s = *state;
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	strcpy(addr.sun_path, s->path);
+	assert_int_equal(bind(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	snprintf(s->spec, sizeof(s->spec), "file=%s", s->path);
+	assert_int_equal(open_fails(s, s->spec, "(it is a socket)"), -ENXIO);
+	close(fd);
+}
+
 static void fifo_gets_its_reader_back(void **state)
 {
 	struct sink *s = *state;
@@ -526,6 +541,7 @@ int main(void)
 		T(the_end_waits_for_a_reader_that_is_behind),
 		T(the_end_tells_what_is_lost),
 		T(a_signal_ends_the_end),
+		T(a_socket_is_no_file),
 		T(fifo_gets_its_reader_back),
 		T(file_goes_on_after_an_update),
 		T(quiesced_it_reads_nothing_and_accepts_nobody),

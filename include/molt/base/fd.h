@@ -34,6 +34,12 @@ void fd_close_inherited(void);
  */
 int fd_memfd(const char *name, unsigned int flags);
 
+/*
+ * Ends a sentence about a path that open(2) refused for output with that errno: what ENXIO means
+ * there, as " (...)", or "". errno stays.
+ */
+const char *fd_output_hint(const char *path, int code);
+
 /* Whether fd is ready for events (POLLIN, POLLOUT), or hung up, right now. */
 bool fd_ready(int fd, short events);
 
