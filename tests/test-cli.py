@@ -903,6 +903,11 @@ class State(Base):
         self.assertEqual(lines[1][:3], ["uart", "2", "v3"])
         self.assertEqual(lines[2], ["hint", "0", "v1", "0", "bytes", "ignorable"])
 
+    def test_no_file(self):
+        os.mkfifo(f"{self.dir}/fifo")
+        self.expect(molt("state", f"{self.dir}/fifo"), 1, "", "not a regular file")
+        self.expect(molt("state", self.dir), 1, "", "not a regular file")
+
     def test_damage_is_named(self):
         good = self.sample()
         self.expect(molt("state", self.write(good[:-1])), 1, "", "state:")

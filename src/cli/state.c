@@ -169,7 +169,8 @@ static void print_summary(const struct stream *s)
 
 static int print_file(const char *path, bool summary, struct error *err)
 {
-	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+	/* Non-blocking for a fifo, which is no stream, and not to be waited for either. */
+	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
 	_cleanup_free_ void *buf = NULL;
 	struct stream s;
 	size_t len;
