@@ -34,7 +34,9 @@ static const struct option_def run_options[] = {
 	  .help = "serve the control protocol at this path, or with name=NAME at "
 		  "/run/molt/NAME/control" },
 	{ .name = "api-socket", .alias_of = "control" },
-	{ .name = "name", .arg = "NAME", .help = "name of the machine, for query-name and the log" },
+	{ .name = "name",
+	  .arg = "NAME",
+	  .help = "name of the machine, for query-name and --user auto" },
 	{ .name = "log-level",
 	  .arg = "LEVEL",
 	  .help = "error, warn, info or debug",

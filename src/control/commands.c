@@ -69,7 +69,7 @@ static int run_query_name(void *opaque, const struct command_origin *origin, jso
 	UNUSED_ARGS(opaque, origin, args, result, err);
 	*result = json_object();
 	if (m->guest.name[0])
-		json_object_set_new(*result, "name", json_string(m->guest.name));
+		json_object_set_new(*result, "name", json_any_string(m->guest.name));
 	return 0;
 }
 

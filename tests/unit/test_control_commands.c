@@ -133,6 +133,8 @@ static void test_names(void **state)
 	ask(f, "query-name", "{\"return\": {}}");
 	strcpy(f->machine.guest.name, "web1");
 	ask(f, "query-name", "{\"return\": {\"name\": \"web1\"}}");
+	strcpy(f->machine.guest.name, "caf\351");
+	ask(f, "query-name", "{\"return\": {\"name\": \"caf?\"}}");
 	for (uint8_t i = 0; i < 16; i++)
 		f->machine.uuid[i] = (uint8_t)(i << 4 | i);
 	ask(f, "query-uuid", "{\"return\": {\"UUID\": \"00112233-4455-6677-8899-aabbccddeeff\"}}");
