@@ -733,6 +733,7 @@ class Values(Base):
         ("run", "rng"): ["", "x", "host,slot=0", "host,slot=32", "host,id=1", "host,x=1"],
         ("run", "disk"): ["", "readonly=on", "d,readonly=x", "d,queues=0", "d,queues=65",
                           "d,queue-size=3", "d,serial=" + 21 * "x", "d,ops=0", "d,ops=x", "d,bytes=1/0",
+                          "d,ops=1000000000000001", "d,bytes=910T", "d,bytes=1/1000000000000001",
                           "d,engine=x", "d,fd=2", "d,colour=x"],
         ("run", "vhost-user"): ["", "socket=s", "type=blk", "socket=s,type=fs",
                                 "socket=s,type=blk,queues=65", "socket=s,type=blk,queue-size=3",

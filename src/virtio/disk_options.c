@@ -151,11 +151,23 @@ void disk_options_set_limits(const struct disk_options *o, struct io_board *boar
 					   o->limits[i].burst, now_ns());
 }
 
+/* Here and not in the parser: an update takes over a disk that was started with more. */
+static int check_limits(const struct disk_options *o, struct error *err)
+{
+	for (int i = 0; i < IO_BOARD_LIMITS; i++)
+		if (o->limits[i].rate > BLOCK_LIMIT_MAX || o->limits[i].burst > BLOCK_LIMIT_MAX)
+			return err_set(err, ERANGE, WHAT " %s: a limit is at most %llu",
+				       i == IO_BOARD_OPS ? "ops" : "bytes", BLOCK_LIMIT_MAX);
+	return 0;
+}
+
 static int check(const char *text, const struct value_list *list, struct error *err)
 {
 	struct disk_options o;
 	int r = disk_options_parse(&o, list, err);
 
+	if (r == 0)
+		r = check_limits(&o, err);
 	(void)text;
 	disk_options_fini(&o);
 	return r;
