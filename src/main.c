@@ -53,8 +53,9 @@ static int unknown_subcommand(const char *name)
 	const char *names[ARRAY_SIZE(subcommands) + 1];
 	const char *nearest;
 
-	for (size_t i = 0; i < ARRAY_SIZE(subcommands); i++)
-		names[i] = subcommands[i].command->name;
+	for (size_t i = 0; i < ARRAY_SIZE(subcommands); i++) /* `molt io` is not for people */
+		names[i] = subcommands[i].command == &io_command ? NULL
+								 : subcommands[i].command->name;
 	names[ARRAY_SIZE(subcommands)] = "help";
 	nearest = nearest_word(name, names, ARRAY_SIZE(names));
 	fprintf(stderr, "molt: unknown command '%s'", name);
@@ -62,7 +63,8 @@ static int unknown_subcommand(const char *name)
 		fprintf(stderr, "; did you mean '%s'?", nearest);
 	fprintf(stderr, "\ncommands:");
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
-		fprintf(stderr, " %s", names[i]);
+		if (names[i])
+			fprintf(stderr, " %s", names[i]);
 	fprintf(stderr, "\ntry 'molt --help'\n");
 	return EXIT_USAGE;
 }

@@ -927,7 +927,8 @@ class Main(Base):
 
     def test_unknown_command(self):
         self.expect(molt("updaet"), 2, "", "did you mean 'update'?")
-        self.expect(molt("xyzzy"), 2, "", "commands: run update ctl stats state version io help")
+        self.expect(molt("xyzzy"), 2, "", "commands: run update ctl stats state version help")
+        self.expect(molt("foo"), 2, "", "unknown command 'foo'\n")
         self.expect(molt("help", "xyzzy"), 2, "", "unknown command 'xyzzy'")
 
     def test_unknown_option(self):
