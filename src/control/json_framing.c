@@ -16,14 +16,9 @@
 
 #include <molt/control/json_framing.h>
 
-static bool is_space(unsigned char ch)
-{
-	return ch == ' ' || ch == '\t' || ch == '\r' || ch == '\n';
-}
-
 static bool is_forbidden(const struct json_framer *f, unsigned char ch)
 {
-	return ch >= 0xfe || (ch < 0x20 && (f->quote || !is_space(ch)));
+	return ch >= 0xfe || (ch < 0x20 && (f->quote || !json_framing_space((char)ch)));
 }
 
 static void restart(struct json_framer *f)
@@ -94,7 +89,7 @@ static enum json_frame scan_structure(struct json_framer *f, char ch)
 
 static bool ends_bare(char ch)
 {
-	return is_space((unsigned char)ch) || strchr("{}[]\"'", ch);
+	return json_framing_space(ch) || strchr("{}[]\"'", ch);
 }
 
 enum json_frame json_framer_scan(struct json_framer *f, const char *buf, size_t len, size_t *start,
@@ -115,7 +110,7 @@ enum json_frame json_framer_scan(struct json_framer *f, const char *buf, size_t 
 		if (f->quote) {
 			if (json_framer_string(f, ch) && f->depth == 0)
 				what = JSON_FRAME_MESSAGE;
-		} else if (!is_space((unsigned char)ch)) {
+		} else if (!json_framing_space(ch)) {
 			what = scan_structure(f, ch);
 		} else if (f->depth == 0) {
 			f->start = f->pos;

@@ -121,16 +121,11 @@ bool json_text_is_value(const char *text, size_t len)
 	return value;
 }
 
-static bool is_space(char ch)
-{
-	return ch == ' ' || ch == '\t' || ch == '\r' || ch == '\n';
-}
-
 static struct span trim(char *from, char *to)
 {
-	while (from < to && is_space(*from))
+	while (from < to && json_framing_space(*from))
 		from++;
-	while (to > from && is_space(to[-1]))
+	while (to > from && json_framing_space(to[-1]))
 		to--;
 	return (struct span){ .text = from, .len = (size_t)(to - from) };
 }
@@ -229,7 +224,7 @@ char *json_message_id(const char *text, size_t len)
 	char *copy = id.text ? strndup(id.text, id.len) : NULL;
 
 	for (char *p = copy; p && *p; p++)
-		if (is_space(*p))
+		if (json_framing_space(*p))
 			*p = ' ';
 	return copy;
 }

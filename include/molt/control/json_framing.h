@@ -13,6 +13,12 @@
 
 #define JSON_FRAMING_MAX_DEPTH 64 /* nested arrays and objects: one bit each in `kinds` */
 
+/* RFC 8259, section 2: what may be between a message's parts. */
+static inline bool json_framing_space(char ch)
+{
+	return ch == ' ' || ch == '\t' || ch == '\r' || ch == '\n';
+}
+
 /* All zeroes is the state at the beginning of a stream. */
 struct json_framer {
 	size_t pos;         /* bytes of the caller's buffer that were looked at */
