@@ -202,3 +202,16 @@ const char *value_list_get(const struct value_list *list, const char *key)
 			return list->pairs[i].value;
 	return NULL;
 }
+
+int value_list_on_off(const struct value_list *list, const char *what, const char *key, bool *value,
+		      struct error *err)
+{
+	const char *text = value_list_get(list, key);
+
+	if (!text)
+		return 0;
+	*value = strcmp(text, "on") == 0;
+	if (!*value && strcmp(text, "off") != 0)
+		return err_set(err, EINVAL, "%s %s=%s: it must be on or off", what, key, text);
+	return 0;
+}

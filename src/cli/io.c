@@ -59,17 +59,6 @@ static int descriptor(const struct value_list *l, const char *key, int *fd, stru
 	return r;
 }
 
-static int on_off(const struct value_list *l, const char *key, bool def, bool *value,
-		  struct error *err)
-{
-	const char *text = value_list_get(l, key);
-
-	*value = text ? strcmp(text, "on") == 0 : def;
-	if (text && !*value && strcmp(text, "off") != 0)
-		return err_set(err, EINVAL, "--disk: %s=%s: on or off", key, text);
-	return 0;
-}
-
 static int parse_rings(struct io_disk_options *d, const char *text, struct error *err)
 {
 	d->nrings = 0;
@@ -116,14 +105,15 @@ static int parse_disk(struct io_disk_options *d, struct value_list *l, const cha
 {
 	int r = value_list_parse(l, "--disk", text, keys, err);
 
+	d->discard = true;
 	if (r == 0)
 		r = parse_numbers(d, l, err);
 	if (r == 0)
 		r = parse_rings(d, value_list_get(l, "rings"), err);
 	if (r == 0)
-		r = on_off(l, "readonly", false, &d->readonly, err);
+		r = value_list_on_off(l, "--disk", "readonly", &d->readonly, err);
 	if (r == 0)
-		r = on_off(l, "discard", true, &d->discard, err);
+		r = value_list_on_off(l, "--disk", "discard", &d->discard, err);
 	if (r < 0)
 		return r;
 	d->id = value_list_get(l, "id");

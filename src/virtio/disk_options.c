@@ -17,18 +17,6 @@ static const char *const keys[] = {
 	"serial", "ops", "bytes",    "engine", "slot",    NULL,
 };
 
-static int on_off(const struct value_list *list, const char *key, bool *value, struct error *err)
-{
-	const char *text = value_list_get(list, key);
-
-	if (!text)
-		return 0;
-	*value = strcmp(text, "on") == 0;
-	if (!*value && strcmp(text, "off") != 0)
-		return err_set(err, EINVAL, WHAT " %s=%s: it must be on or off", key, text);
-	return 0;
-}
-
 static int number(const struct value_list *list, const char *key, const char *what, uint64_t min,
 		  uint64_t max, uint64_t *value, struct error *err)
 {
@@ -122,11 +110,11 @@ int disk_options_parse(struct disk_options *o, const struct value_list *list, st
 	*o = (struct disk_options){ .fd = -1, .discard = true };
 	r = parse_place(o, list, err);
 	if (r == 0)
-		r = on_off(list, "readonly", &o->readonly, err);
+		r = value_list_on_off(list, WHAT, "readonly", &o->readonly, err);
 	if (r == 0)
-		r = on_off(list, "direct", &o->direct, err);
+		r = value_list_on_off(list, WHAT, "direct", &o->direct, err);
 	if (r == 0)
-		r = on_off(list, "discard", &o->discard, err);
+		r = value_list_on_off(list, WHAT, "discard", &o->discard, err);
 	if (r == 0)
 		r = parse_queues(o, list, err);
 	if (r == 0)

@@ -3,6 +3,7 @@
 #ifndef MOLT_BASE_VALUES_H
 #define MOLT_BASE_VALUES_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -53,5 +54,9 @@ void value_list_fini(struct value_list *list);
 
 /* The value of a key, or NULL. */
 const char *value_list_get(const struct value_list *list, const char *key);
+
+/* The value of a key that is on or off; without the key it stays as it is. -EINVAL. */
+int value_list_on_off(const struct value_list *list, const char *what, const char *key, bool *value,
+		      struct error *err);
 
 #endif
