@@ -15,7 +15,6 @@
 #define VEC_QUEUE 0x60
 
 #define F_BLK_RO (1ull << 5)
-#define F_BLK_FLUSH (1ull << 9)
 #define F_BLK_DISCARD (1ull << 13)
 #define F_BLK_ZEROES (1ull << 14)
 

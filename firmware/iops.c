@@ -309,7 +309,8 @@ static void find_disk(void)
 
 static void set_up(unsigned int n, unsigned int size)
 {
-	uint64_t wanted = F_VERSION_1 | F_INDIRECT | F_EVENT_IDX;
+	/* With FLUSH, as any system's driver: without it a VMM makes each write stable. */
+	uint64_t wanted = F_VERSION_1 | F_INDIRECT | F_EVENT_IDX | F_BLK_FLUSH;
 
 	pci_init();
 	find_disk();

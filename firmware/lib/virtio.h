@@ -14,6 +14,7 @@
 #define VIRTIO_DEVICE(type) (0x1040 + (type))
 
 /* Feature bits */
+#define F_BLK_FLUSH (1ull << 9)
 #define F_INDIRECT (1ull << 28)
 #define F_EVENT_IDX (1ull << 29)
 #define F_VERSION_1 (1ull << 32)
