@@ -223,8 +223,9 @@ int stand_in_link_switch(struct stand_in_link *link, void (*stops)(void *opaque)
 
 /*
  * What it saved cannot be loaded: the guest runs on there, until something else happens. Returns
- * when it does, or the stand-in has taken it back or has ended: whoever comes next in this process
- * must not find the guest to be had, for all he has is the state of the hand-off.
+ * when it does, or the stand-in has taken it back or has ended, or the deadline is over: whoever
+ * comes next in this process must not find the guest to be had, for all he has is the state of the
+ * hand-off.
  */
 void stand_in_link_refuse(struct stand_in_link *link);
 

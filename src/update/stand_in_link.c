@@ -111,7 +111,8 @@ void stand_in_link_refuse(struct stand_in_link *link)
 	atomic_store(&page->turn, TURN_REFUSED);
 	wake_stand_in(link);
 	while (atomic_load(&page->turn) == TURN_REFUSED &&
-	       atomic_load(&page->owner) != OWNER_TAKEN_BACK && !has_ended(link))
+	       atomic_load(&page->owner) != OWNER_TAKEN_BACK && !has_ended(link) &&
+	       stand_in_link_left_ns(link) > 0)
 		wait_on(&page->turn, TURN_REFUSED);
 }
 

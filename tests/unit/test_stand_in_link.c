@@ -10,6 +10,8 @@
 
 #include <cmocka.h>
 
+#include <molt/base/fd.h>
+
 #include "../../src/update/stand_in_impl.h"
 
 #define LATE_US 120000 /* longer than one look */
@@ -30,6 +32,8 @@ static int setup(void **state)
 	f.link.child = CHILD_NONE;
 	f.link.wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	assert_true(f.link.wake_fd >= 0);
+	f.page.deadline_ms = 30000;
+	atomic_store(&f.page.armed, now_ns());
 	atomic_store(&f.page.owner, OWNER_UNDECIDED);
 	atomic_store(&f.page.turn, TURN_SAVED);
 	*state = &f;
@@ -98,11 +102,23 @@ static void test_refused_too_late(void **state)
 	assert_int_equal(stand_in_link_commit(&f->link, &err), -ECANCELED);
 }
 
+/* A stand-in that nobody can see end does not keep its successor for ever. */
+static void test_refused_and_nobody_there(void **state)
+{
+	struct fixture *f = *state;
+
+	f->page.deadline_ms = 100;
+	stand_in_link_refuse(&f->link);
+	assert_int_equal(atomic_load(&f->page.turn), TURN_REFUSED);
+	assert_int_equal(stand_in_link_left_ns(&f->link), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_refused_guest_cannot_be_had, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_refused_too_late, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_refused_and_nobody_there, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
