@@ -66,6 +66,7 @@ static struct {
 	size_t piece_done;
 	uint64_t piece_tells; /* it is about so many lost lines; else 0 */
 	bool failed;          /* the last write: what is lost is told when one succeeds */
+	uint64_t at_rest;     /* log_unwritten() when log_rest() was done */
 } state = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 const char *log_level_name(enum log_level level)
@@ -363,6 +364,20 @@ void log_rest(void)
 	 */
 	if (writer_wait(&writer, 0))
 		writer_rest(&writer, LOG_DRAIN_MS);
+	state.at_rest = log_unwritten();
+}
+
+uint64_t log_unwritten_at_rest(void)
+{
+	return state.at_rest;
+}
+
+void log_write_since_rest(unsigned int ms)
+{
+	if (log_unwritten() <= state.at_rest)
+		return;
+	log_revive();
+	log_stop(ms);
 }
 
 /* What was suppressed is told now or never. */

@@ -139,9 +139,8 @@ struct hand_over {
 	/* Set while devices are not at rest: when they are asked next. */
 	struct loop_timer rest;
 	uint64_t rest_since_ns;
-	bool parked;        /* the vCPUs, which ran before */
-	uint64_t log_lines; /* that waited at the hand-off: the successor knows of them */
-	bool handed_over;   /* the guest is the stand-in's */
+	bool parked;      /* the vCPUs, which ran before */
+	bool handed_over; /* the guest is the stand-in's */
 };
 
 #define HAND_OVER_NONE \

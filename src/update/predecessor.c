@@ -326,7 +326,6 @@ int step_hand_off(struct update *u, struct error *err)
 	(void)err;
 	if (h->stops_guest)
 		return 0;
-	h->log_lines = log_unwritten();
 	machine_hand_over(m);
 	stand_in_hand_over(&h->stand_in);
 	h->handed_over = true;

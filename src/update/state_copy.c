@@ -106,15 +106,6 @@ static int merge(struct hand_over *h, const void *handed, size_t len, struct err
 	return r;
 }
 
-/* What was logged here, of which the successor knows nothing: no thread was there to write it. */
-static void write_log(const struct hand_over *h)
-{
-	if (!h->handed_over || log_unwritten() <= h->log_lines)
-		return;
-	log_revive();
-	log_stop(LOG_END_MS);
-}
-
 void update_committed(void *opaque)
 {
 	struct error err = ERROR_INIT;
@@ -124,7 +115,7 @@ void update_committed(void *opaque)
 	const void *data;
 	size_t len;
 
-	write_log(h);
+	log_write_since_rest(LOG_END_MS);
 	if (fd < 0)
 		return;
 	data = map_state(h->state_fd, &len, &err);

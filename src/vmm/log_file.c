@@ -79,7 +79,7 @@ int log_file_open(struct log_file *f, const char *path, enum log_level level, st
 int log_file_save(const struct log_file *f, struct stream_writer *w, struct fdtable *fds,
 		  struct error *err)
 {
-	struct log_file now = { .lost = log_unwritten() };
+	struct log_file now = { .lost = log_unwritten_at_rest() };
 
 	strcpy(now.path, f->path);
 	vmstate_save(w, &log_vmstate, 0, &now);

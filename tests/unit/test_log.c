@@ -254,6 +254,28 @@ static void the_predecessors_losses_are_told(void **state)
 	close(fd);
 }
 
+/* As in a stand-in whose successor knows of what was there before. */
+static void lines_since_the_rest_are_written(void **state)
+{
+	int fd = memfd_create("log", MFD_CLOEXEC);
+	char text[4096] = "";
+
+	(void)state;
+	start(fd);
+	log_rest();
+	log_write_since_rest(5000);
+	assert_int_equal(pread(fd, text, sizeof(text) - 1, 0), 0);
+	log_info("since");
+	assert_int_equal(log_unwritten_at_rest(), 0);
+	assert_int_equal(log_unwritten(), 1);
+	assert_int_equal(pread(fd, text, sizeof(text) - 1, 0), 0);
+	log_write_since_rest(5000);
+	assert_true(pread(fd, text, sizeof(text) - 1, 0) > 0);
+	assert_int_equal(count(text, "since"), 1);
+	assert_int_equal(log_unwritten(), 0);
+	close(fd);
+}
+
 static void lines_are_cut_and_stay_lines(void **state)
 {
 	int fd = memfd_create("log", MFD_CLOEXEC);
@@ -350,6 +372,7 @@ int main(void)
 		cmocka_unit_test_teardown(a_line_waits_for_room, teardown),
 		cmocka_unit_test_teardown(what_a_full_disk_lost_is_told, teardown),
 		cmocka_unit_test_teardown(the_predecessors_losses_are_told, teardown),
+		cmocka_unit_test_teardown(lines_since_the_rest_are_written, teardown),
 		cmocka_unit_test_teardown(a_file_that_hangs_is_in_the_way_of_an_exec, teardown),
 		cmocka_unit_test_teardown(lines_are_cut_and_stay_lines, teardown),
 		cmocka_unit_test_teardown(threads_do_not_mix_lines, teardown),

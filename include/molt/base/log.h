@@ -87,10 +87,18 @@ void log_rest(void);
  */
 void log_stop(unsigned int ms);
 
+/*
+ * Of the lines that wait those that did at log_rest(), or were lost by then, are a successor's to
+ * tell of; what was logged since is written by who still has this memory when the other has gone
+ * on without it, waiting for that as log_stop(). It logs nothing afterwards.
+ */
+uint64_t log_unwritten_at_rest(void);
+void log_write_since_rest(unsigned int ms);
+
 /* First of all in the stand-in, which has the lines but not the thread; it makes a new one. */
 void log_revive(void);
 
-/* Lines that were lost or are still waiting, for a successor; and the predecessor's, to be told. */
+/* Lines that were lost or are still waiting; and the predecessor's, to be told. */
 uint64_t log_unwritten(void);
 void log_add_lost(uint64_t lines);
 
