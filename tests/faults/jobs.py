@@ -35,7 +35,7 @@ class Jobs:
         self.lock = threading.Lock()
 
     def one(self, walker, job):
-        """A trial. If it raises anything, its guest is not to be trusted any more."""
+        """A trial, with a guest started if there is none. If it raises anything, that is not to be trusted any more."""
         raise NotImplementedError
 
     def name(self, job):
@@ -49,8 +49,6 @@ class Jobs:
             except queue.Empty:
                 break
             try:
-                if not walker.vm:
-                    walker.start()
                 self.one(walker, job)
             except Exception as why:  # noqa: BLE001
                 self.note_lost(walker, job, why)
