@@ -200,7 +200,8 @@ def check_parts(root):
 def check_files(root):
     """Each file of a room is named in the table, `pit*` for all that begin so, and none that is not there."""
     text = (root / "docs/architecture.md").read_text()
-    rows = dict(re.findall(r"^\| (\w+) \| ([^|]*) \|", text.partition("\n| room | files |")[2].partition("\n\n")[0], re.M))
+    table = text.partition("\n| room | files |")[2].partition("\n\n")[0]
+    rows = dict(re.findall(r"^\| (\w+) \| ([^|]*) \|", table, re.M))
     for room in sorted({path.parent for path in (root / "src").glob("*/*.c")}):
         files = {path.stem for path in room.glob("*.c")}
         names = re.findall(r"`([\w*]+)`", rows.get(room.name, ""))
