@@ -277,6 +277,20 @@ struct stream_section *stream_find(struct stream *s, const char *name, uint32_t 
 	return sec;
 }
 
+bool stream_is_gone(struct stream *newer, const struct stream_section *sec)
+{
+	char owner[sizeof(sec->name)];
+	char *slash;
+
+	memcpy(owner, sec->name, sizeof(owner));
+	slash = strchr(owner, '/');
+	if (!slash)
+		return false;
+	*slash = '\0';
+	return stream_find(newer, owner, sec->instance) &&
+	       !stream_find(newer, sec->name, sec->instance);
+}
+
 int stream_check_claimed(const struct stream *s, struct error *err)
 {
 	char names[512] = "";

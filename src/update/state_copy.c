@@ -11,7 +11,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -60,21 +59,6 @@ static int write_given(int fd, const void *data, size_t len, struct error *err)
 	return r < 0 ? err_sys(err, -r, "as a descriptor") : 0;
 }
 
-/* A subsection whose section is there anew without it. */
-static bool is_gone(struct stream *last, const struct stream_section *sec)
-{
-	char owner[sizeof(sec->name)];
-	char *slash;
-
-	memcpy(owner, sec->name, sizeof(owner));
-	slash = strchr(owner, '/');
-	if (!slash)
-		return false;
-	*slash = '\0';
-	return stream_find(last, owner, sec->instance) &&
-	       !stream_find(last, sec->name, sec->instance);
-}
-
 /*
  * What the successor loaded: the final state, and what it left out because nothing had happened to
  * it, as it was at the hand-off. w is the update's own, whose memory nobody needs any more.
@@ -93,7 +77,7 @@ static int merge(struct hand_over *h, const void *handed, size_t len, struct err
 		const struct stream_section *sec = &first.sections[i], *now;
 
 		now = stream_find(&last, sec->name, sec->instance);
-		if (!is_gone(&last, sec))
+		if (!stream_is_gone(&last, sec))
 			stream_copy_section(w, now ? now : sec);
 	}
 	for (size_t i = 0; i < last.nsections && r == 0; i++)

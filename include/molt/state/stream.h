@@ -132,6 +132,9 @@ void stream_copy_section(struct stream_writer *w, const struct stream_section *s
 /* The section of that name and instance, or NULL. Does not claim it. */
 struct stream_section *stream_find(struct stream *s, const char *name, uint32_t instance);
 
+/* Whether an older stream's section is a subsection of one that the newer has without it. */
+bool stream_is_gone(struct stream *newer, const struct stream_section *sec);
+
 /*
  * Steps through the fields of a section: *pos starts at 0; returns 1 with a field, 0 at the end,
  * -EBADMSG on a malformed field (never after stream_parse() was happy with it).
