@@ -43,10 +43,8 @@
 
 static const struct sandbox_dir nowhere[] = { { 0 } };
 
-/* The status that the child ended with. */
-static int in_child(void (*run)(void))
+static pid_t start_child(void (*run)(void))
 {
-	int status;
 	pid_t pid = fork();
 
 	if (pid == 0) {
@@ -54,6 +52,15 @@ static int in_child(void (*run)(void))
 		_exit(0);
 	}
 	assert_true(pid > 0);
+	return pid;
+}
+
+/* The status that the child ended with. */
+static int in_child(void (*run)(void))
+{
+	int status;
+	pid_t pid = start_child(run);
+
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	return status;
 }
@@ -290,13 +297,8 @@ static void wait_for_nap(pid_t pid)
 static int stop_and_continue(void (*run)(void), bool *caught)
 {
 	int status;
-	pid_t pid = fork();
+	pid_t pid = start_child(run);
 
-	if (pid == 0) {
-		run();
-		_exit(0);
-	}
-	assert_true(pid > 0);
 	wait_for_nap(pid);
 	kill(pid, SIGSTOP);
 	assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
