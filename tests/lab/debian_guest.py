@@ -21,8 +21,6 @@ import moltvm  # noqa: E402 -- found by stock_guest's path
 
 # To the login on emulated CPUs: 40 seconds on an idle machine.
 BOOT_LIMIT = 300
-PLANTED = "stock-disk: planted"
-SLOW_INTERRUPT = re.compile(r"^\[[ .0-9]+\] hrtimer: interrupt took \d+ ns$")
 
 # Each pass writes every block of the file once, in a random order, and reads it back as it goes along.
 FIO = """#!/bin/sh
@@ -134,21 +132,6 @@ class DebianGuest(StockGuest):
         """The next row whose commit is acknowledged."""
         pattern = re.compile(rb"ack=(\d+)\.")
         return int(pattern.search(self.shell.wait_for(pattern, timeout).encode()).group(1))
-
-    # ---- the kernel's log ----
-
-    def plant_kernel_line(self):
-        """The number of lines in the kernel's log; one more is put behind them, for kernel_lines_since() to find."""
-        lines = int(self.must("dmesg | wc -l"))
-        self.must("echo '<6>%s' >/dev/kmsg" % PLANTED)
-        return lines
-
-    def kernel_lines_since(self, before):
-        """What the kernel has said since; a timer interrupt that took long says only that emulation is slow."""
-        lines = self.shell.run("dmesg | tail -n +%d" % (before + 1), 90, kernel_lines=True)[0].splitlines()
-        if PLANTED not in "".join(lines[:1]):
-            raise AssertionError("the planted line is not seen in the kernel's log: %s" % lines[:1])
-        return [line for line in lines[1:] if not SLOW_INTERRUPT.search(line)]
 
     # ---- processes on the host ----
 

@@ -10,6 +10,7 @@ sys.path[:0] = [HERE, os.path.join(HERE, "..", "lib")]
 import lab
 import report
 import stalled
+import stock_guest
 from moltvm import run_cases
 
 MIB = 1 << 20
@@ -60,6 +61,13 @@ CONSOLES = (
     ("[  437.8] rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:\n", "rcu: INFO: rcu_preempt detected stalls on "
      "CPUs/tasks:"),
 )
+
+
+def test_a_slow_timer_interrupt_is_no_news():
+    slow = "[   25.976882] hrtimer: interrupt took %d ns"
+    news = ["[   26.000000] rcu: INFO: rcu_sched self-detected stall on CPU", slow % 1_000_000_000,
+            "[   27.000000] clocksource: timekeeping watchdog on CPU0: %s" % slow % 9]
+    assert stock_guest.kernel_news(news[:1] + [slow % 9_325_929] + news[1:]) == news
 
 
 def test_the_end_of_the_nested_host_is_found():
