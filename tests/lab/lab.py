@@ -25,6 +25,7 @@ import threading
 import time
 
 import cpio
+import emulator
 import fetch
 import modules
 
@@ -40,6 +41,8 @@ BOOT_LIMIT = 150
 # instructions, those five may be a minute and a half.
 SILENCE_LIMIT = 90
 SILENCE_LIMIT_ICOUNT = 900
+# The part of them after which it is looked at what the CPU does, and the CPU is given a push.
+PUSH_AFTER = 1 / 6
 
 HOST_MODULES = ["virtio_pci", "virtio_console", "virtio_rng", "9pnet_virtio", "9p", "tun", "kvm_amd"]
 
@@ -137,6 +140,7 @@ def qemu_arguments(manifest, args, work):
         "-device", "virtserialport,chardev=control,name=lab.control",
         "-device", "virtserialport,chardev=output,name=lab.output",
         "-device", "virtio-rng-pci",
+        *emulator.arguments(work),
         "-virtfs", f"{share},readonly=on,path=/,mount_tag=root",
     ]
     if args.rw:
@@ -177,7 +181,7 @@ def watch(qemu, args, work, times):
     """Wait for the end of QEMU; give up on a boot, or on a command, that takes too long, and on a host that is silent."""
     started = alive = time.monotonic()
     silence = SILENCE_LIMIT_ICOUNT if args.icount else SILENCE_LIMIT
-    booted = None
+    booted = pushed = None
     said = 0
     while qemu.poll() is None:
         time.sleep(0.05)
@@ -191,6 +195,9 @@ def watch(qemu, args, work, times):
             raise BootFailed(f"no boot within {BOOT_LIMIT} seconds")
         if booted is not None and args.timeout and now - booted > args.timeout:
             raise TimeoutError
+        if booted is not None and now - alive > silence * PUSH_AFTER and pushed != alive:
+            pushed = alive
+            emulator.push(work, now - alive)
         if booted is not None and now - alive > silence:
             raise HostBroken(why_broken(work) or f"the nested host gave no sign of life for {silence} seconds")
     times["all"] = time.monotonic() - started
@@ -211,6 +218,8 @@ def attempt(manifest, args, work):
         qemu.kill()
         qemu.wait()
         copier.join(10)
+    if os.path.exists(os.path.join(work, "monitor.log")) and qemu.returncode == 0:
+        print(f"lab: the nested host was silent for a while; logs: {keep_logs(work)}", file=sys.stderr, flush=True)
     lines = control_lines(work)
     if "booted" not in lines:
         raise BootFailed(f"QEMU ended (status {qemu.returncode}) before the command started")
@@ -236,9 +245,9 @@ def why_broken(work):
 
 
 def keep_logs(work):
-    """Both logs to a place that outlives this run."""
+    """The logs to a place that outlives this run."""
     kept = tempfile.mkdtemp(prefix="molt-lab-failed-")
-    for name in ("console.log", "qemu.log"):
+    for name in ("console.log", "qemu.log", "monitor.log"):
         if os.path.exists(os.path.join(work, name)):
             shutil.copy(os.path.join(work, name), kept)
     return kept

@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """What is taken for the emulated CPU's fault, and what is not: no lab is run here."""
+import json
 import os
+import socket
 import sys
 import tempfile
+import threading
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [HERE, os.path.join(HERE, "..", "lib")]
+import emulator
 import lab
 import report
 import stalled
@@ -103,11 +107,39 @@ def test_a_silent_nested_host_is_given_up():
                 assert "no sign of life" in str(why), why
             else:
                 raise AssertionError("it was not given up")
+            with open(os.path.join(work, "monitor.log"), encoding="utf-8") as f:
+                looked = f.read()
+            assert looked.count("silent for 0 seconds") == 1 and "does not answer" in looked, looked
             times = {}
             lab.watch(Emulator(None, None, 0), args, work, times)   # one that ends in time is not
             assert "all" in times
     finally:
         lab.SILENCE_LIMIT = limit
+
+
+def test_the_emulated_cpu_is_looked_at_and_pushed():
+    asked = []
+
+    def monitor(listener):
+        with listener.accept()[0] as peer, peer.makefile("rw") as f:
+            print('{"QMP": {}}', file=f, flush=True)
+            for line in f:
+                request = json.loads(line)
+                asked.append(request.get("arguments", {}).get("command-line") or request["execute"])
+                print('{"event": "STOP"}\n{"return": "RIP=%d"}' % len(asked), file=f, flush=True)
+
+    with tempfile.TemporaryDirectory() as work, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.path.join(work, "monitor"))
+        listener.listen()
+        server = threading.Thread(target=monitor, args=(listener,))
+        server.start()
+        emulator.push(work, 15.2)
+        server.join()
+        with open(os.path.join(work, "monitor.log"), encoding="utf-8") as f:
+            looked = f.read()
+    look = ["info registers -a", "info lapic"]
+    assert asked == ["qmp_capabilities", *look, "stop", *look, "cont"], asked
+    assert "silent for 15 seconds" in looked and "RIP=2" in looked and looked.endswith("goes on\n"), looked
 
 
 def test_what_is_told_again_is_counted():
