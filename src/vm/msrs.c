@@ -17,8 +17,11 @@
 #define MTRR_WRITE_BACK 6u
 #define PERF_LBR_FORMAT 0x3full /* "IA32_PERF_CAPABILITIES" */
 
+/* KVM refuses 256 in one call, and of machine checks alone there are 128. */
+#define MSRS_PER_CALL 128u
+
 struct msr_buffer {
-	struct kvm_msrs head;
+	uint32_t count;
 	struct kvm_msr_entry entries[VCPU_MSRS_MAX + 1];
 };
 
@@ -68,7 +71,32 @@ int vcpu_state_power_on(struct kvm *kvm, int vcpu_fd, struct error *err)
 
 static void add_entry(struct msr_buffer *m, uint32_t index, uint64_t value)
 {
-	m->entries[m->head.nmsrs++] = (struct kvm_msr_entry){ .index = index, .data = value };
+	m->entries[m->count++] = (struct kvm_msr_entry){ .index = index, .data = value };
+}
+
+/* The number of them that KVM took: it stops at the first that it does not have, or refuses. */
+static int call_in_pieces(struct msr_buffer *m, struct kvm *kvm, int fd, unsigned long request)
+{
+	struct {
+		struct kvm_msrs head;
+		struct kvm_msr_entry entries[MSRS_PER_CALL];
+	} piece = { .head.nmsrs = MSRS_PER_CALL };
+	uint32_t done = 0;
+	int r;
+
+	do {
+		struct kvm_msr_entry *from = m->entries + done;
+
+		if (m->count - done < MSRS_PER_CALL)
+			piece.head.nmsrs = m->count - done;
+		memcpy(piece.entries, from, piece.head.nmsrs * sizeof(*from));
+		r = kvm_call(kvm, fd, request, &piece);
+		if (r < 0)
+			return r;
+		memcpy(from, piece.entries, (uint32_t)r * sizeof(*from));
+		done += (uint32_t)r;
+	} while ((uint32_t)r == piece.head.nmsrs && done < m->count);
+	return (int)done;
 }
 
 int msrs_save(struct vcpu_state *st, struct kvm *kvm, int fd, const struct msr_list *msrs,
@@ -77,12 +105,12 @@ int msrs_save(struct vcpu_state *st, struct kvm *kvm, int fd, const struct msr_l
 	struct msr_buffer m;
 	int r;
 
-	memset(&m.head, 0, sizeof(m.head));
+	m.count = 0;
 	for (uint32_t i = 0; i < msrs->count; i++)
 		add_entry(&m, msrs->index[i], 0);
 	/* The last, for KVM stops at one that it does not have: a host without kvmclock. */
 	add_entry(&m, MSR_KVM_WALL_CLOCK_NEW, 0);
-	r = kvm_call(kvm, fd, KVM_GET_MSRS, &m);
+	r = call_in_pieces(&m, kvm, fd, KVM_GET_MSRS);
 	if (r < 0)
 		return err_sys(err, -r, "KVM_GET_MSRS");
 	if ((uint32_t)r < msrs->count)
@@ -103,30 +131,30 @@ int msrs_save_again(struct vcpu_state *st, struct kvm *kvm, int fd, bool tsc_dea
 	struct msr_buffer m;
 	int r = 0;
 
-	memset(&m.head, 0, sizeof(m.head));
+	m.count = 0;
 	if (tsc_deadline)
 		add_entry(&m, MSR_TSC_DEADLINE, 0);
 	if (wall_clock)
 		add_entry(&m, MSR_KVM_WALL_CLOCK_NEW, 0);
-	if (m.head.nmsrs)
-		r = kvm_call(kvm, fd, KVM_GET_MSRS, &m);
+	if (m.count)
+		r = call_in_pieces(&m, kvm, fd, KVM_GET_MSRS);
 	if (r < 0)
 		return err_sys(err, -r, "KVM_GET_MSRS");
 	for (uint32_t i = 0; i < st->nmsrs && tsc_deadline && r > 0; i++)
 		if (st->msr_index[i] == MSR_TSC_DEADLINE)
 			st->msr_value[i] = m.entries[0].data;
 	if (wall_clock)
-		st->wall_clock = (uint32_t)r == m.head.nmsrs ? m.entries[r - 1].data : 0;
+		st->wall_clock = (uint32_t)r == m.count ? m.entries[r - 1].data : 0;
 	return 0;
 }
 
 static int set_entries(struct msr_buffer *m, struct kvm *kvm, int fd, struct error *err)
 {
-	int r = kvm_call(kvm, fd, KVM_SET_MSRS, m);
+	int r = call_in_pieces(m, kvm, fd, KVM_SET_MSRS);
 
 	if (r < 0)
 		return err_sys(err, -r, "KVM_SET_MSRS");
-	if ((uint32_t)r != m->head.nmsrs)
+	if ((uint32_t)r != m->count)
 		return err_set(err, EINVAL, "KVM_SET_MSRS: this host refuses MSR 0x%x = 0x%llx",
 			       m->entries[r].index, (unsigned long long)m->entries[r].data);
 	return 0;
@@ -136,30 +164,6 @@ static int set_entries(struct msr_buffer *m, struct kvm *kvm, int fd, struct err
 static bool is_set_with_the_rest(uint32_t index)
 {
 	return index != MSR_TSC_DEADLINE && !msr_is_special(index);
-}
-
-int msrs_load(const struct vcpu_state *st, struct kvm *kvm, int fd, struct error *err)
-{
-	struct msr_buffer m;
-
-	memset(&m.head, 0, sizeof(m.head));
-	for (uint32_t i = 0; i < st->nmsrs; i++)
-		if (is_set_with_the_rest(st->msr_index[i]))
-			add_entry(&m, st->msr_index[i], st->msr_value[i]);
-	return set_entries(&m, kvm, fd, err);
-}
-
-int msrs_load_tsc_deadline(const struct vcpu_state *st, struct kvm *kvm, int fd, struct error *err)
-{
-	for (uint32_t i = 0; i < st->nmsrs; i++) {
-		uint64_t value = st->msr_value[i];
-
-		if (st->msr_index[i] != MSR_TSC_DEADLINE || !value)
-			continue;
-		if (msr_call(kvm, fd, KVM_SET_MSRS, MSR_TSC_DEADLINE, &value) < 0)
-			return err_set(err, EINVAL, "KVM_SET_MSRS: TSC deadline refused");
-	}
-	return 0;
 }
 
 /*
@@ -182,15 +186,56 @@ static uint64_t rehearsed(uint32_t index, uint64_t value)
 	}
 }
 
+static uint64_t as_it_is(uint32_t index, uint64_t value)
+{
+	(void)index;
+	return value;
+}
+
+static bool is_to_be_set_again(const struct vcpu_state *st, const struct vcpu_state *known,
+			       uint32_t i)
+{
+	return st->msr_value[i] != rehearsed(known->msr_index[i], known->msr_value[i]);
+}
+
+/* All of them, or those that a rehearsal of 'known' did not set to this. */
+static void add_state(struct msr_buffer *m, const struct vcpu_state *st,
+		      const struct vcpu_state *known,
+		      uint64_t (*what)(uint32_t index, uint64_t value))
+{
+	m->count = 0;
+	for (uint32_t i = 0; i < st->nmsrs; i++)
+		if (is_set_with_the_rest(st->msr_index[i]) &&
+		    (!known || is_to_be_set_again(st, known, i)))
+			add_entry(m, st->msr_index[i], what(st->msr_index[i], st->msr_value[i]));
+}
+
+int msrs_load(const struct vcpu_state *st, struct kvm *kvm, int fd, struct error *err)
+{
+	struct msr_buffer m;
+
+	add_state(&m, st, NULL, as_it_is);
+	return set_entries(&m, kvm, fd, err);
+}
+
+int msrs_load_tsc_deadline(const struct vcpu_state *st, struct kvm *kvm, int fd, struct error *err)
+{
+	for (uint32_t i = 0; i < st->nmsrs; i++) {
+		uint64_t value = st->msr_value[i];
+
+		if (st->msr_index[i] != MSR_TSC_DEADLINE || !value)
+			continue;
+		if (msr_call(kvm, fd, KVM_SET_MSRS, MSR_TSC_DEADLINE, &value) < 0)
+			return err_set(err, EINVAL, "KVM_SET_MSRS: TSC deadline refused");
+	}
+	return 0;
+}
+
 int msrs_rehearse(const struct vcpu_state *st, struct kvm *kvm, int fd, struct error *err)
 {
 	struct msr_buffer m;
 
-	memset(&m.head, 0, sizeof(m.head));
-	for (uint32_t i = 0; i < st->nmsrs; i++)
-		if (is_set_with_the_rest(st->msr_index[i]))
-			add_entry(&m, st->msr_index[i],
-				  rehearsed(st->msr_index[i], st->msr_value[i]));
+	add_state(&m, st, NULL, rehearsed);
 	return set_entries(&m, kvm, fd, err);
 }
 
@@ -204,25 +249,16 @@ int msrs_rehearse_tsc_deadline(const struct vcpu_state *st, struct kvm *kvm, int
 	return 0;
 }
 
-static bool is_to_be_set_again(const struct vcpu_state *st, const struct vcpu_state *known,
-			       uint32_t i)
-{
-	return st->msr_value[i] != rehearsed(known->msr_index[i], known->msr_value[i]);
-}
-
 int msrs_load_again(const struct vcpu_state *st, const struct vcpu_state *known, struct kvm *kvm,
 		    int fd, struct error *err)
 {
 	struct msr_buffer m;
 
-	memset(&m.head, 0, sizeof(m.head));
-	for (uint32_t i = 0; i < st->nmsrs; i++)
-		if (is_set_with_the_rest(st->msr_index[i]) && is_to_be_set_again(st, known, i))
-			add_entry(&m, st->msr_index[i], st->msr_value[i]);
+	add_state(&m, st, known, as_it_is);
 	for (uint32_t i = 0; i < st->nmsrs; i++)
 		if (st->msr_index[i] == MSR_TSC_DEADLINE && is_to_be_set_again(st, known, i))
 			add_entry(&m, st->msr_index[i], st->msr_value[i]);
-	return m.head.nmsrs ? set_entries(&m, kvm, fd, err) : 0;
+	return m.count ? set_entries(&m, kvm, fd, err) : 0;
 }
 
 uint64_t msr_value_of(const struct vcpu_state *st, uint32_t index)

@@ -372,6 +372,8 @@ static int blob_ioctl(struct fake_vcpu *v, unsigned long request, void *arg)
 
 static int msrs_ioctl(struct fake_vcpu *v, struct kvm_msrs *m, bool set)
 {
+	if (m->nmsrs >= 256) /* MAX_IO_MSRS */
+		return -E2BIG;
 	for (uint32_t n = 0; n < m->nmsrs; n++) {
 		struct kvm_msr_entry *e = &m->entries[n];
 		uint32_t i = 0;

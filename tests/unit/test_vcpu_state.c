@@ -239,6 +239,31 @@ static void test_wall_clock_is_read_with_the_rest(void **state)
 	assert_int_equal(fake_kvm_find_call(f->fake, f->a_fd, KVM_GET_MSRS, (unsigned)at + 1), -1);
 }
 
+/* More than KVM takes in one call, as hosts with a large PMU have. */
+static void test_three_hundred_more_msrs(void **state)
+{
+	struct vcpu_bench *f = *state;
+
+	f->b->any_msr = true;
+	*vcpu_bench_msr(f->a, 0x4b564d00) = 0x77000;
+	for (uint32_t i = 0; i < 300; i++) {
+		f->a->msr_index[f->a->nmsrs] = f->lists->saved.index[f->msrs->count] = 0x10000 + i;
+		f->a->msr_value[f->a->nmsrs++] = 1000 * i;
+		f->lists->saved.count++;
+	}
+	vcpu_bench_get(f);
+	assert_int_equal(f->st->nmsrs, f->msrs->count);
+	assert_true(f->st->wall_clock == 0x77000);
+	vcpu_bench_set(f);
+	for (uint32_t i = 0; i < 300; i++)
+		assert_int_equal(*vcpu_bench_msr(f->b, 0x10000 + i), 1000 * i);
+	f->st->msr_index[f->st->nmsrs] = 0xfffff;
+	f->st->nmsrs++;
+	f->b->any_msr = false;
+	assert_int_equal(vcpu_state_set(f->st, &f->kvm, f->b_fd, &f->err), -EINVAL);
+	assert_non_null(strstr(f->err.text, "0xfffff"));
+}
+
 static void test_host_without_kvmclock(void **state)
 {
 	struct vcpu_bench *f = *state;
@@ -403,6 +428,7 @@ int main(void)
 		CASE(test_unlisted_msrs_are_found),
 		CASE(test_stopped_steal_time_goes_on),
 		CASE(test_wall_clock_is_read_with_the_rest),
+		CASE(test_three_hundred_more_msrs),
 		CASE(test_host_without_kvmclock),
 		CASE(test_special_msrs_are_never_written),
 		CASE(test_refused_msr_is_named),
