@@ -198,16 +198,23 @@ static bool is_to_be_set_again(const struct vcpu_state *st, const struct vcpu_st
 	return st->msr_value[i] != rehearsed(known->msr_index[i], known->msr_value[i]);
 }
 
-/* All of them, or those that a rehearsal of 'known' did not set to this. */
+/*
+ * All of them, or those that a rehearsal of 'known' did not set to this. PERF_CAPABILITIES before
+ * all: from Linux 6.8 on KVM resets the performance counters where it becomes another, and lists it
+ * behind them.
+ */
 static void add_state(struct msr_buffer *m, const struct vcpu_state *st,
 		      const struct vcpu_state *known,
 		      uint64_t (*what)(uint32_t index, uint64_t value))
 {
 	m->count = 0;
-	for (uint32_t i = 0; i < st->nmsrs; i++)
-		if (is_set_with_the_rest(st->msr_index[i]) &&
-		    (!known || is_to_be_set_again(st, known, i)))
-			add_entry(m, st->msr_index[i], what(st->msr_index[i], st->msr_value[i]));
+	for (int first = 1; first >= 0; first--)
+		for (uint32_t i = 0; i < st->nmsrs; i++)
+			if (is_set_with_the_rest(st->msr_index[i]) &&
+			    first == (st->msr_index[i] == MSR_PERF_CAPABILITIES) &&
+			    (!known || is_to_be_set_again(st, known, i)))
+				add_entry(m, st->msr_index[i],
+					  what(st->msr_index[i], st->msr_value[i]));
 }
 
 int msrs_load(const struct vcpu_state *st, struct kvm *kvm, int fd, struct error *err)

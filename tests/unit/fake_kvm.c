@@ -101,6 +101,7 @@ static const uint32_t msr_indices[] = {
 	0x174,
 	0x175,
 	0x176,
+	FAKE_MSR_PERF_EVENT,
 	0x277,
 	FAKE_MSR_PERF_CAPABILITIES,
 	FAKE_MSR_UNREADABLE,
@@ -370,6 +371,14 @@ static int blob_ioctl(struct fake_vcpu *v, unsigned long request, void *arg)
 	return -ENOTTY;
 }
 
+/* kvm_pmu_refresh(), as Linux 6.8 has it */
+static void reset_counters(struct fake_vcpu *v)
+{
+	for (uint32_t i = 0; i < v->nmsrs; i++)
+		if (v->msr_index[i] == FAKE_MSR_PERF_EVENT)
+			v->msr_value[i] = 0;
+}
+
 static int msrs_ioctl(struct fake_vcpu *v, struct kvm_msrs *m, bool set)
 {
 	if (m->nmsrs >= 256) /* MAX_IO_MSRS */
@@ -386,6 +395,8 @@ static int msrs_ioctl(struct fake_vcpu *v, struct kvm_msrs *m, bool set)
 			return (int)n;
 		v->msr_writes[i] += set;
 		v->armed += set && e->index == FAKE_MSR_TSC_DEADLINE && e->data;
+		if (set && e->index == FAKE_MSR_PERF_CAPABILITIES && e->data != v->msr_value[i])
+			reset_counters(v);
 		if (set)
 			v->msr_value[i] = e->data;
 		else

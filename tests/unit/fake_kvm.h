@@ -38,6 +38,7 @@
 
 /* MSRs of the fake that are like no other. */
 #define FAKE_MSR_TSC_DEADLINE 0x6e0u
+#define FAKE_MSR_PERF_EVENT 0x186u
 #define FAKE_MSR_PERF_CAPABILITIES 0x345u
 #define FAKE_PERF_CAPABILITIES 0x2005u /* an LBR format; full width writes */
 #define FAKE_MSR_WALL_CLOCK 0x4b564d00u

@@ -264,6 +264,21 @@ static void test_three_hundred_more_msrs(void **state)
 	assert_non_null(strstr(f->err.text, "0xfffff"));
 }
 
+/* What of PERF_CAPABILITIES molt hides is not as in a new vCPU, and to set it resets the counters. */
+static void test_performance_counters_outlive_their_capabilities(void **state)
+{
+	struct vcpu_bench *f = *state;
+
+	*vcpu_bench_msr(f->a, FAKE_MSR_PERF_CAPABILITIES) &= ~0x3full;
+	*vcpu_bench_msr(f->a, FAKE_MSR_PERF_EVENT) = 0x4300c0;
+	vcpu_bench_get(f);
+	vcpu_bench_set(f);
+	assert_int_equal(*vcpu_bench_msr(f->b, FAKE_MSR_PERF_EVENT), 0x4300c0);
+	*vcpu_bench_msr(f->b, FAKE_MSR_PERF_CAPABILITIES) = FAKE_PERF_CAPABILITIES;
+	assert_int_equal(vcpu_state_rehearse(f->st, &f->kvm, f->b_fd, &f->err), 0);
+	assert_int_equal(*vcpu_bench_msr(f->b, FAKE_MSR_PERF_EVENT), 0x4300c0);
+}
+
 static void test_host_without_kvmclock(void **state)
 {
 	struct vcpu_bench *f = *state;
@@ -429,6 +444,7 @@ int main(void)
 		CASE(test_stopped_steal_time_goes_on),
 		CASE(test_wall_clock_is_read_with_the_rest),
 		CASE(test_three_hundred_more_msrs),
+		CASE(test_performance_counters_outlive_their_capabilities),
 		CASE(test_host_without_kvmclock),
 		CASE(test_special_msrs_are_never_written),
 		CASE(test_refused_msr_is_named),
