@@ -60,6 +60,8 @@ static int run_vmm(struct run *run, int argc, char **argv, uint64_t main_ns)
 	struct error err = ERROR_INIT;
 	int r = run_config(&run->given, run->successor, &cfg, &cfg.wrong);
 
+	/* A guest with many disks has hundreds, and an update needs each of them twice. */
+	fd_raise_limit();
 	if (r < 0 && !run->successor)
 		return cli_failure(&run_command, &cfg.wrong);
 	r = init_stay_behind(&cfg.notify_fd, &err);

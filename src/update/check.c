@@ -31,6 +31,7 @@
 #include <molt/base/log.h>
 
 #include "internal.h"
+#include "room.h"
 
 #define CHECK_ENV UPDATE_CHECK_ENV
 #define ANSWER_MAX_BYTES 65536u
@@ -56,6 +57,8 @@ static int describe(struct update *u, struct error *err)
 	       strnlen(u->self->version, sizeof(header.producer) - 1));
 	stream_begin(&h->w, &header);
 	r = u->ops.save(u->ops.opaque, &h->w, fds, true, err);
+	if (r == 0)
+		r = room_descriptors(fds->count, u->machine->guest.cpus, err);
 	if (r == 0)
 		r = stream_end(&h->w, err);
 	if (r < 0)

@@ -22,6 +22,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <molt/base/fd.h>
@@ -43,6 +44,7 @@
 #define ENTRY 8u           /* bytes of a table for a page */
 #define MEMSLOT_SHADOW 10u /* bytes for each 4 KiB of RAM */
 #define MEMSLOT_NESTED 2u
+#define DESCRIPTORS 64u /* of the successor's own */
 #define THREADS \
 	4u /* beside one a vCPU: the stand-in's main, its helper, its writer, who maps RAM */
 
@@ -145,6 +147,19 @@ int update_room(const char *root, const struct room_need *need, enum room *room,
 	int r = room_threads(root, need->threads, err);
 
 	return r < 0 ? r : ask_memory(root, need, room, err);
+}
+
+int room_descriptors(uint32_t carried, uint32_t vcpus, struct error *err)
+{
+	rlim_t need = 2 * (rlim_t)carried + vcpus + DESCRIPTORS;
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || need <= limit.rlim_cur)
+		return 0;
+	return err_set(err, EMFILE,
+		       "the update needs up to %llu descriptors: raise RLIMIT_NOFILE (ulimit -n; "
+		       "systemd: LimitNOFILE=), which is %llu",
+		       (unsigned long long)need, (unsigned long long)limit.rlim_cur);
 }
 
 /* ---- this machine's update ---- */

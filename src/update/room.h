@@ -37,6 +37,12 @@ uint64_t room_bytes(const struct room_need *need, enum room room, bool nested_pa
  */
 int update_room(const char *root, const struct room_need *need, enum room *room, struct error *err);
 
+/*
+ * Whether so many descriptors can be carried: the successor copies each for the way back, and makes
+ * new ones for its vCPUs. 0, or -EMFILE with a sentence that says how much RLIMIT_NOFILE is to be.
+ */
+int room_descriptors(uint32_t carried, uint32_t vcpus, struct error *err);
+
 /* For the stage `prepare`: asks for this machine, and sets the hand-over's `lazily`. */
 int room_prepare(struct update *u, struct error *err);
 

@@ -32,8 +32,21 @@
 /* It takes microseconds, and then nothing is left for whoever looks. */
 #define CLOSE_WAIT_NS 10000000
 
+static void close_copies(const struct fdtable *spare, bool files)
+{
+	for (uint32_t i = 0; i < spare->count; i++)
+		if ((spare->entries[i].kind == FD_KIND_FILE) == files)
+			close(spare->entries[i].fd);
+}
+
+/*
+ * For lack of descriptors the way back goes by those that there are: nothing has closed one yet.
+ * The predecessor that comes by it has no way back itself, and needs no copies.
+ */
 int way_back_keep(struct incoming *in, struct error *err)
 {
+	if (in->failure)
+		return 0;
 	in->spare = malloc(sizeof(*in->spare));
 	if (!in->spare)
 		return err_set(err, ENOMEM, "no memory for the way back");
@@ -43,18 +56,16 @@ int way_back_keep(struct incoming *in, struct error *err)
 		struct fdtable_entry e = in->fds->entries[i];
 
 		e.fd = fcntl(e.fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
-		if (e.fd < 0)
-			return err_sys(err, errno, "copying descriptor '%s' %u", e.name, e.id);
+		if (e.fd < 0) {
+			err_sys(err, errno, "copying descriptor '%s' %u", e.name, e.id);
+			close_copies(in->spare, false);
+			close_copies(in->spare, true);
+			*in->spare = *in->fds;
+			return -err->code;
+		}
 		in->spare->entries[in->spare->count++] = e;
 	}
 	return 0;
-}
-
-static void close_copies(const struct fdtable *spare, bool files)
-{
-	for (uint32_t i = 0; i < spare->count; i++)
-		if ((spare->entries[i].kind == FD_KIND_FILE) == files)
-			close(spare->entries[i].fd);
 }
 
 static void *close_files(void *opaque)

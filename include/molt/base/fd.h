@@ -28,6 +28,12 @@ int fd_set_nonblock(int fd, bool on);
 void fd_close_inherited(void);
 
 /*
+ * The process may have as many descriptors as it may let itself have: RLIMIT_NOFILE's soft limit,
+ * for programs that call select(2), is made its hard limit. getrlimit(2)
+ */
+void fd_raise_limit(void);
+
+/*
  * A memfd for data: close-on-exec, sealable, and where the kernel has it (MFD_NOEXEC_SEAL) never
  * executable, whatever the sysctl vm.memfd_noexec says. flags are further MFD_*, such as
  * MFD_HUGETLB. The descriptor or -errno.

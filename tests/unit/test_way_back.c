@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: MIT */
+/* The descriptors that the way back goes by. */
+#include "update_bench.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <molt/base/fd.h>
+
+#include "../../src/update/room.h"
+
+#define CARRIED 20
+
+struct fixture {
+	struct incoming in;
+	struct rlimit usual;
+	struct error err;
+};
+
+static int setup(void **state)
+{
+	struct fixture *f = calloc(1, sizeof(*f));
+
+	assert_non_null(f);
+	f->in.table_fd = -1;
+	f->in.fds = calloc(1, sizeof(*f->in.fds));
+	assert_non_null(f->in.fds);
+	for (uint32_t i = 0; i < CARRIED; i++) {
+		int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+		const char *name = i == CARRIED - 1 ? "predecessor" : "some";
+
+		assert_true(fd >= 0);
+		assert_int_equal(fdtable_add(f->in.fds, name, i, fd, &f->err), 0);
+	}
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &f->usual), 0);
+	*state = f;
+	return 0;
+}
+
+static int teardown(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &f->usual), 0);
+	for (uint32_t i = 0; i < CARRIED; i++)
+		close(f->in.fds->entries[i].fd);
+	free(f->in.spare);
+	free(f->in.fds);
+	free(f);
+	return 0;
+}
+
+static void limit(const struct fixture *f, rlim_t descriptors)
+{
+	const struct rlimit few = { .rlim_cur = descriptors, .rlim_max = f->usual.rlim_max };
+
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+}
+
+static unsigned int open_descriptors(void)
+{
+	unsigned int n = 0;
+
+	for (int fd = 0; fd < 256; fd++)
+		n += fcntl(fd, F_GETFD) >= 0;
+	return n;
+}
+
+static void test_copies_are_descriptors_of_their_own(void **state)
+{
+	struct fixture *f = *state;
+
+	assert_int_equal(way_back_keep(&f->in, &f->err), 0);
+	assert_int_equal(f->in.spare->count, CARRIED);
+	for (uint32_t i = 0; i < CARRIED; i++) {
+		assert_int_not_equal(f->in.spare->entries[i].fd, f->in.fds->entries[i].fd);
+		close(f->in.spare->entries[i].fd);
+	}
+}
+
+/* Half of the copies would be a way back that ends without the predecessor's binary. */
+static void test_without_descriptors_it_goes_by_those_that_there_are(void **state)
+{
+	struct fixture *f = *state;
+	unsigned int before = open_descriptors();
+
+	limit(f, (rlim_t)f->in.fds->entries[CARRIED - 1].fd + 6);
+	assert_int_equal(way_back_keep(&f->in, &f->err), -EMFILE);
+	assert_non_null(strstr(f->err.text, "copying descriptor"));
+	assert_int_equal(open_descriptors(), before);
+	assert_int_equal(f->in.spare->count, CARRIED);
+	assert_true(fdtable_has(f->in.spare, "predecessor", CARRIED - 1));
+	assert_memory_equal(f->in.spare->entries, f->in.fds->entries,
+			    CARRIED * sizeof(f->in.fds->entries[0]));
+}
+
+static void test_the_predecessor_that_comes_back_needs_none(void **state)
+{
+	struct fixture *f = *state;
+
+	f->in.failure = "it was no good";
+	limit(f, (rlim_t)f->in.fds->entries[CARRIED - 1].fd + 1);
+	assert_int_equal(way_back_keep(&f->in, &f->err), 0);
+	assert_null(f->in.spare);
+}
+
+static void test_the_limit_is_asked_before(void **state)
+{
+	struct fixture *f = *state;
+
+	limit(f, 1000);
+	assert_int_equal(room_descriptors(465, 6, &f->err), 0);
+	assert_int_equal(room_descriptors(465, 7, &f->err), -EMFILE);
+	assert_non_null(strstr(f->err.text, "up to 1001 descriptors"));
+	assert_non_null(strstr(f->err.text, "which is 1000"));
+	fd_raise_limit();
+	if (f->usual.rlim_max > 1000)
+		assert_int_equal(room_descriptors(465, 7, &f->err), 0);
+}
+
+#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		CASE(test_copies_are_descriptors_of_their_own),
+		CASE(test_without_descriptors_it_goes_by_those_that_there_are),
+		CASE(test_the_predecessor_that_comes_back_needs_none),
+		CASE(test_the_limit_is_asked_before),
+	};
+
+	return cmocka_run_group_tests_name("way_back", tests, NULL, NULL);
+}
