@@ -203,7 +203,7 @@ int main(int argc, char **argv)
 	reserve_standard_fds();
 	status = dispatch(argc, argv);
 	if ((fflush(stdout) != 0 || ferror(stdout)) && status == 0) {
-		fprintf(stderr, "molt: cannot write to standard output: %s\n", strerror(errno));
+		fprintf(stderr, "molt: cannot write to standard output: %s\n", error_text(errno));
 		status = EXIT_FAILURE;
 	}
 	return status;

@@ -198,7 +198,7 @@ static void arm_input(struct chardev *cd, bool same)
 		loop_wake_signal(&cd->wake);
 	} else if (rc < 0) {
 		log_error("%s: cannot wait for input from %s: %s; there will be none", cd->name,
-			  cd->describe, strerror(-rc));
+			  cd->describe, error_text(-rc));
 		chardev_end_input(cd);
 	}
 }

@@ -251,7 +251,8 @@ void chardev_lose_output(struct chardev *cd, int error, bool for_good)
 	chardev_queue_drop(cd, for_good);
 	if (!atomic_exchange(&cd->out_failing, true))
 		log_error("%s: cannot write to %s: %s; the guest's output is dropped%s", cd->name,
-			  cd->describe, strerror(error), for_good ? "" : " until this works again");
+			  cd->describe, error_text(error),
+			  for_good ? "" : " until this works again");
 }
 
 /* ---- the end ---- */

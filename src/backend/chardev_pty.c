@@ -91,7 +91,7 @@ static void pty_close(struct chardev *cd, bool undo)
 static void pty_input_error(struct chardev *cd, int error)
 {
 	log_error("%s: cannot read from %s: %s; there will be no more input", cd->name,
-		  cd->describe, strerror(error));
+		  cd->describe, error_text(error));
 	chardev_end_input(cd);
 }
 

@@ -58,7 +58,7 @@ static void accept_failed(struct chardev *cd, int code)
 	if (code == EAGAIN || code == EINTR || code == ECONNABORTED)
 		return;
 	log_error("%s: cannot accept a connection on %s: %s", cd->name, cd->describe,
-		  strerror(code));
+		  error_text(code));
 	loop_timer_set(cd->loop, &cd->accept_timer, now_ns() + ACCEPT_AGAIN_NS, accept_again, cd);
 }
 
@@ -108,7 +108,7 @@ static void socket_arm(struct chardev *cd)
 		rc = loop_add(cd->loop, &cd->aux_src, cd->aux_fd, events, on_listen, cd);
 	if (rc)
 		log_error("%s: cannot wait for connections on %s: %s", cd->name, cd->describe,
-			  strerror(-rc));
+			  error_text(-rc));
 }
 
 static int socket_open(struct chardev *cd, const char *path, struct error *err)
@@ -167,7 +167,7 @@ void chardev_listen_again(struct chardev *cd)
 	int r = cd->kind == &chardev_socket ? unix_socket_listen_again(cd->aux_fd, BACKLOG) : 0;
 
 	if (r < 0)
-		log_warn("%s: listening again at %s: %s", cd->name, cd->describe, strerror(-r));
+		log_warn("%s: listening again at %s: %s", cd->name, cd->describe, error_text(-r));
 }
 
 static void socket_hangup(struct chardev *cd)

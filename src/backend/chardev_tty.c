@@ -97,7 +97,8 @@ static void put_right(struct chardev *cd)
 	cd->raw_set = false;
 	/* EIO: it is hung up. */
 	if (r < 0 && r != -EIO)
-		log_warn("%s: cannot restore the terminal's settings: %s", cd->name, strerror(-r));
+		log_warn("%s: cannot restore the terminal's settings: %s", cd->name,
+			 error_text(-r));
 }
 
 static int make_raw(struct chardev *cd)
@@ -128,7 +129,7 @@ static void look(struct chardev *cd)
 	else
 		put_right(cd);
 	if (r < 0 && r != -EIO)
-		log_warn("%s: cannot put the terminal into raw mode: %s", cd->name, strerror(-r));
+		log_warn("%s: cannot put the terminal into raw mode: %s", cd->name, error_text(-r));
 	cd->in_held = !ours;
 	/* Once more after we got it: the shell may not have been through with its settings. */
 	look_again(cd, !cd->in_eof && (!ours || was_held || terminal_has_lost_its_shell()));
@@ -265,7 +266,7 @@ static void tty_close(struct chardev *cd, bool undo)
 /* Standard input may be one of molt's parents' and is never closed: there is just no more of it. */
 static void tty_input_error(struct chardev *cd, int error)
 {
-	log_warn("%s: no more input from standard input: %s", cd->name, strerror(error));
+	log_warn("%s: no more input from standard input: %s", cd->name, error_text(error));
 	chardev_end_input(cd);
 }
 

@@ -25,9 +25,15 @@ int err_set(struct error *err, int code, const char *fmt, ...)
 	return -code;
 }
 
+const char *error_text(int code)
+{
+	const char *text = strerrordesc_np(code);
+
+	return text ? text : "unknown error";
+}
+
 int err_sys(struct error *err, int code, const char *fmt, ...)
 {
-	char reason[128];
 	va_list ap;
 	size_t len;
 
@@ -39,8 +45,7 @@ int err_sys(struct error *err, int code, const char *fmt, ...)
 	set_text(err, code, fmt, ap);
 	va_end(ap);
 	len = strlen(err->text);
-	snprintf(err->text + len, sizeof(err->text) - len, ": %s",
-		 strerror_r(code, reason, sizeof(reason)));
+	snprintf(err->text + len, sizeof(err->text) - len, ": %s", error_text(code));
 	return -code;
 }
 

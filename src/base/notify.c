@@ -62,12 +62,12 @@ void notify_main_pid(int fd, pid_t pid, bool ready)
 	snprintf(text, sizeof(text), "MAINPID=%d\n%s", (int)pid, ready ? READY : "");
 	if (fd >= 0 && tell(fd, text) < 0)
 		log_warn("the service manager was not told of process %d: %s", (int)pid,
-			 strerror(errno));
+			 error_text(errno));
 }
 
 void notify_ready(int fd)
 {
 	if (fd >= 0 && tell(fd, READY) < 0)
 		log_warn("the service manager was not told that the guest runs: %s",
-			 strerror(errno));
+			 error_text(errno));
 }

@@ -302,5 +302,5 @@ void unix_socket_close(int *fd, const struct unix_socket_id *id, bool remove)
 	if (remove && !id->ino)
 		r = remove_unknown(&sun);
 	if (r < 0)
-		log_warn("cannot remove the socket '%s': %s", sun.sun_path, strerror(-r));
+		log_warn("cannot remove the socket '%s': %s", sun.sun_path, error_text(-r));
 }

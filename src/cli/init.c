@@ -139,7 +139,7 @@ static int take_signal(struct init *in)
 	listen_to_main(in);
 	if (info.ssi_code != SI_KERNEL && in->main_fd >= 0 &&
 	    syscall(SYS_pidfd_send_signal, in->main_fd, (int)info.ssi_signo, NULL, 0) < 0)
-		log_warn("signal %u could not be passed on: %s", info.ssi_signo, strerror(errno));
+		log_warn("signal %u could not be passed on: %s", info.ssi_signo, error_text(errno));
 	return -1;
 }
 

@@ -26,7 +26,7 @@ void control_listen_again(struct control *c)
 	int r = c ? unix_socket_listen_again(c->fd, CONTROL_MAX_CLIENTS) : 0;
 
 	if (r < 0)
-		log_warn("control: listening again: %s", strerror(-r));
+		log_warn("control: listening again: %s", error_text(-r));
 }
 
 const char *control_path(const struct control *c)

@@ -18,7 +18,7 @@
 
 static const char *sentence(const struct error *err, int code)
 {
-	return err->text[0] ? err->text : strerror(code);
+	return err->text[0] ? err->text : error_text(code);
 }
 
 void control_reply(struct control *c, uint32_t client, const char *id, json_t *result,

@@ -74,7 +74,7 @@ static bool peer_allowed(int fd)
 	char why[128];
 
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) < 0) {
-		log_warn("control: a client was refused: SO_PEERCRED: %s", strerror(errno));
+		log_warn("control: a client was refused: SO_PEERCRED: %s", error_text(errno));
 		refuse(fd, "who connects is not known");
 		return false;
 	}
@@ -128,7 +128,7 @@ static bool refuse_no_descriptor(struct control *c)
 	fd_close(&c->spare);
 	fd = accept4(c->fd, NULL, NULL, SOCK_CLOEXEC);
 	if (fd >= 0)
-		log_error("control: a client was refused: %s", strerror(EMFILE));
+		log_error("control: a client was refused: %s", error_text(EMFILE));
 	fd_close(&fd);
 	c->spare = fcntl(c->fd, F_DUPFD_CLOEXEC, 0);
 	return fd >= 0;
@@ -140,7 +140,7 @@ static void listen_on(void *opaque)
 	int r = loop_mod(&c->source, EPOLLIN);
 
 	if (r < 0)
-		log_error("control: the socket cannot be polled: %s", strerror(-r));
+		log_error("control: the socket cannot be polled: %s", error_text(-r));
 }
 
 /*
@@ -153,7 +153,7 @@ static void accept_failed(struct control *c, int code)
 		return;
 	if (code == EMFILE && refuse_no_descriptor(c))
 		return;
-	log_error("control: a client has to wait: %s", strerror(code));
+	log_error("control: a client has to wait: %s", error_text(code));
 	loop_mod(&c->source, 0);
 	loop_timer_set(c->loop, &c->listen_timer, now_ns() + LISTEN_AGAIN_NS, listen_on, c);
 }

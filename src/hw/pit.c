@@ -122,7 +122,7 @@ static void arm_at(struct pit *p, uint64_t ns)
 	const struct itimerspec its = { .it_value = ns_to_timespec(ns) };
 
 	if (timerfd_settime(p->host.timer, TFD_TIMER_ABSTIME, &its, NULL) < 0)
-		log_error("pit: cannot set the timer: %s", strerror(errno));
+		log_error("pit: cannot set the timer: %s", error_text(errno));
 }
 
 static void arm(struct pit *p)

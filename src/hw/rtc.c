@@ -93,7 +93,7 @@ static void arm(struct rtc *r)
 		its.it_value.tv_nsec = (long)((host & TICKS_MASK) * 1000000000u >> TICKS_SHIFT) + 1;
 	}
 	if (timerfd_settime(r->host.timer, flags, &its, NULL) < 0 && errno != ECANCELED)
-		log_error("rtc: cannot set the timer: %s", strerror(errno));
+		log_error("rtc: cannot set the timer: %s", error_text(errno));
 }
 
 static void update_irq(struct rtc *r)

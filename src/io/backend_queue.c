@@ -121,7 +121,7 @@ int io_set_vring_kick(struct io_disk *d, struct vhost_user_message *msg, struct 
 			 __ATOMIC_RELAXED);
 	if (q->kickable &&
 	    (write(q->kick_fd, &one, sizeof(one)) < 0 || write(old, &one, sizeof(one)) < 0))
-		log_warn("disk '%s', queue %u: %s", d->opt->id, q->index, strerror(errno));
+		log_warn("disk '%s', queue %u: %s", d->opt->id, q->index, error_text(errno));
 	q->kickable = true;
 	return start_if_complete(q, err);
 }

@@ -69,7 +69,7 @@ void sandbox_hide(bool hide)
 {
 	if (!MOLT_SANITIZED && prctl(PR_SET_DUMPABLE, hide ? 0 : 1, 0, 0, 0) < 0)
 		log_warn("other processes of this user may look into this one: %s",
-			 strerror(errno));
+			 error_text(errno));
 }
 
 unsigned int sandbox_level(void)

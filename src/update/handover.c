@@ -188,7 +188,7 @@ static int open_state_file(struct hand_over *h, const char *path, struct error *
 		return err_set(err, -r,
 			       "state file: %s: %s; it may be the sandbox: have it made by "
 			       "'molt update --state', or start molt with --sandbox write=DIR",
-			       path, strerror(-r));
+			       path, error_text(-r));
 	if (r < 0)
 		err_prefix(err, "state file");
 	return r;

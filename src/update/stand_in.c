@@ -25,8 +25,8 @@
  * Thread-local memory. A process made without CLONE_SETTLS has the thread pointer of the thread
  * that made it. So that is a helper, which sleeps in a bare system call until the exec ends it:
  * errno, malloc, mutexes and pthread_create() work here while the predecessor still runs. Only the
- * cached thread id is the helper's, so nothing may rest on it (recursive or robust mutexes,
- * raise()).
+ * cached thread id is the helper's, and 0 once that has ended, so nothing may rest on it (recursive
+ * or robust mutexes, read-write locks and with them strerror(), raise()).
  */
 #include <errno.h>
 #include <poll.h>

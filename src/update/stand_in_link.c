@@ -18,7 +18,7 @@
 static void wake_stand_in(const struct stand_in_link *link)
 {
 	if (!wake(link->wake_fd))
-		log_warn("the stand-in cannot be woken: %s", strerror(errno));
+		log_warn("the stand-in cannot be woken: %s", error_text(errno));
 }
 
 int stand_in_link_open(struct stand_in_link *link, struct fdtable *fds, struct error *err)

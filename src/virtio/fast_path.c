@@ -244,7 +244,7 @@ static void update_queue(struct fast_path *p, uint32_t queue, bool used)
 	r = wait_for_call(q, !q->call_fast);
 	if (r < 0)
 		log_error("device '%s': nobody waits for its back-end: %s", v->dev->id,
-			  strerror(-r));
+			  error_text(-r));
 	if (want_call && !q->call_fast && !p->retry.loop)
 		loop_timer_set(v->dev->machine->loop, &p->retry, now_ns() + RETRY_NS, retry, p);
 }
@@ -302,7 +302,8 @@ void fast_path_resume(struct fast_path *p)
 
 	p->live = true;
 	if (r < 0)
-		log_error("device '%s': waiting for its back-end: %s", p->v->dev->id, strerror(-r));
+		log_error("device '%s': waiting for its back-end: %s", p->v->dev->id,
+			  error_text(-r));
 }
 
 void fast_path_fini(struct fast_path *p)

@@ -143,7 +143,7 @@ void io_process_watch(struct io_process *p)
 		start_later(p);
 	if (r < 0)
 		log_error("disk '%s': its I/O process cannot be waited for: %s", p->name,
-			  strerror(-r));
+			  error_text(-r));
 }
 
 static void see_off(struct io_process *p, int ms)

@@ -64,7 +64,7 @@ static void give_queue(struct vhost_device *d, uint32_t q)
 	if (r == 0)
 		g->given[q] = GIVEN;
 	else if (r != -EBUSY)
-		virtio_broken(&d->virtio, strerror(-r));
+		virtio_broken(&d->virtio, error_text(-r));
 }
 
 static void settle_queue(struct vhost_device *d, uint32_t q)

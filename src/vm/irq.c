@@ -16,7 +16,7 @@ static void drive(struct irq_line *line)
 	int r = kvm_vm_call(line->vm, KVM_IRQ_LINE, &il);
 
 	if (r < 0)
-		log_error("KVM_IRQ_LINE for GSI %u: %s", line->gsi, strerror(-r));
+		log_error("KVM_IRQ_LINE for GSI %u: %s", line->gsi, error_text(-r));
 }
 
 void irq_line_set(struct irq_line *line, bool level)
@@ -37,7 +37,7 @@ int irq_line_pulse(struct irq_line *line)
 		r = kvm_vm_call(line->vm, KVM_IRQ_LINE_STATUS, &il);
 	}
 	if (r < 0)
-		log_error("KVM_IRQ_LINE_STATUS for GSI %u: %s", line->gsi, strerror(-r));
+		log_error("KVM_IRQ_LINE_STATUS for GSI %u: %s", line->gsi, error_text(-r));
 	return r < 0 ? -1 : accepted;
 }
 

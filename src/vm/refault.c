@@ -37,7 +37,7 @@ static void next_piece(void *opaque)
 	}
 	if (ret < 0)
 		log_warn("mapping guest RAM in the background: %s; the guest does it itself",
-			 strerror(-ret));
+			 error_text(-ret));
 	else
 		log_info("%llu MiB of guest RAM mapped in the background within %llu ms",
 			 (unsigned long long)((r->mapped - r->before) >> 20),

@@ -132,7 +132,7 @@ bool vcpu_run_once(struct vcpu *v)
 	if (!v->member->confined)
 		confine(v);
 	if (r < 0) {
-		log_error("vCPU %u: KVM_RUN: %s", v->id, strerror(-r));
+		log_error("vCPU %u: KVM_RUN: %s", v->id, error_text(-r));
 		stop_machine(v, MACHINE_REQ_VCPU_ERROR);
 		return false;
 	}

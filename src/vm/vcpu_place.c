@@ -129,7 +129,7 @@ static void take_cpus(const struct vcpu *v)
 	get_cpus(&v->place, &set);
 	if (sched_setaffinity(0, sizeof(set), &set) < 0)
 		log_warn("vCPU %u: its new thread is not pinned to the CPUs of the old one: %s",
-			 v->id, strerror(errno));
+			 v->id, error_text(errno));
 }
 
 static void take_priority(const struct vcpu *v, const struct vcpu_place *is)
@@ -141,11 +141,11 @@ static void take_priority(const struct vcpu *v, const struct vcpu_place *is)
 	    sched_setscheduler(0, (int)p->policy, &param) < 0)
 		log_warn("vCPU %u: its new thread has not the old one's scheduling policy %u, "
 			 "priority %u: %s; RLIMIT_RTPRIO (systemd: LimitRTPRIO=) allows one",
-			 v->id, p->policy, p->priority, strerror(errno));
+			 v->id, p->policy, p->priority, error_text(errno));
 	if (p->nice != is->nice && setpriority(PRIO_PROCESS, 0, (int)p->nice) < 0)
 		log_warn("vCPU %u: its new thread has not the old one's nice value %d: %s; RLIMIT_NICE "
 			 "(systemd: LimitNICE=) allows it",
-			 v->id, (int)p->nice, strerror(errno));
+			 v->id, (int)p->nice, error_text(errno));
 }
 
 void vcpu_take_place(struct vcpu *v)

@@ -27,6 +27,13 @@ struct error {
 int err_set(struct error *err, int code, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
 
+/*
+ * What a positive errno means, in English. In place of strerror(3), whose lock for translations
+ * goes by the C library's thread id: that of the stand-in's main is 0 once the predecessor is gone,
+ * which the lock takes for "nobody", and never gives back (src/update/stand_in.c).
+ */
+const char *error_text(int code);
+
 /* As err_set(), with ": " and the text of the errno appended. code is usually errno itself. */
 int err_sys(struct error *err, int code, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
