@@ -22,6 +22,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include <molt/base/end_signals.h>
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
 
@@ -264,14 +265,11 @@ static uint32_t unread(struct chardev *cd)
 }
 
 /* Readable when a signal is waiting that ends molt: they are all blocked. -1: not to be had. */
-static int ending_signals(void)
+static int watch_end_signals(void)
 {
 	sigset_t set;
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGHUP);
+	end_signals(&set);
 	return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
@@ -283,7 +281,7 @@ static bool reader_is_there(const struct chardev *cd)
 static void wait_for_reader(struct chardev *cd)
 {
 	uint64_t start = now_ns(), progress = start, now = start;
-	_cleanup_close_ int signals = ending_signals();
+	_cleanup_close_ int signals = watch_end_signals();
 	uint32_t left, before = UINT32_MAX;
 
 	for (;;) {

@@ -374,6 +374,8 @@ uint64_t log_unwritten_at_rest(void)
 
 void log_write_since_rest(unsigned int ms)
 {
+	/* The log's thread may have ended with it, by the exec. Nobody else logs here by now. */
+	pthread_mutex_init(&state.lock, NULL);
 	if (log_unwritten() <= state.at_rest)
 		return;
 	log_revive();

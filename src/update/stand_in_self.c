@@ -14,6 +14,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 
+#include <molt/base/end_signals.h>
 #include <molt/base/fd.h>
 
 #include "stand_in_impl.h"
@@ -71,10 +72,7 @@ static void pass_signals_on(const struct stand_in *s)
 	sigset_t ending;
 	int sig;
 
-	sigemptyset(&ending);
-	sigaddset(&ending, SIGINT);
-	sigaddset(&ending, SIGTERM);
-	sigaddset(&ending, SIGHUP);
+	end_signals(&ending);
 	while ((sig = sigtimedwait(&ending, &info, &at_once)) > 0)
 		if (info.si_code != SI_KERNEL)
 			syscall(SYS_pidfd_send_signal, s->process_fd, sig, NULL, 0);
@@ -101,20 +99,23 @@ static _Noreturn void leave(struct stand_in *s)
 /* Unless the successor was faster. Returns when the guest is ours for good. */
 static void take_back(struct stand_in *s, bool died)
 {
-	bool stood_in = atomic_load(&s->state) == STATE_STANDS_IN;
+	uint32_t state;
 
 	/* An unarmed predecessor that died was killed with its vCPUs running: nothing is left. */
 	if (!atomic_load(&s->page->armed) || (!decide(s->page, OWNER_STAND_IN, OWNER_TAKEN_BACK) &&
 					      !decide(s->page, OWNER_UNDECIDED, OWNER_TAKEN_BACK)))
 		leave(s);
 	end_successor(s);
+	/* Only now: where it was the predecessor, that may have handed the guest over until its
+	 * end. */
+	state = atomic_load(&s->state);
 	keep_off_end(&s->keep_off);
 	prctl(PR_SET_NAME, "molt");
 	s->is_self = true;
 	s->child = CHILD_NONE; /* that is us, and its pidfd is in the dead process's table */
 	if (!s->page->reason[0])
 		strcpy(s->page->reason, reason(s->page, died));
-	s->ops->take_back(s->opaque, stood_in);
+	s->ops->take_back(s->opaque, state == STATE_STANDS_IN || state == STATE_TO_GIVE_BACK);
 	s->ops->run(s->opaque);
 }
 

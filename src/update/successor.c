@@ -12,6 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <molt/base/end_signals.h>
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
 
@@ -80,8 +81,13 @@ int step_build(struct incoming *in, struct error *err)
 	return r < 0 ? r : incoming_check_claimed(in, err);
 }
 
-static bool hurry(void *link)
+/* A signal to this process is nothing that the stand-in sees. */
+static bool hurry(void *opaque)
 {
+	struct stand_in_link *link = opaque;
+
+	if (end_signals_pending())
+		atomic_store(&link->page->hurry, true);
 	return stand_in_link_hurry(link);
 }
 

@@ -31,10 +31,11 @@ void update_take_back(struct update *u, bool stood_in)
 	struct error err = ERROR_INIT, deaf = ERROR_INIT;
 	bool hears;
 
-	log_revive();
 	if (stood_in)
 		machine_park_vcpus(u->machine);
-	else
+	/* Its lock is made anew: a vCPU that runs may be holding it. */
+	log_revive();
+	if (!stood_in)
 		machine_hand_over(u->machine);
 	machine_take_back(u->machine, stood_in);
 	err_set(&err, EIO, "%s", u->hand_over.stand_in.page->reason);

@@ -11,6 +11,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include <molt/base/end_signals.h>
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
 
@@ -135,14 +136,6 @@ bool hostpages_thp_possible(const char *dir, struct error *why)
 	return false;
 }
 
-static bool told_to_end(void)
-{
-	sigset_t set;
-
-	return sigpending(&set) == 0 && (sigismember(&set, SIGINT) || sigismember(&set, SIGTERM) ||
-					 sigismember(&set, SIGHUP));
-}
-
 /*
  * Before Linux 5.14 there is no MADV_POPULATE_WRITE. The file's own allocation gives the same, but
  * for the page tables; a loop that writes to each page would end molt with SIGBUS where there is
@@ -165,7 +158,7 @@ int hostpages_populate(int fd, void *hva, uint64_t size, uint64_t *done, uint64_
 
 	for (uint64_t at = 0, len; at < size; at += len, *done += len) {
 		len = size - at < PIECE ? size - at : PIECE;
-		if (told_to_end())
+		if (end_signals_pending())
 			return err_set(err, EINTR,
 				       "ended by a signal while guest RAM was populated");
 		r = populate(fd, hva, at, len);
