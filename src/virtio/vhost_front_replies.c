@@ -5,6 +5,7 @@
  * them while it has not; as many queues; a configuration that the owner agrees to.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -135,7 +136,8 @@ int vhost_front_got_inflight(struct vhost_front *f, struct vhost_user_message *m
 
 	if (msg->nfds != 1 || !sane_table(f, i))
 		return err_set(err, EPROTO, "GET_INFLIGHT_FD was not answered with a table");
-	if (fd_kind_of(msg->fds[0]) != FD_KIND_MEMFD || fstat(msg->fds[0], &st) < 0 ||
+	/* Any memory file, sealed or not: DPDK's memfds allow no seals. */
+	if (fcntl(msg->fds[0], F_GET_SEALS) < 0 || fstat(msg->fds[0], &st) < 0 ||
 	    (uint64_t)st.st_size < i->mmap_offset + i->mmap_size)
 		return err_set(err, EPROTO,
 			       "GET_INFLIGHT_FD was answered with something that is "

@@ -171,9 +171,9 @@ static int take_all(struct vhost_front *f, uint32_t id, struct fdtable *t, struc
 
 	if (r == 0)
 		r = take(&f->channel.fd, g->channel, "vhost-channel", id, FD_KIND_STREAM, t, err);
+	/* The fd table calls a memfd that allows no seals a file, and a back-end may forbid them. */
 	if (r == 0)
-		r = take(&f->inflight_fd, g->has_inflight, "vhost-inflight", id, FD_KIND_MEMFD, t,
-			 err);
+		r = take(&f->inflight_fd, g->has_inflight, "vhost-inflight", id, 0, t, err);
 	if (r == 0)
 		r = take_in(&f->conn, &g->main_carried, id * 16, t, err);
 	if (r == 0)

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -363,6 +364,30 @@ static void an_inflight_table_that_is_none(void **state)
 	stage_fini(&s);
 }
 
+/* DPDK's memfd allows no seals, and a back-end may forbid them later. */
+static void an_inflight_table_without_seals(void **state)
+{
+	struct stage s;
+
+	(void)state;
+	stage_init(&s);
+	new_mock(&s);
+	fd_close(&s.mock.inflight);
+	s.mock.inflight = memfd_create("inflight", MFD_CLOEXEC);
+	assert_int_equal(ftruncate(s.mock.inflight, 8192), 0);
+	until(&s, &s.d.ready, 1);
+	driver_start(&s.d);
+	until(&s, &s.d.running, 1);
+	driver_update(&s.d);
+	assert_true(s.d.front.inflight_fd >= 0);
+	stage_fini(&s);
+	run(&s);
+	assert_int_equal(fcntl(s.mock.inflight, F_ADD_SEALS, F_SEAL_SEAL), 0);
+	driver_update(&s.d);
+	assert_int_equal(s.d.lost + s.d.failed, 0);
+	stage_fini(&s);
+}
+
 static uint64_t taken(int fd)
 {
 	uint64_t count;
@@ -702,6 +727,7 @@ int main(void)
 		cmocka_unit_test(a_back_end_that_never_gives_a_queue_back),
 		cmocka_unit_test(the_inflight_table_is_kept_until_a_reset),
 		cmocka_unit_test(an_inflight_table_that_is_none),
+		cmocka_unit_test(an_inflight_table_without_seals),
 		cmocka_unit_test(nothing_waits_for_ever),
 		cmocka_unit_test(what_is_left_in_the_rings),
 		cmocka_unit_test(another_version_of_the_back_end),
