@@ -280,9 +280,9 @@ static void disk_reset(struct device *dev)
 	vhost_device_reset(&d->host.device);
 }
 
-static int disk_before_reset(struct device *dev, struct error *err)
+static bool disk_before_reset(struct device *dev, bool at_once)
 {
-	return vhost_device_before_reset(device_of(dev), err);
+	return vhost_device_before_reset(device_of(dev), at_once);
 }
 
 static void disk_service(struct device *dev)

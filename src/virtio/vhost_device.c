@@ -23,8 +23,6 @@
 
 #include "vhost_device.h"
 
-#define RESET_WAIT_MS 40000 /* more than the front-end gives a back-end to finish */
-
 enum given {
 	NOT_GIVEN,
 	GIVEN,
@@ -367,18 +365,17 @@ void vhost_device_attach(struct vhost_device *d)
 	fast_path_forget_vm(&d->path);
 }
 
-int vhost_device_before_reset(struct vhost_device *d, struct error *err)
+bool vhost_device_before_reset(struct vhost_device *d, bool at_once)
 {
 	struct vhost_device_guest *g = d->guest;
-	int r = 0;
 
 	if (g->started && !g->stopping)
 		g->stopping = vhost_front_stop(&d->front, true) == 0;
 	/* Nothing is to be started again by what comes in meanwhile. */
 	g->virtio.status |= VIRTIO_CONFIG_S_NEEDS_RESET;
 	if (g->stopping)
-		r = vhost_front_wait_stopped(&d->front, RESET_WAIT_MS, err);
-	return r;
+		vhost_front_serve_stop(&d->front, at_once);
+	return !g->stopping;
 }
 
 /* The front-end's part stays: it is the connection's, not the guest's. */

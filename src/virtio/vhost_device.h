@@ -94,7 +94,7 @@ void vhost_device_hold(struct vhost_device *d, bool on);
 /* The class's callbacks of the same names. */
 void vhost_device_attach(struct vhost_device *d);
 void vhost_device_reset(struct vhost_device *d);
-int vhost_device_before_reset(struct vhost_device *d, struct error *err);
+bool vhost_device_before_reset(struct vhost_device *d, bool at_once);
 void vhost_device_service(struct vhost_device *d);
 void vhost_device_fast_path(struct vhost_device *d, bool on);
 void vhost_device_quiesce(struct vhost_device *d);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The two places that wait: a cold start for its back-end, a reset of the machine for its end. */
+/* Where nobody turns the event loop: a cold start, and a reset of the machine. */
 #include <errno.h>
 #include <poll.h>
 
@@ -8,16 +8,7 @@
 #include "vhost_front_impl.h"
 
 #define NS_PER_MS 1000000ull
-
-static bool is_ready(const struct vhost_front *f)
-{
-	return f->guest->ready;
-}
-
-static bool is_stopped(const struct vhost_front *f)
-{
-	return !f->guest->started && !f->guest->tell_stopped;
-}
+#define TURNS 256 /* more than a stop has messages */
 
 static int ms_until(uint64_t at)
 {
@@ -27,8 +18,8 @@ static int ms_until(uint64_t at)
 	return ms < 1000 ? (int)ms : 1000;
 }
 
-/* One turn of an event loop with these two sockets and one timer alone. */
-static void turn(struct vhost_front *f, uint64_t until)
+/* One turn of an event loop with these two sockets and one timer alone; false: nothing to do. */
+static bool turn(struct vhost_front *f, uint64_t until)
 {
 	struct pollfd fds[] = {
 		{ .fd = f->conn_source.loop ? f->conn.fd : -1 },
@@ -39,24 +30,24 @@ static void turn(struct vhost_front *f, uint64_t until)
 	fds[0].events = (short)f->conn_source.events; /* EPOLLIN is POLLIN, and so on */
 	fds[1].events = (short)f->channel_source.events;
 	if (poll(fds, ARRAY_SIZE(fds), ms_until(timer ? f->timer.at_ns : until)) < 0)
-		return;
+		return false;
 	if (f->timer.loop && now_ns() >= f->timer.at_ns) {
 		loop_timer_cancel(&f->timer);
 		vhost_front_on_timer(f);
-		return;
+		return true;
 	}
 	if (fds[0].revents)
 		vhost_front_on_conn(f, (uint32_t)fds[0].revents);
 	else if (fds[1].revents)
 		vhost_front_on_channel(f, (uint32_t)fds[1].revents);
+	return fds[0].revents || fds[1].revents;
 }
 
-static bool wait_for(struct vhost_front *f, bool (*done)(const struct vhost_front *f),
-		     unsigned int ms)
+static bool wait_until_ready(struct vhost_front *f, unsigned int ms)
 {
 	uint64_t until = now_ns() + ms * NS_PER_MS;
 
-	while (!done(f)) {
+	while (!f->guest->ready) {
 		if (now_ns() >= until || !f->live)
 			return false;
 		turn(f, until);
@@ -68,7 +59,7 @@ int vhost_front_wait_ready(struct vhost_front *f, unsigned int ms, struct error 
 {
 	const char *why;
 
-	if (wait_for(f, is_ready, ms))
+	if (wait_until_ready(f, ms))
 		return 0;
 	why = f->last_error.code ? f->last_error.text : "it does not answer";
 	if (!f->setup.path)
@@ -80,10 +71,16 @@ int vhost_front_wait_ready(struct vhost_front *f, unsigned int ms, struct error 
 		       f->setup.name, f->setup.path, ms, why);
 }
 
-int vhost_front_wait_stopped(struct vhost_front *f, unsigned int ms, struct error *err)
+void vhost_front_serve_stop(struct vhost_front *f, bool at_once)
 {
-	if (wait_for(f, is_stopped, ms))
-		return 0;
-	return err_set(err, ETIMEDOUT, "%s: the back-end at '%s' has not stopped within %u ms",
-		       f->setup.name, f->setup.path ? f->setup.path : "a socketpair", ms);
+	struct error err = ERROR_INIT;
+
+	for (unsigned int n = 0; f->live && f->guest->tell_stopped && n < TURNS; n++)
+		if (!turn(f, 0))
+			break;
+	if (!f->guest->tell_stopped || !at_once)
+		return;
+	err_set(&err, ETIMEDOUT, "it has not stopped for a reset of the machine");
+	vhost_front_drop(f, &err);
+	vhost_front_pump(f);
 }

@@ -188,9 +188,9 @@ static void vhost_user_reset(struct device *dev)
 	vhost_device_reset(device_of(dev));
 }
 
-static int vhost_user_before_reset(struct device *dev, struct error *err)
+static bool vhost_user_before_reset(struct device *dev, bool at_once)
 {
-	return vhost_device_before_reset(device_of(dev), err);
+	return vhost_device_before_reset(device_of(dev), at_once);
 }
 
 static void vhost_user_service(struct device *dev)

@@ -10,6 +10,7 @@
  */
 #include <ctype.h>
 #include <errno.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,8 @@
 #include <molt/base/fd.h>
 
 #include "device_list.h"
+
+#define BEFORE_RESET_NS 40000000000ull /* more than a back-end has for what is in flight */
 
 /* One section "devices". */
 struct listed {
@@ -438,18 +441,31 @@ int devices_attach(struct machine *m, bool before_vcpus, struct error *err)
 	return 0;
 }
 
-int devices_before_reset(struct machine *m, struct error *err)
+static bool all_before_reset(struct machine *m, bool at_once)
 {
-	int r = 0;
+	bool done = true;
 
-	for (unsigned int i = 0; i < m->ndevices && r == 0; i++) {
+	for (unsigned int i = 0; i < m->ndevices; i++) {
 		struct device *dev = m->devices[i];
 
-		r = dev->cls->before_reset ? dev->cls->before_reset(dev, err) : 0;
-		if (r < 0)
-			err_prefix(err, "device '%s'", dev->id);
+		if (dev->cls->before_reset && !dev->cls->before_reset(dev, at_once))
+			done = false;
 	}
-	return r;
+	return done;
+}
+
+/* All side by side: storage that hangs makes the guest wait once, not once for each disk. */
+void devices_before_reset(struct machine *m)
+{
+	uint64_t until = now_ns() + BEFORE_RESET_NS;
+
+	while (!all_before_reset(m, false)) {
+		if (now_ns() >= until) {
+			all_before_reset(m, true);
+			return;
+		}
+		poll(NULL, 0, 1);
+	}
 }
 
 void devices_destroy(struct machine *m)

@@ -23,7 +23,7 @@ int devices_create(struct machine *m, const struct machine_config *cfg, bool bef
 int devices_attach(struct machine *m, bool before_vcpus, struct error *err);
 
 /* See struct device_class. */
-int devices_before_reset(struct machine *m, struct error *err);
+void devices_before_reset(struct machine *m);
 
 void devices_destroy(struct machine *m);
 

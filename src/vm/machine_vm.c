@@ -83,11 +83,10 @@ int machine_reset(struct machine *m, const char *reason, struct error *err)
 	int r;
 
 	machine_park_vcpus(m);
-	r = devices_before_reset(m, err);
+	devices_before_reset(m);
 	machine_tear_down_vm(m);
 	msi_routes_forget_vm(&m->msi_routes);
-	if (r == 0)
-		r = memory_clear(&m->memory, err);
+	r = memory_clear(&m->memory, err);
 	if (r == 0)
 		r = machine_build_vm(m, NULL, err);
 	if (r == 0)

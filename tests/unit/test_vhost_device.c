@@ -7,12 +7,15 @@
 #include <linux/virtio_ids.h>
 #include <linux/virtio_pci.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <molt/base/fd.h>
 #include <molt/virtio/classes.h>
 
 #include "../../src/virtio/vhost_device.h"
 #include "../../src/virtio/vhost_front_impl.h"
+#include "../../src/vm/device_list.h"
 
 static struct bench bench;
 static struct fdtable fds;
@@ -97,12 +100,104 @@ static void test_a_reset_forgets_what_a_bad_stop_has_left(void **state)
 	assert_true(guest.front.queue_flags[0] & QUEUE_DEAD);
 }
 
+/* A device whose back-end has a queue, and says nothing. */
+struct hung {
+	struct device dev;
+	struct vhost_device vhost;
+	struct vhost_device_guest guest;
+	int theirs;
+};
+
+static bool hung_before_reset(struct device *d, bool at_once)
+{
+	return vhost_device_before_reset(&container_of(d, struct hung, dev)->vhost, at_once);
+}
+
+static const struct device_class hung_class = { .name = "hung", .before_reset = hung_before_reset };
+
+static void make_hung(struct hung *h, unsigned int drain_ms)
+{
+	const struct vhost_device_setup how = {
+		.identity = { .type = VIRTIO_ID_BLOCK, .nqueues = 1, .queue_max = 64 },
+	};
+	struct vhost_front_guest *front = &h->guest.front;
+	struct error err = ERROR_INIT;
+	int ends[2];
+
+	memset(h, 0, sizeof(*h));
+	h->dev.cls = &hung_class;
+	h->dev.machine = &bench.m;
+	pthread_mutex_init(&h->dev.lock, NULL);
+	assert_int_equal(vhost_device_create(&h->vhost, &h->dev, &h->guest, &how, &fds, NULL, 0,
+					     &err),
+			 0);
+	vhost_device_reset(&h->vhost);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends),
+			 0);
+	h->theirs = ends[1];
+	h->vhost.front.setup.drain_ms = drain_ms;
+	vhost_front_give_socket(&h->vhost.front, ends[0]);
+	front->step = STEP_SESSION;
+	front->known = front->ready = front->started = front->running = true;
+	front->queue_flags[0] = QUEUE_WANTED | QUEUE_LIVE;
+	h->guest.started = true;
+	h->guest.given[0] = 1;
+	vhost_front_resume(&h->vhost.front);
+}
+
+static void end_hung(struct hung *h)
+{
+	vhost_device_destroy(&h->vhost);
+	pthread_mutex_destroy(&h->dev.lock);
+	close(h->theirs);
+}
+
+/* Storage that hangs behind two disks makes a guest's reset wait once. */
+static void test_a_reset_waits_for_all_devices_at_once(void **state)
+{
+	static struct machine machine;
+	static struct hung two[2];
+	uint64_t since, ms;
+
+	(void)state;
+	for (unsigned int i = 0; i < 2; i++) {
+		make_hung(&two[i], 1000);
+		machine.devices[machine.ndevices++] = &two[i].dev;
+	}
+	since = now_ns();
+	devices_before_reset(&machine);
+	ms = (now_ns() - since) / 1000000;
+	assert_in_range(ms, 1000, 1900);
+	for (unsigned int i = 0; i < 2; i++) {
+		assert_false(two[i].guest.started || two[i].guest.front.connected);
+		end_hung(&two[i]);
+	}
+}
+
+/* A back-end that takes longer than a reset may does not end the machine. */
+static void test_a_reset_ends_with_a_back_end_that_does_not_stop(void **state)
+{
+	static struct hung h;
+
+	(void)state;
+	make_hung(&h, 3600000);
+	assert_false(hung_before_reset(&h.dev, false));
+	assert_true(h.guest.front.connected);
+	assert_true(hung_before_reset(&h.dev, true));
+	assert_false(h.guest.front.connected);
+	end_hung(&h);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_a_reset_before_any_start_is_done_at_once,
 						setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_reset_forgets_what_a_bad_stop_has_left,
+						setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_reset_waits_for_all_devices_at_once, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(test_a_reset_ends_with_a_back_end_that_does_not_stop,
 						setup, teardown),
 	};
 

@@ -9,8 +9,8 @@
  * again, and if it still offers what the guest has negotiated, the session is set up anew.
  *
  * All functions are for the main thread. Callbacks come from the event loop or out of
- * vhost_front_wait_*(), never out of another function here; they may call all functions but
- * vhost_front_destroy() and vhost_front_wait_*().
+ * vhost_front_wait_ready() and vhost_front_serve_stop(), never out of another function here; they
+ * may call all functions but these two and vhost_front_destroy().
  */
 #ifndef MOLT_VIRTIO_VHOST_FRONT_H
 #define MOLT_VIRTIO_VHOST_FRONT_H
@@ -268,11 +268,16 @@ int vhost_front_stop(struct vhost_front *f, bool reset);
 void vhost_front_forget_queue(struct vhost_front *f, unsigned int queue);
 
 /*
- * For a cold start, and for a reset of the machine: serve this front-end alone until it is ready or
- * stopped. -ETIMEDOUT with a sentence that names the socket and the way out.
+ * For a cold start: serves this front-end alone until it is ready. -ETIMEDOUT with a sentence that
+ * names the socket and the way out.
  */
 int vhost_front_wait_ready(struct vhost_front *f, unsigned int ms, struct error *err);
-int vhost_front_wait_stopped(struct vhost_front *f, unsigned int ms, struct error *err);
+
+/*
+ * For a reset of the machine, which does not turn the event loop: after vhost_front_stop(), serves
+ * what there is without waiting. at_once: a back-end that has not stopped loses the connection.
+ */
+void vhost_front_serve_stop(struct vhost_front *f, bool at_once);
 
 enum vhost_front_state vhost_front_state(const struct vhost_front *f);
 const char *vhost_front_state_name(enum vhost_front_state state);

@@ -160,9 +160,10 @@ struct device_class {
 	void (*updated)(struct device *dev);
 	/*
 	 * Before a guest's reset, when RAM is still what it was: whoever else writes to it has to
-	 * be stopped. -errno: it cannot be, and the machine ends.
+	 * be stopped. Does not wait: false, and it is called again until it is so. at_once: for the
+	 * last time, it is done with whoever has not stopped.
 	 */
-	int (*before_reset)(struct device *dev, struct error *err);
+	bool (*before_reset)(struct device *dev, bool at_once);
 	/* Brings the guest part up to date (e.g. from KVM) before it is saved. */
 	int (*pre_save)(struct device *dev, struct error *err);
 	/* Host state of the backend, as sections of its own, and its descriptors. */
