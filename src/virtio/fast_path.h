@@ -34,7 +34,7 @@ struct fast_queue {
 
 struct fast_path {
 	struct virtio *v;
-	bool allowed;
+	bool allowed;            /* device's lock */
 	bool any_fast;           /* some way is, of a kick or a call */
 	bool live;               /* calls are waited for, the group is served */
 	struct loop_group group; /* the sources below: open with the first eventfd */

@@ -246,10 +246,15 @@ static bool driver_resets(struct virtio *v)
 	return false;
 }
 
-/* Before the front-end was started there is nothing that a vector could be fast for. */
+/*
+ * Before the front-end was started there is nothing that a vector could be fast for; and while fast
+ * paths are off, as in a stand-in, where nobody serves, it is looked at when they come on.
+ */
 static void vectors_changed(struct virtio *v)
 {
-	if (of_virtio(v)->guest->started)
+	const struct vhost_device *d = of_virtio(v);
+
+	if (d->guest->started && d->path.allowed)
 		ask_for_service(v);
 }
 
@@ -401,8 +406,10 @@ void vhost_device_hold(struct vhost_device *d, bool on)
 
 void vhost_device_fast_path(struct vhost_device *d, bool on)
 {
+	pthread_mutex_lock(&d->dev->lock);
 	d->path.allowed = on;
-	lock_and_settle(d);
+	settle(d);
+	pthread_mutex_unlock(&d->dev->lock);
 }
 
 void vhost_device_quiesce(struct vhost_device *d)

@@ -55,11 +55,16 @@ static int teardown(void **state)
 	return 0;
 }
 
-static void write_status(uint8_t status)
+static void write_common(uint64_t offset, uint64_t value, unsigned int size)
 {
 	pthread_mutex_lock(&dev.lock);
-	vhost.virtio.pci.id.bar->write(&dev, VIRTIO_PCI_COMMON_STATUS, status, 1);
+	vhost.virtio.pci.id.bar->write(&dev, offset, value, size);
 	pthread_mutex_unlock(&dev.lock);
+}
+
+static void write_status(uint8_t status)
+{
+	write_common(VIRTIO_PCI_COMMON_STATUS, status, 1);
 }
 
 static uint8_t read_status(void)
@@ -98,6 +103,24 @@ static void test_a_reset_forgets_what_a_bad_stop_has_left(void **state)
 	assert_int_equal(read_status(), 0);
 	assert_int_equal(guest.base[0], 0);
 	assert_true(guest.front.queue_flags[0] & QUEUE_DEAD);
+}
+
+static bool vector_asks_for_service(bool fast_paths)
+{
+	vhost_device_fast_path(&vhost, fast_paths);
+	guest.started = true;
+	atomic_store(&bench.m.requests, 0);
+	write_common(VIRTIO_PCI_COMMON_Q_MSIX, 0, 2);
+	guest.started = false;
+	return atomic_load(&bench.m.requests) & MACHINE_REQ_SERVICE;
+}
+
+/* In a stand-in nobody serves, and the driver would wait until the switch. */
+static void test_a_vector_is_nobodys_affair_while_fast_paths_are_off(void **state)
+{
+	(void)state;
+	assert_true(vector_asks_for_service(true));
+	assert_false(vector_asks_for_service(false));
 }
 
 /* A device whose back-end has a queue, and says nothing. */
@@ -195,6 +218,8 @@ int main(void)
 						setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_reset_forgets_what_a_bad_stop_has_left,
 						setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			test_a_vector_is_nobodys_affair_while_fast_paths_are_off, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_reset_waits_for_all_devices_at_once, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(test_a_reset_ends_with_a_back_end_that_does_not_stop,
