@@ -305,6 +305,14 @@ static void disk_fast_path(struct device *dev, bool on)
 	vhost_device_fast_path(device_of(dev), on);
 }
 
+/* The last update's process, which was replaced; one that hangs is in no update's way. */
+static int disk_rest(struct device *dev, struct error *err)
+{
+	if (io_process_leaves(&to_disk(dev)->host.process))
+		return err_set(err, EBUSY, "the I/O process that was replaced has not ended yet");
+	return 0;
+}
+
 static int disk_quiesce(struct device *dev, struct error *err)
 {
 	struct disk *d = to_disk(dev);
@@ -406,6 +414,7 @@ const struct device_class disk_class = {
 	.service = disk_service,
 	.updated = disk_updated,
 	.fast_path = disk_fast_path,
+	.rest = disk_rest,
 	.quiesce = disk_quiesce,
 	.resume = disk_resume,
 	.serve = disk_serve,

@@ -21,7 +21,7 @@
 
 #include "io_process.h"
 
-#define LEAVE_MS 100
+#define LEAVE_NS 2000000000ull
 #define SOON_NS 5000000000ull
 #define DELAY_MIN_MS 50
 #define DELAY_MAX_MS 1000
@@ -146,10 +146,11 @@ void io_process_watch(struct io_process *p)
 			  error_text(-r));
 }
 
-static void see_off(struct io_process *p, int ms)
+/* Does not wait: that may be in an update's pause. */
+static void see_off(struct io_process *p)
 {
 	loop_del(&p->left);
-	if (p->leaving.pid && !child_wait(&p->leaving, ms))
+	if (p->leaving.pid && !child_wait(&p->leaving, 0))
 		fd_close(&p->leaving.fd);
 	p->leaving = CHILD_NONE;
 }
@@ -157,14 +158,19 @@ static void see_off(struct io_process *p, int ms)
 static void has_left(void *opaque, uint32_t events)
 {
 	(void)events;
-	see_off(opaque, 0);
+	see_off(opaque);
+}
+
+bool io_process_leaves(const struct io_process *p)
+{
+	return p->leaving.pid && now_ns() < p->leave_by_ns;
 }
 
 void io_process_unwatch(struct io_process *p)
 {
 	loop_del(&p->exited);
 	loop_timer_cancel(&p->again);
-	see_off(p, LEAVE_MS);
+	see_off(p);
 }
 
 int io_process_replace(struct io_process *p, struct error *err)
@@ -177,11 +183,12 @@ int io_process_replace(struct io_process *p, struct error *err)
 	/* The old one's socket is closed by now, and it ends. */
 	io_process_unwatch(p);
 	p->leaving = p->child;
+	p->leave_by_ns = now_ns() + LEAVE_NS;
 	p->child = next;
 	if (p->leaving.pid)
 		r = loop_add(p->loop, &p->left, p->leaving.fd, EPOLLIN, has_left, p);
 	if (r < 0)
-		see_off(p, LEAVE_MS);
+		see_off(p);
 	io_process_watch(p);
 	return 0;
 }

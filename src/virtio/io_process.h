@@ -24,6 +24,7 @@ struct io_process {
 	bool ours; /* started or watched here; else another process's guest has its disk by it */
 	struct loop_source exited;
 	struct child leaving; /* the one before, which was replaced */
+	uint64_t leave_by_ns; /* until when it is worth waiting for */
 	struct loop_source left;
 	struct loop_timer again;
 	uint64_t started_ns;
@@ -44,8 +45,8 @@ void io_process_init(struct io_process *p, struct loop *loop, const char *name);
 int io_process_start(struct io_process *p, struct error *err);
 
 /*
- * Begins to wait for its end, and to start another then; and leaves off. Both harmless twice. The
- * second waits for one that is leaving.
+ * Begins to wait for its end, and to start another then; and leaves off. Both harmless twice. After
+ * the second one that is leaving is nobody's, and a zombie once it has ended.
  */
 void io_process_watch(struct io_process *p);
 void io_process_unwatch(struct io_process *p);
@@ -55,6 +56,9 @@ void io_process_unwatch(struct io_process *p);
  * closed. -errno: nothing has changed.
  */
 int io_process_replace(struct io_process *p, struct error *err);
+
+/* Whether one that was replaced may be expected to end soon. */
+bool io_process_leaves(const struct io_process *p);
 
 /*
  * Ends it, and waits for that as long as it takes up to ms. One that is not ours, in a successor

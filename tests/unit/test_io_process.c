@@ -4,10 +4,13 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
+
+#include <molt/base/fd.h>
 
 #include "../../src/virtio/io_process.h"
 
@@ -67,12 +70,49 @@ static void test_one_that_is_watched_is_ended(void **state)
 	assert_int_equal(kill(f->pid, 0), -1);
 }
 
+static char *arguments(void *opaque, int socket, int *fds, size_t *nfds)
+{
+	(void)opaque;
+	(void)socket;
+	(void)fds;
+	(void)nfds;
+	return strdup("");
+}
+
+static void started(void *opaque, int socket)
+{
+	(void)opaque;
+	close(socket);
+}
+
+/* An update waits for it before its pause, and not for ever; nobody does in the pause. */
+static void test_one_that_is_leaving(void **state)
+{
+	struct fixture *f = *state;
+	struct error err;
+	uint64_t since;
+
+	f->process.arguments = arguments;
+	f->process.started = started;
+	assert_false(io_process_leaves(&f->process));
+	assert_int_equal(io_process_replace(&f->process, &err), 0);
+	assert_true(io_process_leaves(&f->process));
+	f->process.leave_by_ns = now_ns();
+	assert_false(io_process_leaves(&f->process));
+	since = now_ns();
+	io_process_unwatch(&f->process);
+	assert_in_range(now_ns() - since, 0, 80000000);
+	io_process_end(&f->process, END_MS);
+	assert_int_equal(waitpid(f->pid, NULL, WNOHANG), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_one_that_another_guest_process_has_goes_on,
 						setup, teardown),
 		cmocka_unit_test_setup_teardown(test_one_that_is_watched_is_ended, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_one_that_is_leaving, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
