@@ -128,15 +128,19 @@ static struct io_request *pop(struct io_queue *q)
 	return &q->requests[chain.head];
 }
 
-/* Takes what there is. The nanoseconds until a limit lets the next one through, -1: none waits. */
+/*
+ * Takes what there is, a ring of it at most: a driver that goes on offering what is done at once
+ * must not keep the thread from giving back, and from stopping. The nanoseconds until a limit lets
+ * the next one through, -1: none waits.
+ */
 static int64_t take_requests(struct io_queue *q)
 {
-	for (;;) {
+	for (unsigned int n = 0; n < q->vq.size; n++) {
 		struct io_request *r = q->held ? q->held : pop(q);
 		uint64_t now, wait;
 
 		if (!r)
-			return -1;
+			break;
 		now = r == q->held ? now_ns() : r->start_ns;
 		wait = ask_limits(q, r, now);
 		if (wait) {
@@ -149,6 +153,7 @@ static int64_t take_requests(struct io_queue *q)
 		q->held = NULL;
 		begin(r);
 	}
+	return -1;
 }
 
 /* A request that waits for a limit goes back to where it came from: the driver never knew. */

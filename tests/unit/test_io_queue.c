@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: MIT */
+/* A queue's thread against a driver that offers another request as soon as one is done. */
+#include <linux/virtio_blk.h>
+#include <linux/virtio_ring.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include <molt/base/fd.h>
+
+#include "src/io/internal.h"
+
+#define SIZE 8
+#define DESC 0x1000
+#define AVAIL 0x2000
+#define USED 0x3000
+#define DATA 0x10000
+#define MANY 1000
+
+static struct io_disk_options opt;
+static struct io_disk disk;
+static struct io_queue queue;
+static struct io_process process;
+static unsigned int taken;
+
+static void *at(uint64_t gpa, uint64_t len)
+{
+	return memory_ptr(&disk.mem, gpa, len);
+}
+
+static void offer(void)
+{
+	struct vring_avail *avail = at(AVAIL, 6 + 2 * SIZE);
+
+	avail->ring[avail->idx % SIZE] = 0;
+	avail->idx++;
+}
+
+/* Done at once. Main wishes that the queue stops when the first one is. */
+static void submit(struct io_request *r)
+{
+	io_request_finish(r, VIRTIO_BLK_S_OK);
+	if (++taken == 1)
+		io_queue_stop(&queue);
+	if (taken < MANY)
+		offer();
+}
+
+static void nothing(struct io_queue *q)
+{
+	(void)q;
+}
+
+static bool none_ready(struct io_queue *q)
+{
+	(void)q;
+	return false;
+}
+
+static void no_wait(struct io_queue *q, int64_t timeout_ns)
+{
+	(void)q;
+	(void)timeout_ns;
+}
+
+static const struct io_engine engine = {
+	.submit = submit,
+	.flush = nothing,
+	.reap = nothing,
+	.ready = none_ready,
+	.wait = no_wait,
+	.settle = nothing,
+};
+
+static void stopped(void *opaque)
+{
+	(void)opaque;
+}
+
+static void set_up(void)
+{
+	struct error err = ERROR_INIT;
+	struct vring_desc *desc;
+	int board;
+
+	opt = (struct io_disk_options){ .id = "d", .queue_size = SIZE };
+	disk = (struct io_disk){ .opt = &opt, .process = &process };
+	process.nowhere = eventfd(0, EFD_CLOEXEC);
+	assert_int_equal(loop_create(&process.loop, &err), 0);
+	assert_int_equal(loop_wake_init(process.loop, &process.stopped, stopped, NULL, &err), 0);
+	board = io_board_make(1, &err);
+	assert_int_equal(io_board_map(&disk.board, board, 1, &err), 0);
+	assert_int_equal(memory_create(&disk.mem, MEMORY_MIN_BYTES, NULL, NULL, &err), 0);
+	assert_int_equal(io_queue_init(&queue, &disk, 0, &err), 0);
+	queue.engine = &engine;
+	queue.config = (struct virtqueue_config){ .size = SIZE,
+						  .desc_gpa = DESC,
+						  .avail_gpa = AVAIL,
+						  .used_gpa = USED };
+	desc = at(DESC, sizeof(*desc) * SIZE);
+	desc[0] = (struct vring_desc){ DATA, 16, VRING_DESC_F_NEXT, 1 };
+	desc[1] = (struct vring_desc){ DATA + 16, 1, VRING_DESC_F_WRITE, 0 };
+	((struct virtio_blk_outhdr *)at(DATA, 16))->type = VIRTIO_BLK_T_FLUSH;
+}
+
+static void test_a_driver_without_a_pause_does_not_keep_the_queue(void **state)
+{
+	struct error err = ERROR_INIT;
+
+	(void)state;
+	set_up();
+	offer();
+	assert_int_equal(io_queue_start(&queue, &err), 0);
+	assert_int_equal(io_queue_start_thread(&queue, &err), 0);
+	while (io_queue_running(&queue))
+		usleep(1000);
+	assert_in_range(taken, 1, SIZE);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_a_driver_without_a_pause_does_not_keep_the_queue),
+	};
+
+	return cmocka_run_group_tests_name("io_queue", tests, NULL, NULL);
+}
