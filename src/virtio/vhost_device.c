@@ -65,14 +65,22 @@ static void give_queue(struct vhost_device *d, uint32_t q)
 		virtio_broken(&d->virtio, error_text(-r));
 }
 
+/* Before a start: with that a queue's old requests would be the next back-end's to do. */
+static void end_queue_resets(struct vhost_device *d)
+{
+	for (uint32_t q = 0; q < d->virtio.id.nqueues; q++) {
+		if (d->guest->given[q] != NOT_GIVEN || !d->guest->virtio.resetting[q])
+			continue;
+		vhost_front_forget_queue(&d->front, q);
+		virtio_queue_reset_done(&d->virtio, q);
+	}
+}
+
 static void settle_queue(struct vhost_device *d, uint32_t q)
 {
 	struct vhost_device_guest *g = d->guest;
 
-	if (g->given[q] == NOT_GIVEN && g->virtio.resetting[q]) {
-		vhost_front_forget_queue(&d->front, q);
-		virtio_queue_reset_done(&d->virtio, q);
-	} else if (g->given[q] == NOT_GIVEN && g->virtio.enabled[q] && g->started && !g->stopping)
+	if (g->given[q] == NOT_GIVEN && g->virtio.enabled[q] && g->started && !g->stopping)
 		give_queue(d, q);
 	else if (g->given[q] == GIVEN && g->virtio.resetting[q] &&
 		 vhost_front_stop_queue(&d->front, q) == 0)
@@ -94,6 +102,7 @@ static void settle(struct vhost_device *d)
 	uint64_t features = g->virtio.driver_features & vhost_front_features(&d->front);
 	uint8_t used[VIRTIO_QUEUES_MAX];
 
+	end_queue_resets(d);
 	if (live && !g->started && !g->stopping)
 		g->started = vhost_front_start(&d->front, features) == 0;
 	else if (!live && g->started && !g->stopping)

@@ -2,6 +2,7 @@
 /* What a driver asks of a device whose back-end is another process, without one. */
 #include "machine_bench.h"
 
+#include <linux/pci_regs.h>
 #include <linux/virtio_blk.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_ids.h>
@@ -102,6 +103,23 @@ static void test_a_reset_forgets_what_a_bad_stop_has_left(void **state)
 	vhost_device_hold(&vhost, false); /* as main settles it, in its own time */
 	assert_int_equal(read_status(), 0);
 	assert_int_equal(guest.base[0], 0);
+	assert_true(guest.front.queue_flags[0] & QUEUE_DEAD);
+}
+
+/*
+ * The driver has reset a queue, taken bus mastering away and given it back, and the back-end died
+ * before it had finished. The start that follows must not do again what the table has of the queue.
+ */
+static void test_a_start_forgets_a_queue_that_was_reset(void **state)
+{
+	(void)state;
+	guest.front.has_inflight = true;
+	guest.virtio.status = VIRTIO_CONFIG_S_DRIVER_OK;
+	guest.virtio.resetting[0] = true;
+	vhost.virtio.pci.guest->config[PCI_COMMAND] |= PCI_COMMAND_MASTER;
+	vhost_device_hold(&vhost, false);
+	assert_true(guest.started);
+	assert_false(guest.virtio.resetting[0]);
 	assert_true(guest.front.queue_flags[0] & QUEUE_DEAD);
 }
 
@@ -218,6 +236,8 @@ int main(void)
 						setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_reset_forgets_what_a_bad_stop_has_left,
 						setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_start_forgets_a_queue_that_was_reset, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(
 			test_a_vector_is_nobodys_affair_while_fast_paths_are_off, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_reset_waits_for_all_devices_at_once, setup,
