@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -108,6 +109,29 @@ bool fd_ready(int fd, short events)
 	struct pollfd pfd = { .fd = fd, .events = events };
 
 	return poll(&pfd, 1, 0) > 0;
+}
+
+bool fd_take_event(int fd)
+{
+	uint64_t count;
+	struct iovec iov = { &count, sizeof(count) };
+	ssize_t n = preadv2(fd, &iov, 1, -1, RWF_NOWAIT);
+
+	if (n < 0 && errno == EOPNOTSUPP && fd_ready(fd, POLLIN)) /* before Linux 5.8 */
+		n = read(fd, &count, sizeof(count));
+	return n == sizeof(count);
+}
+
+/*
+ * The kernel has no RWF_NOWAIT for this. Who fills it up after the look can still make us wait: but
+ * by no accident, and not by the flag alone. #syscalls vcpu: poll write
+ */
+void fd_signal_event(int fd)
+{
+	const uint64_t one = 1;
+
+	if (fd >= 0 && fd_ready(fd, POLLOUT) && write(fd, &one, sizeof(one)) < 0)
+		return;
 }
 
 int fd_write_all(int fd, const void *buf, size_t len)

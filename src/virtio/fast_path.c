@@ -3,7 +3,6 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <unistd.h>
 
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
@@ -31,13 +30,6 @@ void fast_path_init(struct fast_path *p, struct virtio *v, void (*error)(struct 
 
 /* ---- the slow way ---- */
 
-static bool drain(int fd)
-{
-	uint64_t count;
-
-	return read(fd, &count, sizeof(count)) == sizeof(count);
-}
-
 static void called(void *opaque, uint32_t events)
 {
 	struct fast_queue *q = opaque;
@@ -45,7 +37,7 @@ static void called(void *opaque, uint32_t events)
 
 	(void)events;
 	pthread_mutex_lock(&v->dev->lock);
-	if (drain(q->call_fd)) {
+	if (fd_take_event(q->call_fd)) {
 		virtio_notify_queue(v, (uint32_t)(q - q->path->queues));
 		PROBE2(slow_call, v->dev->id, (uint32_t)(q - q->path->queues));
 	}
@@ -58,7 +50,7 @@ static void failed(void *opaque, uint32_t events)
 
 	(void)events;
 	pthread_mutex_lock(&p->v->dev->lock);
-	if (drain(p->error_fd))
+	if (fd_take_event(p->error_fd))
 		p->error(p->v);
 	pthread_mutex_unlock(&p->v->dev->lock);
 }
@@ -162,12 +154,7 @@ int fast_path_adopt(struct fast_path *p, struct fdtable *fds, struct error *err)
 
 void fast_path_kick(struct fast_path *p, uint32_t queue)
 {
-	const uint64_t one = 1;
-	ssize_t n = p->queues[queue].kick_fd < 0
-			    ? 0
-			    : write(p->queues[queue].kick_fd, &one, sizeof(one));
-
-	(void)n; /* full: the back-end has plenty of kicks to read */
+	fd_signal_event(p->queues[queue].kick_fd);
 	PROBE2(slow_kick, p->v->dev->id, queue);
 }
 

@@ -61,7 +61,7 @@ int fast_path_save(const struct fast_path *p, struct fdtable *fds, struct error 
 int fast_path_adopt(struct fast_path *p, struct fdtable *fds, struct error *err);
 #define FAST_PATH_FD_NAMES "virtio-kick", "virtio-call", "virtio-error"
 
-/* From any thread: the slow kick. #syscalls vcpu: write */
+/* From any thread: the slow kick. */
 void fast_path_kick(struct fast_path *p, uint32_t queue);
 
 /*

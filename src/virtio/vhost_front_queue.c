@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Queues: what the owner wants of them, and how one is set up. */
 #include <errno.h>
-#include <unistd.h>
 
 #include <molt/base/fd.h>
 
@@ -163,15 +162,6 @@ int vhost_front_set_up_queues(struct vhost_front *f, struct error *err)
 	return 0;
 }
 
-static void signal_fd(int fd)
-{
-	const uint64_t one = 1;
-
-	/* A counter that is full wakes up whom it is for all the same. */
-	if (fd >= 0 && write(fd, &one, sizeof(one)) < 0)
-		return;
-}
-
 /*
  * The back-end that was there before may have taken a kick and not looked, or have finished a
  * request and not said so.
@@ -184,8 +174,8 @@ void vhost_front_kick_queues(struct vhost_front *f)
 		if (!(g->queue_flags[i] & QUEUE_KICK))
 			continue;
 		g->queue_flags[i] &= (uint16_t)~QUEUE_KICK;
-		signal_fd(f->kick_fd[i]);
+		fd_signal_event(f->kick_fd[i]);
 		if (g->queue_base[i])
-			signal_fd(f->call_fd[i]);
+			fd_signal_event(f->call_fd[i]);
 	}
 }

@@ -8,6 +8,7 @@
 #include <linux/virtio_ids.h>
 #include <linux/virtio_pci.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -141,6 +142,31 @@ static void test_a_vector_is_nobodys_affair_while_fast_paths_are_off(void **stat
 	assert_false(vector_asks_for_service(false));
 }
 
+static void block(int fd)
+{
+	assert_int_equal(fd_set_nonblock(fd, false), 0);
+}
+
+/* The flag is the back-end's as well, and QEMU's clears it. */
+static void test_an_eventfd_that_blocks_stops_nobody(void **state)
+{
+	struct fast_queue *q = &vhost.path.queues[0];
+	const uint64_t full = UINT64_MAX - 1;
+	struct error err = ERROR_INIT;
+
+	(void)state;
+	assert_int_equal(fast_path_open(&vhost.path, 0, &err), 0);
+	block(q->call_fd);
+	block(q->kick_fd);
+	block(vhost.path.error_fd);
+	assert_int_equal(write(q->kick_fd, &full, sizeof(full)), sizeof(full));
+	alarm(20);
+	q->call_source.fn(q->call_source.opaque, EPOLLIN); /* somebody else has taken it */
+	vhost.path.error_source.fn(vhost.path.error_source.opaque, EPOLLIN);
+	fast_path_kick(&vhost.path, 0);
+	alarm(0);
+}
+
 /* A device whose back-end has a queue, and says nothing. */
 struct hung {
 	struct device dev;
@@ -240,6 +266,8 @@ int main(void)
 						teardown),
 		cmocka_unit_test_setup_teardown(
 			test_a_vector_is_nobodys_affair_while_fast_paths_are_off, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_an_eventfd_that_blocks_stops_nobody, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(test_a_reset_waits_for_all_devices_at_once, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(test_a_reset_ends_with_a_back_end_that_does_not_stop,

@@ -417,6 +417,26 @@ static void nothing_waits_for_ever(void **state)
 	stage_fini(&s);
 }
 
+/* The flag that says so is the back-end's as well, and QEMU's clears it. */
+static void a_full_eventfd_that_blocks(void **state)
+{
+	const uint64_t full = UINT64_MAX - 1;
+	struct stage s;
+
+	(void)state;
+	run(&s);
+	taken(s.d.queue[0].kick);
+	assert_int_equal(fd_set_nonblock(s.d.queue[0].kick, false), 0);
+	assert_int_equal(write(s.d.queue[0].kick, &full, sizeof(full)), sizeof(full));
+	fd_close(&s.mock.conn.fd);
+	until(&s, &s.d.lost, 1);
+	new_mock(&s);
+	alarm(20);
+	until(&s, &s.d.running, 2);
+	alarm(0);
+	stage_fini(&s);
+}
+
 /* What a dead back-end without an inflight table has left in the rings of queue 0, of 64. */
 static const struct leftover {
 	const char *what;
@@ -729,6 +749,7 @@ int main(void)
 		cmocka_unit_test(an_inflight_table_that_is_none),
 		cmocka_unit_test(an_inflight_table_without_seals),
 		cmocka_unit_test(nothing_waits_for_ever),
+		cmocka_unit_test(a_full_eventfd_that_blocks),
 		cmocka_unit_test(what_is_left_in_the_rings),
 		cmocka_unit_test(another_version_of_the_back_end),
 		cmocka_unit_test(less_than_the_guest_was_shown),

@@ -50,6 +50,14 @@ const char *fd_output_hint(const char *path, int code);
 bool fd_ready(int fd, short events);
 
 /*
+ * An eventfd that another process has as well: that may make it block by a flag that both share, so
+ * these do not go by it. take: whether there was a count, which is 0 now. signal: adds 1; not to
+ * one that is full, who waits for it has plenty to read. fd may be -1.
+ */
+bool fd_take_event(int fd);
+void fd_signal_event(int fd);
+
+/*
  * Writes all of buf, over short writes and EINTR. 0 or -errno; what was written until then stays.
  */
 int fd_write_all(int fd, const void *buf, size_t len);
