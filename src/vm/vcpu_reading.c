@@ -101,6 +101,11 @@ bool vcpu_state_waits(const struct vcpu_state *st)
 	       st->mp_state.mp_state == KVM_MP_STATE_UNINITIALIZED;
 }
 
+/*
+ * The deadline before the LAPIC, as in the whole reading. One that passes in between is then in
+ * both, which is one interrupt; the other way round it is in neither, for KVM sets the bit in the
+ * IRR and the deadline to 0. The timer's mode is that of the last reading: only the vCPU sets it.
+ */
 static int get_what_others_change(struct vcpu_state *st, const struct vcpu_reading *reading,
 				  struct kvm *kvm, int fd, struct error *err)
 {
@@ -109,10 +114,10 @@ static int get_what_others_change(struct vcpu_state *st, const struct vcpu_readi
 	if (r == 0 && reading->first)
 		r = vcpu_state_get_tsc(st, kvm, fd, err);
 	if (r == 0)
-		r = vcpu_kind_get(VCPU_LAPIC, st, kvm, fd, NULL, err);
-	if (r == 0)
 		r = msrs_save_again(st, kvm, fd, lapic_timer_has_deadline(&st->lapic),
 				    reading->first, err);
+	if (r == 0)
+		r = vcpu_kind_get(VCPU_LAPIC, st, kvm, fd, NULL, err);
 	return r;
 }
 

@@ -10,6 +10,7 @@
 
 #define MSR_WALL_CLOCK 0x4b564d00u
 #define MSR_LSTAR 0xc0000082u
+#define IRR 0x200
 #define LVTT 0x320
 #define DEADLINE (2u << 17)
 
@@ -126,6 +127,52 @@ static void test_what_others_change_is_read(void **state)
 	assert_false(calls(f, KVM_GET_REGS));
 	assert_true(f->b->st->wall_clock == 0x8001);
 	assert_is_as_read_whole(f);
+}
+
+static struct fixture *expiring;
+static unsigned int expires_after;
+
+/* KVM hands a deadline that passed to the IRR, whenever a reader moves to another CPU. */
+static int ioctl_and_expire(struct kvm *kvm, int fd, unsigned long request, uintptr_t arg)
+{
+	struct fake_vcpu *a = expiring->b->a;
+	int r = expiring->b->fake->kvm.ioctl(kvm, fd, request, arg);
+
+	if (expires_after-- == 1) {
+		a->lapic.regs[IRR] |= 4;
+		*vcpu_bench_msr(a, FAKE_MSR_TSC_DEADLINE) = 0;
+	}
+	return r;
+}
+
+static bool is_in(const struct vcpu_state *st)
+{
+	struct vcpu_part part;
+
+	vcpu_part_of(&part, st);
+	return part.deadline || st->lapic.regs[IRR];
+}
+
+/* After whatever call: it is still a deadline, or an interrupt. */
+static void test_deadline_that_passes_in_the_middle(void **state)
+{
+	struct fixture *f = *state;
+	unsigned int ncalls;
+
+	expiring = f;
+	start(f, KVM_MP_STATE_HALTED, DEADLINE);
+	get(f);
+	ncalls = f->b->fake->ncalls;
+	f->b->kvm.ioctl = ioctl_and_expire;
+	for (unsigned int after = 1; after <= ncalls; after++) {
+		f->b->a->lapic.regs[IRR] = 0;
+		*vcpu_bench_msr(f->b->a, FAKE_MSR_TSC_DEADLINE) = 12345;
+		expires_after = after;
+		get(f);
+		assert_int_equal(f->b->fake->ncalls, ncalls);
+		if (!is_in(f->b->st))
+			fail_msg("it is lost after call %u", after);
+	}
 }
 
 /* Nobody wants the VM's wall clock of another vCPU; a timer without a deadline has none. */
@@ -352,6 +399,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		CASE(test_vcpu_that_waits_takes_few_calls),
 		CASE(test_what_others_change_is_read),
+		CASE(test_deadline_that_passes_in_the_middle),
 		CASE(test_msrs_that_nobody_wants),
 		CASE(test_tsc_of_others_is_that_of_the_first),
 		CASE(test_what_was_told_is_no_news_until_it_changes),

@@ -103,6 +103,7 @@ static void test_rows_that_may_not_change_places(void **state)
 	assert_true(VCPU_XCRS < VCPU_XSAVE);
 	assert_true(VCPU_LAPIC < VCPU_TSC_DEADLINE);
 	assert_int_equal(vcpu_kinds[VCPU_MP_STATE].save_at, 1);
+	assert_true(vcpu_kinds[VCPU_MSRS].save_at < vcpu_kinds[VCPU_LAPIC].save_at);
 }
 
 /* Every place once, so that the walk ends behind the last; what is read can be set. */
