@@ -52,8 +52,9 @@ static int call(struct kvm *kvm, int fd, unsigned long request, const char *name
 _Static_assert(offsetof(struct kvm_sregs, apic_base) == offsetof(struct kvm_sregs2, apic_base),
 	       "common head of the sregs");
 #define SREGS_HEAD (offsetof(struct kvm_sregs, apic_base) + sizeof(uint64_t))
+#define EFER_LMA (1u << 10)
 
-int sregs_get(struct kvm_sregs2 *sregs, struct kvm *kvm, int fd, struct error *err)
+static int read_sregs(struct kvm_sregs2 *sregs, struct kvm *kvm, int fd, struct error *err)
 {
 	struct kvm_sregs old;
 	int r;
@@ -64,6 +65,19 @@ int sregs_get(struct kvm_sregs2 *sregs, struct kvm *kvm, int fd, struct error *e
 	memset(sregs, 0, sizeof(*sregs));
 	if (r == 0)
 		memcpy(sregs, &old, SREGS_HEAD);
+	return r;
+}
+
+/*
+ * Outside long mode CS.L is a bit for software (Intel SDM volume 3, "Segment Descriptors"), which a
+ * guest may have in a descriptor that it jumped by. KVM tells it then, and refuses it.
+ */
+int sregs_get(struct kvm_sregs2 *sregs, struct kvm *kvm, int fd, struct error *err)
+{
+	int r = read_sregs(sregs, kvm, fd, err);
+
+	if (r == 0 && !(sregs->efer & EFER_LMA))
+		sregs->cs.l = 0;
 	return r;
 }
 

@@ -454,9 +454,18 @@ static void have_side_effects(struct fake_vcpu *v, unsigned long request)
 		set_timer_mode(v);
 }
 
+/* The sregs have a 64-bit code segment, but no long mode. */
+static bool is_refused(unsigned long request, const void *arg)
+{
+	const struct kvm_sregs2 *sregs = arg;
+
+	return (request == KVM_SET_SREGS || request == KVM_SET_SREGS2) && sregs->cs.l &&
+	       !(sregs->efer & FAKE_EFER_LMA);
+}
+
 static int change_vcpu(struct fake_vcpu *v, unsigned long request, void *arg)
 {
-	int r = blob_ioctl(v, request, arg);
+	int r = is_refused(request, arg) ? -EINVAL : blob_ioctl(v, request, arg);
 
 	have_side_effects(v, request);
 	return r;

@@ -35,6 +35,7 @@
 #define FAKE_VMS 16
 #define FAKE_VCPUS 32
 #define FAKE_TSC_KHZ 2100000
+#define FAKE_EFER_LMA (1u << 10)
 
 /* MSRs of the fake that are like no other. */
 #define FAKE_MSR_TSC_DEADLINE 0x6e0u
@@ -181,7 +182,7 @@ void fake_vcpu_play(struct fake_kvm *f, int fd, const struct fake_exit *e);
 /* Waits until the vCPU's whole script was played and completed (at most some seconds). */
 void fake_vcpu_wait_played(struct fake_kvm *f, int fd);
 
-/* Something else than zero in everything that is saved; the same for the same seed. */
+/* Something else than zero in everything that can be saved and set; the same for the same seed. */
 void fake_vcpu_randomise(struct fake_vcpu *v, uint32_t seed);
 
 /* The MSR's place in msr_index, msr_value and msr_writes; fails the test if there is none. */

@@ -91,6 +91,8 @@ void fake_vcpu_randomise(struct fake_vcpu *v, uint32_t seed)
 	fake_random_bytes(&seed, &v->sregs, sizeof(v->sregs));
 	for (size_t i = 0; i < ARRAY_SIZE(segments); i++)
 		randomise_segment(segments[i], &seed);
+	if (!(v->sregs.efer & FAKE_EFER_LMA))
+		v->sregs.cs.l = 0;
 	memset(v->sregs.gdt.padding, 0, sizeof(v->sregs.gdt.padding));
 	memset(v->sregs.idt.padding, 0, sizeof(v->sregs.idt.padding));
 	fake_random_bytes(&seed, &v->xcrs.xcrs, sizeof(v->xcrs.xcrs));

@@ -55,6 +55,21 @@ static void test_old_host(void **state)
 	assert_int_equal(fake_kvm_find_call(f->fake, -1, KVM_SET_XCRS, 0), -1);
 }
 
+/* A guest that has no long mode may jump to a 64-bit code segment all the same. */
+static void test_64_bit_code_segment_without_long_mode(void **state)
+{
+	struct vcpu_bench *f = *state;
+
+	for (int i = 0; i < 4; i++) {
+		f->kvm.has_sregs2 = i % 2;
+		f->a->sregs.efer = i / 2 ? FAKE_EFER_LMA : 0;
+		f->a->sregs.cs.l = 1;
+		vcpu_bench_get(f);
+		vcpu_bench_set(f);
+		assert_int_equal(f->b->sregs.cs.l, i / 2);
+	}
+}
+
 /* ---- the order, and the table that it comes from ---- */
 
 static int find_set(struct vcpu_bench *f, unsigned long request)
@@ -434,6 +449,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		CASE(test_all_state_arrives),
 		CASE(test_old_host),
+		CASE(test_64_bit_code_segment_without_long_mode),
 		CASE(test_order_of_setting),
 		cmocka_unit_test(test_rows_that_may_not_change_places),
 		cmocka_unit_test(test_rows_are_whole),
