@@ -12,6 +12,8 @@
  *			may have sent it an interrupt that the guest has got elsewhere
  *	events		always. KVM_SET_REGS forgets a pending exception; an NMI or INIT may have
  *			come as that interrupt did
+ *			come as that interrupt did. Before everything else as well, where they
+ *			keep the MP state from being set (leaves_smm())
  *	MSRs		those that differ and those that were rehearsed in another form, by one
  *			call. It comes after the LAPIC here, for the TSC deadline is among them
  *	regs		with the sregs: in real mode KVM keeps the flags in another place
@@ -96,12 +98,23 @@ static uint32_t kinds_to_set(const struct vcpu_state *st, const struct vcpu_stat
 	return set;
 }
 
+/* KVM refuses the new MP state while the vCPU is in SMM, or on its way there. */
+static bool leaves_smm(const struct vcpu_state *st, const struct vcpu_state *known)
+{
+	return (known->events.smi.smm || known->events.smi.pending) &&
+	       st->mp_state.mp_state == KVM_MP_STATE_INIT_RECEIVED;
+}
+
 int vcpu_state_set_again(const struct vcpu_state *st, const struct vcpu_state *known,
 			 struct kvm *kvm, int vcpu_fd, struct error *err)
 {
 	uint32_t set;
 	int r = 0;
 
+	if (leaves_smm(st, known))
+		r = vcpu_kind_set(VCPU_EVENTS, st, kvm, vcpu_fd, err);
+	if (r < 0)
+		return r;
 	if (st != known && !same_shape(st, known))
 		return vcpu_state_set(st, kvm, vcpu_fd, err);
 	set = kinds_to_set(st, known);

@@ -104,6 +104,22 @@ static int set_sregs(const struct vcpu_state *st, struct kvm *kvm, int fd, struc
 	return sregs_set(&st->sregs, kvm, fd, err);
 }
 
+/*
+ * A CPU that waits for SIPI takes no SMI. KVM keeps it for later and tells it, but has no way to
+ * set that: it lets no vCPU wait for SIPI that is to go into SMM. Guests have no use for an SMI,
+ * for there is no firmware that would serve one. So it is as if it had come to nothing.
+ */
+static int get_events(struct vcpu_state *st, struct kvm *kvm, int fd, const struct msr_list *msrs,
+		      struct error *err)
+{
+	int r = CALL(KVM_GET_VCPU_EVENTS, &st->events);
+
+	(void)msrs;
+	if (r == 0 && st->mp_state.mp_state == KVM_MP_STATE_INIT_RECEIVED)
+		st->events.smi.pending = 0;
+	return r;
+}
+
 static int get_xsave(struct vcpu_state *st, struct kvm *kvm, int fd, const struct msr_list *msrs,
 		     struct error *err)
 {
@@ -236,7 +252,8 @@ const struct vcpu_kind vcpu_kinds[VCPU_KINDS] = {
 		.name = "exceptions, interrupts and NMIs on their way",
 		CAP_(KVM_CAP_VCPU_EVENTS),
 		.save_at = 2, ST_(events),
-		.get = { CALL_(KVM_GET_VCPU_EVENTS) }, .set = { CALL_(KVM_SET_VCPU_EVENTS) },
+		.get = { CALL_(KVM_GET_VCPU_EVENTS) }, .save = get_events,
+		.set = { CALL_(KVM_SET_VCPU_EVENTS) },
 	},
 	[VCPU_DEBUGREGS] = {
 		.name = "debug registers",

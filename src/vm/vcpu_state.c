@@ -6,8 +6,9 @@
  * save_at is their place in the order of reading. Some of that order is free, this is not:
  *
  * Reading: MP state first, because it lets a pending INIT or SIPI take effect and so may change
- * every other register. The TSC deadline, with the MSRs, before the LAPIC: when it passes, KVM
- *clears it and sets a bit in the IRR. Read in between, it is twice the same interrupt, not none.
+ * every other register, and what the events can be depends on it. The TSC deadline, with the MSRs,
+ *before the LAPIC: when it passes, KVM clears it and sets a bit in the IRR. Read in between, it is
+ *twice the same interrupt, not none.
  *
  * Setting:
  *	CPUID		first: it decides which bits of everything else are valid

@@ -454,18 +454,33 @@ static void have_side_effects(struct fake_vcpu *v, unsigned long request)
 		set_timer_mode(v);
 }
 
-/* The sregs have a 64-bit code segment, but no long mode. */
-static bool is_refused(unsigned long request, const void *arg)
+static bool goes_into_smm(const struct kvm_vcpu_events *events)
+{
+	return events->flags & KVM_VCPUEVENT_VALID_SMM && (events->smi.smm || events->smi.pending);
+}
+
+/* A 64-bit code segment, but no long mode; to wait for SIPI in SMM, or with an SMI pending. */
+static bool is_refused(const struct fake_vcpu *v, unsigned long request, const void *arg)
 {
 	const struct kvm_sregs2 *sregs = arg;
 
-	return (request == KVM_SET_SREGS || request == KVM_SET_SREGS2) && sregs->cs.l &&
-	       !(sregs->efer & FAKE_EFER_LMA);
+	switch (request) {
+	case KVM_SET_SREGS:
+	case KVM_SET_SREGS2:
+		return sregs->cs.l && !(sregs->efer & FAKE_EFER_LMA);
+	case KVM_SET_MP_STATE:
+		return ((const struct kvm_mp_state *)arg)->mp_state == KVM_MP_STATE_INIT_RECEIVED &&
+		       goes_into_smm(&v->events);
+	case KVM_SET_VCPU_EVENTS:
+		return v->mp_state.mp_state == KVM_MP_STATE_INIT_RECEIVED && goes_into_smm(arg);
+	default:
+		return false;
+	}
 }
 
 static int change_vcpu(struct fake_vcpu *v, unsigned long request, void *arg)
 {
-	int r = is_refused(request, arg) ? -EINVAL : blob_ioctl(v, request, arg);
+	int r = is_refused(v, request, arg) ? -EINVAL : blob_ioctl(v, request, arg);
 
 	have_side_effects(v, request);
 	return r;

@@ -153,6 +153,20 @@ static void other_debugregs(struct fake_vcpu *v)
 	v->debugregs.db[2] ^= 8;
 }
 
+static void in_smm(struct fake_vcpu *v)
+{
+	v->events.flags |= KVM_VCPUEVENT_VALID_SMM;
+	v->events.smi.smm = 1;
+	v->events.smi.pending = 0;
+}
+
+static void smi_pending(struct fake_vcpu *v)
+{
+	in_smm(v);
+	v->events.smi.smm = 0;
+	v->events.smi.pending = 1;
+}
+
 #define ALWAYS KVM_SET_LAPIC, KVM_SET_VCPU_EVENTS
 
 static const struct change {
@@ -337,6 +351,24 @@ static void test_boot_cpu_that_was_reset_and_waits(void **state)
 	set_again(f);
 	assert_int_equal(f->b->mp_state.mp_state, KVM_MP_STATE_HALTED);
 	assert_like_a_fresh_one(f);
+}
+
+/* It was in SMM or on its way there; then it has got an INIT. */
+static void test_vcpu_out_of_smm_that_waits_for_sipi(void **state)
+{
+	for (int pending = 0; pending < 2; pending++) {
+		struct vcpu_bench *f;
+
+		vcpu_bench_teardown(state);
+		vcpu_bench_setup(state);
+		f = *state;
+		start_from(f, 5, pending ? smi_pending : in_smm);
+		f->a->events.smi.smm = 0;
+		f->a->mp_state.mp_state = KVM_MP_STATE_INIT_RECEIVED;
+		get(f);
+		set_again(f);
+		assert_like_a_fresh_one(f);
+	}
 }
 
 /* A list of MSRs or leaves of CPUID that is another one: nothing is known of what was set. */
@@ -588,6 +620,7 @@ int main(void)
 		CASE(test_everything_changes),
 		CASE(test_interrupts_that_came_meanwhile_are_gone),
 		CASE(test_boot_cpu_that_was_reset_and_waits),
+		CASE(test_vcpu_out_of_smm_that_waits_for_sipi),
 		CASE(test_other_shape_is_set_as_a_whole),
 		CASE(test_other_cpuid_is_set_as_a_whole),
 		cmocka_unit_test(test_each_change_takes_its_calls),

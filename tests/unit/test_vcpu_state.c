@@ -70,6 +70,24 @@ static void test_64_bit_code_segment_without_long_mode(void **state)
 	}
 }
 
+/* Who waits for SIPI has got an SMI; anybody else keeps it. */
+static void test_smi_of_a_vcpu_that_waits_for_sipi(void **state)
+{
+	struct vcpu_bench *f = *state;
+
+	f->a->events.flags = KVM_VCPUEVENT_VALID_SMM;
+	f->a->events.smi.pending = 1;
+	vcpu_bench_get(f);
+	vcpu_bench_set(f);
+	assert_int_equal(f->b->events.smi.pending, 1);
+	f->b->events.smi.pending = 0; /* as a fresh one */
+	f->a->mp_state.mp_state = KVM_MP_STATE_INIT_RECEIVED;
+	vcpu_bench_get(f);
+	vcpu_bench_set(f);
+	assert_int_equal(f->b->events.smi.pending, 0);
+	assert_int_equal(f->b->mp_state.mp_state, KVM_MP_STATE_INIT_RECEIVED);
+}
+
 /* ---- the order, and the table that it comes from ---- */
 
 static int find_set(struct vcpu_bench *f, unsigned long request)
@@ -450,6 +468,7 @@ int main(void)
 		CASE(test_all_state_arrives),
 		CASE(test_old_host),
 		CASE(test_64_bit_code_segment_without_long_mode),
+		CASE(test_smi_of_a_vcpu_that_waits_for_sipi),
 		CASE(test_order_of_setting),
 		cmocka_unit_test(test_rows_that_may_not_change_places),
 		cmocka_unit_test(test_rows_are_whole),
