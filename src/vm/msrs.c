@@ -148,10 +148,32 @@ int msrs_save_again(struct vcpu_state *st, struct kvm *kvm, int fd, bool tsc_dea
 	return 0;
 }
 
+/*
+ * KVM notes these before it looks whether their page is in RAM, refuses the guest's value if it is
+ * not, and tells it all the same: asynchronous page faults, and in older kernels EOIs. It cannot
+ * use such a page. So the value stays, but for the bit that enables it.
+ */
+static bool is_told_though_refused(const struct kvm_msr_entry *e)
+{
+	return (e->index == MSR_KVM_ASYNC_PF_EN || e->index == MSR_KVM_PV_EOI_EN) &&
+	       e->data & MSR_PAGE_ENABLE;
+}
+
+static void go_on_without_page(struct msr_buffer *m, uint32_t at)
+{
+	m->entries[at].data &= ~MSR_PAGE_ENABLE;
+	m->count -= at;
+	memmove(m->entries, m->entries + at, m->count * sizeof(m->entries[0]));
+}
+
 static int set_entries(struct msr_buffer *m, struct kvm *kvm, int fd, struct error *err)
 {
 	int r = call_in_pieces(m, kvm, fd, KVM_SET_MSRS);
 
+	while (r >= 0 && (uint32_t)r < m->count && is_told_though_refused(&m->entries[r])) {
+		go_on_without_page(m, (uint32_t)r);
+		r = call_in_pieces(m, kvm, fd, KVM_SET_MSRS);
+	}
 	if (r < 0)
 		return err_sys(err, -r, "KVM_SET_MSRS");
 	if ((uint32_t)r != m->count)

@@ -109,7 +109,7 @@ static const uint32_t msr_indices[] = {
 	FAKE_MSR_TSC_DEADLINE,
 	FAKE_MSR_WALL_CLOCK,
 	0x4b564d01,
-	0x4b564d02,
+	FAKE_MSR_ASYNC_PF_EN,
 	FAKE_MSR_STEAL_TIME,
 	0xc0000081,
 	0xc0000082,
@@ -379,6 +379,12 @@ static void reset_counters(struct fake_vcpu *v)
 			v->msr_value[i] = 0;
 }
 
+static bool is_page_outside(const struct fake_vcpu *v, const struct kvm_msr_entry *e)
+{
+	return e->index == FAKE_MSR_ASYNC_PF_EN && e->data & 1 && v->ram_end &&
+	       e->data >= v->ram_end;
+}
+
 static int msrs_ioctl(struct fake_vcpu *v, struct kvm_msrs *m, bool set)
 {
 	if (m->nmsrs >= 256) /* MAX_IO_MSRS */
@@ -393,6 +399,10 @@ static int msrs_ioctl(struct fake_vcpu *v, struct kvm_msrs *m, bool set)
 			v->msr_index[v->nmsrs++] = e->index;
 		if (i == v->nmsrs || (set && e->index == FAKE_MSR_READ_ONLY && !v->any_msr))
 			return (int)n;
+		if (set && is_page_outside(v, e)) {
+			v->msr_value[i] = e->data;
+			return (int)n;
+		}
 		v->msr_writes[i] += set;
 		v->armed += set && e->index == FAKE_MSR_TSC_DEADLINE && e->data;
 		if (set && e->index == FAKE_MSR_PERF_CAPABILITIES && e->data != v->msr_value[i])

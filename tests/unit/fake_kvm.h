@@ -44,6 +44,7 @@
 #define FAKE_PERF_CAPABILITIES 0x2005u /* an LBR format; full width writes */
 #define FAKE_MSR_WALL_CLOCK 0x4b564d00u
 #define FAKE_WALL_CLOCK_BYTES 12u
+#define FAKE_MSR_ASYNC_PF_EN 0x4b564d02u
 #define FAKE_MSR_STEAL_TIME 0x4b564d03u
 #define FAKE_MSR_UNREADABLE 0x1a0u /* in the list, but cannot be read */
 #define FAKE_MSR_READ_ONLY 0xcfu   /* in the list, can be read, not written */
@@ -103,6 +104,7 @@ struct fake_vcpu {
 	unsigned int msr_writes[FAKE_MSRS];
 	uint32_t nmsrs;
 	bool any_msr;
+	uint64_t ram_end; /* FAKE_MSR_ASYNC_PF_EN is kept and refused from there on; 0: nowhere */
 	uint64_t tsc_khz;
 	uint64_t tsc_offset;
 	struct kvm_regs regs;

@@ -352,6 +352,26 @@ static void test_refused_msr_is_named(void **state)
 	assert_non_null(strstr(f->err.text, "0xcf = 0x77"));
 }
 
+/* KVM refused it to the guest as well, but tells it. What comes after it is set all the same. */
+static void test_page_of_an_msr_that_is_not_in_ram(void **state)
+{
+	struct vcpu_bench *f = *state;
+
+	f->b->ram_end = 0x100000;
+	fake_vcpu_randomise(f->a, 3);
+	*vcpu_bench_msr(f->a, FAKE_MSR_ASYNC_PF_EN) = 0x7fff0009;
+	vcpu_bench_get(f);
+	vcpu_bench_set(f);
+	*vcpu_bench_msr(f->a, FAKE_MSR_ASYNC_PF_EN) = 0x7fff0008;
+	for (uint32_t i = 0; i < f->msrs->count; i++)
+		assert_true(*vcpu_bench_msr(f->a, f->msrs->index[i]) ==
+			    *vcpu_bench_msr(f->b, f->msrs->index[i]));
+	f->st->msr_index[f->st->nmsrs] = FAKE_MSR_READ_ONLY;
+	f->st->msr_value[f->st->nmsrs++] = 0x77;
+	assert_int_equal(vcpu_state_set(f->st, &f->kvm, f->b_fd, &f->err), -EINVAL);
+	assert_non_null(strstr(f->err.text, "0xcf = 0x77"));
+}
+
 static void test_vanished_msr_is_named(void **state)
 {
 	struct vcpu_bench *f = *state;
@@ -484,6 +504,7 @@ int main(void)
 		CASE(test_host_without_kvmclock),
 		CASE(test_special_msrs_are_never_written),
 		CASE(test_refused_msr_is_named),
+		CASE(test_page_of_an_msr_that_is_not_in_ram),
 		CASE(test_vanished_msr_is_named),
 		CASE(test_list_that_is_too_long),
 		CASE(test_other_frequency_is_set),
