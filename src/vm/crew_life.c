@@ -73,7 +73,7 @@ void crew_fini(struct crew *crew)
 	crew->count = 0;
 }
 
-/* Signals for the process are main's. */
+/* Signals for the process are main's. SIGBUS is for who runs into it, or KVM in its name. */
 static int create_thread(struct crew_member *cm, struct error *err)
 {
 	const char *title = cm->crew->ops->title;
@@ -83,6 +83,7 @@ static int create_thread(struct crew_member *cm, struct error *err)
 	sigfillset(&all);
 	sigdelset(&all, CREW_KICK_SIGNAL);
 	sigdelset(&all, SIGSYS);
+	sigdelset(&all, SIGBUS);
 	r = pthread_sigmask(SIG_SETMASK, &all, &old);
 	if (r)
 		return err_sys(err, r, "signals of %s %u's thread", title, cm->id);

@@ -43,8 +43,10 @@ static int cold_start(struct machine *m, struct error *err)
 
 static int alloc_vcpus(struct machine *m, const cpu_set_t *cpus, struct error *err)
 {
-	int r;
+	int r = vcpu_catch_memory_errors(err);
 
+	if (r < 0)
+		return r;
 	m->crew = &m->crews[0];
 	r = crew_init(m->crew, &vcpu_crew_ops, m, m->guest.cpus, err);
 	if (r < 0)

@@ -119,11 +119,14 @@ static void confine(struct vcpu *v)
 
 bool vcpu_run_once(struct vcpu *v)
 {
-	struct kvm *kvm = &v->machine->kvm;
-	int r = kvm_call_num(kvm, v->fd, KVM_RUN, 0);
+	int r = vcpu_enter(v);
 
 	if (r != -EAGAIN)
 		v->retry.last_ns = 0;
+	if (r == -EINTR && vcpu_lost_memory(v)) {
+		stop_machine(v, MACHINE_REQ_VCPU_ERROR);
+		return false;
+	}
 	/*
 	 * Nothing of the guest's is in that, and it may be the kick that begins an update's pause.
 	 */

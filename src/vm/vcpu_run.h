@@ -26,6 +26,15 @@ extern const struct crew_ops vcpu_crew_ops;
 int vcpu_open(struct vcpu *v, struct error *err);
 void vcpu_close(struct vcpu *v);
 
+/*
+ * Memory errors of the host's in guest RAM, see memory_error.c: the handler of SIGBUS, for the
+ * process; KVM_RUN, whose answer is -EINTR where it met one; and whether it did, which is told to
+ * the log and then forgotten.
+ */
+int vcpu_catch_memory_errors(struct error *err);
+int vcpu_enter(struct vcpu *v);
+bool vcpu_lost_memory(struct vcpu *v);
+
 /* One KVM_RUN; false when it was interrupted before the guest did anything we must serve. */
 bool vcpu_run_once(struct vcpu *v);
 

@@ -6,6 +6,7 @@
 #ifndef MOLT_VM_VCPU_H
 #define MOLT_VM_VCPU_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -44,10 +45,11 @@ struct vcpu {
 	size_t run_size;
 	bool leaves_thread;         /* its next thread is another process's: see stand_in.c */
 	struct crew_member *member; /* who runs it, or did last; its thread's own */
-	uint64_t steal_time;      /* the guest's MSR, where it was stopped in this KVM VM; else 0 */
-	struct vcpu_retry retry;  /* the thread's own */
-	struct vcpu_place place;  /* as it was before the thread it has now, or is to get */
-	struct lapic_timer timer; /* whose fd is, see docs/architecture.md */
+	uint64_t steal_time; /* the guest's MSR, where it was stopped in this KVM VM; else 0 */
+	atomic_uintptr_t lost_hva;   /* guest RAM that KVM_RUN met a memory error in; else 0 */
+	struct vcpu_retry retry;     /* the thread's own */
+	struct vcpu_place place;     /* as it was before the thread it has now, or is to get */
+	struct lapic_timer timer;    /* whose fd is, see docs/architecture.md */
 	struct vcpu_reading reading; /* of what is in state; open while run is mapped */
 	struct vcpu_state *state;    /* CPUID always; the rest while saved or loaded */
 };
