@@ -12,8 +12,11 @@ int capabilities_drop_thread(struct error *err); /* the same, but calls nothing 
 
 /* landlock.c: the ABI that the kernel has, 0 where there is no Landlock. */
 int landlock_abi(void);
-/* Nothing may be changed but beneath the directories; see sandbox_enter(). 0 or an error. */
-int landlock_confine_main(const struct sandbox_dir *dirs, struct error *err);
+/* Main's rules: nothing may be changed. A descriptor, and nothing is in force yet, or an error. */
+int landlock_make_rules(struct error *err);
+/* But beneath these; see sandbox_enter(). An error only where one must be had. */
+int landlock_allow_dirs(int rules, const struct sandbox_dir *dirs, struct error *err);
+int landlock_restrict_self(int rules, struct error *err);
 /* No access to any file, no TCP, no signal and no abstract socket beyond our own process. */
 int landlock_confine_thread(struct error *err);
 

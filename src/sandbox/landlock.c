@@ -77,6 +77,15 @@ static struct ruleset everything(void)
 	return r;
 }
 
+/* Reading and executing stay free: who may say what tomorrow's binary and its wrappers need? */
+static struct ruleset everything_to_change(void)
+{
+	struct ruleset r = everything();
+
+	r.fs &= ~FS_READ;
+	return r;
+}
+
 static int create(const struct ruleset *r, struct error *err)
 {
 	/* The kernel takes a longer struct than it knows if the rest is zero, and it is. */
@@ -85,7 +94,7 @@ static int create(const struct ruleset *r, struct error *err)
 	return fd < 0 ? err_sys(err, errno, "landlock_create_ruleset") : (int)fd;
 }
 
-static int restrict_self(int ruleset, struct error *err)
+int landlock_restrict_self(int ruleset, struct error *err)
 {
 	if (syscall(SYS_landlock_restrict_self, ruleset, 0) < 0)
 		return err_sys(err, errno, "landlock_restrict_self");
@@ -93,17 +102,26 @@ static int restrict_self(int ruleset, struct error *err)
 }
 
 /* A directory or file that is not there needs no rule. */
-static int allow(int ruleset, const char *path, uint64_t rights, struct error *err)
+static int allow(int ruleset, const char *path, int flags, uint64_t rights, struct error *err)
 {
 	struct landlock_path_beneath_attr rule = { .allowed_access = rights };
-	_cleanup_close_ int fd = open(path, O_PATH | O_CLOEXEC);
+	_cleanup_close_ int fd = open(path, O_PATH | O_CLOEXEC | flags);
 
 	if (fd < 0)
-		return errno == ENOENT ? 0 : err_sys(err, errno, "sandbox: %s", path);
+		return errno == ENOENT ? 0 : err_sys(err, errno, "%s", path);
 	rule.parent_fd = fd;
 	if (syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) < 0)
 		return err_sys(err, errno, "landlock_add_rule for %s", path);
 	return 0;
+}
+
+/* Without a rule there is less that may be done, which is no reason to be without all the others. */
+static void allow_if_possible(int ruleset, const char *path, int flags, uint64_t rights)
+{
+	struct error err = ERROR_INIT;
+
+	if (allow(ruleset, path, flags, rights, &err) < 0)
+		log_warn("sandbox: nothing can be changed there: %s", err.text);
 }
 
 /* Devices need a capability besides, which is gone. */
@@ -116,28 +134,32 @@ static uint64_t rights_for(enum sandbox_dir_use use, uint64_t all)
 	return all & ~(FS_IOCTL_DEV | LANDLOCK_ACCESS_FS_MAKE_CHAR | LANDLOCK_ACCESS_FS_MAKE_BLOCK);
 }
 
-int landlock_confine_main(const struct sandbox_dir *dirs, struct error *err)
+int landlock_make_rules(struct error *err)
 {
 	/* What a wrapper script writes to without a second thought. */
 	static const char *const harmless[] = { "/dev/null", "/dev/zero", "/dev/full", "/dev/tty",
 						NULL };
-	struct ruleset all = everything();
-	_cleanup_close_ int fd = -1;
+	const struct ruleset all = everything_to_change();
+	int fd = create(&all, err);
+
+	for (const char *const *path = harmless; *path && fd >= 0; path++)
+		allow_if_possible(fd, *path, 0, all.fs & FS_FILE);
+	return fd;
+}
+
+int landlock_allow_dirs(int ruleset, const struct sandbox_dir *dirs, struct error *err)
+{
+	const uint64_t all = everything_to_change().fs;
 	int r = 0;
 
-	/*
-	 * Reading and executing stay free: who may say what tomorrow's binary and its wrappers
-	 * need?
-	 */
-	all.fs &= ~FS_READ;
-	fd = create(&all, err);
-	if (fd < 0)
-		return fd;
-	for (const char *const *path = harmless; *path && r == 0; path++)
-		r = allow(fd, *path, all.fs & FS_FILE, err);
 	for (const struct sandbox_dir *d = dirs; d->path && r == 0; d++)
-		r = allow(fd, d->path, rights_for(d->use, all.fs), err);
-	return r < 0 ? r : restrict_self(fd, err);
+		if (d->must)
+			r = allow(ruleset, d->path, O_DIRECTORY, rights_for(d->use, all), err);
+		else
+			allow_if_possible(ruleset, d->path, O_DIRECTORY, rights_for(d->use, all));
+	if (r < 0)
+		err_prefix(err, "a directory of write=");
+	return r;
 }
 
 int landlock_confine_thread(struct error *err)
@@ -145,5 +167,5 @@ int landlock_confine_thread(struct error *err)
 	const struct ruleset all = everything();
 	_cleanup_close_ int fd = create(&all, err);
 
-	return fd < 0 ? fd : restrict_self(fd, err);
+	return fd < 0 ? fd : landlock_restrict_self(fd, err);
 }

@@ -87,9 +87,24 @@ bool sandbox_in_force(void)
 	return sandbox_level() >= SANDBOX_LEVEL;
 }
 
-int sandbox_enter(const struct sandbox_dir *dirs, bool back_ends, struct error *err)
+/* The ABI of the Landlock that is in force, 0 where there is none; or an error. */
+static int confine_files(const struct sandbox_dir *dirs, struct error *err)
 {
 	struct error why = ERROR_INIT;
+	int abi = landlock_abi(), r;
+	_cleanup_close_ int rules = abi ? landlock_make_rules(&why) : -1;
+
+	r = rules >= 0 ? landlock_allow_dirs(rules, dirs, err) : 0;
+	if (r < 0 || !abi)
+		return r;
+	if (rules >= 0 && landlock_restrict_self(rules, &why) == 0)
+		return abi;
+	log_warn("sandbox: files are not protected: %s", why.text);
+	return 0;
+}
+
+int sandbox_enter(const struct sandbox_dir *dirs, bool back_ends, struct error *err)
+{
 	int abi, r;
 
 	if (sandbox_in_force())
@@ -100,11 +115,9 @@ int sandbox_enter(const struct sandbox_dir *dirs, bool back_ends, struct error *
 		r = no_new_privileges(err);
 	if (r < 0)
 		return r;
-	abi = landlock_abi();
-	if (abi && landlock_confine_main(dirs, &why) < 0) {
-		log_warn("sandbox: files are not protected: %s", why.text);
-		abi = 0;
-	}
+	abi = confine_files(dirs, err);
+	if (abi < 0)
+		return abi;
 	if (back_ends)
 		r = install(filter_main_with_back_ends, ARRAY_SIZE(filter_main_with_back_ends),
 			    err);

@@ -31,12 +31,14 @@ struct dirs {
 	size_t configured;
 };
 
-static void begin_dirs(struct dirs *d, const struct vmm_config *cfg)
+/* What is wrong with write= is for who starts a guest; a guest that runs is not lost for it. */
+static void begin_dirs(struct dirs *d, const struct vmm_config *cfg, bool cold)
 {
 	*d = (struct dirs){ 0 };
-	while (cfg->write_dirs[d->count].path)
-		d->count++;
-	memcpy(d->list, cfg->write_dirs, d->count * sizeof(d->list[0]));
+	for (; cfg->write_dirs[d->count].path; d->count++) {
+		d->list[d->count] = cfg->write_dirs[d->count];
+		d->list[d->count].must = cold;
+	}
 	d->configured = d->count;
 }
 
@@ -169,14 +171,14 @@ static void add_own_dirs(struct dirs *d, const struct vmm_config *cfg, const cha
 
 /* ---- the sandbox ---- */
 
-static int enter(const struct vmm_config *cfg, bool with_own, const char *control, bool back_ends,
+static int enter(const struct vmm_config *cfg, bool cold, const char *control, bool back_ends,
 		 struct error *err)
 {
 	struct dirs d;
 	int r;
 
-	begin_dirs(&d, cfg);
-	if (with_own)
+	begin_dirs(&d, cfg, cold);
+	if (cold || !sandbox_in_force())
 		add_own_dirs(&d, cfg, control);
 	r = sandbox_enter(d.list, back_ends, err);
 	forget_dirs(&d);
@@ -198,7 +200,7 @@ void confine_successor(const struct vmm_config *cfg, const char *control, bool b
 	unsigned int level = sandbox_level();
 	struct error err = ERROR_INIT;
 
-	if (cfg->sandbox && enter(cfg, !sandbox_in_force(), control, back_ends, &err) < 0)
+	if (cfg->sandbox && enter(cfg, false, control, back_ends, &err) < 0)
 		log_error("sandbox: not in force as it should be: %s", err.text);
 	else if (!cfg->sandbox && level)
 		log_warn("--sandbox off: level %u is in force since before, and cannot be lifted; only "

@@ -18,6 +18,7 @@
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
 
+#include "../../src/sandbox/internal.h"
 #include "../../src/vmm/confine.h"
 
 struct place {
@@ -131,6 +132,95 @@ static void beside_a_log_are_older_ones(void **state)
 		assert_false(is_own_beside(p, others[i], &cfg, NULL));
 }
 
+/* ---- write= ---- */
+
+static void in_child(void (*run)(const struct place *, struct vmm_config *), const struct place *p)
+{
+	struct vmm_config cfg = { .sandbox = true };
+	int status;
+	pid_t pid;
+
+	if (!landlock_abi() || sandbox_level()) {
+		print_message("# no Landlock here, or molt's own sandbox\n");
+		skip();
+	}
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		log_set_fd(-1);
+		run(p, &cfg);
+		_exit(1);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+}
+
+/* In a directory that even root may not search, once it has no capabilities. */
+static void make_closed(const struct place *p, char *inside, size_t size)
+{
+	assert_int_equal(mkdir(p->own, 0700), 0);
+	snprintf(inside, size, "%s/in", p->own);
+	assert_int_equal(mkdir(inside, 0700), 0);
+	assert_int_equal(chmod(p->own, 0), 0);
+}
+
+static void remove_closed(const struct place *p, const char *inside)
+{
+	chmod(p->own, 0700);
+	rmdir(inside);
+	rmdir(p->own);
+}
+
+static char impossible[128];
+
+static void start_cold(const struct place *p, struct vmm_config *cfg)
+{
+	struct error err = ERROR_INIT;
+
+	(void)p;
+	cfg->write_dirs[0].path = impossible;
+	if (confine_cold(cfg, NULL, false, &err) < 0 && strstr(err.text, impossible))
+		_exit(0);
+}
+
+/* What it can have it has, and nothing else. */
+static void start_successor(const struct place *p, struct vmm_config *cfg)
+{
+	char path[128];
+
+	cfg->write_dirs[0].path = impossible;
+	cfg->write_dirs[1].path = p->dir;
+	confine_successor(cfg, NULL, false);
+	snprintf(path, sizeof(path), "%s/new", p->dir);
+	if (open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600) < 0 || unlink(path) < 0)
+		_exit(2);
+	snprintf(path, sizeof(path), "%s-not", p->dir);
+	if (open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600) >= 0) {
+		unlink(path);
+		_exit(3);
+	}
+	if (errno == EACCES && sandbox_in_force())
+		_exit(0);
+}
+
+static void what_cannot_be_in_write_ends_a_cold_start(void **state)
+{
+	strcpy(impossible, "/proc/self/exe");
+	in_child(start_cold, *state);
+	make_closed(*state, impossible, sizeof(impossible));
+	in_child(start_cold, *state);
+	remove_closed(*state, impossible);
+}
+
+static void what_cannot_be_in_write_costs_a_successor_nothing_else(void **state)
+{
+	strcpy(impossible, "/proc/self/exe");
+	in_child(start_successor, *state);
+	make_closed(*state, impossible, sizeof(impossible));
+	in_child(start_successor, *state);
+	remove_closed(*state, impossible);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -139,6 +229,10 @@ int main(void)
 		cmocka_unit_test_setup_teardown(beside_a_serial_socket_is_nothing_else, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(beside_a_log_are_older_ones, setup, teardown),
+		cmocka_unit_test_setup_teardown(what_cannot_be_in_write_ends_a_cold_start, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(
+			what_cannot_be_in_write_costs_a_successor_nothing_else, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -156,8 +156,8 @@ static char dir[32];
 
 static void files(void)
 {
-	const struct sandbox_dir write[] = { { dir, SANDBOX_DIR_WRITE },
-					     { "/nowhere/at/all", SANDBOX_DIR_WRITE },
+	const struct sandbox_dir write[] = { { dir, SANDBOX_DIR_WRITE, true },
+					     { "/nowhere/at/all", SANDBOX_DIR_WRITE, true },
 					     { 0 } };
 	struct error err = ERROR_INIT;
 	char path[64];

@@ -73,6 +73,7 @@ enum sandbox_dir_use {
 struct sandbox_dir {
 	const char *path; /* NULL ends an array */
 	enum sandbox_dir_use use;
+	bool must; /* that this cannot be had is an error; else nothing can be changed there */
 };
 
 /*
@@ -80,8 +81,8 @@ struct sandbox_dir {
  * may be changed only beneath dirs, as these say; all may be read and executed), and a list of the
  * system calls that are left (src/sandbox/main.list). All of that survives exec, is inherited by
  * threads made from now on, and can never be taken back. Adds nothing where this level or a newer
- * one is in force. Landlock may be missing or old, which the log tells; an error is only what must
- * not be missing.
+ * one is in force. Landlock may be missing or old, which the log tells, as it does of a directory
+ * that cannot be had; one that does not exist is passed over. An error is only what must be had.
  *
  * back_ends: the guest has devices of vhost-user back-ends, for which the list has some calls more.
  */
