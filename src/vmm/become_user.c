@@ -87,9 +87,10 @@ int become_user(struct chosen_user *u, const struct vmm_config *cfg, struct erro
 		if (is_tty(cfg->serial[i]))
 			chardev_keep_terminal();
 	r = become(u, cfg->control, err);
-	if (r == -EINVAL && u->by_default) {
-		log_warn("molt stays root: its user name space has no user %u ('" DEFAULT_NAME "')",
-			 (unsigned int)u->user.uid);
+	/* His number is not in the name space's map; or groups may not be set there (rootless). */
+	if ((r == -EINVAL || r == -EPERM) && u->by_default) {
+		log_warn("molt stays root: it cannot become '" DEFAULT_NAME "' here: %s",
+			 err->text);
 		*u = (struct chosen_user){ .user = as_started() };
 		r = become(u, cfg->control, err);
 	}

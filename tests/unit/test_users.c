@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Which user molt becomes. Each case is in a child, in a user and mount name space with an /etc and
+ * a /var/lib of its own, of which it is root, and which has no other user.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include <molt/base/fd.h>
+#include <molt/base/log.h>
+
+#include "../../src/vmm/become_user.h"
+
+#define CANNOT 77
+
+#define CHECK(cond) \
+	do { \
+		if (!(cond)) { \
+			fprintf(stderr, "%s:%d: %s is not so (errno %d)\n", __FILE__, __LINE__, \
+				#cond, errno); \
+			_exit(1); \
+		} \
+	} while (0)
+
+static bool put(const char *path, const char *text)
+{
+	_cleanup_close_ int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+
+	return fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+}
+
+static bool put_map(const char *path, unsigned int id)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "0 %u 1", id);
+	return put(path, text);
+}
+
+static bool enter_space(void)
+{
+	const unsigned int uid = geteuid(), gid = getegid();
+
+	return unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0 && put("/proc/self/setgroups", "deny") &&
+	       put_map("/proc/self/uid_map", uid) && put_map("/proc/self/gid_map", gid) &&
+	       mount("none", "/etc", "tmpfs", 0, "mode=755") == 0 &&
+	       mount("none", "/var/lib", "tmpfs", 0, "mode=755") == 0;
+}
+
+static void in_space(void (*run)(void))
+{
+	pid_t pid = fork();
+	int status;
+
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		if (!enter_space())
+			_exit(CANNOT);
+		run();
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	if (WIFEXITED(status) && WEXITSTATUS(status) == CANNOT) {
+		print_message("# no user name space can be made here\n");
+		skip();
+	}
+	assert_int_equal(status, 0);
+}
+
+static void stay_root(void)
+{
+	const struct vmm_config cfg = { 0 };
+	struct error err = ERROR_INIT;
+	struct chosen_user u;
+
+	CHECK(put("/etc/passwd", "molt:x:54321:54321::/:/bin/false\n"));
+	CHECK(choose_user(&u, &cfg, &err) == 0 && u.by_default);
+	CHECK(become_user(&u, &cfg, &err) == 0);
+	CHECK(geteuid() == 0 && u.user.uid == 0 && !u.by_default);
+}
+
+static void test_nobody_to_become_by_default(void **state)
+{
+	(void)state;
+	in_space(stay_root);
+}
+
+static void become_who_was_asked_for(void)
+{
+	const struct vmm_config cfg = { .user = "54321" };
+	struct error err = ERROR_INIT;
+	struct chosen_user u;
+
+	CHECK(choose_user(&u, &cfg, &err) == 0);
+	CHECK(become_user(&u, &cfg, &err) < 0 && strstr(err.text, "54321"));
+}
+
+static void test_nobody_to_become_who_was_asked_for(void **state)
+{
+	(void)state;
+	in_space(become_who_was_asked_for);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_nobody_to_become_by_default),
+		cmocka_unit_test(test_nobody_to_become_who_was_asked_for),
+	};
+
+	log_set_level(LOG_LEVEL_ERROR);
+	return cmocka_run_group_tests_name("users", tests, NULL, NULL);
+}
