@@ -7,6 +7,7 @@
  */
 #include <ctype.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 
 #include <molt/base/fd.h>
@@ -49,6 +50,15 @@ const struct vmstate control_fds_state = {
 
 void control_fds_add(struct control_client *cl, int fd)
 {
+	int flags = fcntl(fd, F_GETFL);
+
+	/* Nobody can use it, and an update could not find out what it is. */
+	if (flags >= 0 && (flags & O_PATH)) {
+		log_warn("control: client %u sends a descriptor that was opened with O_PATH, closed it",
+			 cl->number);
+		fd_close(&fd);
+		return;
+	}
 	if (cl->nfds == CONTROL_MAX_FDS) {
 		log_warn("control: client %u sends more than %d descriptors, closed one",
 			 cl->number, CONTROL_MAX_FDS);

@@ -172,6 +172,26 @@ static void test_surplus_is_closed(void **state)
 	bench_fini(&b);
 }
 
+/* Nothing can be asked of it, not even what it is, which an update has to know. */
+static void test_a_descriptor_for_its_path_alone_is_closed(void **state)
+{
+	int client, fd = open("/proc/self/exe", O_PATH | O_CLOEXEC);
+	unsigned int before;
+	struct bench b;
+
+	(void)state;
+	bench_init(&b);
+	client = bench_client(&b);
+	before = count_fds();
+	assert_true(fd >= 0);
+	say_with(client, GETFD("a"), fd, 1);
+	bench_expect(&b, client, NO_FD);
+	assert_int_equal(count_fds(), before);
+	close(fd);
+	close(client);
+	bench_fini(&b);
+}
+
 static void test_clients_have_their_own(void **state)
 {
 	int one, other, ends[2];
@@ -200,6 +220,7 @@ int main(void)
 		cmocka_unit_test(test_oldest_first_and_same_name_again),
 		cmocka_unit_test(test_bad_names),
 		cmocka_unit_test(test_surplus_is_closed),
+		cmocka_unit_test(test_a_descriptor_for_its_path_alone_is_closed),
 		cmocka_unit_test(test_clients_have_their_own),
 	};
 
