@@ -38,9 +38,11 @@ static int find_range(struct range *range, struct error *err)
 	char line[LINE_MAX_BYTES], end;
 	bool found = false;
 
-	while (file && !found && fgets(line, sizeof(line), file))
-		found = sscanf(line, OWNER ":%lu:%lu%c", &range->first, &range->count, &end) == 3 &&
-			end == '\n';
+	while (file && !found && fgets(line, sizeof(line), file)) {
+		int n = sscanf(line, OWNER ":%lu:%lu%c", &range->first, &range->count, &end);
+
+		found = n == 2 || (n == 3 && end == '\n'); /* the last one's end may be missing */
+	}
 	if (file)
 		fclose(file);
 	if (!found)

@@ -114,11 +114,35 @@ static void test_nobody_to_become_who_was_asked_for(void **state)
 	in_space(become_who_was_asked_for);
 }
 
+static uid_t user_of(const char *name)
+{
+	struct sandbox_user u = { 0 };
+	struct error err = ERROR_INIT;
+
+	return sandbox_user_for_name(name, &u, &err) == 0 ? u.uid : 0;
+}
+
+static void last_line_without_end(void)
+{
+	CHECK(put("/etc/subuid", "other:100000:65536\nmolt:200000:10"));
+	CHECK(user_of("web1") == 200000);
+	CHECK(user_of("web2") == 200001);
+	CHECK(put("/etc/subuid", "molt:200000:10x"));
+	CHECK(user_of("web1") == 0);
+}
+
+static void test_range_in_a_last_line_without_end(void **state)
+{
+	(void)state;
+	in_space(last_line_without_end);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_nobody_to_become_by_default),
 		cmocka_unit_test(test_nobody_to_become_who_was_asked_for),
+		cmocka_unit_test(test_range_in_a_last_line_without_end),
 	};
 
 	log_set_level(LOG_LEVEL_ERROR);
