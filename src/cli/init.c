@@ -15,7 +15,8 @@
  * space knows the container by its process 1, and is told by init that the guest runs.
  *
  * A signal from the kernel, such as a Ctrl-C at the terminal, went to the whole foreground group,
- * and so to the VMM, too: those are not passed on.
+ * and so to the VMM, too: those are not passed on, but for the terminal's hang-up, which goes to
+ * the session's leader alone.
  *
  * Where the VMM became another user init does so, too, when it is told that the guest runs, for
  * whom the kernel names with that message. A container's root may be without CAP_KILL, and could
@@ -137,7 +138,7 @@ static int take_signal(struct init *in)
 	if (info.ssi_signo == SIGCHLD)
 		return reap(in);
 	listen_to_main(in);
-	if (info.ssi_code != SI_KERNEL && in->main_fd >= 0 &&
+	if ((info.ssi_code != SI_KERNEL || info.ssi_signo == SIGHUP) && in->main_fd >= 0 &&
 	    syscall(SYS_pidfd_send_signal, in->main_fd, (int)info.ssi_signo, NULL, 0) < 0)
 		log_warn("signal %u could not be passed on: %s", info.ssi_signo, error_text(errno));
 	return -1;
