@@ -11,7 +11,8 @@
 #include <assert.h>
 #include <errno.h>
 #include <string.h>
-#include <sys/random.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <linux/virtio_ids.h>
 #include <linux/virtio_ring.h>
@@ -74,7 +75,11 @@ static uint32_t fill(const struct virtqueue_chain *chain)
 	for (unsigned int i = 0; i < chain->nwrite && done < CHUNK; i++) {
 		const struct iovec *iov = &chain->iov[chain->nread + i];
 		size_t len = iov->iov_len < CHUNK - done ? iov->iov_len : CHUNK - done;
-		ssize_t n = getrandom(iov->iov_base, len, 0);
+		/*
+		 * glibc's getrandom() takes the vDSO's since 2.41, where Linux (6.11) has it, and
+		 * maps memory for that, which would end a vCPU thread.
+		 */
+		long n = syscall(SYS_getrandom, iov->iov_base, len, 0);
 
 		if (n <= 0)
 			break;
