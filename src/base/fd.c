@@ -6,6 +6,7 @@
 #include <linux/memfd.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -16,6 +17,7 @@
 #include <molt/base/fd.h>
 
 #define INHERITED_MAX 4096
+#define LOCK_POLL_NS 5000000
 
 #ifndef MFD_NOEXEC_SEAL /* Linux 6.3 */
 #define MFD_NOEXEC_SEAL 0x0008U
@@ -192,6 +194,18 @@ bool fd_is_elf(int fd)
 
 	return pread(fd, magic, sizeof(magic), 0) == (ssize_t)sizeof(magic) &&
 	       memcmp(magic, ELFMAG, SELFMAG) == 0;
+}
+
+int fd_lock(int fd, unsigned int ms)
+{
+	uint64_t deadline = now_ns() + ms * 1000000ull;
+
+	while (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+		if (errno != EINTR && (errno != EWOULDBLOCK || now_ns() >= deadline))
+			return -errno;
+		nanosleep(&(struct timespec){ .tv_nsec = LOCK_POLL_NS }, NULL);
+	}
+	return 0;
 }
 
 /* Without a system call where the host lets it. #syscalls vcpu: clock_gettime */

@@ -40,7 +40,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -51,8 +50,8 @@
 #include <molt/base/log.h>
 #include <molt/base/unix_socket.h>
 
-#define LOCK_WAIT_NS 2000000000ull
-#define LOCK_POLL_NS 5000000
+#define LOCK_WAIT_MS 2000
+#define POLL_NS 5000000
 
 int unix_socket_check_path(const char *what, const char *path, struct error *err)
 {
@@ -92,17 +91,16 @@ static bool wait_a_little(uint64_t deadline)
 {
 	if (now_ns() >= deadline)
 		return false;
-	nanosleep(&(struct timespec){ .tv_nsec = LOCK_POLL_NS }, NULL);
+	nanosleep(&(struct timespec){ .tv_nsec = POLL_NS }, NULL);
 	return true;
 }
 
 /* A descriptor that holds the lock on the path's directory, or -errno. */
 static int lock_directory(const char *path)
 {
-	uint64_t deadline = now_ns() + LOCK_WAIT_NS;
 	char dir[sizeof(((struct sockaddr_un *)NULL)->sun_path)] = ".";
 	const char *slash = strrchr(path, '/');
-	int fd;
+	int fd, r;
 
 	if (slash) {
 		size_t len = slash == path ? 1 : (size_t)(slash - path);
@@ -113,15 +111,10 @@ static int lock_directory(const char *path)
 	fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0)
 		return -errno;
-	while (flock(fd, LOCK_EX | LOCK_NB) < 0) {
-		int code = errno;
-
-		if (code == EINTR || (code == EWOULDBLOCK && wait_a_little(deadline)))
-			continue;
+	r = fd_lock(fd, LOCK_WAIT_MS);
+	if (r < 0)
 		close(fd);
-		return -code;
-	}
-	return fd;
+	return r < 0 ? r : fd;
 }
 
 static int remove_stale(const struct sockaddr_un *sun)
@@ -281,7 +274,7 @@ int unix_socket_remove_stale(const char *path)
  */
 static int remove_unknown(const struct sockaddr_un *sun)
 {
-	uint64_t deadline = now_ns() + LOCK_WAIT_NS;
+	uint64_t deadline = now_ns() + LOCK_WAIT_MS * 1000000ull;
 	int r;
 
 	do

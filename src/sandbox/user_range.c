@@ -16,7 +16,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -27,6 +26,7 @@
 #define OWNER "molt"
 #define USERS_DIR "/var/lib/molt"
 #define LINE_MAX_BYTES 512
+#define LOCK_WAIT_MS 5000 /* for others who start: one line is read or written each */
 
 struct range {
 	uint64_t first, count;
@@ -73,6 +73,22 @@ static int check_own(int fd, const char *path, mode_t type, struct error *err)
 	return 0;
 }
 
+/* Who can open it can lock it. Earlier versions let everybody. */
+static int lock_users(int fd, struct error *err)
+{
+	int r;
+
+	if (fchmod(fd, 0600) < 0)
+		return err_sys(err, errno, "--user auto: " SANDBOX_USERS);
+	r = fd_lock(fd, LOCK_WAIT_MS);
+	if (r == -EWOULDBLOCK)
+		return err_set(err, EWOULDBLOCK,
+			       "--user auto: " SANDBOX_USERS " has been locked by another process "
+			       "for %d s ('fuser -v' names it)",
+			       LOCK_WAIT_MS / 1000);
+	return r < 0 ? err_sys(err, -r, "--user auto: " SANDBOX_USERS) : 0;
+}
+
 /* The locked file, or an error. */
 static int open_users(struct error *err)
 {
@@ -88,12 +104,12 @@ static int open_users(struct error *err)
 	if (r < 0)
 		return r;
 	fd = openat(dir, strrchr(SANDBOX_USERS, '/') + 1,
-		    O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0644);
+		    O_RDWR | O_CREAT | O_APPEND | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0600);
 	if (fd < 0)
 		return err_sys(err, errno, "--user auto: " SANDBOX_USERS);
 	r = check_own(fd, SANDBOX_USERS, S_IFREG, err);
-	if (r == 0 && flock(fd, LOCK_EX) < 0)
-		r = err_sys(err, errno, "--user auto: " SANDBOX_USERS);
+	if (r == 0)
+		r = lock_users(fd, err);
 	if (r < 0)
 		close(fd);
 	return r < 0 ? r : fd;

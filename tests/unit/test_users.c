@@ -13,7 +13,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -137,12 +139,56 @@ static void test_range_in_a_last_line_without_end(void **state)
 	in_space(last_line_without_end);
 }
 
+static void private_table(void)
+{
+	struct stat st;
+
+	CHECK(put("/etc/subuid", "molt:200000:10\n"));
+	CHECK(user_of("web1") == 200000);
+	CHECK(stat(SANDBOX_USERS, &st) == 0 && (st.st_mode & 0777) == 0600);
+	/* As earlier versions made it. */
+	CHECK(chmod(SANDBOX_USERS, 0644) == 0);
+	CHECK(user_of("web1") == 200000);
+	CHECK(stat(SANDBOX_USERS, &st) == 0 && (st.st_mode & 0777) == 0600);
+}
+
+static void test_nobody_else_can_lock_the_table(void **state)
+{
+	(void)state;
+	in_space(private_table);
+}
+
+static void locked_table(void)
+{
+	struct sandbox_user u;
+	struct error err = ERROR_INIT;
+	int fd;
+
+	CHECK(put("/etc/subuid", "molt:200000:10\n"));
+	CHECK(user_of("web1") == 200000);
+	fd = open(SANDBOX_USERS, O_RDONLY | O_CLOEXEC);
+	CHECK(flock(fd, LOCK_EX) == 0);
+	alarm(20);
+	CHECK(sandbox_user_for_name("web1", &u, &err) == -EWOULDBLOCK);
+	CHECK(strstr(err.text, SANDBOX_USERS) && strstr(err.text, "lock"));
+	close(fd);
+	CHECK(user_of("web1") == 200000);
+}
+
+static void test_a_locked_table_is_not_waited_for_without_end(void **state)
+{
+	(void)state;
+	in_space(locked_table);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_nobody_to_become_by_default),
 		cmocka_unit_test(test_nobody_to_become_who_was_asked_for),
 		cmocka_unit_test(test_range_in_a_last_line_without_end),
+		cmocka_unit_test(test_nobody_else_can_lock_the_table),
+		cmocka_unit_test(test_a_locked_table_is_not_waited_for_without_end),
 	};
 
 	log_set_level(LOG_LEVEL_ERROR);

@@ -71,6 +71,12 @@ int fd_read_file(int fd, const char *name, size_t max, void **buf, size_t *len, 
 /* Whether a file that can be read begins as an ELF file does. */
 bool fd_is_elf(int fd);
 
+/*
+ * Locks the file for this open description alone (flock), and waits so long for others: 0, -errno,
+ * -EWOULDBLOCK when the time is over.
+ */
+int fd_lock(int fd, unsigned int ms);
+
 /* CLOCK_MONOTONIC in nanoseconds; it runs on across exec, so stamps from both sides compare. */
 uint64_t now_ns(void);
 

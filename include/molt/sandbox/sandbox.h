@@ -34,8 +34,8 @@ bool sandbox_can_change_user(void);
  * The user that --user auto gives to a guest of that name: the one that it had before, else the
  * lowest of the range that no name has. The range is the line of `molt` in /etc/subuid (subuid(5)),
  * and each number of it is a group's as well; who has which is in SANDBOX_USERS. For root alone.
- * Waits for others who do the same. -EINVAL, -ENOENT, -ENOSPC, -EPERM where the file is not root's
- * own, or what the kernel says.
+ * Waits for others who do the same, -EWOULDBLOCK when it takes too long. -EINVAL, -ENOENT, -ENOSPC,
+ * -EPERM where the file is not root's own, or what the kernel says.
  */
 #define SANDBOX_USERS "/var/lib/molt/users"
 int sandbox_user_for_name(const char *name, struct sandbox_user *user, struct error *err);
