@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Around a fault of the emulated CPU, "An interrupt is not seen" in README.md: a prod, and a look.
 
-A prod is an interrupt of a device, from outside: somebody connects to a port of the nested host's virtio-serial. A look,
-where it is silent for all that, is the CPUs' registers and local APIC by QEMU's monitor.
+A prod is an interrupt of a device, from outside: somebody connects to a port of the nested host's virtio-serial. A
+look, where it is silent for all that, is the CPUs' registers and local APIC by QEMU's monitor.
 """
 import os
 import socket
