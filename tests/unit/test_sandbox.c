@@ -31,15 +31,7 @@
 #include "../../src/sandbox/internal.h"
 #include "../../src/sandbox/lists.h"
 #include "../../src/vm/crew_impl.h"
-
-#define CHECK(cond) \
-	do { \
-		if (!(cond)) { \
-			fprintf(stderr, "%s:%d: %s is not so (errno %d)\n", __FILE__, __LINE__, \
-				#cond, errno); \
-			_exit(1); \
-		} \
-	} while (0)
+#include "child_check.h"
 
 static const struct sandbox_dir nowhere[] = { { 0 } };
 

@@ -25,17 +25,9 @@
 #include <molt/base/log.h>
 
 #include "../../src/vmm/become_user.h"
+#include "child_check.h"
 
 #define CANNOT 77
-
-#define CHECK(cond) \
-	do { \
-		if (!(cond)) { \
-			fprintf(stderr, "%s:%d: %s is not so (errno %d)\n", __FILE__, __LINE__, \
-				#cond, errno); \
-			_exit(1); \
-		} \
-	} while (0)
 
 static bool put(const char *path, const char *text)
 {
