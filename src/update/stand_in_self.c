@@ -106,8 +106,7 @@ static void take_back(struct stand_in *s, bool died)
 					      !decide(s->page, OWNER_UNDECIDED, OWNER_TAKEN_BACK)))
 		leave(s);
 	end_successor(s);
-	/* Only now: where it was the predecessor, that may have handed the guest over until its
-	 * end. */
+	/* Only now: a predecessor may have handed the guest over until its end. */
 	state = atomic_load(&s->state);
 	keep_off_end(&s->keep_off);
 	prctl(PR_SET_NAME, "molt");

@@ -11,7 +11,6 @@
  *			the time that passed. The VM's IOAPIC and PIT, which were rehearsed as well,
  *			may have sent it an interrupt that the guest has got elsewhere
  *	events		always. KVM_SET_REGS forgets a pending exception; an NMI or INIT may have
- *			come as that interrupt did
  *			come as that interrupt did. Before everything else as well, where they
  *			keep the MP state from being set (leaves_smm())
  *	MSRs		those that differ and those that were rehearsed in another form, by one
