@@ -118,6 +118,7 @@ struct io_queue {
 	struct io_request *held;     /* waits for a limit */
 	unsigned int busy;           /* requests in flight, the held one included */
 	bool pushed;                 /* something is to be flushed */
+	bool kicked;                 /* since it looked around last */
 	struct io_poll poll;
 	struct io_board_queue *board;
 	struct io_limit_rest rest[IO_BOARD_LIMITS];

@@ -8,7 +8,8 @@
  *
  * While a queue has anything to do the driver is asked not to kick; before its thread sleeps it
  * asks for kicks again and looks once more. Whoever else wants the thread to look around (main, the
- * pool's threads) writes to the kick eventfd, too: a kick too many does no harm.
+ * pool's threads) writes to the kick eventfd, too: a kick too many does no harm. One that is taken
+ * has it look around once more before it sleeps.
  *
  * Nothing of a queue is lost when the process is killed. Which requests are in flight is in the
  * inflight table, where the available ring was read up to follows from it, and the rest is not
@@ -42,6 +43,7 @@ void io_queue_poke(struct io_queue *q)
 
 void io_queue_kicked(struct io_queue *q)
 {
+	q->kicked = true;
 	io_board_add(&q->board->kicks, 1);
 	PROBE2(kick, q->disk->opt->id, q->index);
 }
@@ -182,9 +184,11 @@ static void sleep_a_while(struct io_queue *q, bool run, int64_t timeout)
 static void serve(struct io_queue *q)
 {
 	for (;;) {
-		bool run = wanted(q);
 		int64_t timeout = -1;
+		bool run;
 
+		q->kicked = false;
+		run = wanted(q);
 		if (run)
 			timeout = take_requests(q);
 		else
@@ -198,6 +202,9 @@ static void serve(struct io_queue *q)
 		}
 		if (!run && !q->busy)
 			return;
+		/* By whoever changed what was looked at above, and will not kick again. */
+		if (q->kicked)
+			continue;
 		if (run && io_poll(q))
 			continue;
 		sleep_a_while(q, run, timeout);

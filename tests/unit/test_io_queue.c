@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* A queue's thread against a driver that offers another request as soon as one is done. */
+/*
+ * A queue's thread against a driver that offers another request as soon as one is done, and against
+ * kicks that come just before it sleeps.
+ */
 #include <linux/virtio_blk.h>
 #include <linux/virtio_ring.h>
 #include <setjmp.h>
@@ -24,9 +27,12 @@
 
 static struct io_disk_options opt;
 static struct io_disk disk;
-static struct io_queue queue;
+static struct io_queue queues[3]; /* the thread of each stays */
+static struct io_queue *queue;
 static struct io_process process;
 static unsigned int taken;
+static unsigned int sleeps;
+static void (*before_sleep)(void); /* once; then the kick that goes with it is taken */
 
 static void *at(uint64_t gpa, uint64_t len)
 {
@@ -41,12 +47,19 @@ static void offer(void)
 	avail->idx++;
 }
 
-/* Done at once. Main wishes that the queue stops when the first one is. */
+/* Done at once. */
 static void submit(struct io_request *r)
 {
 	io_request_finish(r, VIRTIO_BLK_S_OK);
+	taken++;
+}
+
+/* Main wishes that the queue stops when the first one is done. */
+static void submit_without_end(struct io_request *r)
+{
+	io_request_finish(r, VIRTIO_BLK_S_OK);
 	if (++taken == 1)
-		io_queue_stop(&queue);
+		io_queue_stop(queue);
 	if (taken < MANY)
 		offer();
 }
@@ -62,16 +75,40 @@ static bool none_ready(struct io_queue *q)
 	return false;
 }
 
+static void reap(struct io_queue *q)
+{
+	void (*act)(void) = before_sleep;
+	uint64_t count;
+
+	if (!act || q->pushed)
+		return;
+	before_sleep = NULL;
+	act();
+	assert_int_equal(read(q->kick_fd, &count, sizeof(count)), sizeof(count));
+	io_queue_kicked(q);
+}
+
+/* A real one would not be woken again; so that a test that fails ends, the queue stops here. */
 static void no_wait(struct io_queue *q, int64_t timeout_ns)
 {
-	(void)q;
 	(void)timeout_ns;
+	sleeps++;
+	__atomic_store_n(&q->run, false, __ATOMIC_RELAXED);
 }
 
 static const struct io_engine engine = {
 	.submit = submit,
 	.flush = nothing,
-	.reap = nothing,
+	.reap = reap,
+	.ready = none_ready,
+	.wait = no_wait,
+	.settle = nothing,
+};
+
+static const struct io_engine engine_without_end = {
+	.submit = submit_without_end,
+	.flush = nothing,
+	.reap = reap,
 	.ready = none_ready,
 	.wait = no_wait,
 	.settle = nothing,
@@ -82,50 +119,95 @@ static void stopped(void *opaque)
 	(void)opaque;
 }
 
-static void set_up(void)
+static void set_up(const struct io_engine *e)
 {
 	struct error err = ERROR_INIT;
 	struct vring_desc *desc;
 	int board;
 
+	queue = queue ? queue + 1 : queues;
 	opt = (struct io_disk_options){ .id = "d", .queue_size = SIZE };
-	disk = (struct io_disk){ .opt = &opt, .process = &process };
+	disk = (struct io_disk){ .opt = &opt, .process = &process, .capacity = 512 };
 	process.nowhere = eventfd(0, EFD_CLOEXEC);
 	assert_int_equal(loop_create(&process.loop, &err), 0);
 	assert_int_equal(loop_wake_init(process.loop, &process.stopped, stopped, NULL, &err), 0);
 	board = io_board_make(1, &err);
 	assert_int_equal(io_board_map(&disk.board, board, 1, &err), 0);
 	assert_int_equal(memory_create(&disk.mem, MEMORY_MIN_BYTES, NULL, NULL, &err), 0);
-	assert_int_equal(io_queue_init(&queue, &disk, 0, &err), 0);
-	queue.engine = &engine;
-	queue.config = (struct virtqueue_config){ .size = SIZE,
-						  .desc_gpa = DESC,
-						  .avail_gpa = AVAIL,
-						  .used_gpa = USED };
+	assert_int_equal(io_queue_init(queue, &disk, 0, &err), 0);
+	queue->engine = e;
+	taken = sleeps = 0;
+	queue->config = (struct virtqueue_config){ .size = SIZE,
+						   .desc_gpa = DESC,
+						   .avail_gpa = AVAIL,
+						   .used_gpa = USED };
 	desc = at(DESC, sizeof(*desc) * SIZE);
 	desc[0] = (struct vring_desc){ DATA, 16, VRING_DESC_F_NEXT, 1 };
-	desc[1] = (struct vring_desc){ DATA + 16, 1, VRING_DESC_F_WRITE, 0 };
-	((struct virtio_blk_outhdr *)at(DATA, 16))->type = VIRTIO_BLK_T_FLUSH;
+	desc[1] = (struct vring_desc){ DATA + 512, 512, VRING_DESC_F_NEXT | VRING_DESC_F_WRITE, 2 };
+	desc[2] = (struct vring_desc){ DATA + 16, 1, VRING_DESC_F_WRITE, 0 };
+	((struct virtio_blk_outhdr *)at(DATA, 16))->type = VIRTIO_BLK_T_IN;
+}
+
+static void run_until_stopped(void)
+{
+	struct error err = ERROR_INIT;
+
+	offer();
+	assert_int_equal(io_queue_start(queue, &err), 0);
+	assert_int_equal(io_queue_start_thread(queue, &err), 0);
+	while (io_queue_running(queue))
+		usleep(1000);
 }
 
 static void test_a_driver_without_a_pause_does_not_keep_the_queue(void **state)
 {
-	struct error err = ERROR_INIT;
+	(void)state;
+	set_up(&engine_without_end);
+	run_until_stopped();
+	assert_in_range(taken, 1, SIZE);
+}
+
+static void stop(void)
+{
+	io_queue_stop(queue);
+}
+
+static void test_a_stop_just_before_it_sleeps(void **state)
+{
+	(void)state;
+	set_up(&engine);
+	before_sleep = stop;
+	run_until_stopped();
+	assert_int_equal(taken, 1);
+	assert_int_equal(sleeps, 0);
+}
+
+static void lift_limit(void)
+{
+	disk.board.board->limits[IO_BOARD_OPS].rate = 0;
+	io_queue_poke(queue);
+}
+
+static void test_a_limit_lifted_just_before_it_sleeps(void **state)
+{
+	struct io_board_limit *ops;
 
 	(void)state;
-	set_up();
-	offer();
-	assert_int_equal(io_queue_start(&queue, &err), 0);
-	assert_int_equal(io_queue_start_thread(&queue, &err), 0);
-	while (io_queue_running(&queue))
-		usleep(1000);
-	assert_in_range(taken, 1, SIZE);
+	set_up(&engine);
+	ops = &disk.board.board->limits[IO_BOARD_OPS];
+	*ops = (struct io_board_limit){ .rate = 1, .burst = 1, .busy_ns = now_ns() + 3600000000000 };
+	before_sleep = lift_limit;
+	run_until_stopped();
+	assert_int_equal(taken, 1);
+	assert_int_equal(sleeps, 1);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_a_driver_without_a_pause_does_not_keep_the_queue),
+		cmocka_unit_test(test_a_stop_just_before_it_sleeps),
+		cmocka_unit_test(test_a_limit_lifted_just_before_it_sleeps),
 	};
 
 	return cmocka_run_group_tests_name("io_queue", tests, NULL, NULL);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The front-end with molt's own back-end, which is killed under load, and updates meanwhile. */
+/*
+ * The front-end with molt's own back-end, by threads and by io_uring, which is killed under load,
+ * and updates meanwhile.
+ */
 #include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -19,22 +22,31 @@
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
 #include <molt/virtio/io_board.h>
+#include <molt/virtio/io_ring.h>
 
 #include "vhost_driver.h"
 
 #define DISK (64 << 20)
+#define QUEUE_SIZE 64
+#define QUEUES_MAX 4
 
 struct io_bench {
 	struct driver d;
 	pid_t pid;
 	int disk, board;
-	unsigned int queues;
+	int rings[QUEUES_MAX];
+	unsigned int queues, nrings;
 };
 
+static bool by_io_uring;
+
+/* ":": one more of the same */
 static void inherit(int fd, char *text, const char *key)
 {
+	bool more = strcmp(key, ":") == 0;
+
 	fd_set_cloexec(fd, false);
-	sprintf(text + strlen(text), ",%s=%d", key, fd);
+	sprintf(text + strlen(text), "%s%s%s%d", more ? "" : ",", key, more ? "" : "=", fd);
 }
 
 static void io_start(struct io_bench *b)
@@ -44,13 +56,16 @@ static void io_start(struct io_bench *b)
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
 	b->pid = fork();
 	if (b->pid == 0) {
-		char arg[200];
+		char arg[300];
 
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		snprintf(arg, sizeof(arg), "id=disk0,queues=%u,queue-size=64", b->queues);
+		snprintf(arg, sizeof(arg), "id=disk0,queues=%u,queue-size=%u", b->queues,
+			 QUEUE_SIZE);
 		inherit(fds[1], arg, "socket");
 		inherit(b->disk, arg, "file");
 		inherit(b->board, arg, "board");
+		for (unsigned int i = 0; i < b->nrings; i++)
+			inherit(b->rings[i], arg, i ? ":" : "rings");
 		execl(getenv("MOLT"), "molt", "io", "--log-level", "error", "--disk", arg, NULL);
 		_exit(127);
 	}
@@ -66,6 +81,26 @@ static void io_end(struct io_bench *b)
 	assert_int_equal(waitpid(b->pid, &status, 0), b->pid);
 }
 
+static void make_rings(struct io_bench *b)
+{
+	struct error err = ERROR_INIT;
+	struct io_board_view view;
+
+	assert_int_equal(io_board_map(&view, b->board, b->queues, &err), 0);
+	for (unsigned int i = 0; i < b->queues; i++) {
+		struct io_uring_params params;
+
+		b->rings[i] = io_ring_make(QUEUE_SIZE, &params, &err);
+		if (b->rings[i] < 0) {
+			print_message("%s\n", err.text);
+			skip();
+		}
+		memcpy(io_board_queue(&view, i)->ring, &params, sizeof(params));
+		b->nrings++;
+	}
+	io_board_unmap(&view);
+}
+
 static void bench_init(struct io_bench *b, unsigned int queues, unsigned int depth)
 {
 	struct error err = ERROR_INIT;
@@ -73,11 +108,14 @@ static void bench_init(struct io_bench *b, unsigned int queues, unsigned int dep
 	memset(b, 0, offsetof(struct io_bench, pid));
 	log_set_level(LOG_LEVEL_ERROR);
 	b->queues = queues;
+	b->nrings = 0;
 	b->disk = open("/tmp", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
 	assert_int_equal(ftruncate(b->disk, DISK), 0);
 	b->board = io_board_make(queues, &err);
 	if (b->board < 0)
 		fail_msg("%s", err.text);
+	if (by_io_uring)
+		make_rings(b);
 	driver_init(&b->d, NULL, queues, depth);
 	vhost_front_resume(&b->d.front);
 	io_start(b);
@@ -92,6 +130,8 @@ static void bench_fini(struct io_bench *b)
 	driver_fini(&b->d);
 	close(b->disk);
 	close(b->board);
+	while (b->nrings)
+		close(b->rings[--b->nrings]);
 }
 
 static void killed_with_much_in_flight(void **state)
@@ -177,13 +217,53 @@ static void reset_under_load(void **state)
 	bench_fini(&b);
 }
 
+/* A queue that has just done all that there was, and is about to sleep. */
+static void reset_when_idle(void **state)
+{
+	struct io_bench b;
+
+	(void)state;
+	bench_init(&b, 2, 16);
+	for (unsigned int i = 1; i <= 500; i++) {
+		driver_run(&b.d, 1 + i % 8);
+		driver_finish(&b.d);
+		vhost_front_stop(&b.d.front, true);
+		driver_until(&b.d, &b.d.stopped, i);
+		driver_reset_rings(&b.d);
+		driver_start(&b.d);
+	}
+	assert_int_equal(b.d.lost + b.d.failed, 0);
+	bench_fini(&b);
+}
+
+static int on_threads(void **state)
+{
+	(void)state;
+	by_io_uring = false;
+	return 0;
+}
+
+static int on_io_uring(void **state)
+{
+	(void)state;
+	by_io_uring = true;
+	return 0;
+}
+
+/* clang-format off */
+#define BY_BOTH(test) \
+	{ #test ": threads", test, on_threads, NULL, NULL }, \
+	{ #test ": io_uring", test, on_io_uring, NULL, NULL }
+/* clang-format on */
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(updated_under_load),
-		cmocka_unit_test(reset_under_load),
-		cmocka_unit_test(replaced_under_load),
-		cmocka_unit_test(killed_with_much_in_flight),
+		BY_BOTH(updated_under_load),
+		BY_BOTH(reset_under_load),
+		BY_BOTH(reset_when_idle),
+		BY_BOTH(replaced_under_load),
+		BY_BOTH(killed_with_much_in_flight),
 	};
 
 	if (!getenv("MOLT")) {
