@@ -214,9 +214,9 @@ bool stand_in_link_hurry(const struct stand_in_link *link);
 uint64_t stand_in_link_left_ns(const struct stand_in_link *link);
 
 /*
- * The rehearsal is over: has the stand-in stop the guest and save it. stops: called when it does, or
- * would be expected to have begun. 0, -ECANCELED where it has
- * taken the guest back or has ended, or -EIO where it cannot, with its reason.
+ * The rehearsal is over: has the stand-in stop the guest and save it. stops: called when it does,
+ * or would be expected to have begun. 0, -ECANCELED where it has taken the guest back, has ended or
+ * has not answered for as long as the deadline is, or -EIO where it cannot, with its reason.
  */
 int stand_in_link_switch(struct stand_in_link *link, void (*stops)(void *opaque), void *opaque,
 			 struct error *err);

@@ -62,12 +62,17 @@ uint64_t stand_in_link_left_ns(const struct stand_in_link *link)
 	return end > now ? end - now : 0;
 }
 
-static int lost(struct error *err)
+static int lost(const struct stand_in_link *link, struct error *err)
 {
-	return err_set(err, ECANCELED, "too late: the stand-in has taken the guest back");
+	if (atomic_load(&link->page->owner) == OWNER_TAKEN_BACK)
+		return err_set(err, ECANCELED, "too late: the stand-in has taken the guest back");
+	return err_set(err, ECANCELED, "the stand-in has ended, or says nothing");
 }
 
-/* Where it is no child of ours (a wrapper started us) only the page tells. */
+/*
+ * Where it is no child of ours (a wrapper started us) only the page tells, and the time, for by its
+ * deadline it would have taken the guest back.
+ */
 static bool has_ended(struct stand_in_link *link)
 {
 	return link->child.fd >= 0 && fd_ready(link->child.fd, POLLIN);
@@ -87,6 +92,8 @@ int stand_in_link_switch(struct stand_in_link *link, void (*stops)(void *opaque)
 			 struct error *err)
 {
 	struct stand_in_page *page = link->page;
+	/* The deadline begins anew after a switch that was refused, which is not in the page. */
+	const uint64_t give_up = now_ns() + page->deadline_ms * 1000000ull;
 	uint32_t turn;
 
 	atomic_store(&page->turn, TURN_READY);
@@ -94,14 +101,15 @@ int stand_in_link_switch(struct stand_in_link *link, void (*stops)(void *opaque)
 	wait_until_it_stops(page);
 	stops(opaque);
 	while ((turn = atomic_load(&page->turn)) == TURN_READY &&
-	       atomic_load(&page->owner) != OWNER_TAKEN_BACK && !has_ended(link))
+	       atomic_load(&page->owner) != OWNER_TAKEN_BACK && !has_ended(link) &&
+	       now_ns() < give_up)
 		wait_on(&page->turn, turn);
 	if (turn == TURN_SAVED)
 		return 0;
 	if (turn == TURN_DECLINED)
 		return err_set(err, EIO, "the stand-in cannot hand the guest over: %.*s",
 			       STAND_IN_REASON_MAX, page->reason);
-	return lost(err);
+	return lost(link, err);
 }
 
 void stand_in_link_refuse(struct stand_in_link *link)
@@ -118,7 +126,9 @@ void stand_in_link_refuse(struct stand_in_link *link)
 
 int stand_in_link_commit(struct stand_in_link *link, struct error *err)
 {
-	return link->page && !decide(link->page, OWNER_UNDECIDED, OWNER_SUCCESSOR) ? lost(err) : 0;
+	return link->page && !decide(link->page, OWNER_UNDECIDED, OWNER_SUCCESSOR)
+		       ? lost(link, err)
+		       : 0;
 }
 
 pid_t stand_in_link_left_process(const struct stand_in_link *link)

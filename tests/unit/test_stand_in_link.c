@@ -113,12 +113,32 @@ static void test_refused_and_nobody_there(void **state)
 	assert_int_equal(stand_in_link_left_ns(&f->link), 0);
 }
 
+static void stops(void *opaque)
+{
+	(*(unsigned int *)opaque)++;
+}
+
+static void test_switch_and_nobody_there(void **state)
+{
+	struct fixture *f = *state;
+	struct error err = ERROR_INIT;
+	unsigned int stopped = 0;
+
+	f->page.deadline_ms = 100;
+	atomic_store(&f->page.owner, OWNER_STAND_IN);
+	assert_int_equal(stand_in_link_switch(&f->link, stops, &stopped, &err), -ECANCELED);
+	assert_int_equal(stopped, 1);
+	assert_non_null(strstr(err.text, "says nothing"));
+	assert_int_equal(stand_in_link_commit(&f->link, &err), -ECANCELED);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_refused_guest_cannot_be_had, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_refused_too_late, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_refused_and_nobody_there, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_switch_and_nobody_there, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
