@@ -505,7 +505,8 @@ class Vm:
     def settle(self, bodies=True):
         """
         Waits until what an update leaves for later is gone, for its answer comes before: the descriptors kept for a
-        way back, and all other processes. bodies: a dead one may be left, which the next update buries.
+        way back, all other processes, and the thread that mapped RAM, which ends behind everybody else.
+        bodies: a dead process may be left, which the next update buries.
         """
         disks = self.argv.count("--disk")  # each with a process that stays, and its pidfd
 
@@ -519,7 +520,8 @@ class Vm:
             if len(io) == disks and pidfds == disks:
                 held = [what for what in held if "pidfd" not in what]
             return [pid for pid, state in others.items()
-                    if pid not in io and (not bodies or state != "Z")] + held
+                    if pid not in io and (not bodies or state != "Z")] + held + [
+                        "thread " + name for name in self.threads() if name == "refault"]
 
         self.wait_for(lambda: not left(), lambda: "end of what an update leaves for later: " + ", ".join(
             map(describe, left())))
