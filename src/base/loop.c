@@ -19,6 +19,8 @@
 #include <molt/base/fd.h>
 #include <molt/base/loop.h>
 
+#define UNKNOWN UINT32_MAX /* no events that anybody waits for */
+
 struct loop {
 	int epfd; /* with those that go on, and late */
 	int late; /* with all others */
@@ -65,21 +67,20 @@ void loop_destroy(struct loop *loop)
 	free(loop);
 }
 
+/*
+ * Main may die behind any of these calls, and the stand-in lives on in its memory, while epoll sets
+ * are the kernel's, and shared. So a source says that it is registered, or what it waits for, only
+ * while that is so: what it does not say is done again, and found there.
+ */
 static int add(struct loop *loop, struct loop_source *src, struct loop_source is)
 {
 	struct epoll_event ev = { .events = is.events, .data.ptr = src };
 
 	*src = is;
-	src->loop = loop;
-	/*
-	 * It is there already where main died in loop_del() and the stand-in lives on in its
-	 * memory: epoll sets are the kernel's, and shared.
-	 */
 	if (epoll_ctl(src->set, EPOLL_CTL_ADD, src->fd, &ev) < 0 &&
-	    (errno != EEXIST || epoll_ctl(src->set, EPOLL_CTL_MOD, src->fd, &ev) < 0)) {
-		src->loop = NULL;
+	    (errno != EEXIST || epoll_ctl(src->set, EPOLL_CTL_MOD, src->fd, &ev) < 0))
 		return -errno;
-	}
+	src->loop = loop;
 	return 0;
 }
 
@@ -123,24 +124,34 @@ static int modify(struct loop_source *src, uint32_t events)
 
 int loop_mod(struct loop_source *src, uint32_t events)
 {
+	uint32_t before = src->events;
 	int r;
 
 	if (!src->loop)
 		return -ENOENT;
-	r = src->events == events ? 0 : modify(src, events);
-	if (r == 0)
-		src->events = events;
+	if (before == events)
+		return 0;
+	src->events = UNKNOWN;
+	r = modify(src, events);
+	src->events = r == 0 ? events : before;
 	return r;
+}
+
+static void take_out(const struct loop_source *src)
+{
+	epoll_ctl(src->set, EPOLL_CTL_DEL, src->fd, NULL);
 }
 
 void loop_del(struct loop_source *src)
 {
-	if (!src->loop)
+	struct loop *loop = src->loop;
+
+	if (!loop)
 		return;
-	epoll_ctl(src->set, EPOLL_CTL_DEL, src->fd, NULL);
-	if (src->loop->signals == src)
-		src->loop->signals = NULL;
+	if (loop->signals == src)
+		loop->signals = NULL;
 	src->loop = NULL;
+	take_out(src);
 }
 
 int loop_fd(const struct loop *loop)
@@ -227,8 +238,10 @@ static int serve(struct loop *loop, int set, int timeout_ms)
 		return errno == EINTR ? 0 : -errno;
 	if (n == 0)
 		return 0;
-	if (src)
+	if (src && src->loop)
 		src->fn(src->opaque, ev.events);
+	else if (src) /* main died in loop_del(), and nobody has added it since */
+		take_out(src);
 	else if (!loop->held)
 		return serve(loop, loop->late, 0);
 	else
@@ -276,12 +289,11 @@ int loop_group_add(struct loop_group *group, struct loop_source *src, int fd, ui
 
 /*
  * Not loop_add() and loop_del(): to add a set to another one the kernel looks at each of its
- * sources. Nor loop_mod(), which does nothing where the source says that it is so: main may have
- * died in here, and the stand-in goes on in its memory.
+ * sources.
  */
 int loop_group_serve(struct loop_group *group, bool on)
 {
-	return group->fd < 0 ? 0 : modify(&group->source, on ? EPOLLIN : 0);
+	return group->fd < 0 ? 0 : loop_mod(&group->source, on ? EPOLLIN : 0);
 }
 
 int loop_turn(struct loop *loop, int timeout_ms)

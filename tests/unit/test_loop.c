@@ -12,6 +12,7 @@
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/signalfd.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -28,6 +29,30 @@ struct fixture {
 	unsigned int calls;
 	uint32_t events;
 };
+
+/* Where it is to: behind a call that has been made, in which the signal came that ended it. */
+static enum { LIVES, DIES_BEHIND, DIES_BEFORE } main_thread;
+static jmp_buf in_the_stand_in;
+
+int epoll_ctl(int set, int op, int fd, struct epoll_event *ev)
+{
+	int r = main_thread == DIES_BEFORE ? 0 : (int)syscall(SYS_epoll_ctl, set, op, fd, ev);
+
+	if (main_thread == LIVES)
+		return r;
+	main_thread = LIVES;
+	longjmp(in_the_stand_in, 1);
+}
+
+/* What follows once main has died in the call: it is in the same memory, and the set is shared. */
+#define DIES(where, call) \
+	do { \
+		main_thread = where; \
+		if (!setjmp(in_the_stand_in)) { \
+			call; \
+			fail_msg("it has not died"); \
+		} \
+	} while (0)
 
 static void begin(struct fixture *f)
 {
@@ -123,6 +148,84 @@ static void test_callback_may_delete_any_source(void **state)
 	close(more[0]);
 	close(more[1]);
 	end(&f);
+}
+
+static bool is_served(struct fixture *f)
+{
+	f->calls = 0;
+	assert_int_equal(loop_turn(f->loop, 0), 0);
+	return f->calls;
+}
+
+/* As whoever resumes a device: it is added unless the source says that it is there. */
+static void watch(struct fixture *f)
+{
+	if (f->src.loop)
+		assert_int_equal(loop_mod(&f->src, EPOLLOUT), 0);
+	else
+		assert_int_equal(loop_add(f->loop, &f->src, f->pipe[1], EPOLLOUT, count, f), 0);
+}
+
+static void test_main_dies_while_it_takes_a_source_out(void **state)
+{
+	struct fixture f;
+
+	(void)state;
+	for (int where = DIES_BEHIND; where <= DIES_BEFORE; where++) {
+		begin(&f);
+		watch(&f);
+		DIES(where, loop_del(&f.src));
+		watch(&f);
+		assert_true(is_served(&f));
+		end(&f);
+	}
+}
+
+/* Nobody adds it again. */
+static void test_main_dies_while_it_takes_a_source_out_for_good(void **state)
+{
+	struct epoll_event ev;
+	struct fixture f;
+
+	(void)state;
+	begin(&f);
+	watch(&f);
+	DIES(DIES_BEFORE, loop_del(&f.src));
+	loop_del(&f.src);
+	assert_false(is_served(&f));
+	assert_int_equal(epoll_wait(loop_fd(f.loop), &ev, 1, 0), 0);
+	end(&f);
+}
+
+static void test_main_dies_while_it_adds_a_source(void **state)
+{
+	struct fixture f;
+
+	(void)state;
+	for (int where = DIES_BEHIND; where <= DIES_BEFORE; where++) {
+		begin(&f);
+		DIES(where, watch(&f));
+		watch(&f);
+		assert_true(is_served(&f));
+		end(&f);
+	}
+}
+
+/* A device that is quiesced waits for nothing, but stays. */
+static void test_main_dies_while_it_changes_what_is_waited_for(void **state)
+{
+	struct fixture f;
+
+	(void)state;
+	for (int where = DIES_BEHIND; where <= DIES_BEFORE; where++)
+		for (uint32_t then = 0; then <= EPOLLOUT; then += EPOLLOUT) {
+			begin(&f);
+			watch(&f);
+			DIES(where, loop_mod(&f.src, 0));
+			assert_int_equal(loop_mod(&f.src, then), 0);
+			assert_int_equal(is_served(&f), then == EPOLLOUT);
+			end(&f);
+		}
 }
 
 struct alarm {
@@ -429,6 +532,10 @@ int main(void)
 		cmocka_unit_test(test_source_is_called_while_ready),
 		cmocka_unit_test(test_mod_changes_what_is_waited_for),
 		cmocka_unit_test(test_callback_may_delete_any_source),
+		cmocka_unit_test(test_main_dies_while_it_takes_a_source_out),
+		cmocka_unit_test(test_main_dies_while_it_takes_a_source_out_for_good),
+		cmocka_unit_test(test_main_dies_while_it_adds_a_source),
+		cmocka_unit_test(test_main_dies_while_it_changes_what_is_waited_for),
 		cmocka_unit_test(test_timers),
 		cmocka_unit_test(test_timers_and_sources_take_turns),
 		cmocka_unit_test(test_regular_file_is_refused),
