@@ -100,10 +100,11 @@ int stand_in_link_switch(struct stand_in_link *link, void (*stops)(void *opaque)
 	wake_stand_in(link);
 	wait_until_it_stops(page);
 	stops(opaque);
-	while ((turn = atomic_load(&page->turn)) == TURN_READY &&
+	while (atomic_load(&page->turn) == TURN_READY &&
 	       atomic_load(&page->owner) != OWNER_TAKEN_BACK && !has_ended(link) &&
 	       now_ns() < give_up)
-		wait_on(&page->turn, turn);
+		wait_on(&page->turn, TURN_READY);
+	turn = atomic_load(&page->turn); /* it may have saved, said so, and ended just now */
 	if (turn == TURN_SAVED)
 		return 0;
 	if (turn == TURN_DECLINED)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What a successor says to the stand-in, which takes its time. */
+#include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -21,6 +22,20 @@ struct fixture {
 	struct stand_in_link link;
 	void (*does)(struct stand_in_page *page);
 };
+
+/* What happens just before it is looked whether the stand-in has ended; once. */
+static void (*before_look)(struct fixture *f);
+static struct fixture *looked_at;
+
+int poll(struct pollfd *fds, nfds_t n, int timeout_ms)
+{
+	void (*act)(struct fixture * f) = before_look;
+
+	before_look = NULL;
+	if (act)
+		act(looked_at);
+	return (int)syscall(SYS_poll, fds, n, timeout_ms);
+}
 
 /* The stand-in has saved, and the guest is nobody's. */
 static int setup(void **state)
@@ -132,6 +147,59 @@ static void test_switch_and_nobody_there(void **state)
 	assert_int_equal(stand_in_link_commit(&f->link, &err), -ECANCELED);
 }
 
+static void save_and_end(struct fixture *f)
+{
+	const uint64_t one = 1;
+
+	atomic_store(&f->page.owner, OWNER_UNDECIDED);
+	set_and_wake(&f->page.turn, TURN_SAVED);
+	assert_int_equal(write(f->link.child.fd, &one, sizeof(one)), sizeof(one));
+}
+
+static void end_before_it_has_saved(struct fixture *f)
+{
+	const uint64_t one = 1;
+
+	assert_int_equal(write(f->link.child.fd, &one, sizeof(one)), sizeof(one));
+}
+
+static void nothing(void *opaque)
+{
+	(void)opaque;
+}
+
+static int switch_when(struct fixture *f, void (*act)(struct fixture *f), struct error *err)
+{
+	int r;
+
+	f->link.child.fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); /* as a pidfd */
+	atomic_store(&f->page.owner, OWNER_STAND_IN);
+	atomic_store(&f->page.stopping, true);
+	looked_at = f;
+	before_look = act;
+	r = stand_in_link_switch(&f->link, nothing, NULL, err);
+	fd_close(&f->link.child.fd);
+	return r;
+}
+
+/* Nobody else has the guest any more, and all of it is there. */
+static void test_a_stand_in_that_has_saved_may_end(void **state)
+{
+	struct fixture *f = *state;
+	struct error err = ERROR_INIT;
+
+	assert_int_equal(switch_when(f, save_and_end, &err), 0);
+	assert_int_equal(stand_in_link_commit(&f->link, &err), 0);
+}
+
+static void test_a_stand_in_that_has_not_saved_may_not(void **state)
+{
+	struct fixture *f = *state;
+	struct error err = ERROR_INIT;
+
+	assert_int_equal(switch_when(f, end_before_it_has_saved, &err), -ECANCELED);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -139,6 +207,10 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_refused_too_late, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_refused_and_nobody_there, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_switch_and_nobody_there, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_stand_in_that_has_saved_may_end, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(test_a_stand_in_that_has_not_saved_may_not, setup,
+						teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
