@@ -73,11 +73,17 @@ static struct rtc *to_rtc(struct device *dev)
 
 /* ---- interrupt and timer ---- */
 
+static void update_irq(struct rtc *r)
+{
+	r->guest.irq_level = r->guest.reg_b & r->guest.reg_c & C_FLAGS;
+	irq_line_set(&r->host.irq, r->guest.irq_level);
+}
+
 /*
  * CANCEL_ON_SET: a step of the host's clock wakes us to look at the new time.
  * #syscalls vcpu: timerfd_settime
  */
-static void arm(struct rtc *r)
+static int set_timer(const struct rtc *r)
 {
 	uint64_t next = rtc_next_event(&r->guest);
 	int flags = TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET;
@@ -92,14 +98,20 @@ static void arm(struct rtc *r)
 		/* Rounded up, or it would be a moment too early; and 0 would mean never. */
 		its.it_value.tv_nsec = (long)((host & TICKS_MASK) * 1000000000u >> TICKS_SHIFT) + 1;
 	}
-	if (timerfd_settime(r->host.timer, flags, &its, NULL) < 0 && errno != ECANCELED)
-		log_error("rtc: cannot set the timer: %s", error_text(errno));
+	return timerfd_settime(r->host.timer, flags, &its, NULL);
 }
 
-static void update_irq(struct rtc *r)
+/* A step that came after the look at the clock is told here, and then does not wake us. */
+static void arm(struct rtc *r)
 {
-	r->guest.irq_level = r->guest.reg_b & r->guest.reg_c & C_FLAGS;
-	irq_line_set(&r->host.irq, r->guest.irq_level);
+	int rc = set_timer(r);
+
+	for (; rc < 0 && errno == ECANCELED; rc = set_timer(r)) {
+		rtc_advance(&r->guest, rtc_now(&r->guest));
+		update_irq(r);
+	}
+	if (rc < 0)
+		log_error("rtc: cannot set the timer: %s", error_text(errno));
 }
 
 static void on_timer(void *opaque, uint32_t events)

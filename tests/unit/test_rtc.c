@@ -1,8 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* The CMOS clock as a device, over real time. */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <sys/timerfd.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <molt/base/fd.h>
 #include <molt/hw/classes.h>
@@ -12,6 +16,40 @@
 #include "fake_machine.h"
 
 #define IRQ 8
+
+/* The host's clock, which somebody sets back just before a timer is set. */
+static struct {
+	time_t back; /* so many seconds */
+	time_t next; /* and so many more then */
+} host;
+
+int clock_gettime(clockid_t clock, struct timespec *ts)
+{
+	int r = (int)syscall(SYS_clock_gettime, clock, ts);
+
+	if (clock == CLOCK_REALTIME)
+		ts->tv_sec -= host.back;
+	return r;
+}
+
+/* As in timerfd_create(2): the timer is set all the same, and nothing else tells of the step. */
+int timerfd_settime(int fd, int flags, const struct itimerspec *new, struct itimerspec *old)
+{
+	struct itimerspec its = *new;
+	bool stepped = flags & TFD_TIMER_CANCEL_ON_SET && host.next;
+	int r;
+
+	if (stepped)
+		host.back += host.next;
+	if (flags & TFD_TIMER_CANCEL_ON_SET && its.it_value.tv_sec)
+		its.it_value.tv_sec += host.back;
+	r = (int)syscall(SYS_timerfd_settime, fd, flags, &its, old);
+	if (!stepped)
+		return r;
+	host.next = 0;
+	errno = ECANCELED;
+	return -1;
+}
 
 static uint8_t cmos_read(struct fake_machine *f, uint8_t index)
 {
@@ -233,6 +271,21 @@ static void periodic_interrupt(void **state)
 	assert_int_equal(f->edges[IRQ], 5);
 }
 
+static void the_hosts_clock_is_set_back_while_a_timer_is_set(void **state)
+{
+	struct fake_machine *f = *state;
+
+	cmos_write(f, REG_A, 0x26);
+	cmos_read(f, REG_C);
+	host.next = 3600;
+	cmos_write(f, REG_B, B_24H | C_PF);
+	assert_int_equal(host.back, 3600);
+	assert_true(wait_irq(f, 500));
+	assert_int_equal(cmos_read(f, REG_C) & 0xc0, 0xc0);
+	assert_true(wait_irq(f, 500));
+	host.back = 0;
+}
+
 static void flags_go_up_without_interrupts(void **state)
 {
 	struct fake_machine *f = *state;
@@ -445,6 +498,7 @@ int main(void)
 		T(weekdays_count_on_their_own),
 		T(update_interrupt),
 		T(periodic_interrupt),
+		T(the_hosts_clock_is_set_back_while_a_timer_is_set),
 		T(flags_go_up_without_interrupts),
 		T(nothing_enabled_nothing_wakes),
 		T(enabling_a_raised_flag_interrupts),
