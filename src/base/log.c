@@ -359,11 +359,11 @@ void log_rest(void)
 {
 	/*
 	 * One that is in a write that does not end waits for nobody, and the exec ends it. But it
-	 * must not end by itself just then, or a lock of malloc's may go with it that the stand-in
-	 * needs.
+	 * must not go on, or end by itself, just then: a lock of the log's or of malloc's may go
+	 * with it that the stand-in needs.
 	 */
-	if (writer_wait(&writer, 0))
-		writer_rest(&writer, LOG_DRAIN_MS);
+	if (!writer_wait(&writer, 0) || !writer_rest(&writer, LOG_DRAIN_MS))
+		writer_freeze(&writer);
 	state.at_rest = log_unwritten();
 }
 

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <limits.h>
+#include <linux/futex.h>
 #include <poll.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -24,6 +26,18 @@ static bool wait_until(struct writer *w, pthread_cond_t *cond, const struct time
 	return pthread_cond_clockwait(cond, &w->lock, CLOCK_MONOTONIC, then) == 0;
 }
 
+static void wait_while_frozen(struct writer *w)
+{
+	while (atomic_load(&w->frozen))
+		syscall(SYS_futex, &w->frozen, FUTEX_WAIT_PRIVATE, 1, NULL, NULL, 0);
+}
+
+static void thaw(struct writer *w)
+{
+	if (atomic_exchange(&w->frozen, 0))
+		syscall(SYS_futex, &w->frozen, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
 /*
  * Writes a piece; false if there is none, or there is no room for it (*stalled). *again_ms: when to
  * look again in any case, 0 for never. may_wait: in write(2), for room.
@@ -40,12 +54,16 @@ static bool write_piece(struct writer *w, bool may_wait, unsigned int *again_ms,
 	do
 		n = write(fd, piece, len);
 	while (n < 0 && errno == EINTR);
-	if (n < 0 && errno == EAGAIN) {
+	if (n < 0)
+		n = -errno;
+	if (may_wait)
+		wait_while_frozen(w);
+	if (n == -EAGAIN) {
 		*again_ms = AGAIN_MS;
 		*stalled = true;
 		return false;
 	}
-	w->ops->written(w->opaque, n < 0 ? -errno : n);
+	w->ops->written(w->opaque, n);
 	return true;
 }
 
@@ -98,6 +116,7 @@ static bool may_start(struct writer *w)
 	pthread_mutex_lock(&w->lock);
 	runs = w->started && !w->ended;
 	pthread_mutex_unlock(&w->lock);
+	thaw(w);
 	if (runs)
 		return false;
 	writer_stop(w, 0);
@@ -219,6 +238,11 @@ bool writer_stop(struct writer *w, unsigned int ms)
 	if (!w->detached)
 		w->detached = pthread_detach(w->thread) == 0;
 	return false;
+}
+
+void writer_freeze(struct writer *w)
+{
+	atomic_store(&w->frozen, 1);
 }
 
 void writer_revive(struct writer *w)

@@ -135,6 +135,29 @@ static void one_that_cannot_rest_goes_on(void **state)
 	assert_int_equal(o->written, 7);
 }
 
+/* One that an exec is to end takes no lock that would stay locked: it does not get that far. */
+static void one_that_is_frozen_goes_no_further(void **state)
+{
+	struct owner *o = *state;
+	struct error err = ERROR_INIT;
+	char buf[65536];
+	int size = fcntl(o->pipe[1], F_SETPIPE_SZ, 4096);
+
+	memset(buf, 0, sizeof(buf));
+	assert_int_equal(write(o->pipe[1], buf, (size_t)size), size);
+	o->left = 5;
+	writer_kick(&o->writer);
+	assert_false(writer_wait(&o->writer, WAIT_MS));
+	writer_freeze(&o->writer);
+	assert_int_equal(read(o->pipe[0], buf, sizeof(buf)), size);
+	assert_int_equal(read(o->pipe[0], buf, sizeof(buf)), 1);
+	assert_false(writer_wait(&o->writer, WAIT_MS));
+	assert_int_equal(o->written, 0);
+	assert_int_equal(writer_start(&o->writer, &err), 0);
+	assert_true(writer_wait(&o->writer, 10000));
+	assert_int_equal(o->written, 5);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -142,6 +165,7 @@ int main(void)
 						teardown),
 		cmocka_unit_test_setup_teardown(the_caller_does_not_wait_for_room, setup, teardown),
 		cmocka_unit_test_setup_teardown(one_that_cannot_rest_goes_on, setup, teardown),
+		cmocka_unit_test_setup_teardown(one_that_is_frozen_goes_no_further, setup, teardown),
 	};
 
 	return cmocka_run_group_tests_name("writer", tests, NULL, NULL);

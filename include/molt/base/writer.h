@@ -9,8 +9,10 @@
 #define MOLT_BASE_WRITER_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #include <molt/base/error.h>
@@ -43,6 +45,7 @@ struct writer {
 	bool hold;
 	bool stop;
 	bool ended;
+	_Atomic uint32_t frozen; /* a futex, without the lock */
 };
 
 #define WRITER_INIT(ops_, opaque_) \
@@ -88,6 +91,12 @@ bool writer_stop(struct writer *w, unsigned int ms);
  * After true what is queued waits for the next writer_start().
  */
 bool writer_rest(struct writer *w, unsigned int ms);
+
+/*
+ * Before an exec ends a thread that does not rest: when its write comes back it goes no further,
+ * until writer_start(). Else it could be ended with a lock held, which the stand-in needs.
+ */
+void writer_freeze(struct writer *w);
 
 /* In the stand-in, which has the memory but not the threads: whoever held the lock is dead. */
 void writer_revive(struct writer *w);
