@@ -79,8 +79,11 @@ static uint32_t fill(const struct virtqueue_chain *chain)
 		 * glibc's getrandom() takes the vDSO's since 2.41, where Linux (6.11) has it, and
 		 * maps memory for that, which would end a vCPU thread.
 		 */
-		long n = syscall(SYS_getrandom, iov->iov_base, len, 0);
+		long n;
 
+		do
+			n = syscall(SYS_getrandom, iov->iov_base, len, 0);
+		while (n < 0 && errno == EINTR); /* by a kick, after which it parks */
 		if (n <= 0)
 			break;
 		done += (uint32_t)n;

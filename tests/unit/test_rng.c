@@ -3,11 +3,13 @@
 #include "machine_bench.h"
 
 #include <endian.h>
+#include <errno.h>
 #include <linux/pci_regs.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_pci.h>
 #include <linux/virtio_ring.h>
 #include <string.h>
+#include <sys/syscall.h>
 
 #include <molt/base/fd.h>
 #include <molt/hw/classes.h>
@@ -22,6 +24,38 @@
 #define BYTES 64u
 
 static struct bench bench;
+
+static unsigned int kicks; /* so many of the next getrandom() are interrupted */
+
+long syscall(long nr, ...)
+{
+	long a[6], r;
+	va_list ap;
+
+	va_start(ap, nr);
+	for (size_t i = 0; i < ARRAY_SIZE(a); i++)
+		a[i] = va_arg(ap, long);
+	va_end(ap);
+	if (nr == SYS_getrandom && kicks) {
+		kicks--;
+		errno = EINTR;
+		return -1;
+	}
+	{
+		register long r10 __asm__("r10") = a[3];
+		register long r8 __asm__("r8") = a[4];
+		register long r9 __asm__("r9") = a[5];
+
+		__asm__ volatile("syscall"
+				 : "=a"(r)
+				 : "a"(nr), "D"(a[0]), "S"(a[1]), "d"(a[2]), "r"(r10), "r"(r8),
+				   "r"(r9)
+				 : "rcx", "r11", "memory");
+	}
+	if (r < 0)
+		errno = (int)-r;
+	return r < 0 ? -1 : r;
+}
 
 static struct virtio *rng(void)
 {
@@ -124,6 +158,28 @@ static void test_a_buffer_from_before_driver_ok(void **state)
 	assert_int_equal(used(), 2);
 }
 
+static uint32_t used_bytes(unsigned int at)
+{
+	const struct vring_used_elem *e = memory_ptr(&bench.m.memory, USED + 4 + at * sizeof(*e),
+						     sizeof(*e));
+
+	return le32toh(e->len);
+}
+
+/* 5.4.6.1: a buffer that is used has one byte or more. */
+static void test_a_kick_costs_no_buffer(void **state)
+{
+	(void)state;
+	negotiate();
+	set_status(VIRTIO_CONFIG_S_DRIVER_OK);
+	add_buffer(1);
+	kicks = 2;
+	notify();
+	assert_int_equal(kicks, 0);
+	assert_int_equal(used(), 1);
+	assert_int_equal(used_bytes(0), BYTES);
+}
+
 static void test_nothing_is_done_where_there_is_nothing(void **state)
 {
 	(void)state;
@@ -138,6 +194,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_a_buffer_from_before_driver_ok, setup,
 						teardown),
+		cmocka_unit_test_setup_teardown(test_a_kick_costs_no_buffer, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_nothing_is_done_where_there_is_nothing, setup,
 						teardown),
 	};
