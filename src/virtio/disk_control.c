@@ -179,9 +179,9 @@ static int disk_resized(struct device *dev, uint64_t bytes, struct error *err)
 {
 	struct disk *d = to_disk(dev);
 	const struct io_board *b = d->host.board.board;
-	uint64_t capacity = __atomic_load_n(&b->capacity, __ATOMIC_RELAXED);
 	bool looked = __atomic_load_n(&b->resize_done, __ATOMIC_ACQUIRE) ==
 		      __atomic_load_n(&b->resize_asked, __ATOMIC_RELAXED);
+	uint64_t capacity = __atomic_load_n(&b->capacity, __ATOMIC_RELAXED);
 
 	if (looked && shown_size(d) == bytes)
 		return 0;
