@@ -82,6 +82,11 @@ static void send_pending(struct pci_function *f, uint32_t vector)
 	send(f, vector);
 }
 
+void pci_msix_forget(struct pci_function *f)
+{
+	memset(f->guest->msix_pending, 0, sizeof(f->guest->msix_pending));
+}
+
 void pci_msix_fast(struct pci_function *f, uint32_t vector, bool on)
 {
 	set_bit(f->fast, vector, on);

@@ -129,6 +129,7 @@ void virtio_reset_done(struct virtio *v)
 	g->queue_select = 0;
 	g->status = 0;
 	g->isr = 0;
+	pci_msix_forget(&v->pci);
 	g->resetting_all = false;
 	if (v->ops->changed)
 		v->ops->changed(v);

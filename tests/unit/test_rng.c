@@ -101,6 +101,17 @@ static void write_bar(uint64_t offset, uint64_t value, unsigned int size)
 	pthread_mutex_unlock(&v->dev->lock);
 }
 
+static uint64_t read_bar(uint64_t offset, unsigned int size)
+{
+	struct virtio *v = rng();
+	uint64_t value;
+
+	pthread_mutex_lock(&v->dev->lock);
+	value = v->pci.id.bar->read(v->dev, offset, size);
+	pthread_mutex_unlock(&v->dev->lock);
+	return value;
+}
+
 static void set_status(uint8_t status)
 {
 	write_bar(VIRTIO_PCI_COMMON_STATUS, status, 1);
@@ -180,6 +191,28 @@ static void test_a_kick_costs_no_buffer(void **state)
 	assert_int_equal(used_bytes(0), BYTES);
 }
 
+/*
+ * Virtio 1.2, 2.4.1: no notifications after a reset. What waited for its vector to be unmasked
+ * would go out by the message that the next driver has there.
+ */
+static void test_a_reset_forgets_interrupts_that_wait(void **state)
+{
+	(void)state;
+	rng()->pci.guest
+		->config[rng()->pci.msix_cap + PCI_MSIX_FLAGS + 1] |= PCI_MSIX_FLAGS_ENABLE >> 8;
+	negotiate();
+	write_bar(VIRTIO_PCI_COMMON_Q_MSIX, 1, 2); /* masked, as at power-on */
+	add_buffer(1);
+	set_status(VIRTIO_CONFIG_S_DRIVER_OK);
+	assert_int_equal(read_bar(VIRTIO_BAR_MSIX_PBA, 8), 1 << 1);
+	set_status(0);
+	assert_int_equal(read_bar(VIRTIO_BAR_MSIX_PBA, 8), 0);
+	bench.kvm->ncalls = 0;
+	write_bar(VIRTIO_BAR_MSIX_TABLE + PCI_MSIX_ENTRY_SIZE + PCI_MSIX_ENTRY_VECTOR_CTRL, 0, 4);
+	for (unsigned int i = 0; i < bench.kvm->ncalls; i++)
+		assert_int_not_equal(bench.kvm->calls[i].request, KVM_SIGNAL_MSI);
+}
+
 static void test_nothing_is_done_where_there_is_nothing(void **state)
 {
 	(void)state;
@@ -195,6 +228,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_a_buffer_from_before_driver_ok, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(test_a_kick_costs_no_buffer, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_reset_forgets_interrupts_that_wait, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(test_nothing_is_done_where_there_is_nothing, setup,
 						teardown),
 	};
