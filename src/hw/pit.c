@@ -134,6 +134,14 @@ static void arm(struct pit *p)
 	arm_at(p, due == PIT_NEVER ? 0 : due);
 }
 
+/* Two in a period, where periods are short: or what is behind would stay so for ever. */
+static uint64_t catch_up_ns(const struct kvm_pit_channel_state *c, uint64_t due)
+{
+	uint64_t half = (pit_counter_due(c, due + 1) - pit_counter_due(c, due)) / 2;
+
+	return half < CATCH_UP_NS ? half : CATCH_UP_NS;
+}
+
 /* Hands one on, if one is due. */
 static void tick(struct pit *p)
 {
@@ -159,7 +167,7 @@ static void tick(struct pit *p)
 		return;
 	}
 	/* More and more seldom, for a guest that has its interrupts disabled for good. */
-	p->host.wait_ns = accepted > 0 ? CATCH_UP_NS : 2 * p->host.wait_ns;
+	p->host.wait_ns = accepted > 0 ? catch_up_ns(c, due) : 2 * p->host.wait_ns;
 	next = pit_counter_due(c, due + 1);
 	if (p->host.wait_ns > LONGEST_WAIT_NS)
 		p->host.wait_ns = LONGEST_WAIT_NS;

@@ -26,8 +26,8 @@ void irq_line_set(struct irq_line *line, bool level);
 
 /*
  * One edge of a wire that is low. Positive: an interrupt controller took it. 0: the one before
- * still waits in there, and this one is nothing. Negative: masked (or an error, which is logged).
- * Main only.
+ * still waits in there, and this one is nothing; the IOAPIC always takes it, and if the one before
+ * waits in a local APIC they are one. Negative: masked (or an error, which is logged). Main only.
  */
 int irq_line_pulse(struct irq_line *line);
 
