@@ -82,9 +82,10 @@ static void send_pending(struct pci_function *f, uint32_t vector)
 	send(f, vector);
 }
 
-void pci_msix_forget(struct pci_function *f)
+void pci_msix_forget(struct pci_function *f, uint32_t vector)
 {
-	memset(f->guest->msix_pending, 0, sizeof(f->guest->msix_pending));
+	if (vector < f->id.nvectors)
+		set_bit(f->guest->msix_pending, vector, false);
 }
 
 void pci_msix_fast(struct pci_function *f, uint32_t vector, bool on)

@@ -110,9 +110,22 @@ static void forget_queue(struct virtio *v, uint32_t q)
 	g->enabled[q] = g->resetting[q] = 0;
 }
 
+static bool has_vector(const struct virtio_guest *g, uint16_t vector)
+{
+	for (uint32_t q = 0; q < g->nqueues; q++)
+		if (g->vector[q] == vector)
+			return true;
+	return g->config_vector == vector;
+}
+
 void virtio_queue_reset_done(struct virtio *v, uint32_t queue)
 {
+	uint16_t vector = v->guest->vector[queue];
+
 	forget_queue(v, queue);
+	/* 2.6.1.1.1: no notifications. Others' interrupts may wait there, too. */
+	if (!has_vector(v->guest, vector))
+		pci_msix_forget(&v->pci, vector);
 	if (v->ops->changed)
 		v->ops->changed(v);
 }
@@ -129,7 +142,8 @@ void virtio_reset_done(struct virtio *v)
 	g->queue_select = 0;
 	g->status = 0;
 	g->isr = 0;
-	pci_msix_forget(&v->pci);
+	for (uint32_t i = 0; i < v->pci.id.nvectors; i++)
+		pci_msix_forget(&v->pci, i);
 	g->resetting_all = false;
 	if (v->ops->changed)
 		v->ops->changed(v);

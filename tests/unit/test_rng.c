@@ -22,6 +22,8 @@
 #define BUFFER 0x23000u
 #define SIZE 8u
 #define BYTES 64u
+#define RING_RESET_BIT 40 /* VIRTIO_F_RING_RESET */
+#define QUEUE_RESET 0x3a
 
 static struct bench bench;
 
@@ -169,6 +171,79 @@ static void test_a_buffer_from_before_driver_ok(void **state)
 	assert_int_equal(used(), 2);
 }
 
+static void forget_calls(void)
+{
+	bench.kvm->ncalls = 0;
+}
+
+static bool was_interrupted(void)
+{
+	for (unsigned int i = 0; i < bench.kvm->ncalls; i++)
+		if (bench.kvm->calls[i].request == KVM_SIGNAL_MSI)
+			return true;
+	return false;
+}
+
+static void unmask(uint32_t vector)
+{
+	write_bar(VIRTIO_BAR_MSIX_TABLE + vector * PCI_MSIX_ENTRY_SIZE + PCI_MSIX_ENTRY_VECTOR_CTRL,
+		  0, 4);
+}
+
+/* Up to an interrupt that waits for vector 1, which is masked as at power-on. */
+static void have_one_wait(void)
+{
+	rng()->pci.guest
+		->config[rng()->pci.msix_cap + PCI_MSIX_FLAGS + 1] |= PCI_MSIX_FLAGS_ENABLE >> 8;
+	negotiate();
+	write_bar(VIRTIO_PCI_COMMON_Q_MSIX, 1, 2);
+	add_buffer(1);
+	set_status(VIRTIO_CONFIG_S_DRIVER_OK);
+	assert_int_equal(read_bar(VIRTIO_BAR_MSIX_PBA, 8), 1 << 1);
+	forget_calls();
+}
+
+/*
+ * Virtio 1.2, 2.4.1: no notifications after a reset. What waited for its vector to be unmasked
+ * would go out by the message that the next driver has there.
+ */
+static void test_a_reset_forgets_interrupts_that_wait(void **state)
+{
+	(void)state;
+	have_one_wait();
+	set_status(0);
+	assert_int_equal(read_bar(VIRTIO_BAR_MSIX_PBA, 8), 0);
+	unmask(1);
+	assert_false(was_interrupted());
+}
+
+static void reset_queue(void)
+{
+	rng()->guest->driver_features |= 1ull << RING_RESET_BIT;
+	write_bar(QUEUE_RESET, 1, 2);
+	assert_int_equal(read_bar(VIRTIO_PCI_COMMON_Q_ENABLE, 2), 0);
+	unmask(1);
+}
+
+/* Virtio 1.2, 2.6.1.1.1. */
+static void test_a_queue_reset_forgets_its_own(void **state)
+{
+	(void)state;
+	have_one_wait();
+	reset_queue();
+	assert_false(was_interrupted());
+}
+
+/* It may be the configuration's. */
+static void test_a_queue_reset_keeps_a_shared_vectors(void **state)
+{
+	(void)state;
+	have_one_wait();
+	write_bar(VIRTIO_PCI_COMMON_MSIX, 1, 2);
+	reset_queue();
+	assert_true(was_interrupted());
+}
+
 static uint32_t used_bytes(unsigned int at)
 {
 	const struct vring_used_elem *e = memory_ptr(&bench.m.memory, USED + 4 + at * sizeof(*e),
@@ -191,28 +266,6 @@ static void test_a_kick_costs_no_buffer(void **state)
 	assert_int_equal(used_bytes(0), BYTES);
 }
 
-/*
- * Virtio 1.2, 2.4.1: no notifications after a reset. What waited for its vector to be unmasked
- * would go out by the message that the next driver has there.
- */
-static void test_a_reset_forgets_interrupts_that_wait(void **state)
-{
-	(void)state;
-	rng()->pci.guest
-		->config[rng()->pci.msix_cap + PCI_MSIX_FLAGS + 1] |= PCI_MSIX_FLAGS_ENABLE >> 8;
-	negotiate();
-	write_bar(VIRTIO_PCI_COMMON_Q_MSIX, 1, 2); /* masked, as at power-on */
-	add_buffer(1);
-	set_status(VIRTIO_CONFIG_S_DRIVER_OK);
-	assert_int_equal(read_bar(VIRTIO_BAR_MSIX_PBA, 8), 1 << 1);
-	set_status(0);
-	assert_int_equal(read_bar(VIRTIO_BAR_MSIX_PBA, 8), 0);
-	bench.kvm->ncalls = 0;
-	write_bar(VIRTIO_BAR_MSIX_TABLE + PCI_MSIX_ENTRY_SIZE + PCI_MSIX_ENTRY_VECTOR_CTRL, 0, 4);
-	for (unsigned int i = 0; i < bench.kvm->ncalls; i++)
-		assert_int_not_equal(bench.kvm->calls[i].request, KVM_SIGNAL_MSI);
-}
-
 static void test_nothing_is_done_where_there_is_nothing(void **state)
 {
 	(void)state;
@@ -227,9 +280,12 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_a_buffer_from_before_driver_ok, setup,
 						teardown),
-		cmocka_unit_test_setup_teardown(test_a_kick_costs_no_buffer, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_reset_forgets_interrupts_that_wait, setup,
 						teardown),
+		cmocka_unit_test_setup_teardown(test_a_queue_reset_forgets_its_own, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_queue_reset_keeps_a_shared_vectors, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(test_a_kick_costs_no_buffer, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_nothing_is_done_where_there_is_nothing, setup,
 						teardown),
 	};

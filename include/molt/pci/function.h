@@ -134,8 +134,8 @@ bool pci_msix_write(struct pci_function *f, uint64_t offset, uint64_t value, uns
 /* Interrupts by a vector, now or when it is unmasked. Nothing where MSI-X is off. */
 void pci_msix_notify(struct pci_function *f, uint32_t vector);
 
-/* Who had interrupts to send was reset: those that wait for their vector are not sent any more. */
-void pci_msix_forget(struct pci_function *f);
+/* Who had interrupts to send by it was reset: one that waits is not sent any more. */
+void pci_msix_forget(struct pci_function *f, uint32_t vector);
 
 /* Whether a message of that vector would go out now; then what it is. */
 bool pci_msix_message(const struct pci_function *f, uint32_t vector, uint64_t *address,
