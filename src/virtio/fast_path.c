@@ -30,18 +30,30 @@ void fast_path_init(struct fast_path *p, struct virtio *v, void (*error)(struct 
 
 /* ---- the slow way ---- */
 
-static void called(void *opaque, uint32_t events)
+static void take_call(struct fast_queue *q)
 {
-	struct fast_queue *q = opaque;
 	struct virtio *v = q->path->v;
 
-	(void)events;
-	pthread_mutex_lock(&v->dev->lock);
 	if (fd_take_event(q->call_fd)) {
 		virtio_notify_queue(v, (uint32_t)(q - q->path->queues));
 		PROBE2(slow_call, v->dev->id, (uint32_t)(q - q->path->queues));
 	}
-	pthread_mutex_unlock(&v->dev->lock);
+}
+
+static void called(void *opaque, uint32_t events)
+{
+	struct fast_queue *q = opaque;
+
+	(void)events;
+	pthread_mutex_lock(&q->path->v->dev->lock);
+	take_call(q);
+	pthread_mutex_unlock(&q->path->v->dev->lock);
+}
+
+void fast_path_last_call(struct fast_path *p, uint32_t queue)
+{
+	if (p->queues[queue].call_fd >= 0)
+		take_call(&p->queues[queue]);
 }
 
 static void failed(void *opaque, uint32_t events)

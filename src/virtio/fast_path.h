@@ -65,6 +65,12 @@ int fast_path_adopt(struct fast_path *p, struct fdtable *fds, struct error *err)
 void fast_path_kick(struct fast_path *p, uint32_t queue);
 
 /*
+ * The back-end has given the queue back, and calls no more. What it has called for is told at once:
+ * when a reset is done it would be too late.
+ */
+void fast_path_last_call(struct fast_path *p, uint32_t queue);
+
+/*
  * Puts every queue on the way that it is to have now: those in used (one byte each) on the fast
  * one, where that is possible and allowed.
  */

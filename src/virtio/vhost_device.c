@@ -134,6 +134,7 @@ static void queue_stopped(void *opaque, unsigned int queue, uint16_t base)
 	struct vhost_device *d = opaque;
 
 	pthread_mutex_lock(&d->dev->lock);
+	fast_path_last_call(&d->path, queue);
 	d->guest->given[queue] = NOT_GIVEN;
 	d->guest->base[queue] = d->guest->virtio.resetting[queue] ? 0 : base;
 	if (!d->guest->stopping)

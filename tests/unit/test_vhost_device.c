@@ -167,6 +167,27 @@ static void test_an_eventfd_that_blocks_stops_nobody(void **state)
 	alarm(0);
 }
 
+/* Virtio 1.2, 2.4.1: no notifications when it is done. The call comes before, and is seen after. */
+static void test_a_last_call_is_not_for_the_next_driver(void **state)
+{
+	const struct vhost_front_setup *front = &vhost.front.setup;
+	struct fast_queue *q = &vhost.path.queues[0];
+	struct error err = ERROR_INIT;
+
+	(void)state;
+	assert_int_equal(fast_path_open(&vhost.path, 0, &err), 0);
+	guest.virtio.status = VIRTIO_CONFIG_S_DRIVER_OK;
+	guest.virtio.resetting_all = guest.started = guest.stopping = true;
+	guest.given[0] = 1;
+	fd_signal_event(q->call_fd);
+	front->ops->queue_stopped(front->opaque, 0, 0);
+	assert_int_equal(guest.virtio.isr, 1);
+	front->ops->stopped(front->opaque);
+	assert_int_equal(read_status(), 0);
+	q->call_source.fn(q->call_source.opaque, EPOLLIN);
+	assert_int_equal(guest.virtio.isr, 0);
+}
+
 /* A device whose back-end has a queue, and says nothing. */
 struct hung {
 	struct device dev;
@@ -266,6 +287,8 @@ int main(void)
 						teardown),
 		cmocka_unit_test_setup_teardown(
 			test_a_vector_is_nobodys_affair_while_fast_paths_are_off, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_last_call_is_not_for_the_next_driver, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(test_an_eventfd_that_blocks_stops_nobody, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(test_a_reset_waits_for_all_devices_at_once, setup,
