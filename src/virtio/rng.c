@@ -91,7 +91,8 @@ static uint32_t fill(const struct virtqueue_chain *chain)
 	return done;
 }
 
-static void serve(struct rng *r)
+/* What there is, *left buffers of it at most. */
+static void serve(struct rng *r, unsigned int *left)
 {
 	struct virtqueue *q = &r->host.queue;
 	struct iovec iov[IOVS];
@@ -99,8 +100,7 @@ static void serve(struct rng *r)
 	uint16_t before = q->next_avail;
 	int n = 0;
 
-	/* So often as there are buffers: a guest that adds them all the time has to notify again. */
-	for (unsigned int i = 0; i < q->size && (n = virtqueue_pop(q, &chain)) > 0; i++)
+	for (; *left && (n = virtqueue_pop(q, &chain)) > 0; --*left)
 		virtqueue_push(q, chain.head, fill(&chain));
 	r->guest.next = q->next_avail;
 	virtqueue_flush(q);
@@ -110,15 +110,25 @@ static void serve(struct rng *r)
 		virtio_notify_queue(&r->host.virtio, 0);
 }
 
+/*
+ * A driver whose other CPU was interrupted by that may add the next buffer before this one asks for
+ * notifications again; then there is none, and it is looked at once more. One that adds them all
+ * the time waits until main has stopped all its CPUs, which in an update's stand-in takes long.
+ */
 static void serve_all(struct rng *r)
 {
 	struct virtio *v = &r->host.virtio;
+	struct virtqueue *q = &r->host.queue;
+	unsigned int left = q->size;
+	bool more = true;
 
-	if (!r->host.queue.mem || !virtio_is_live(v))
+	if (!q->mem || !virtio_is_live(v))
 		return;
-	serve(r);
-	/* What another vCPU has added meanwhile is for when no vCPU adds any more. */
-	if (virtio_is_live(v) && virtqueue_enable_kicks(&r->host.queue))
+	while (more && left) {
+		serve(r, &left);
+		more = virtio_is_live(v) && virtqueue_enable_kicks(q);
+	}
+	if (more)
 		machine_request(v->dev->machine, MACHINE_REQ_SERVICE);
 }
 

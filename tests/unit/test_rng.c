@@ -266,6 +266,48 @@ static void test_a_kick_costs_no_buffer(void **state)
 	assert_int_equal(used_bytes(0), BYTES);
 }
 
+/* Another CPU, which each interrupt has add a buffer, up to so many of them. */
+static int (*real_ioctl)(struct kvm *kvm, int fd, unsigned long request, uintptr_t arg);
+static unsigned int added, added_at_most;
+
+static int interrupt_another_cpu(struct kvm *kvm, int fd, unsigned long request, uintptr_t arg)
+{
+	if (request == KVM_SIGNAL_MSI && added < added_at_most)
+		add_buffer((uint16_t)++added);
+	return real_ioctl(kvm, fd, request, arg);
+}
+
+static bool asks_for_service(unsigned int at_most)
+{
+	have_one_wait();
+	added = 1;
+	added_at_most = at_most;
+	real_ioctl = bench.m.kvm.ioctl;
+	bench.m.kvm.ioctl = interrupt_another_cpu;
+	atomic_store(&bench.m.requests, 0);
+	unmask(1);
+	notify();
+	bench.m.kvm.ioctl = real_ioctl;
+	return atomic_load(&bench.m.requests) & MACHINE_REQ_SERVICE;
+}
+
+/* Service stops all CPUs, and nobody gives it while a stand-in has the guest. */
+static void test_another_cpus_next_buffer_stops_nobody(void **state)
+{
+	(void)state;
+	assert_false(asks_for_service(4));
+	assert_int_equal(added, 4);
+	assert_int_equal(used(), 4);
+}
+
+static void test_buffers_without_end_wait_for_service(void **state)
+{
+	(void)state;
+	assert_true(asks_for_service(10 * SIZE));
+	assert_int_equal(used(), 1 + SIZE);
+	assert_int_equal(added, 2 + SIZE);
+}
+
 static void test_nothing_is_done_where_there_is_nothing(void **state)
 {
 	(void)state;
@@ -286,6 +328,10 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_a_queue_reset_keeps_a_shared_vectors, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(test_a_kick_costs_no_buffer, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_another_cpus_next_buffer_stops_nobody, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(test_buffers_without_end_wait_for_service, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(test_nothing_is_done_where_there_is_nothing, setup,
 						teardown),
 	};
