@@ -6,7 +6,10 @@
 #include <stdlib.h>
 
 #include <molt/base/log.h>
+#include <molt/pci/bus.h>
+#include <molt/virtio/virtio.h>
 #include <molt/vm/irq.h>
+#include <molt/vm/msi_route.h>
 
 struct fixture {
 	struct fake_kvm *kvm;
@@ -112,6 +115,18 @@ static void test_refusal_is_survived(void **state)
 	log_set_fd(old);
 }
 
+/* One that got none would be tried again all the time, with every vCPU parked for it. */
+static void test_there_is_a_route_for_each_queue(void **state)
+{
+	const uint32_t queues = (PCI_SLOTS - 1) * VIRTIO_QUEUES_MAX;
+	struct msi_routes routes = { 0 };
+
+	(void)state;
+	for (uint32_t i = 0; i < queues; i++)
+		assert_int_equal(msi_route_alloc(&routes), MSI_ROUTE_FIRST + i);
+	msi_routes_fini(&routes);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -121,6 +136,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_restored_level_is_asserted_again, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(test_refusal_is_survived, setup, teardown),
+		cmocka_unit_test(test_there_is_a_route_for_each_queue),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -18,8 +18,8 @@
 
 #include <molt/vm/kvm.h>
 
-#define MSI_ROUTES_MAX 1024
-#define MSI_ROUTE_FIRST 24 /* GSIs below are pins */
+#define MSI_ROUTES_MAX 2048 /* 31 slots of 64 queues need 1984; KVM has room for 4096 */
+#define MSI_ROUTE_FIRST 24  /* GSIs below are pins */
 
 struct msi_route {
 	bool used;
