@@ -419,6 +419,13 @@ int fdtable_take(struct fdtable *t, const char *name, uint32_t id, unsigned int 
 	return e->fd;
 }
 
+int fdtable_look(const struct fdtable *t, const char *name, uint32_t id)
+{
+	const struct fdtable_entry *e = find(t, name, id);
+
+	return e && !e->taken ? e->fd : -1;
+}
+
 bool fdtable_has(const struct fdtable *t, const char *name, uint32_t id)
 {
 	const struct fdtable_entry *e = find(t, name, id);

@@ -197,17 +197,16 @@ static int unpack(struct update_self *self, const struct update_wire *wire, stru
 
 /*
  * On a way back it is a descriptor that the failed successor had got, and another way to it may be
- * missing.
+ * missing. Copies of what came there are none by then (way_back_keep()): it is in the table itself,
+ * and whoever checks that wants it there.
  */
-static int keep_own_binary(struct update_self *self, struct incoming *in, struct error *err)
+static int keep_own_binary(struct update_self *self, const struct incoming *in, struct error *err)
 {
 	int fd;
 
 	if (access("/proc/self/exe", F_OK) == 0 || errno != ENOENT)
 		return 0;
-	fd = fdtable_take(in->spare, "predecessor", 0, 0, err);
-	if (fd < 0)
-		return fd;
+	fd = fdtable_look(in->fds, "predecessor", 0);
 	fd_close(&self->exe_fd);
 	self->exe_fd = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
 	return self->exe_fd < 0 ? err_sys(err, errno, "copying descriptor 'predecessor'") : 0;

@@ -7,11 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <molt/base/fd.h>
 
 #include "../../src/update/room.h"
+#include "child_check.h"
 
 #define CARRIED 20
 
@@ -108,6 +110,49 @@ static void test_the_predecessor_that_comes_back_needs_none(void **state)
 	assert_null(f->in.spare);
 }
 
+/* Of the table, as in a successor's `adopt`: what it finds, and that the rest finds it as well. */
+static void find_own_binary_without_proc(struct fixture *f, const char *dir)
+{
+	const char *const argv[] = { "/molt", "run", "--pause", NULL };
+	struct fdtable_entry *e = &f->in.fds->entries[CARRIED - 1];
+	struct update_self self = { .path = strdup("/dev/fd/7"), .exe_fd = -1 };
+	const struct update_self was = { .path = (char *)"/molt", .argv = (char **)argv };
+	struct error err = ERROR_INIT;
+
+	CHECK(chroot(dir) == 0 && access("/proc/self/exe", F_OK) < 0);
+	e->id = 0;
+	f->in.failure = "it was no good";
+	f->in.wire = calloc(1, sizeof(*f->in.wire));
+	CHECK(f->in.wire && update_self_pack(&was, f->in.wire, &err) == 0);
+	CHECK(way_back_keep(&f->in, &err) == 0);
+	CHECK(update_self_load(&self, &f->in, &err) == 0);
+	CHECK(self.exe_fd >= 0 && self.exe_fd != e->fd);
+	CHECK(fcntl(self.exe_fd, F_GETFD) == FD_CLOEXEC);
+	CHECK(fdtable_take(f->in.fds, "predecessor", 0, 0, &err) == e->fd);
+	_exit(0);
+}
+
+static void test_the_predecessor_that_comes_back_finds_its_binary_without_proc(void **state)
+{
+	char dir[] = "/tmp/molt-way-back-XXXXXX";
+	struct fixture *f = *state;
+	int status;
+	pid_t pid;
+
+	if (geteuid() != 0) {
+		print_message("# only root can change the root directory\n");
+		skip();
+	}
+	assert_non_null(mkdtemp(dir));
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0)
+		find_own_binary_without_proc(f, dir);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	rmdir(dir);
+	assert_int_equal(status, 0);
+}
+
 static void test_the_limit_is_asked_before(void **state)
 {
 	struct fixture *f = *state;
@@ -130,6 +175,7 @@ int main(void)
 		CASE(test_copies_are_descriptors_of_their_own),
 		CASE(test_without_descriptors_it_goes_by_those_that_there_are),
 		CASE(test_the_predecessor_that_comes_back_needs_none),
+		CASE(test_the_predecessor_that_comes_back_finds_its_binary_without_proc),
 		CASE(test_the_limit_is_asked_before),
 	};
 

@@ -114,6 +114,9 @@ int fdtable_describe_read(struct fdtable *t, int memfd, struct error *err);
 int fdtable_take(struct fdtable *t, const char *name, uint32_t id, unsigned int kind,
 		 struct error *err);
 
+/* The descriptor of (name, id), which stays to be taken; -1 where there is none. */
+int fdtable_look(const struct fdtable *t, const char *name, uint32_t id);
+
 /* Whether (name, id) is there and not yet taken. */
 bool fdtable_has(const struct fdtable *t, const char *name, uint32_t id);
 
