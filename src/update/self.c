@@ -18,7 +18,8 @@
 /*
  * The path given to execve, not /proc/self/exe: that one has its symbolic links resolved, and would
  * name the old version after a link was turned to the new one. Who was executed as a descriptor has
- * "/dev/fd/N" there: its predecessor put the path that the user knows into argv[0].
+ * "/dev/fd/N" there: its predecessor put the path that the user knows into argv[0]. A way back has
+ * none, it comes with the stream.
  */
 static char *own_path(void)
 {
@@ -26,11 +27,11 @@ static char *own_path(void)
 	char buf[PATH_MAX], *path = NULL;
 	ssize_t n;
 
-	if (given && strncmp(given, "/dev/fd/", 8) == 0 && program_invocation_name[0] == '/') {
-		/* The kernel has named the process after the descriptor. */
+	/* The kernel has named the process after the descriptor, or the memfd. */
+	if (given && strncmp(given, "/dev/fd/", 8) == 0)
 		prctl(PR_SET_NAME, program_invocation_short_name);
+	if (given && strncmp(given, "/dev/fd/", 8) == 0 && program_invocation_name[0] == '/')
 		return strdup(program_invocation_name);
-	}
 	if (given && given[0] == '/' && strncmp(given, "/dev/fd/", 8) != 0)
 		return strdup(given);
 	if (given && strchr(given, '/') && given[0] != '/' && getcwd(buf, sizeof(buf)))

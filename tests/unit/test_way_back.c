@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -153,6 +154,63 @@ static void test_the_predecessor_that_comes_back_finds_its_binary_without_proc(v
 	assert_int_equal(status, 0);
 }
 
+/* As exec_predecessor() does it; it ends for want of an fd table. */
+static void come_back_from_memfd(int memfd)
+{
+	char *argv[] = { (char *)"molt", (char *)"run", (char *)"--incoming", (char *)"file:/x",
+			 NULL };
+	int null = open("/dev/null", O_WRONLY);
+
+	CHECK(null >= 0 && dup2(null, STDERR_FILENO) >= 0);
+	CHECK(setenv(FDTABLE_ENV, "1000", 1) == 0 && setenv(UPDATE_ERROR_ENV, "no good", 1) == 0);
+	fexecve(memfd, argv, environ);
+	CHECK(!"it was executed");
+}
+
+static int molt_in_memfd(void)
+{
+	const char *path = getenv("MOLT");
+	int file, fd;
+
+	if (!path)
+		return -1;
+	file = open(path, O_RDONLY | O_CLOEXEC);
+	assert_true(file >= 0);
+	fd = program_copy(file, path, NULL);
+	close(file);
+	return fd;
+}
+
+/* Such a name is what ps, top and killall know. */
+static void test_the_predecessor_that_comes_back_is_called_molt(void **state)
+{
+	int memfd = molt_in_memfd(), fd;
+	char path[64], name[32] = "";
+	siginfo_t info;
+	pid_t pid;
+
+	(void)state;
+	if (memfd < 0) {
+		print_message("# MOLT is not set, or no memfd may be executed\n");
+		skip();
+	}
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0)
+		come_back_from_memfd(memfd);
+	close(memfd);
+	/* It has its name until somebody has waited for it. */
+	assert_int_equal(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT), 0);
+	snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_true(read(fd, name, sizeof(name) - 1) > 0);
+	close(fd);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	assert_int_equal(info.si_code, CLD_EXITED);
+	assert_string_equal(name, "molt\n");
+}
+
 static void test_the_limit_is_asked_before(void **state)
 {
 	struct fixture *f = *state;
@@ -176,6 +234,7 @@ int main(void)
 		CASE(test_without_descriptors_it_goes_by_those_that_there_are),
 		CASE(test_the_predecessor_that_comes_back_needs_none),
 		CASE(test_the_predecessor_that_comes_back_finds_its_binary_without_proc),
+		CASE(test_the_predecessor_that_comes_back_is_called_molt),
 		CASE(test_the_limit_is_asked_before),
 	};
 
