@@ -44,6 +44,7 @@
 #define MAKE_WAIT_NS 10000000000ull
 #define DISMISS_WAIT_MS 2000
 #define DISARM_WAIT_MS 10000
+#define AT_WORK_WAIT_MS 100 /* the guest is stopped meanwhile */
 
 /* Code that runs beside the stand-in: nothing that touches thread-local memory, errno included. */
 #if defined(__clang__)
@@ -222,6 +223,17 @@ static void make_sure(struct stand_in *s)
 	child_wait(&s->child, DISARM_WAIT_MS);
 }
 
+/*
+ * A thread that writes a device's output, and has not ended, would end with it: the device would
+ * have one that nobody runs. And until then two would be at it.
+ */
+static void end_at_work(struct stand_in *s)
+{
+	s->is_gone = true;
+	child_kill(&s->child, false);
+	child_wait(&s->child, AT_WORK_WAIT_MS);
+}
+
 static void take_guest_from(struct stand_in *s)
 {
 	const uint64_t end = now_ns() + DISARM_WAIT_MS * 1000000ull;
@@ -234,6 +246,8 @@ static void take_guest_from(struct stand_in *s)
 		s->is_gone = true;
 		child_kill(&s->child, false);
 		make_sure(s);
+	} else if (s->at_work) {
+		end_at_work(s);
 	}
 }
 

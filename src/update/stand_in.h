@@ -100,8 +100,11 @@ struct stand_in_ops {
 	void (*serve)(void *opaque);
 	/* The guest has run here for a while, and still does. */
 	void (*tell_progress)(void *opaque);
-	/* Back to the predecessor, which goes on when this returns: stops the guest. */
-	void (*stop)(void *opaque);
+	/*
+	 * Back to the predecessor, which goes on when this returns: stops the guest. False: a
+	 * thread of this process is still at work on the memory of both.
+	 */
+	bool (*stop)(void *opaque);
 	/*
 	 * Before the switch, while the guest runs: its devices come to rest. -EBUSY: something is
 	 * still being written, ask again. begin() has them go on.
@@ -134,7 +137,8 @@ struct stand_in {
 	uint64_t progress_ns;   /* when it is told next; 0: never */
 	uint64_t rest_until_ns; /* the successor is ready and waits for devices; 0: it does not */
 	struct child child;
-	bool is_gone; /* it has ended while it had the guest */
+	bool at_work; /* it has given the guest back, and a thread of it is still at work */
+	bool is_gone; /* it has ended while it had the guest, or was at work */
 	bool is_self; /* we are the stand-in, and have taken the guest back */
 
 	/* Between predecessor and stand-in, which share this memory. */

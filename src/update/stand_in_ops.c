@@ -62,14 +62,16 @@ static int rest(void *opaque, struct error *err)
 }
 
 /* With this process's threads, which the predecessor would miss. */
-static void stop(void *opaque)
+static bool stop(void *opaque)
 {
 	struct machine *m = ((struct update *)opaque)->machine;
 	struct error err = ERROR_INIT;
 
 	machine_park_vcpus(m);
-	if (machine_quiesce(m, &err) < 0 || machine_rest(m, &err) < 0)
-		log_warn("the stand-in gives the guest back: %s", err.text);
+	if (machine_quiesce(m, &err) == 0 && machine_rest(m, &err) == 0)
+		return true;
+	log_warn("the stand-in gives the guest back: %s", err.text);
+	return false;
 }
 
 static void run(void *opaque)

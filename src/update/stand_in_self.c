@@ -195,7 +195,9 @@ static void look_at_page(struct stand_in *s)
 	}
 	if (atomic_load(&s->state) == STATE_TO_GIVE_BACK) {
 		s->progress_ns = 0;
-		s->ops->stop(s->opaque);
+		s->at_work = !s->ops->stop(s->opaque);
+		if (s->at_work) /* then it is killed */
+			pass_signals_on(s);
 		set_and_wake(&s->state, STATE_STANDS_BY);
 	} else if (is_ready) {
 		hand_over_to_successor(s);

@@ -272,6 +272,52 @@ static void test_failing_exec_is_undone(void **state)
 	update_bench_fini(&t);
 }
 
+static struct {
+	pid_t predecessor;
+	unsigned int revived;
+} at_work;
+
+/* A stand-in's thread that is in a write to a file system which hangs. */
+static int rest_but_in_stand_in(struct device *dev, struct error *err)
+{
+	(void)dev;
+	return getpid() == at_work.predecessor ? 0 : err_set(err, EBUSY, "it does not rest");
+}
+
+static void count_revivals(struct device *dev, bool stood_in)
+{
+	(void)dev;
+	assert_false(stood_in);
+	at_work.revived++;
+}
+
+/* That thread ends with the stand-in: what it worked on must not wait for it, then and for ever. */
+static void test_what_a_stand_in_leaves_at_work_is_made_anew(void **state)
+{
+	struct device_class cls;
+	struct update_bench t;
+	struct device *dev;
+
+	(void)state;
+	update_bench_skip_under_tsan();
+	update_bench_init(&t, 1);
+	dev = t.b.m.devices[t.b.m.ndevices - 1];
+	cls = *dev->cls;
+	cls.rest = rest_but_in_stand_in;
+	cls.revive = count_revivals;
+	dev->cls = &cls;
+	at_work.predecessor = getpid();
+	at_work.revived = 0;
+	run_machine(&t);
+	update_bench_must_fail(&t, "{\"no-check\":true}", "exec: successor");
+	assert_int_equal(at_work.revived, 1);
+	must_still_run(&t);
+	update_bench_must_fail(&t, "{\"no-check\":true}", "exec: successor");
+	assert_int_equal(at_work.revived, 2);
+	must_still_run(&t);
+	update_bench_fini(&t);
+}
+
 static void test_paused_machine_stays_paused(void **state)
 {
 	struct error err = ERROR_INIT;
@@ -567,6 +613,7 @@ int main(void)
 		cmocka_unit_test(test_default_successor_is_ourselves),
 		cmocka_unit_test(test_nonces_differ),
 		cmocka_unit_test(test_failing_exec_is_undone),
+		cmocka_unit_test(test_what_a_stand_in_leaves_at_work_is_made_anew),
 		cmocka_unit_test(test_paused_machine_stays_paused),
 		cmocka_unit_test(test_rooms_above_fail_to_save),
 		cmocka_unit_test(test_kvm_fails_to_tell),
