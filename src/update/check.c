@@ -158,8 +158,8 @@ static int read_answer(struct update *u, struct error *err)
 }
 
 /*
- * With all that it has started. One that cannot be killed (a file system that hangs) is left to
- * itself.
+ * With all that it has started. One that cannot be killed (a file system that hangs) is waited for
+ * as old stand-ins are.
  */
 static void end_child(struct update *u)
 {
@@ -171,7 +171,7 @@ static void end_child(struct update *u)
 	if (!child_wait(child, KILL_WAIT_MS))
 		log_warn("process %d, which was asked in check mode, does not end",
 			 (int)child->pid);
-	fd_close(&child->fd);
+	update_keep_stand_in(u, child);
 	*child = CHILD_NONE;
 }
 

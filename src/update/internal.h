@@ -236,10 +236,10 @@ int check_start(struct update *u, struct error *err);
 void check_end(struct update *u);
 
 /*
- * The stand-ins of earlier updates. They may take longer to end than the next update comes, so the
- * list of those that are still there goes on to the successor. update_keep_stand_in() takes one
- * over; more than there is room for do not end in time, and no further update is accepted then
- * (update_reap_stand_ins(): -EBUSY).
+ * The stand-ins of earlier updates, and other processes of theirs that do not end. They may take
+ * longer than the next update comes, so the list of those that are still there goes on to the
+ * successor. update_keep_stand_in() takes one over; more than there is room for do not end in time,
+ * and no further update is accepted then (update_reap_stand_ins(): -EBUSY).
  */
 void update_keep_stand_in(struct update *u, struct child *child);
 int update_reap_stand_ins(struct update *u, struct update_wire *wire, struct error *err);

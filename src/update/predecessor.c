@@ -200,6 +200,8 @@ void undo_stand_in(struct update *u)
 	 */
 	u->ops.main_pid(u->ops.opaque, getpid());
 	stand_in_dismiss(&u->hand_over.stand_in);
+	update_keep_stand_in(u, &u->hand_over.stand_in.child);
+	u->hand_over.stand_in.child = CHILD_NONE;
 	machine_forget_stand_in(u->machine);
 	loop_release(u->machine->loop);
 	if (log_start(&err) < 0)

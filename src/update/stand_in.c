@@ -273,7 +273,6 @@ static bool end_process(struct stand_in *s)
 	if (child_wait(&s->child, DISMISS_WAIT_MS))
 		return true;
 	log_error("the stand-in, process %d, does not end", (int)s->child.pid);
-	fd_close(&s->child.fd);
 	return false;
 }
 
@@ -290,7 +289,6 @@ void stand_in_dismiss(struct stand_in *s)
 	/* Else it is the one we stand on, with the thread-local memory that we have. */
 	s->helper_made = s->is_self = false;
 	s->stack = NULL;
-	s->child = CHILD_NONE;
 	if (s->page)
 		munmap(s->page, sizeof(*s->page));
 	s->page = NULL;

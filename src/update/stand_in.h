@@ -189,7 +189,10 @@ int stand_in_wait_serving(struct stand_in *s, struct error *err);
  */
 void stand_in_disarm(struct stand_in *s);
 
-/* Ends it (or what is left of it, where we are it ourselves). Harmless if there is none. */
+/*
+ * Ends it (or what is left of it, where we are it ourselves). Harmless if there is none. What is in
+ * s->child then has not ended, and is to be waited for.
+ */
 void stand_in_dismiss(struct stand_in *s);
 
 /* Lists what the successor needs. */

@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -269,6 +270,40 @@ static void test_failing_exec_is_undone(void **state)
 		must_still_run(&t);
 	}
 	assert_int_equal(t.replies, 5);
+	update_bench_fini(&t);
+}
+
+/* As one in a file system that hangs: without its pidfd nobody kills it. */
+static struct child child_that_does_not_end(void)
+{
+	pid_t pid = fork();
+
+	if (pid == 0)
+		for (;;)
+			pause();
+	assert_true(pid > 0);
+	return (struct child){ .pid = pid, .fd = -1 };
+}
+
+static void test_who_does_not_end_is_waited_for_when_he_does(void **state)
+{
+	uint64_t until = now_ns() + 10000000000ull;
+	struct update_bench t;
+	pid_t pid;
+
+	(void)state;
+	update_bench_skip_under_tsan();
+	update_bench_init(&t, 1);
+	t.u->check.child = child_that_does_not_end();
+	pid = t.u->check.child.pid;
+	check_end(t.u);
+	assert_int_equal(t.u->check.child.pid, 0);
+	kill(pid, SIGKILL);
+	while (t.u->old_stand_ins[0].child.pid && now_ns() < until)
+		assert_int_equal(loop_turn(t.b.loop, 10), 0);
+	/* Else it would be a zombie as long as there is a guest. */
+	assert_int_equal(waitpid(pid, NULL, 0), -1);
+	assert_int_equal(errno, ECHILD);
 	update_bench_fini(&t);
 }
 
@@ -613,6 +648,7 @@ int main(void)
 		cmocka_unit_test(test_default_successor_is_ourselves),
 		cmocka_unit_test(test_nonces_differ),
 		cmocka_unit_test(test_failing_exec_is_undone),
+		cmocka_unit_test(test_who_does_not_end_is_waited_for_when_he_does),
 		cmocka_unit_test(test_what_a_stand_in_leaves_at_work_is_made_anew),
 		cmocka_unit_test(test_paused_machine_stays_paused),
 		cmocka_unit_test(test_rooms_above_fail_to_save),
