@@ -22,6 +22,7 @@
 #include "io_process.h"
 
 #define LEAVE_NS 2000000000ull
+#define NOT_EXECUTED_MS 1000
 #define SOON_NS 5000000000ull
 #define DELAY_MIN_MS 50
 #define DELAY_MAX_MS 1000
@@ -62,7 +63,8 @@ static int spawn(struct io_process *p, int socket, struct child *child, struct e
 	code = program_spawn(&program, child);
 	if (code == 0)
 		return 0;
-	child_wait(child, 0);
+	/* It was not executed, but goes on to its end after we have heard of that. */
+	child_wait(child, NOT_EXECUTED_MS);
 	return err_sys(err, code, "starting the I/O process");
 }
 

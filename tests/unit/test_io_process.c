@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Whose I/O process it is: one that serves another process's guest is not ended. */
+#include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -106,6 +108,39 @@ static void test_one_that_is_leaving(void **state)
 	assert_int_equal(waitpid(f->pid, NULL, WNOHANG), 0);
 }
 
+static char *arguments_of_no_use(void *opaque, int socket, int *fds, size_t *nfds)
+{
+	fds[(*nfds)++] = 1000000; /* which nobody has open */
+	return arguments(opaque, socket, NULL, NULL);
+}
+
+static unsigned int open_descriptors(void)
+{
+	unsigned int n = 0;
+
+	for (int fd = 0; fd < 256; fd++)
+		n += fcntl(fd, F_GETFD) >= 0;
+	return n;
+}
+
+/* What could not be executed ends a moment after its parent has heard of that. */
+static void test_one_that_could_not_take_its_place_leaves_nothing(void **state)
+{
+	struct fixture *f = *state;
+	struct error err;
+	unsigned int before = open_descriptors();
+
+	f->process.arguments = arguments_of_no_use;
+	f->process.started = started;
+	for (int i = 0; i < 20; i++)
+		assert_int_equal(io_process_replace(&f->process, &err), -EBADF);
+	assert_int_equal(open_descriptors(), before);
+	assert_int_equal(f->process.child.pid, f->pid);
+	usleep(50000);
+	assert_int_equal(waitpid(-1, NULL, WNOHANG), 0); /* that one alone */
+	io_process_end(&f->process, END_MS);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -113,6 +148,8 @@ int main(void)
 						setup, teardown),
 		cmocka_unit_test_setup_teardown(test_one_that_is_watched_is_ended, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_one_that_is_leaving, setup, teardown),
+		cmocka_unit_test_setup_teardown(
+			test_one_that_could_not_take_its_place_leaves_nothing, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
