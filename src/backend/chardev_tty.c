@@ -146,6 +146,13 @@ static void on_timer(void *opaque, uint32_t events)
 		look(cd);
 }
 
+/* While this is quiesced nobody waits for it: who waits makes an update hurry (loop_hold()). */
+static void tty_arm(struct chardev *cd)
+{
+	if (cd->aux_src.loop)
+		loop_mod(&cd->aux_src, cd->running ? EPOLLIN : 0);
+}
+
 static void tty_job_control(struct chardev *cd, bool stopping)
 {
 	if (!cd->raw)
@@ -311,6 +318,7 @@ const struct chardev_kind chardev_tty = {
 	.adopt = tty_adopt,
 	.save_fds = tty_save_fds,
 	.close = tty_close,
+	.arm = tty_arm,
 	.input_error = tty_input_error,
 	.filter = tty_filter,
 	.may_read = tty_may_read,

@@ -656,6 +656,33 @@ static void an_update_in_the_background(void **state)
 	close_and_expect(s, &t, &others);
 }
 
+static void count(void *opaque)
+{
+	++*(unsigned int *)opaque;
+}
+
+/* Who waits makes the successor hurry, and a look now and then is nobody. */
+static void an_update_in_the_background_is_not_hurried(void **state)
+{
+	const uint64_t until = now_ns() + 400000000;
+	unsigned int waits = 0;
+	struct sink *s = *state;
+	struct error err = ERROR_INIT;
+	struct terminal t;
+
+	share_terminal(s, &t, false);
+	assert_int_equal(chardev_quiesce(s->cd, &err), 0);
+	loop_hold(s->loop, count, &waits);
+	while (now_ns() < until)
+		assert_int_equal(loop_turn(s->loop, 10), 0);
+	assert_int_equal(waits, 0);
+	loop_release(s->loop);
+	chardev_resume(s->cd);
+	give_to(&t, getpgrp());
+	wait_raw(s, &t, true);
+	close_and_expect(s, &t, &t.before);
+}
+
 static void a_stand_in_puts_it_right_first(void **state)
 {
 	struct sink *s = *state;
@@ -847,6 +874,7 @@ int main(void)
 		T(left_raw_it_is_put_right_in_the_background),
 		T(raw_mode_of_another_is_left_alone),
 		T(an_update_in_the_background),
+		T(an_update_in_the_background_is_not_hurried),
 		T(a_stand_in_puts_it_right_first),
 		T(a_hangup_in_the_background_is_quiet),
 		T(pty_carries_both_ways),
