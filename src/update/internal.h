@@ -243,6 +243,11 @@ void check_end(struct update *u);
  */
 void update_keep_stand_in(struct update *u, struct child *child);
 int update_reap_stand_ins(struct update *u, struct update_wire *wire, struct error *err);
+/*
+ * After that nobody looks for their ends until this: one that ends is nobody who waits, for whom
+ * an update has to hurry (loop_hold()).
+ */
+void update_watch_stand_ins(struct update *u);
 void update_forget_stand_ins(struct update *u);
 
 /* request.c: starts an update from a command; the wake-up does the rest. */

@@ -58,7 +58,6 @@ int update_reap_stand_ins(struct update *u, struct update_wire *wire, struct err
 
 		if (!g->child.pid || reap(g))
 			continue;
-		watch(u->machine->loop, g);
 		wire->guardians[n++] = (uint32_t)g->child.pid;
 	}
 	wire->nguardians = n;
@@ -68,6 +67,13 @@ int update_reap_stand_ins(struct update *u, struct update_wire *wire, struct err
 		       "the helper processes of the last %u updates have not ended yet, "
 		       "process %u for one; try again later",
 		       n, wire->guardians[0]);
+}
+
+void update_watch_stand_ins(struct update *u)
+{
+	for (size_t i = 0; i < UPDATE_STAND_INS_MAX; i++)
+		if (u->old_stand_ins[i].child.pid)
+			watch(u->machine->loop, &u->old_stand_ins[i]);
 }
 
 void update_forget_stand_ins(struct update *u)

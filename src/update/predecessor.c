@@ -61,6 +61,7 @@ void undo_prepare(struct update *u)
 	handover_fini(&u->hand_over);
 	free(u->hand_over.wire);
 	u->hand_over.wire = NULL;
+	update_watch_stand_ins(u);
 }
 
 int step_check(struct update *u, struct error *err)

@@ -19,6 +19,8 @@
 
 #include <molt/base/log.h>
 
+#include "../../src/update/steps.h"
+
 #define COM1_SCRATCH 0x3ff
 
 static void run_machine(struct update_bench *t)
@@ -304,6 +306,43 @@ static void test_who_does_not_end_is_waited_for_when_he_does(void **state)
 	/* Else it would be a zombie as long as there is a guest. */
 	assert_int_equal(waitpid(pid, NULL, 0), -1);
 	assert_int_equal(errno, ECHILD);
+	update_bench_fini(&t);
+}
+
+static void count_waiting(void *opaque)
+{
+	++*(unsigned int *)opaque;
+}
+
+/* Of a large guest it takes its time, and the next update may be under way by then. */
+static void test_an_old_stand_in_that_ends_hurries_nobody(void **state)
+{
+	struct child child = child_that_does_not_end();
+	struct update_wire *wire = calloc(1, sizeof(*wire));
+	struct error err = ERROR_INIT;
+	unsigned int waiting = 0;
+	pid_t pid = child.pid;
+	struct update_bench t;
+	siginfo_t info;
+
+	(void)state;
+	update_bench_skip_under_tsan();
+	update_bench_init(&t, 1);
+	update_keep_stand_in(t.u, &child);
+	assert_int_equal(update_reap_stand_ins(t.u, wire, &err), 0);
+	assert_int_equal(wire->nguardians, 1);
+	assert_int_equal(wire->guardians[0], pid);
+	loop_hold(t.b.loop, count_waiting, &waiting);
+	kill(pid, SIGKILL);
+	assert_int_equal(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT), 0);
+	assert_int_equal(loop_turn(t.b.loop, 10), 0);
+	assert_int_equal(waiting, 0);
+	loop_release(t.b.loop);
+	undo_prepare(t.u);
+	assert_int_equal(loop_turn(t.b.loop, 1000), 0);
+	assert_int_equal(t.u->old_stand_ins[0].child.pid, 0);
+	assert_int_equal(waitpid(pid, NULL, 0), -1);
+	free(wire);
 	update_bench_fini(&t);
 }
 
@@ -649,6 +688,7 @@ int main(void)
 		cmocka_unit_test(test_nonces_differ),
 		cmocka_unit_test(test_failing_exec_is_undone),
 		cmocka_unit_test(test_who_does_not_end_is_waited_for_when_he_does),
+		cmocka_unit_test(test_an_old_stand_in_that_ends_hurries_nobody),
 		cmocka_unit_test(test_what_a_stand_in_leaves_at_work_is_made_anew),
 		cmocka_unit_test(test_paused_machine_stays_paused),
 		cmocka_unit_test(test_rooms_above_fail_to_save),
