@@ -223,18 +223,8 @@ static void make_sure(struct stand_in *s)
 	child_wait(&s->child, DISARM_WAIT_MS);
 }
 
-/*
- * A thread that writes a device's output, and has not ended, would end with it: the device would
- * have one that nobody runs. And until then two would be at it.
- */
-static void end_at_work(struct stand_in *s)
-{
-	s->is_gone = true;
-	child_kill(&s->child, false);
-	child_wait(&s->child, AT_WORK_WAIT_MS);
-}
-
-static void take_guest_from(struct stand_in *s)
+/* False: it has not stopped the guest, or something in it is still at work. */
+static bool gives_guest_back(struct stand_in *s)
 {
 	const uint64_t end = now_ns() + DISARM_WAIT_MS * 1000000ull;
 
@@ -242,24 +232,39 @@ static void take_guest_from(struct stand_in *s)
 	wake(s->wake_fd);
 	while (atomic_load(&s->state) == STATE_TO_GIVE_BACK && now_ns() < end && !has_ended(s))
 		wait_on(&s->state, STATE_TO_GIVE_BACK);
-	if (atomic_load(&s->state) == STATE_TO_GIVE_BACK) {
-		s->is_gone = true;
-		child_kill(&s->child, false);
+	return atomic_load(&s->state) != STATE_TO_GIVE_BACK && !s->at_work;
+}
+
+/*
+ * It cannot take the guest any more. A thread that writes a device's output, and has not ended,
+ * would end with it: the device would have one that nobody runs. And until then two would be at it.
+ */
+static void end_at_work(struct stand_in *s)
+{
+	bool is_stopped = atomic_load(&s->state) != STATE_TO_GIVE_BACK;
+
+	s->is_gone = true;
+	child_kill(&s->child, false);
+	if (is_stopped)
+		child_wait(&s->child, AT_WORK_WAIT_MS);
+	else
 		make_sure(s);
-	} else if (s->at_work) {
-		end_at_work(s);
-	}
 }
 
 void stand_in_disarm(struct stand_in *s)
 {
+	bool is_at_rest = true;
+
 	if (!s->child.pid || s->is_self)
 		return;
 	if (atomic_load(&s->state) == STATE_STANDS_IN)
-		take_guest_from(s);
+		is_at_rest = gives_guest_back(s);
+	/* Before it is killed: one that has decided kills us, and one of the two has to live. */
 	if (!decide(s->page, OWNER_STAND_IN, OWNER_DISMISSED) &&
 	    !decide(s->page, OWNER_UNDECIDED, OWNER_DISMISSED))
 		make_sure(s); /* it kills us now */
+	else if (!is_at_rest)
+		end_at_work(s);
 }
 
 /* Ends it. Where it cannot be seen to end its memory stays: it may be standing on it. */

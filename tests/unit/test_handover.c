@@ -19,6 +19,7 @@
 
 #include <molt/base/log.h>
 
+#include "../../src/update/stand_in_impl.h"
 #include "../../src/update/steps.h"
 
 #define COM1_SCRATCH 0x3ff
@@ -275,6 +276,15 @@ static void test_failing_exec_is_undone(void **state)
 	update_bench_fini(&t);
 }
 
+/* A stand-in that is only its page: nobody watches. */
+static void make_page(struct stand_in *g)
+{
+	g->page_fd = memfd_create("guard", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+	assert_int_equal(ftruncate(g->page_fd, 4096), 0);
+	g->page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, g->page_fd, 0);
+	g->wake_fd = eventfd(0, EFD_CLOEXEC);
+}
+
 /* As one in a file system that hangs: without its pidfd nobody kills it. */
 static struct child child_that_does_not_end(void)
 {
@@ -390,6 +400,52 @@ static void test_what_a_stand_in_leaves_at_work_is_made_anew(void **state)
 	assert_int_equal(at_work.revived, 2);
 	must_still_run(&t);
 	update_bench_fini(&t);
+}
+
+/* A stand-in that is a child and a page: its deadline is over while it gives the guest back. */
+struct late {
+	struct stand_in s;
+	pid_t pid;
+	bool lived;
+};
+
+static void *decide_and_die(void *opaque)
+{
+	siginfo_t info = { .si_pid = 0 };
+	struct late *l = opaque;
+
+	while (atomic_load(&l->s.state) != STATE_TO_GIVE_BACK)
+		usleep(1000);
+	l->s.at_work = true;
+	atomic_store(&l->s.page->owner, OWNER_TAKEN_BACK);
+	atomic_store(&l->s.state, STATE_STANDS_BY);
+	usleep(300000);
+	l->lived = waitid(P_PID, (id_t)l->pid, &info, WEXITED | WNOWAIT | WNOHANG) == 0 &&
+		   info.si_pid == 0;
+	kill(l->pid, SIGKILL);
+	return NULL;
+}
+
+static void test_a_stand_in_that_was_faster_is_not_killed(void **state)
+{
+	struct late l = { .s = STAND_IN_NONE };
+	pthread_t thread;
+
+	(void)state;
+	make_page(&l.s);
+	l.s.child = child_that_does_not_end();
+	l.pid = l.s.child.pid;
+	assert_true(child_hold(&l.s.child));
+	atomic_store(&l.s.page->owner, OWNER_STAND_IN);
+	atomic_store(&l.s.state, STATE_STANDS_IN);
+	assert_int_equal(pthread_create(&thread, NULL, decide_and_die, &l), 0);
+	stand_in_disarm(&l.s);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	assert_true(l.lived);
+	assert_int_equal(l.s.child.pid, 0);
+	munmap(l.s.page, 4096);
+	close(l.s.page_fd);
+	close(l.s.wake_fd);
 }
 
 static void test_paused_machine_stays_paused(void **state)
@@ -578,15 +634,6 @@ static const char successor[] =
 	"dir=${0%/*}\n"
 	"{ echo \"args: $*\"; echo \"table: $MOLT_FDTABLE\"; ls -l /proc/$$/fd; } >\"$dir/seen\"\n";
 
-/* A stand-in that is only its page: nobody watches. */
-static void make_page(struct stand_in *g)
-{
-	g->page_fd = memfd_create("guard", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-	assert_int_equal(ftruncate(g->page_fd, 4096), 0);
-	g->page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, g->page_fd, 0);
-	g->wake_fd = eventfd(0, EFD_CLOEXEC);
-}
-
 /* The whole predecessor lives in the child, for exec would take the test's threads with it. */
 static void become_successor(const char *dir)
 {
@@ -690,6 +737,7 @@ int main(void)
 		cmocka_unit_test(test_who_does_not_end_is_waited_for_when_he_does),
 		cmocka_unit_test(test_an_old_stand_in_that_ends_hurries_nobody),
 		cmocka_unit_test(test_what_a_stand_in_leaves_at_work_is_made_anew),
+		cmocka_unit_test(test_a_stand_in_that_was_faster_is_not_killed),
 		cmocka_unit_test(test_paused_machine_stays_paused),
 		cmocka_unit_test(test_rooms_above_fail_to_save),
 		cmocka_unit_test(test_kvm_fails_to_tell),
