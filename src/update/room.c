@@ -44,7 +44,8 @@
 #define ENTRY 8u           /* bytes of a table for a page */
 #define MEMSLOT_SHADOW 10u /* bytes for each 4 KiB of RAM */
 #define MEMSLOT_NESTED 2u
-#define DESCRIPTORS 64u /* of the successor's own */
+#define DESCRIPTORS 64u       /* of the successor's own */
+#define A_VCPU_DESCRIPTORS 2u /* itself, and its counts (vm/vcpu_reading.c) */
 #define THREADS \
 	4u /* beside one a vCPU: the stand-in's main, its helper, its writer, who maps RAM */
 
@@ -151,7 +152,7 @@ int update_room(const char *root, const struct room_need *need, enum room *room,
 
 int room_descriptors(uint32_t carried, uint32_t vcpus, struct error *err)
 {
-	rlim_t need = 2 * (rlim_t)carried + vcpus + DESCRIPTORS;
+	rlim_t need = 2 * (rlim_t)carried + A_VCPU_DESCRIPTORS * vcpus + DESCRIPTORS;
 	struct rlimit limit;
 
 	if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || need <= limit.rlim_cur)
