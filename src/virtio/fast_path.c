@@ -192,7 +192,8 @@ static void call_off(struct fast_queue *q)
 	q->call_fast = false;
 }
 
-static void call_on(struct fast_queue *q, uint64_t address, uint32_t data)
+/* -ENOSPC: the VM has no more of them. */
+static int call_on(struct fast_queue *q, uint64_t address, uint32_t data)
 {
 	struct machine *m = q->path->v->dev->machine;
 	int r = 0;
@@ -200,7 +201,7 @@ static void call_on(struct fast_queue *q, uint64_t address, uint32_t data)
 	if (!q->gsi)
 		r = msi_route_alloc(&m->msi_routes);
 	if (r < 0)
-		return;
+		return r;
 	if (r > 0)
 		q->gsi = (uint32_t)r;
 	msi_route_set(&m->msi_routes, q->gsi, address, data);
@@ -211,6 +212,7 @@ static void call_on(struct fast_queue *q, uint64_t address, uint32_t data)
 		q->call_fast = true;
 	else
 		call_off(q);
+	return r;
 }
 
 static void retry(void *opaque)
@@ -228,7 +230,7 @@ static void update_queue(struct fast_path *p, uint32_t queue, bool used)
 	bool fast = p->allowed && p->live && used, want_call;
 	uint64_t address = 0;
 	uint32_t data = 0;
-	int r;
+	int on = 0, r;
 
 	if (q->call_fd < 0)
 		return;
@@ -237,14 +239,15 @@ static void update_queue(struct fast_path *p, uint32_t queue, bool used)
 			    : 0);
 	want_call = fast && pci_msix_message(&v->pci, v->guest->vector[queue], &address, &data);
 	if (want_call)
-		call_on(q, address, data);
+		on = call_on(q, address, data);
 	else
 		call_off(q);
 	r = wait_for_call(q, !q->call_fast);
 	if (r < 0)
 		log_error("device '%s': nobody waits for its back-end: %s", v->dev->id,
 			  error_text(-r));
-	if (want_call && !q->call_fast && !p->retry.loop)
+	/* Each try stops the guest: none where there will be no room either. */
+	if (on < 0 && on != -ENOSPC && !p->retry.loop)
 		loop_timer_set(v->dev->machine->loop, &p->retry, now_ns() + RETRY_NS, retry, p);
 }
 

@@ -2,6 +2,7 @@
 /* What a driver asks of a device whose back-end is another process, without one. */
 #include "machine_bench.h"
 
+#include <errno.h>
 #include <linux/pci_regs.h>
 #include <linux/virtio_blk.h>
 #include <linux/virtio_config.h>
@@ -14,6 +15,7 @@
 
 #include <molt/base/fd.h>
 #include <molt/virtio/classes.h>
+#include <molt/vm/msi_route.h>
 
 #include "../../src/virtio/vhost_device.h"
 #include "../../src/virtio/vhost_front_impl.h"
@@ -188,6 +190,43 @@ static void test_a_last_call_is_not_for_the_next_driver(void **state)
 	assert_int_equal(guest.virtio.isr, 0);
 }
 
+static void want_fast_calls(void)
+{
+	static const uint8_t used[VIRTIO_QUEUES_MAX] = { 1 };
+	struct pci_function *pci = &vhost.virtio.pci;
+	struct error err = ERROR_INIT;
+
+	assert_int_equal(fast_path_open(&vhost.path, 0, &err), 0);
+	pci->guest->config[PCI_COMMAND] |= PCI_COMMAND_MASTER;
+	pci->guest->config[pci->msix_cap + PCI_MSIX_FLAGS + 1] |= PCI_MSIX_FLAGS_ENABLE >> 8;
+	pci->guest->msix_control[0] = 0;
+	guest.virtio.vector[0] = 0;
+	vhost.path.allowed = vhost.path.live = true;
+	fast_path_update(&vhost.path, used);
+}
+
+/* It would be tried anew each 20 ms, and each time all vCPUs stop. */
+static void test_a_full_table_of_routes_is_not_asked_again(void **state)
+{
+	int r;
+
+	(void)state;
+	while ((r = msi_route_alloc(&bench.m.msi_routes)) > 0)
+		;
+	assert_int_equal(r, -ENOSPC);
+	want_fast_calls();
+	assert_false(vhost.path.queues[0].call_fast);
+	assert_non_null(vhost.path.queues[0].call_source.loop);
+	assert_null(vhost.path.retry.loop);
+	/* What a VM that goes still holds is asked for again. */
+	msi_route_free(&bench.m.msi_routes, MSI_ROUTE_FIRST);
+	bench.kvm->fail_request = KVM_IRQFD;
+	bench.kvm->fail_error = EBUSY;
+	want_fast_calls();
+	assert_false(vhost.path.queues[0].call_fast);
+	assert_non_null(vhost.path.retry.loop);
+}
+
 /* A device whose back-end has a queue, and says nothing. */
 struct hung {
 	struct device dev;
@@ -291,6 +330,8 @@ int main(void)
 						teardown),
 		cmocka_unit_test_setup_teardown(test_an_eventfd_that_blocks_stops_nobody, setup,
 						teardown),
+		cmocka_unit_test_setup_teardown(test_a_full_table_of_routes_is_not_asked_again,
+						setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_reset_waits_for_all_devices_at_once, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(test_a_reset_ends_with_a_back_end_that_does_not_stop,
