@@ -304,6 +304,12 @@ char **handover_environ(char *variable, struct error *err);
 /* wire.c: of struct update_wire. */
 extern const struct vmstate update_vmstate;
 
+/*
+ * migrate.c: after a way back, where `migrate` has failed: what was set for it, which was in memory
+ * that is gone.
+ */
+void update_restore_migrate(struct update *u, const struct update_wire *wire);
+
 /* schema.c: types for the command tables. */
 extern const struct command_member update_args[], migrate_args[];
 extern const struct command_member migrate_parameter_args[], migrate_capability_args[];

@@ -131,6 +131,21 @@ static int run_migrate(void *opaque, const struct command_origin *origin, json_t
 	return r;
 }
 
+void update_restore_migrate(struct update *u, const struct update_wire *wire)
+{
+	const uint8_t *word = wire->command, *end = word + wire->command_len;
+	json_t *command;
+
+	if (wire->kind != UPDATE_KIND_MIGRATE || word == end || end[-1])
+		return;
+	command = json_array();
+	for (; word < end; word += strlen((const char *)word) + 1)
+		json_array_append_new(command, json_any_string((const char *)word));
+	json_decref(u->migrate.command);
+	u->migrate.command = command;
+	u->migrate.cpr_exec = command != NULL;
+}
+
 static int run_query_migrate(void *opaque, const struct command_origin *origin, json_t *args,
 			     json_t **result, struct error *err)
 {

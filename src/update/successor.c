@@ -193,6 +193,7 @@ static void answer_failure(struct update *u, const struct incoming *in,
 	req->kind = (enum update_kind)wire->kind;
 	req->told_stop = true; /* or there would have been no exec */
 	req->id = wire->id[0] ? strdup(wire->id) : NULL;
+	update_restore_migrate(u, wire);
 	update_failed(u, &err);
 	unsetenv(UPDATE_ERROR_ENV);
 }

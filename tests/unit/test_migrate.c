@@ -9,6 +9,8 @@
 
 #include <molt/base/log.h>
 
+#include "../../src/update/steps.h"
+
 static int setup(void **state)
 {
 	struct update_bench *t = calloc(1, sizeof(*t));
@@ -239,6 +241,27 @@ static void test_failure_is_told_by_events(void **state)
 	accepted(t, "migrate", "{\"uri\":\"file:/tmp/molt-test-state\"}");
 }
 
+/* In the predecessor that a successor has executed again: another try, as after any other failure. */
+static void test_parameters_come_back_with_the_guest(void **state)
+{
+	char *command[] = { (char *)"molt", (char *)"run", (char *)"-v", NULL };
+	struct update_wire *wire = calloc(1, sizeof(*wire));
+	struct update_bench *t = *state;
+	struct stand_in_link link = { .wake_fd = -1 };
+	struct incoming in = { .update = t->u, .wire = wire, .link = &link, .failure = "no" };
+	struct error err = ERROR_INIT;
+
+	assert_non_null(wire);
+	wire->kind = UPDATE_KIND_MIGRATE;
+	assert_int_equal(update_pack_command("/nowhere/molt", command, wire, &err), 0);
+	assert_int_equal(step_tell(&in, &err), 0);
+	assert_non_null(strstr(t->said, "MIGRATION {\"status\":\"failed\"}\n"));
+	answers(t, "query-migrate-parameters",
+		"{\"mode\":\"cpr-exec\",\"cpr-exec-command\":[\"/nowhere/molt\",\"run\",\"-v\"]}");
+	accepted(t, "migrate", "{\"uri\":\"file:/tmp/molt-test-state\"}");
+	free(wire);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -253,6 +276,7 @@ int main(void)
 		CASE(test_mode_and_command_come_first),
 		CASE(test_is_answered_at_once),
 		CASE(test_failure_is_told_by_events),
+		CASE(test_parameters_come_back_with_the_guest),
 	};
 
 	log_set_fd(-1);
