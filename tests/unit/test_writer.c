@@ -21,6 +21,8 @@ struct owner {
 	struct writer writer;
 	unsigned int left, written;
 	int pipe[2];
+	int size; /* of the pipe, in bytes */
+	char buf[65536];
 };
 
 static size_t next(void *opaque, const void **piece, int *fd, unsigned int *again_ms)
@@ -79,6 +81,28 @@ static void have_it_wait(struct owner *o, unsigned int pieces)
 	assert_int_equal(o->written, 0);
 }
 
+static void fill_pipe(struct owner *o)
+{
+	o->size = fcntl(o->pipe[1], F_SETPIPE_SZ, 4096);
+	assert_true(o->size > 0 && o->size <= (int)sizeof(o->buf));
+	memset(o->buf, 0, sizeof(o->buf));
+	assert_int_equal(write(o->pipe[1], o->buf, (size_t)o->size), o->size);
+}
+
+static void empty_pipe(struct owner *o)
+{
+	assert_int_equal(read(o->pipe[0], o->buf, sizeof(o->buf)), o->size);
+}
+
+/* The thread is in its write, for want of room. */
+static void have_it_write(struct owner *o, unsigned int pieces)
+{
+	fill_pipe(o);
+	o->left = pieces;
+	writer_kick(&o->writer);
+	assert_false(writer_wait(&o->writer, WAIT_MS));
+}
+
 static void what_is_left_is_written_by_the_caller(void **state)
 {
 	struct owner *o = *state;
@@ -93,16 +117,12 @@ static void what_is_left_is_written_by_the_caller(void **state)
 static void the_caller_does_not_wait_for_room(void **state)
 {
 	struct owner *o = *state;
-	char buf[65536];
-	int size = fcntl(o->pipe[1], F_SETPIPE_SZ, 4096);
 
-	assert_true(size > 0 && size <= (int)sizeof(buf));
-	memset(buf, 0, sizeof(buf));
-	assert_int_equal(write(o->pipe[1], buf, (size_t)size), size);
+	fill_pipe(o);
 	have_it_wait(o, 5);
 	writer_finish(&o->writer);
 	assert_int_equal(o->written, 0);
-	assert_int_equal(read(o->pipe[0], buf, sizeof(buf)), size);
+	empty_pipe(o);
 	assert_true(writer_wait(&o->writer, 10000));
 	assert_int_equal(o->written, 5);
 }
@@ -112,16 +132,10 @@ static void one_that_cannot_rest_goes_on(void **state)
 {
 	struct owner *o = *state;
 	struct error err = ERROR_INIT;
-	char buf[65536];
-	int size = fcntl(o->pipe[1], F_SETPIPE_SZ, 4096);
 
-	memset(buf, 0, sizeof(buf));
-	assert_int_equal(write(o->pipe[1], buf, (size_t)size), size);
-	o->left = 5;
-	writer_kick(&o->writer);
-	assert_false(writer_wait(&o->writer, WAIT_MS));
+	have_it_write(o, 5);
 	assert_false(writer_rest(&o->writer, WAIT_MS));
-	assert_int_equal(read(o->pipe[0], buf, sizeof(buf)), size);
+	empty_pipe(o);
 	assert_true(writer_wait(&o->writer, 10000));
 	assert_int_equal(o->written, 5);
 	/* And where it has, what comes waits for the next start. */
@@ -140,17 +154,11 @@ static void one_that_is_frozen_goes_no_further(void **state)
 {
 	struct owner *o = *state;
 	struct error err = ERROR_INIT;
-	char buf[65536];
-	int size = fcntl(o->pipe[1], F_SETPIPE_SZ, 4096);
 
-	memset(buf, 0, sizeof(buf));
-	assert_int_equal(write(o->pipe[1], buf, (size_t)size), size);
-	o->left = 5;
-	writer_kick(&o->writer);
-	assert_false(writer_wait(&o->writer, WAIT_MS));
+	have_it_write(o, 5);
 	writer_freeze(&o->writer);
-	assert_int_equal(read(o->pipe[0], buf, sizeof(buf)), size);
-	assert_int_equal(read(o->pipe[0], buf, sizeof(buf)), 1);
+	empty_pipe(o);
+	assert_int_equal(read(o->pipe[0], o->buf, sizeof(o->buf)), 1);
 	assert_false(writer_wait(&o->writer, WAIT_MS));
 	assert_int_equal(o->written, 0);
 	assert_int_equal(writer_start(&o->writer, &err), 0);
