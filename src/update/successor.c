@@ -137,6 +137,10 @@ int step_stop(struct incoming *in, struct error *err)
 		return STEP_SKIPPED;
 	if (!in->final)
 		return err_set(err, EPROTO, "there is no memory for the final state");
+	/* One that hangs in KVM would hang with the guest: it gives back instead. */
+	r = crew_wait_prepared(in->update->machine->crew, stand_in_link_left_ns(in->link), err);
+	if (r < 0)
+		return r;
 	r = stand_in_link_switch(in->link, rouse, in->update->machine, err);
 	if (r < 0)
 		return r;

@@ -32,6 +32,8 @@
 
 #include "crew_impl.h"
 
+#define PREPARED_LOOK_US 200
+
 /*
  * A timed wait that a SIGSTOP or the cgroup freezer (`docker pause`) interrupts goes on as another
  * system call when the thread does. #syscalls vcpu: restart_syscall
@@ -92,15 +94,37 @@ bool crew_get_ready(struct crew_member *cm)
 {
 	struct crew *crew = cm->crew;
 
-	if (!atomic_exchange(&cm->to_prepare, false))
+	if (!atomic_load(&cm->to_prepare))
 		return false;
+	atomic_store(&cm->prepares, true);
+	atomic_store(&cm->to_prepare, false);
 	pthread_mutex_unlock(&crew->lock);
 	if (crew->ops->prepare)
 		crew->ops->prepare(cm);
 	if (cm->moves)
 		place(cm);
+	atomic_store(&cm->prepares, false);
 	pthread_mutex_lock(&crew->lock);
 	return true;
+}
+
+static bool is_prepared(const struct crew_member *cm)
+{
+	return !atomic_load(&cm->to_prepare) && !atomic_load(&cm->prepares);
+}
+
+int crew_wait_prepared(struct crew *crew, uint64_t timeout_ns, struct error *err)
+{
+	const uint64_t end = now_ns() + timeout_ns;
+
+	for (uint32_t i = 0; i < crew->count; i++)
+		while (!is_prepared(&crew->members[i])) {
+			if (now_ns() >= end)
+				return err_set(err, ETIMEDOUT, "%s %u does not get ready",
+					       crew->ops->title, i);
+			usleep(PREPARED_LOOK_US);
+		}
+	return 0;
 }
 
 void crew_unplace(struct crew_member *cm)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Threads that park and run, with no KVM: kicks in all places, stops, and what a thread looks like.
  */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -406,6 +407,34 @@ static void test_one_wakes_up_where_it_is_told_to(void **state)
 	crew_bench_free(b);
 }
 
+static _Atomic bool stuck;
+
+static void get_stuck(struct crew_member *cm)
+{
+	while (cm->id == 1 && atomic_load(&stuck))
+		usleep(1000);
+}
+
+/* One that does not come back from getting ready would not run either. */
+static void test_one_that_does_not_get_ready(void **state)
+{
+	struct error err = ERROR_INIT;
+	struct crew_bench *b;
+
+	(void)state;
+	b = crew_bench_new(3);
+	b->ops.prepare = get_stuck;
+	atomic_store(&stuck, true);
+	assert_int_equal(crew_wait_prepared(&b->crew, 0, &err), 0);
+	for (uint32_t i = 0; i < 3; i++)
+		crew_prepare(&b->crew, i, NULL);
+	assert_int_equal(crew_wait_prepared(&b->crew, 50000000, &err), -ETIMEDOUT);
+	assert_non_null(strstr(err.text, " 1 "));
+	atomic_store(&stuck, false);
+	assert_int_equal(crew_wait_prepared(&b->crew, 10000000000, &err), 0);
+	crew_bench_free(b);
+}
+
 /* Who is let go before it has heard of that is not placed at its next stop, where it may be
  * confined. */
 static void test_told_too_late_where_to_wake_up(void **state)
@@ -542,6 +571,7 @@ int main(void)
 		cmocka_unit_test(test_roused_ones_stay_awake_for_a_while),
 		cmocka_unit_test(test_one_wakes_up_where_it_is_told_to),
 		cmocka_unit_test(test_told_too_late_where_to_wake_up),
+		cmocka_unit_test(test_one_that_does_not_get_ready),
 		cmocka_unit_test(test_who_starts_them_may_be_kept_elsewhere),
 		cmocka_unit_test(test_cpus_of_those_that_wait_are_spare),
 		cmocka_unit_test(test_threads_have_names_and_no_signals_but_the_kick),

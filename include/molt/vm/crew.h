@@ -63,6 +63,7 @@ struct crew_member {
 	_Atomic bool stays_awake; /* one of those that crew_keep_awake() is about */
 	struct crew_visit *visit; /* under crew->lock; NULL: none, or it is over */
 	_Atomic bool to_prepare;  /* see crew_prepare() */
+	_Atomic bool prepares;    /* is in ops->prepare() */
 	bool moves;               /* to one of these then */
 	cpu_set_t wake_on;
 	bool is_placed; /* its thread's own: it is there, and may usually be elsewhere */
@@ -226,6 +227,12 @@ bool crew_spare_cpus(const struct crew *crew, cpu_set_t *spare);
  * run where it might before. Waits for nothing. What cannot be had makes no difference but in time.
  */
 void crew_prepare(struct crew *crew, uint32_t id, const cpu_set_t *cpus);
+
+/*
+ * Waits until nobody is in ops->prepare() any more, or has still to begin with it, timeout_ns at
+ * most: -ETIMEDOUT then, with the member's name in *err.
+ */
+int crew_wait_prepared(struct crew *crew, uint64_t timeout_ns, struct error *err);
 
 /* For run(): whether it is to go on. */
 bool crew_may_run(struct crew_member *cm);
