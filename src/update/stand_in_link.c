@@ -54,9 +54,19 @@ bool stand_in_link_hurry(const struct stand_in_link *link)
 	return atomic_load(&link->page->hurry) || !stand_in_link_runs_guest(link);
 }
 
+static uint64_t deadline_in_ns(const struct stand_in_link *link)
+{
+	return link->page->deadline_ms * 1000000ull;
+}
+
+static uint64_t end_ns(const struct stand_in_link *link)
+{
+	return atomic_load(&link->page->armed) + deadline_in_ns(link);
+}
+
 uint64_t stand_in_link_left_ns(const struct stand_in_link *link)
 {
-	uint64_t end = atomic_load(&link->page->armed) + link->page->deadline_ms * 1000000ull;
+	uint64_t end = end_ns(link);
 	uint64_t now = now_ns();
 
 	return end > now ? end - now : 0;
@@ -78,6 +88,16 @@ static bool has_ended(struct stand_in_link *link)
 	return link->child.fd >= 0 && fd_ready(link->child.fd, POLLIN);
 }
 
+/* For its next turn, or until it is seen that none will come. */
+static void wait_while(struct stand_in_link *link, uint32_t turn, uint64_t until)
+{
+	struct stand_in_page *page = link->page;
+
+	while (atomic_load(&page->turn) == turn && atomic_load(&page->owner) != OWNER_TAKEN_BACK &&
+	       !has_ended(link) && now_ns() < until)
+		wait_on(&page->turn, turn);
+}
+
 /* One of an older version does not say so. */
 static void wait_until_it_stops(const struct stand_in_page *page)
 {
@@ -93,17 +113,14 @@ int stand_in_link_switch(struct stand_in_link *link, void (*stops)(void *opaque)
 {
 	struct stand_in_page *page = link->page;
 	/* The deadline begins anew after a switch that was refused, which is not in the page. */
-	const uint64_t give_up = now_ns() + page->deadline_ms * 1000000ull;
+	const uint64_t give_up = now_ns() + deadline_in_ns(link);
 	uint32_t turn;
 
 	atomic_store(&page->turn, TURN_READY);
 	wake_stand_in(link);
 	wait_until_it_stops(page);
 	stops(opaque);
-	while (atomic_load(&page->turn) == TURN_READY &&
-	       atomic_load(&page->owner) != OWNER_TAKEN_BACK && !has_ended(link) &&
-	       now_ns() < give_up)
-		wait_on(&page->turn, TURN_READY);
+	wait_while(link, TURN_READY, give_up);
 	turn = atomic_load(&page->turn); /* it may have saved, said so, and ended just now */
 	if (turn == TURN_SAVED)
 		return 0;
@@ -119,10 +136,7 @@ void stand_in_link_refuse(struct stand_in_link *link)
 
 	atomic_store(&page->turn, TURN_REFUSED);
 	wake_stand_in(link);
-	while (atomic_load(&page->turn) == TURN_REFUSED &&
-	       atomic_load(&page->owner) != OWNER_TAKEN_BACK && !has_ended(link) &&
-	       stand_in_link_left_ns(link) > 0)
-		wait_on(&page->turn, TURN_REFUSED);
+	wait_while(link, TURN_REFUSED, end_ns(link));
 }
 
 int stand_in_link_commit(struct stand_in_link *link, struct error *err)
