@@ -24,15 +24,16 @@
 static char *own_path(void)
 {
 	const char *given = (const char *)getauxval(AT_EXECFN);
+	bool by_number = given && strncmp(given, "/dev/fd/", 8) == 0;
 	char buf[PATH_MAX], *path = NULL;
 	ssize_t n;
 
 	/* The kernel has named the process after the descriptor, or the memfd. */
-	if (given && strncmp(given, "/dev/fd/", 8) == 0)
+	if (by_number)
 		prctl(PR_SET_NAME, program_invocation_short_name);
-	if (given && strncmp(given, "/dev/fd/", 8) == 0 && program_invocation_name[0] == '/')
+	if (by_number && program_invocation_name[0] == '/')
 		return strdup(program_invocation_name);
-	if (given && given[0] == '/' && strncmp(given, "/dev/fd/", 8) != 0)
+	if (given && given[0] == '/' && !by_number)
 		return strdup(given);
 	if (given && strchr(given, '/') && given[0] != '/' && getcwd(buf, sizeof(buf)))
 		return asprintf(&path, "%s/%s", buf, given) < 0 ? NULL : path;
