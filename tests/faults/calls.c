@@ -8,6 +8,7 @@
 #include <sys/epoll.h>
 #include <sys/syscall.h>
 
+#include <linux/futex.h>
 #include <linux/kvm.h>
 
 #include "faults.h"
@@ -43,9 +44,18 @@ static const char *request_name(unsigned long request)
 	NAME_OF(requests, request, request, "ioctl");
 }
 
-static const char *syscall_name(unsigned long number)
+static bool is_endless_wait(const unsigned long *args)
 {
-	NAME_OF(syscalls, number, number, "syscall");
+	int op = (int)args[2] & FUTEX_CMD_MASK;
+
+	return args[0] == SYS_futex && !args[4] && (op == FUTEX_WAIT || op == FUTEX_WAIT_BITSET);
+}
+
+static const char *syscall_name(const unsigned long *args)
+{
+	if (is_endless_wait(args))
+		return "futex-wait";
+	NAME_OF(syscalls, number, args[0], "syscall");
 }
 
 static int request_error(unsigned long request)
@@ -88,7 +98,7 @@ static const char *name_of(const struct call *call, const unsigned long *args)
 	if (strcmp(call->name, "ioctl") == 0)
 		return request_name(args[1]);
 	if (strcmp(call->name, "syscall") == 0)
-		return syscall_name(args[0]);
+		return syscall_name(args);
 	return call->name;
 }
 
