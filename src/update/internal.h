@@ -15,6 +15,7 @@
 #define UPDATE_TIMEOUT_MAX_MS 600000
 #define UPDATE_VERSION_MAX 32
 #define UPDATE_ARGV_MAX 65536
+#define UPDATE_LAST_MAX 65536
 #define UPDATE_STAND_INS_MAX 64
 #define UPDATE_ERROR_ENV "MOLT_UPDATE_ERROR"
 #define UPDATE_CHECK_ENV "MOLT_CHECK" /* three descriptors: stream:fdtable:answer */
@@ -49,6 +50,8 @@ struct update_wire {
 	uint8_t wrapper[UPDATE_ARGV_MAX]; /* by which the predecessor was executed, in the same way */
 	uint32_t nguardians;
 	uint32_t guardians[UPDATE_STAND_INS_MAX]; /* pids of earlier ones that have not ended yet */
+	uint32_t last_len;
+	uint8_t last[UPDATE_LAST_MAX]; /* the report of the last success, JSON, for who gives back */
 };
 
 /* The successor in check mode, while it is at work. */
@@ -303,6 +306,13 @@ char **handover_environ(char *variable, struct error *err);
 
 /* wire.c: of struct update_wire. */
 extern const struct vmstate update_vmstate;
+
+/*
+ * wire.c: the report of the last success, which who gives back shall still have. NULL: none. A new
+ * reference from update_unpack_last().
+ */
+void update_pack_last(const json_t *last, struct update_wire *wire);
+json_t *update_unpack_last(const struct update_wire *wire);
 
 /*
  * migrate.c: after a way back, where `migrate` has failed: what was set for it, which was in memory

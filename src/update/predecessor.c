@@ -39,6 +39,7 @@ int step_prepare(struct update *u, struct error *err)
 	wire->kind = req->kind;
 	wire->keep_io = req->keep_io;
 	wire->updates = u->updates;
+	update_pack_last(u->last, wire);
 	if (update_reap_stand_ins(u, wire, err) < 0)
 		return -EBUSY;
 	r = room_prepare(u, err);

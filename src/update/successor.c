@@ -193,6 +193,7 @@ static void answer_failure(struct update *u, const struct incoming *in,
 
 	err_set(&err, EIO, "%s", in->failure);
 	u->updates = wire->updates;
+	u->last = update_unpack_last(wire);
 	req->client = wire->client;
 	req->kind = (enum update_kind)wire->kind;
 	req->told_stop = true; /* or there would have been no exec */

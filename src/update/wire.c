@@ -15,7 +15,8 @@ static const struct vmstate_field update_fields[] = {
 	VMSTATE_U8_VAR(struct update_wire, argv, argv_len),
 	VMSTATE_U8_VAR_NEW(struct update_wire, command, command_len),
 	VMSTATE_U8_VAR_NEW(struct update_wire, wrapper, wrapper_len),
-	VMSTATE_U32_VAR_NEW(struct update_wire, guardians, nguardians), VMSTATE_END
+	VMSTATE_U32_VAR_NEW(struct update_wire, guardians, nguardians),
+	VMSTATE_U8_VAR_NEW(struct update_wire, last, last_len), VMSTATE_END
 };
 
 const struct vmstate update_vmstate = {
@@ -29,6 +30,19 @@ const struct vmstate update_vmstate = {
 void update_save(const struct update *u, struct stream_writer *w)
 {
 	vmstate_save(w, &update_vmstate, 0, u->hand_over.wire);
+}
+
+/* One that has grown too long, or that there is no memory for, is forgotten: it is history. */
+void update_pack_last(const json_t *last, struct update_wire *wire)
+{
+	size_t len = last ? json_dumpb(last, (char *)wire->last, UPDATE_LAST_MAX, JSON_COMPACT) : 0;
+
+	wire->last_len = len <= UPDATE_LAST_MAX ? (uint32_t)len : 0;
+}
+
+json_t *update_unpack_last(const struct update_wire *wire)
+{
+	return json_loadb((const char *)wire->last, wire->last_len, 0, NULL);
 }
 
 void update_takeover_kinds(struct takeover_kinds *kinds)

@@ -111,10 +111,11 @@ def test_successor_that_notices_gives_back_in_the_same_process():
 def test_state_of_an_earlier_update_is_refused():
     with start_probe() as vm:
         stale = vm.path("stale")
-        vm.update(state_file=stale)
+        report = vm.update(state_file=stale)
         sentence, pid = fail(vm, [molt_binary(), "run", "--incoming", "file:" + stale])
         assert "not written for this update" in sentence, sentence
         assert pid == vm.pid
+        assert vm.qmp.command("query-update")["last"] == report, "what went well before is known still"
         check_alive(vm)
 
 

@@ -262,6 +262,36 @@ static void test_parameters_come_back_with_the_guest(void **state)
 	free(wire);
 }
 
+/* And what the last update that went well was like. */
+static void test_last_report_comes_back_with_the_guest(void **state)
+{
+	struct update_wire *wire = calloc(1, sizeof(*wire));
+	struct update_bench *t = *state;
+	struct stand_in_link link = { .wake_fd = -1 };
+	struct incoming in = { .update = t->u, .wire = wire, .link = &link, .failure = "no" };
+	json_t *last = json_pack("{s:i}", "blackout-us", 250), *result = NULL;
+	struct error err = ERROR_INIT;
+
+	assert_non_null(wire);
+	update_pack_last(last, wire);
+	assert_int_equal(step_tell(&in, &err), 0);
+	assert_int_equal(update_bench_run(t, update_commands, update_commands_count, "query-update",
+					  "", &result, &err),
+			 0);
+	assert_true(json_equal(json_object_get(result, "last"), last));
+	json_decref(result);
+	/* One that is too long is none, and so is what is no report. */
+	json_object_set_new(last, "stages",
+			    json_stringn((const char *)wire->argv, UPDATE_LAST_MAX));
+	update_pack_last(last, wire);
+	assert_null(update_unpack_last(wire));
+	wire->last[0] = '7';
+	wire->last_len = 1;
+	assert_null(update_unpack_last(wire));
+	json_decref(last);
+	free(wire);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -272,6 +302,7 @@ int main(void)
 		CASE(test_capabilities),
 		CASE(test_places_that_cannot_hold_the_state),
 		CASE(test_channels),
+		CASE(test_last_report_comes_back_with_the_guest),
 		CASE(test_either_uri_or_channels),
 		CASE(test_mode_and_command_come_first),
 		CASE(test_is_answered_at_once),
