@@ -119,7 +119,7 @@ static int save_in(const struct vhost_user_conn *c, uint32_t first, struct fdtab
 	int r = 0;
 
 	for (uint32_t i = 0; r == 0 && i < c->in.nfds; i++)
-		r = fdtable_add(t, "vhost-in", first + i, c->in.fds[i], err);
+		r = fdtable_add_as(t, "vhost-in", first + i, c->in.fds[i], FD_KIND_OTHER, err);
 	return r;
 }
 
@@ -134,7 +134,7 @@ int vhost_front_save_fds(const struct vhost_front *f, uint32_t id, struct fdtabl
 	if (r == 0 && g->channel)
 		r = fdtable_add(t, "vhost-channel", id, f->channel.fd, err);
 	if (r == 0 && g->has_inflight)
-		r = fdtable_add(t, "vhost-inflight", id, f->inflight_fd, err);
+		r = fdtable_add_as(t, "vhost-inflight", id, f->inflight_fd, FD_KIND_OTHER, err);
 	if (r == 0)
 		r = save_in(&f->conn, id * 16, t, err);
 	if (r == 0)
@@ -171,7 +171,6 @@ static int take_all(struct vhost_front *f, uint32_t id, struct fdtable *t, struc
 
 	if (r == 0)
 		r = take(&f->channel.fd, g->channel, "vhost-channel", id, FD_KIND_STREAM, t, err);
-	/* The fd table calls a memfd that allows no seals a file, and a back-end may forbid them. */
 	if (r == 0)
 		r = take(&f->inflight_fd, g->has_inflight, "vhost-inflight", id, 0, t, err);
 	if (r == 0)

@@ -162,6 +162,29 @@ static void test_what_was_other_stays_so(void **state)
 	assert_int_equal(fdtable_take(f->in, "thing", 0, FD_KIND_OTHER, &f->err), fd);
 }
 
+/* Its sender has it, too: what it is now it need not be for long, and it may answer nothing. */
+static void test_what_others_sent_may_be_anything(void **state)
+{
+	struct fixture *f = *state;
+	const struct sockaddr_un any = { .sun_family = AF_UNIX };
+	int fds[] = { memfd_create("sent", MFD_CLOEXEC | MFD_ALLOW_SEALING),
+		      socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0),
+		      open("/proc/self/exe", O_PATH | O_CLOEXEC) };
+
+	assert_int_equal(bind(fds[1], (const struct sockaddr *)&any, sizeof(sa_family_t)), 0);
+	for (uint32_t i = 0; i < 3; i++)
+		assert_int_equal(fdtable_add_as(f->out, "sent", i, fds[i], FD_KIND_OTHER, &f->err),
+				 0);
+	assert_int_equal(fcntl(fds[0], F_ADD_SEALS, F_SEAL_SEAL), 0);
+	assert_int_equal(listen(fds[1], 1), 0);
+	pass(f);
+	for (uint32_t i = 0; i < 3; i++) {
+		assert_int_equal(fdtable_take(f->in, "sent", i, 0, &f->err), fds[i]);
+		close(fds[i]);
+	}
+	must_not_read(f, EBADF, "'sent' 0");
+}
+
 static void test_file_on_tmpfs_is_a_file(void **state)
 {
 	char path[] = "/dev/shm/molt-fdtable-XXXXXX";
@@ -480,6 +503,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		CASE(test_kinds),
 		CASE(test_what_was_other_stays_so),
+		CASE(test_what_others_sent_may_be_anything),
 		CASE(test_file_on_tmpfs_is_a_file),
 		CASE(test_datagram_socket_is_other),
 		CASE(test_round_trip),

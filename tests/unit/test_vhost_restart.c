@@ -634,6 +634,25 @@ static void a_channel_that_takes_no_answers(void **state)
 	stage_fini(&s);
 }
 
+/* It waits for the rest of its message as long as the back-end likes: in no update's way. */
+static void a_descriptor_that_answers_nothing(void **state)
+{
+	struct wire w = wire(99, VHOST_USER_VERSION, 0);
+	int fd = open("/proc/self/exe", O_PATH | O_CLOEXEC);
+	struct stage s;
+
+	(void)state;
+	run(&s);
+	send_wire(s.mock.channel, &w, 1, &fd, 1);
+	turns(&s, 5);
+	driver_update(&s.d);
+	send_wire_from(s.mock.channel, &w, 1, 11, NULL, 0);
+	turns(&s, 5);
+	assert_int_equal(s.d.failed + s.d.lost, 0);
+	stage_fini(&s);
+	close(fd);
+}
+
 static void a_closed_channel_is_no_fault(void **state)
 {
 	struct stage s;
@@ -755,6 +774,7 @@ int main(void)
 		cmocka_unit_test(less_than_the_guest_was_shown),
 		cmocka_unit_test(a_flood_on_the_channel),
 		cmocka_unit_test(a_channel_that_takes_no_answers),
+		cmocka_unit_test(a_descriptor_that_answers_nothing),
 		cmocka_unit_test(a_closed_channel_is_no_fault),
 		cmocka_unit_test(a_process_that_was_stopped),
 		cmocka_unit_test(nobody_at_the_path),

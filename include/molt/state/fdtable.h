@@ -25,7 +25,7 @@ enum fd_kind {
 	FD_KIND_TTY,      /* terminal or pty */
 	FD_KIND_CHAR,     /* other character device, such as /dev/kvm */
 	FD_KIND_PIPE,
-	FD_KIND_OTHER, /* whatever was inherited as standard input or output */
+	FD_KIND_OTHER, /* whatever was inherited as standard input or output, or sent by others */
 	FD_KIND_EVENTFD,
 	FD_KIND_IO_URING,
 };
@@ -83,7 +83,8 @@ int fdtable_add(struct fdtable *t, const char *name, uint32_t id, int fd, struct
 
 /*
  * The same for an eventfd or a ring, by its kind. fdtable_add() calls these "other", as all did
- * before there were machines with such descriptors. -EINVAL where it is of another kind.
+ * before there were machines with such descriptors. -EINVAL where it is of another kind. By
+ * FD_KIND_OTHER for what somebody else has sent: neither side asks what it is.
  */
 int fdtable_add_as(struct fdtable *t, const char *name, uint32_t id, int fd, enum fd_kind kind,
 		   struct error *err);
