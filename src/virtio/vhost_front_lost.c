@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What becomes of queues when the connection is gone: where they go on, or that they cannot. */
 #include <errno.h>
-#include <unistd.h>
+#include <fcntl.h>
 
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
@@ -63,18 +63,19 @@ void vhost_front_forget_queue(struct vhost_front *f, unsigned int queue)
 		g->queue_flags[queue] |= QUEUE_DEAD;
 }
 
-/* Written, not mapped: a back-end that shrinks the table harms itself. */
+/*
+ * A hole, not zeroes written: what a back-end says of the table's size must not become memory, for
+ * which molt would be charged. Nor mapped: a back-end that shrinks the table harms itself.
+ */
 static void clear_slot(struct vhost_front *f, unsigned int queue)
 {
-	static const char zero[4096];
 	uint64_t slot = f->guest->inflight_size / f->guest->inflight_queues;
 	uint64_t at = f->guest->inflight_offset + queue * slot;
 
-	for (uint64_t n; slot; slot -= n, at += n) {
-		n = slot < sizeof(zero) ? slot : sizeof(zero);
-		if (pwrite(f->inflight_fd, zero, n, (off_t)at) != (ssize_t)n)
-			return;
-	}
+	if (fallocate(f->inflight_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at,
+		      (off_t)slot) < 0)
+		log_warn("%s: the inflight table of queue %u cannot be cleared: %s", f->setup.name,
+			 queue, error_text(errno));
 }
 
 void vhost_front_clear_dead(struct vhost_front *f)

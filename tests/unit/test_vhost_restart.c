@@ -364,6 +364,38 @@ static void an_inflight_table_that_is_none(void **state)
 	stage_fini(&s);
 }
 
+/* What it has of queues that were given up goes, and nobody pays for what was never in it. */
+static void a_large_inflight_table(void **state)
+{
+	const off_t size = 64 << 20, last = size / QUEUES + 100;
+	struct stage s;
+	struct stat st;
+	char byte = 1;
+
+	(void)state;
+	stage_init(&s);
+	new_mock(&s);
+	assert_int_equal(ftruncate(s.mock.inflight, size), 0);
+	s.mock.inflight_size = (uint64_t)size;
+	until(&s, &s.d.ready, 1);
+	driver_start(&s.d);
+	until(&s, &s.d.running, 1);
+	assert_int_equal(pwrite(s.mock.inflight, &byte, 1, 1), 1);
+	assert_int_equal(pwrite(s.mock.inflight, &byte, 1, last), 1);
+	vhost_front_stop(&s.d.front, false);
+	until(&s, &s.d.stopped, 1);
+	vhost_front_forget_queue(&s.d.front, 1);
+	driver_start(&s.d);
+	until(&s, &s.d.running, 2);
+	assert_int_equal(pread(s.mock.inflight, &byte, 1, last), 1);
+	assert_int_equal(byte, 0);
+	assert_int_equal(pread(s.mock.inflight, &byte, 1, 1), 1);
+	assert_int_equal(byte, 1);
+	assert_int_equal(fstat(s.mock.inflight, &st), 0);
+	assert_in_range(st.st_blocks * 512, 0, 1 << 20);
+	stage_fini(&s);
+}
+
 /* DPDK's memfd allows no seals, and a back-end may forbid them later. */
 static void an_inflight_table_without_seals(void **state)
 {
@@ -766,6 +798,7 @@ int main(void)
 		cmocka_unit_test(a_back_end_that_never_gives_a_queue_back),
 		cmocka_unit_test(the_inflight_table_is_kept_until_a_reset),
 		cmocka_unit_test(an_inflight_table_that_is_none),
+		cmocka_unit_test(a_large_inflight_table),
 		cmocka_unit_test(an_inflight_table_without_seals),
 		cmocka_unit_test(nothing_waits_for_ever),
 		cmocka_unit_test(a_full_eventfd_that_blocks),
