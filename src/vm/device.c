@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <molt/base/end_signals.h>
 #include <molt/base/fd.h>
 
 #include "device_list.h"
@@ -454,13 +455,16 @@ static bool all_before_reset(struct machine *m, bool at_once)
 	return done;
 }
 
-/* All side by side: storage that hangs makes the guest wait once, not once for each disk. */
+/*
+ * All side by side: storage that hangs makes the guest wait once, not once for each disk. Whoever
+ * ends molt meanwhile does not wait for it.
+ */
 void devices_before_reset(struct machine *m)
 {
 	uint64_t until = now_ns() + BEFORE_RESET_NS;
 
 	while (!all_before_reset(m, false)) {
-		if (now_ns() >= until) {
+		if (now_ns() >= until || end_signals_pending()) {
 			all_before_reset(m, true);
 			return;
 		}

@@ -8,11 +8,13 @@
 #include <linux/virtio_config.h>
 #include <linux/virtio_ids.h>
 #include <linux/virtio_pci.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <molt/base/end_signals.h>
 #include <molt/base/fd.h>
 #include <molt/virtio/classes.h>
 #include <molt/vm/msi_route.h>
@@ -315,6 +317,30 @@ static void test_a_reset_ends_with_a_back_end_that_does_not_stop(void **state)
 	end_hung(&h);
 }
 
+/* Nor is it in the way of whoever ends molt. */
+static void test_a_signal_ends_the_wait_of_a_reset(void **state)
+{
+	static struct machine machine;
+	static struct hung h;
+	uint64_t since, ms;
+	sigset_t set;
+
+	(void)state;
+	end_signals(&set);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	make_hung(&h, 2000);
+	machine.devices[machine.ndevices++] = &h.dev;
+	raise(SIGTERM);
+	since = now_ns();
+	devices_before_reset(&machine);
+	ms = (now_ns() - since) / 1000000;
+	assert_int_equal(sigwaitinfo(&set, NULL), SIGTERM);
+	sigprocmask(SIG_UNBLOCK, &set, NULL);
+	assert_in_range(ms, 0, 1000);
+	assert_false(h.guest.started || h.guest.front.connected);
+	end_hung(&h);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -333,6 +359,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_a_full_table_of_routes_is_not_asked_again,
 						setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_reset_waits_for_all_devices_at_once, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(test_a_signal_ends_the_wait_of_a_reset, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(test_a_reset_ends_with_a_back_end_that_does_not_stop,
 						setup, teardown),
