@@ -120,6 +120,13 @@ static void queues_are_back(void *opaque)
 	machine_request(d->dev.machine, MACHINE_REQ_SERVICE);
 }
 
+static void connection_is_lost(void *opaque)
+{
+	struct disk *d = to_disk(opaque);
+
+	io_process_lost(&d->host.process);
+}
+
 /*
  * Where the connection is gone the old process has not finished: its threads may be in the middle
  * of requests that the inflight table has as well. It ends, for its socket is closed, and another
@@ -236,6 +243,7 @@ static int make_device(struct disk *d, struct fdtable *fds, struct error *err)
 		.slot = d->host.options.slot,
 		.check_config = blk_check_config,
 		.show_config = show_config,
+		.lost = connection_is_lost,
 		.holds = queues_are_back,
 		.opaque = &d->dev,
 	};
@@ -335,6 +343,8 @@ static void disk_resume(struct device *dev)
 
 	vhost_device_resume(&d->host.device);
 	io_process_watch(&d->host.process);
+	if (vhost_front_state(&d->host.device.front) == VHOST_FRONT_DISCONNECTED)
+		io_process_lost(&d->host.process);
 }
 
 static int disk_pre_save(struct device *dev, struct error *err)

@@ -5,7 +5,8 @@
  * started at once; where they end one soon after the other, less and less often.
  *
  * A process has ended when its pidfd says so, which is after its last thread: until then the kernel
- * may still be writing for it to guest RAM or to the disk, and no other is started.
+ * may still be writing for it to guest RAM or to the disk, and no other is started. It ends when
+ * its socket is closed; but one that hangs, or is not itself any more, does not, and is killed.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -26,6 +27,8 @@
 #define SOON_NS 5000000000ull
 #define DELAY_MIN_MS 50
 #define DELAY_MAX_MS 1000
+
+enum { LEAVING, HERE }; /* whom a timer is for */
 
 void io_process_init(struct io_process *p, struct loop *loop, const char *name)
 {
@@ -123,6 +126,7 @@ static void has_exited(void *opaque, uint32_t events)
 
 	(void)events;
 	loop_del(&p->exited);
+	loop_timer_cancel(&p->late[HERE]);
 	if (!child_wait(&p->child, 0)) {
 		fd_close(&p->child.fd); /* another process's child: after a stand-in took over */
 		p->child = CHILD_NONE;
@@ -148,12 +152,42 @@ void io_process_watch(struct io_process *p)
 			  error_text(-r));
 }
 
+static void end(const struct io_process *p, const struct child *child)
+{
+	log_warn("disk '%s': its I/O process %d has not ended without its connection, and is killed",
+		 p->name, (int)child->pid);
+	child_kill(child, false);
+}
+
+static void end_leaving(void *opaque)
+{
+	const struct io_process *p = opaque;
+
+	end(p, &p->leaving);
+}
+
+static void end_lost(void *opaque)
+{
+	const struct io_process *p = opaque;
+
+	end(p, &p->child);
+}
+
+void io_process_lost(struct io_process *p)
+{
+	if (p->child.pid)
+		loop_timer_set(p->loop, &p->late[HERE], now_ns() + LEAVE_NS, end_lost, p);
+}
+
 /* Does not wait: that may be in an update's pause. */
 static void see_off(struct io_process *p)
 {
 	loop_del(&p->left);
-	if (p->leaving.pid && !child_wait(&p->leaving, 0))
+	loop_timer_cancel(&p->late[LEAVING]);
+	if (p->leaving.pid && !child_wait(&p->leaving, 0)) {
+		child_kill(&p->leaving, false);
 		fd_close(&p->leaving.fd);
+	}
 	p->leaving = CHILD_NONE;
 }
 
@@ -172,6 +206,7 @@ void io_process_unwatch(struct io_process *p)
 {
 	loop_del(&p->exited);
 	loop_timer_cancel(&p->again);
+	loop_timer_cancel(&p->late[HERE]);
 	see_off(p);
 }
 
@@ -189,7 +224,8 @@ int io_process_replace(struct io_process *p, struct error *err)
 	p->child = next;
 	if (p->leaving.pid)
 		r = loop_add(p->loop, &p->left, p->leaving.fd, EPOLLIN, has_left, p);
-	if (r < 0)
+	loop_timer_set(p->loop, &p->late[LEAVING], p->leave_by_ns, end_leaving, p);
+	if (r < 0 || !p->leaving.pid)
 		see_off(p);
 	io_process_watch(p);
 	return 0;

@@ -26,6 +26,7 @@ struct io_process {
 	struct child leaving; /* the one before, which was replaced */
 	uint64_t leave_by_ns; /* until when it is worth waiting for */
 	struct loop_source left;
+	struct loop_timer late[2]; /* the one that is leaving; the one that has lost its socket */
 	struct loop_timer again;
 	uint64_t started_ns;
 	unsigned int failures; /* that soon followed each other */
@@ -46,16 +47,19 @@ int io_process_start(struct io_process *p, struct error *err);
 
 /*
  * Begins to wait for its end, and to start another then; and leaves off. Both harmless twice. After
- * the second one that is leaving is nobody's, and a zombie once it has ended.
+ * the second one that is leaving is killed, nobody's, and a zombie once it has ended.
  */
 void io_process_watch(struct io_process *p);
 void io_process_unwatch(struct io_process *p);
 
 /*
- * Starts another beside the one that is there, which is left to itself: it ends when its socket is
- * closed. -errno: nothing has changed.
+ * Starts another beside the one that is there, which ends when its socket is closed, or is killed
+ * soon. -errno: nothing has changed.
  */
 int io_process_replace(struct io_process *p, struct error *err);
+
+/* Its connection is gone. It ends by itself, or is killed soon: no other may start before. */
+void io_process_lost(struct io_process *p);
 
 /* Whether one that was replaced may be expected to end soon. */
 bool io_process_leaves(const struct io_process *p);

@@ -93,6 +93,7 @@ static void test_one_that_is_leaving(void **state)
 	struct fixture *f = *state;
 	struct error err;
 	uint64_t since;
+	pid_t ended = 0;
 
 	f->process.arguments = arguments;
 	f->process.started = started;
@@ -105,7 +106,51 @@ static void test_one_that_is_leaving(void **state)
 	io_process_unwatch(&f->process);
 	assert_in_range(now_ns() - since, 0, 80000000);
 	io_process_end(&f->process, END_MS);
-	assert_int_equal(waitpid(f->pid, NULL, WNOHANG), 0);
+	for (int i = 0; i < 500 && !ended; i++) {
+		ended = waitpid(f->pid, NULL, WNOHANG);
+		usleep(10000);
+	}
+	assert_int_equal(ended, f->pid); /* killed then, and nobody's */
+}
+
+static void turn_until_it_has_ended(struct fixture *f)
+{
+	uint64_t until = now_ns() + 10000000000ull;
+
+	while (kill(f->pid, 0) == 0) {
+		assert_true(now_ns() < until);
+		assert_true(loop_turn(f->loop, 10) >= 0);
+	}
+}
+
+/* Its socket is closed, and it has guest RAM and the disk for as long as it is there. */
+static void test_one_that_does_not_leave_is_killed(void **state)
+{
+	struct fixture *f = *state;
+	struct error err;
+
+	f->process.arguments = arguments;
+	f->process.started = started;
+	assert_int_equal(io_process_replace(&f->process, &err), 0);
+	turn_until_it_has_ended(f);
+	assert_int_equal(f->process.leaving.pid, 0);
+	io_process_end(&f->process, END_MS);
+}
+
+/* No other is started before it has ended. */
+static void test_one_that_does_not_end_without_its_connection_is_killed(void **state)
+{
+	struct fixture *f = *state;
+
+	f->process.arguments = arguments;
+	f->process.started = started;
+	io_process_watch(&f->process);
+	io_process_lost(&f->process);
+	turn_until_it_has_ended(f);
+	while (!f->process.child.pid)
+		assert_true(loop_turn(f->loop, 10) >= 0);
+	assert_int_not_equal(f->process.child.pid, f->pid);
+	io_process_end(&f->process, END_MS);
 }
 
 static char *arguments_of_no_use(void *opaque, int socket, int *fds, size_t *nfds)
@@ -148,6 +193,11 @@ int main(void)
 						setup, teardown),
 		cmocka_unit_test_setup_teardown(test_one_that_is_watched_is_ended, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_one_that_is_leaving, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_one_that_does_not_leave_is_killed, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(
+			test_one_that_does_not_end_without_its_connection_is_killed, setup,
+			teardown),
 		cmocka_unit_test_setup_teardown(
 			test_one_that_could_not_take_its_place_leaves_nothing, setup, teardown),
 	};
