@@ -58,6 +58,27 @@ static void forget_unsubmitted(struct io_uring *ring)
 		sq->array[i] = i;
 }
 
+/*
+ * Whether what the board says of a ring leads nowhere but into its mappings: an earlier process
+ * could write what it liked. What is in them and not in the ring is a SIGBUS.
+ */
+static bool leads_into_the_ring(const struct io_uring_params *p)
+{
+	const uint32_t flags = IORING_SETUP_R_DISABLED | IORING_SETUP_COOP_TASKRUN |
+			       IORING_SETUP_TASKRUN_FLAG;
+	const struct io_sqring_offsets *s = &p->sq_off;
+	const struct io_cqring_offsets *c = &p->cq_off;
+	const uint32_t numbers[] = { s->head,      s->tail,         s->ring_mask, s->ring_entries,
+				     s->flags,     s->dropped,      c->head,      c->tail,
+				     c->ring_mask, c->ring_entries, c->overflow,  c->flags };
+	uint32_t end = s->array < c->cqes ? s->array : c->cqes;
+
+	for (size_t i = 0; i < ARRAY_SIZE(numbers); i++)
+		if (numbers[i] % 4 || numbers[i] >= end)
+			return false;
+	return !(p->flags & ~flags) && s->array % 4 == 0 && c->cqes % 4 == 0;
+}
+
 /* #syscalls io: io_uring_enter */
 int io_engine_uring_attach(struct io_queue *q, int fd, struct error *err)
 {
@@ -66,7 +87,7 @@ int io_engine_uring_attach(struct io_queue *q, int fd, struct error *err)
 
 	memcpy(&p, q->board->ring, sizeof(p));
 	memset(&q->ring, 0, sizeof(q->ring));
-	r = io_uring_queue_mmap(fd, &p, &q->ring);
+	r = leads_into_the_ring(&p) ? io_uring_queue_mmap(fd, &p, &q->ring) : -EINVAL;
 	if (r < 0)
 		return err_sys(err, -r, "disk '%s', queue %u: the io_uring at descriptor %d",
 			       q->disk->opt->id, q->index, fd);

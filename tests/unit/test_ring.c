@@ -18,6 +18,8 @@
 #include <molt/base/fd.h>
 #include <molt/virtio/io_ring.h>
 
+#include "../../src/io/internal.h"
+
 static struct error err;
 static struct io_uring_params params;
 static int ring_fd = -1;
@@ -152,6 +154,32 @@ static void test_is_inherited(void **state)
 	close(ends[1]);
 }
 
+/* The process before, which may have been the guest's, has left it on the board. */
+static void test_a_board_that_leads_out_of_the_ring(void **state)
+{
+	static const struct io_disk_options opt = { .id = "d", .queue_size = 128 };
+	static struct io_disk disk = { .opt = &opt };
+	static struct io_board_queue board;
+	static struct io_queue q = { .disk = &disk, .board = &board };
+	static const size_t offsets[] = {
+		offsetof(struct io_uring_params, sq_off.head),
+		offsetof(struct io_uring_params, sq_off.flags),
+		offsetof(struct io_uring_params, cq_off.tail),
+		offsetof(struct io_uring_params, cq_off.ring_entries),
+		offsetof(struct io_uring_params, flags),
+	};
+
+	(void)state;
+	need_a_ring();
+	for (size_t i = 0; i < ARRAY_SIZE(offsets); i++) {
+		memcpy(board.ring, &params, sizeof(params));
+		memset((char *)board.ring + offsets[i], 0x7c, sizeof(uint32_t));
+		assert_int_equal(io_engine_uring_attach(&q, ring_fd, &err), -EINVAL);
+	}
+	memcpy(board.ring, &params, sizeof(params));
+	assert_int_equal(io_engine_uring_attach(&q, ring_fd, &err), 0);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -160,6 +188,7 @@ int main(void)
 		TEST(test_is_restricted),
 		TEST(test_nothing_can_be_registered),
 		TEST(test_is_inherited),
+		TEST(test_a_board_that_leads_out_of_the_ring),
 	};
 
 	return cmocka_run_group_tests_name("ring", tests, NULL, NULL);
