@@ -70,6 +70,7 @@ static char *process_arguments(void *opaque, int socket, int *fds, size_t *nfds)
 	_cleanup_free_ char *rings = ring_numbers(d);
 	char *text = NULL;
 
+	io_board_mend(&d->host.board);
 	if (!rings ||
 	    asprintf(&text,
 		     "id=%s,socket=%d,file=%d,board=%d,event=%d%s%s,readonly=%s,discard=%s%s%s,"
@@ -313,9 +314,13 @@ static void disk_fast_path(struct device *dev, bool on)
 	vhost_device_fast_path(device_of(dev), on);
 }
 
-/* The last update's process, which was replaced; one that hangs is in no update's way. */
+/*
+ * The last update's process, which was replaced; one that hangs is in no update's way. Nor is one
+ * that has written where it should not: neither a successor nor a way back could map the board.
+ */
 static int disk_rest(struct device *dev, struct error *err)
 {
+	io_board_mend(&to_disk(dev)->host.board);
 	if (io_process_leaves(&to_disk(dev)->host.process))
 		return err_set(err, EBUSY, "the I/O process that was replaced has not ended yet");
 	return 0;

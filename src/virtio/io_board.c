@@ -73,6 +73,7 @@ int io_board_map(struct io_board_view *view, int fd, unsigned int nqueues, struc
 		return err_sys(err, errno, "a disk's board");
 	*view = (struct io_board_view){
 		.board = p,
+		.version = head.version,
 		.size = head.size,
 		.header_size = head.header_size,
 		.queue_size = head.queue_size,
@@ -86,6 +87,18 @@ void io_board_unmap(struct io_board_view *view)
 	if (view->board)
 		munmap(view->board, view->size);
 	view->board = NULL;
+}
+
+void io_board_mend(const struct io_board_view *view)
+{
+	struct io_board *b = view->board;
+
+	b->magic = IO_BOARD_MAGIC;
+	b->version = view->version;
+	b->size = view->size;
+	b->header_size = view->header_size;
+	b->queue_size = view->queue_size;
+	b->nqueues = view->nqueues;
 }
 
 struct io_board_queue *io_board_queue(const struct io_board_view *view, unsigned int index)

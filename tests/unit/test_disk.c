@@ -106,6 +106,20 @@ static void test_a_process_that_has_not_finished_is_waited_for(void **state)
 	assert_int_equal(asked, 0);
 }
 
+/* By a process that has gone wrong: the next one, and an update's successor, have to map it. */
+static void test_a_board_that_was_spoilt(void **state)
+{
+	struct io_board_view *v = &disk->host.board, again;
+	struct error err = ERROR_INIT;
+
+	(void)state;
+	memset(v->board, 0xff, offsetof(struct io_board, limits_seq));
+	assert_int_equal(disk_class.rest(&disk->dev, &err), 0);
+	assert_int_equal(io_board_map(&again, disk->host.board_fd, 1, &err), 0);
+	assert_int_equal(again.size, v->size);
+	io_board_unmap(&again);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -113,6 +127,7 @@ int main(void)
 						teardown),
 		cmocka_unit_test_setup_teardown(test_a_process_that_has_not_finished_is_waited_for,
 						setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_board_that_was_spoilt, setup, teardown),
 	};
 
 	return cmocka_run_group_tests_name("disk", tests, NULL, NULL);

@@ -95,6 +95,7 @@ int io_board_make(unsigned int nqueues, struct error *err);
 /* A mapped board. The layout is copied here, for who shares the board could change it. */
 struct io_board_view {
 	struct io_board *board; /* NULL: not mapped */
+	uint32_t version;
 	uint32_t size;
 	uint32_t header_size;
 	uint32_t queue_size;
@@ -107,6 +108,9 @@ struct io_board_view {
  */
 int io_board_map(struct io_board_view *view, int fd, unsigned int nqueues, struct error *err);
 void io_board_unmap(struct io_board_view *view);
+
+/* The VMM: writes the layout anew, for who maps the board next; see io_board_map(). */
+void io_board_mend(const struct io_board_view *view);
 
 /* index must be below view->nqueues. */
 struct io_board_queue *io_board_queue(const struct io_board_view *view, unsigned int index);
