@@ -198,12 +198,21 @@ static bool queue_fits(const struct vhost_front *f, unsigned int i)
 	return i < f->setup.queues && size && !(size & (size - 1));
 }
 
+static bool is_empty(const struct vhost_user_carried *k)
+{
+	return !k->in_len && !k->in_fds && !k->out_len;
+}
+
 static const char *misfit(const struct vhost_front *f)
 {
 	const struct vhost_front_guest *g = f->guest;
 
 	if (g->step >= STEPS || (!g->connected && (g->step || g->awaiting || g->channel)))
 		return "its step";
+	/* Nobody would close what came with it. */
+	if ((!g->connected && !is_empty(&g->main_carried)) ||
+	    (!g->channel && !is_empty(&g->channel_carried)))
+		return "a message without a connection";
 	if (!g->known && (g->step > STEP_READY ||
 			  (g->step == STEP_READY && g->awaiting != VHOST_USER_GET_CONFIG)))
 		return "its step";

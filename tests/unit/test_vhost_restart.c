@@ -685,6 +685,33 @@ static void a_descriptor_that_answers_nothing(void **state)
 	close(fd);
 }
 
+/* No molt saves that: it would be a descriptor that nobody closes. */
+static void half_a_message_without_a_connection(void **state)
+{
+	struct fdtable *t = calloc(1, sizeof(*t));
+	struct error err = ERROR_INIT;
+	struct stage s;
+	int fd, saved;
+
+	(void)state;
+	assert_non_null(t);
+	stage_init(&s);
+	vhost_front_quiesce(&s.d.front);
+	s.d.guest.main_carried.in_len = 3;
+	s.d.guest.main_carried.in_fds = 1;
+	saved = driver_save_state(&s.d);
+	vhost_front_destroy(&s.d.front);
+	driver_load_state(&s.d, saved);
+	close(saved);
+	fd = fd_memfd("sent", 0);
+	assert_int_equal(fdtable_add_as(t, "vhost-in", 3 * 16, fd, FD_KIND_OTHER, &err), 0);
+	assert_int_equal(vhost_front_adopt(&s.d.front, 3, t, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "a message without a connection"));
+	close(fd);
+	free(t);
+	stage_fini(&s);
+}
+
 static void a_closed_channel_is_no_fault(void **state)
 {
 	struct stage s;
@@ -808,6 +835,7 @@ int main(void)
 		cmocka_unit_test(a_flood_on_the_channel),
 		cmocka_unit_test(a_channel_that_takes_no_answers),
 		cmocka_unit_test(a_descriptor_that_answers_nothing),
+		cmocka_unit_test(half_a_message_without_a_connection),
 		cmocka_unit_test(a_closed_channel_is_no_fault),
 		cmocka_unit_test(a_process_that_was_stopped),
 		cmocka_unit_test(nobody_at_the_path),
