@@ -85,10 +85,11 @@ static bool receive_visit(struct crew_member *cm)
 
 	if (!visit)
 		return false;
+	cm->visit = NULL; /* from here on main waits for its end */
 	pthread_mutex_unlock(&crew->lock);
 	visit->result = visit->fn(visit->opaque, cm->id, visit->err);
 	pthread_mutex_lock(&crew->lock);
-	cm->visit = NULL;
+	visit->is_over = true;
 	atomic_store(&cm->goal, CREW_RUN);
 	pthread_cond_broadcast(&crew->parked);
 	return true;

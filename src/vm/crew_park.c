@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Main's side of parking and running; the member's is in crew_member.c, with the theory of
  * operation. */
+#include <errno.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <molt/base/fd.h>
@@ -117,8 +119,19 @@ void crew_keep_awake(struct crew *crew, bool on)
 	atomic_store(&crew->awake, on);
 }
 
-int crew_visit(struct crew *crew, uint32_t id, crew_job_fn *fn, void *opaque, struct error *err)
+/* Called with the lock held, and the visit not begun: then its member knows of none. */
+static int call_off(struct crew_member *cm, struct error *err)
 {
+	cm->visit = NULL;
+	atomic_store(&cm->goal, CREW_RUN);
+	return err_set(err, ETIMEDOUT, "%s %u does not stop: its thread hangs",
+		       cm->crew->ops->title, cm->id);
+}
+
+int crew_visit(struct crew *crew, uint32_t id, crew_job_fn *fn, void *opaque, uint64_t timeout_ns,
+	       struct error *err)
+{
+	const struct timespec end = ns_to_timespec(now_ns() + timeout_ns);
 	struct crew_visit visit = { .fn = fn, .opaque = opaque, .err = err };
 	struct crew_member *cm = &crew->members[id];
 
@@ -128,8 +141,14 @@ int crew_visit(struct crew *crew, uint32_t id, crew_job_fn *fn, void *opaque, st
 	tell_to_park(cm);
 	crew_wake(cm); /* if it is held there already */
 	pthread_mutex_lock(&crew->lock);
-	while (cm->visit)
-		pthread_cond_wait(&crew->parked, &crew->lock);
+	while (cm->visit &&
+	       pthread_cond_clockwait(&crew->parked, &crew->lock, CLOCK_MONOTONIC, &end) == 0)
+		;
+	if (cm->visit)
+		visit.result = call_off(cm, err);
+	else
+		while (!visit.is_over)
+			pthread_cond_wait(&crew->parked, &crew->lock);
 	pthread_mutex_unlock(&crew->lock);
 	return visit.result;
 }

@@ -266,7 +266,8 @@ static void visit_each(struct crew_bench *b)
 	for (uint32_t i = 0; i < b->crew.count; i++) {
 		struct error err = ERROR_INIT;
 
-		assert_int_equal(crew_visit(&b->crew, i, be_visited, &g, &err), i == 2 ? -7 : 0);
+		assert_int_equal(crew_visit(&b->crew, i, be_visited, &g, 10 * SECOND, &err),
+				 i == 2 ? -7 : 0);
 		assert_string_equal(err.text, i == 2 ? "item 2" : "");
 		assert_true(pthread_equal(g.who[i], b->crew.members[i].thread));
 	}
@@ -296,6 +297,92 @@ static void test_a_visit_stops_one_alone(void **state)
 		crew_bench_wake(b, i);
 	crew_wait_parked(&b->crew);
 	visit_each(b);
+	crew_park(&b->crew);
+	assert_true(crew_bench_is_quiet(b));
+	crew_bench_free(b);
+}
+
+static _Atomic bool stuck;
+
+static void get_stuck(struct crew_member *cm)
+{
+	while (cm->id == 1 && atomic_load(&stuck))
+		usleep(1000);
+}
+
+static void (*settle_in_time)(struct crew_member *cm);
+
+static void settle_late(struct crew_member *cm)
+{
+	get_stuck(cm);
+	settle_in_time(cm);
+}
+
+/* It hangs on its way to the park. */
+static struct crew_bench *bench_with_one_stuck(unsigned int counts[SLEEPERS_MAX])
+{
+	struct crew_bench *b = crew_bench_new(3);
+
+	settle_in_time = b->ops.settle;
+	b->ops.settle = settle_late;
+	atomic_store(&stuck, true);
+	crew_bench_count_sleeps(b, counts);
+	crew_unpark(&b->crew);
+	assert_true(crew_bench_wait_asleep(b, counts));
+	crew_bench_count_sleeps(b, counts);
+	return b;
+}
+
+/* The visit is called off; the others are not concerned, and it runs on when it can. */
+static void test_one_that_does_not_come_to_a_visit(void **state)
+{
+	unsigned int counts[SLEEPERS_MAX];
+	struct error err = ERROR_INIT;
+	struct crew_bench *b;
+	struct guests g;
+
+	(void)state;
+	b = bench_with_one_stuck(counts);
+	g = (struct guests){ .crew = &b->crew };
+	assert_int_equal(crew_visit(&b->crew, 1, be_visited, &g, SECOND / 20, &err), -ETIMEDOUT);
+	assert_non_null(strstr(err.text, "sleeper 1 "));
+	assert_int_equal(crew_visit(&b->crew, 0, be_visited, &g, 10 * SECOND, &err), 0);
+	assert_int_equal(crew_visit(&b->crew, 2, be_visited, &g, 10 * SECOND, &err), -7);
+	assert_int_equal(b->sleepers[1].sleeps, counts[1]);
+	atomic_store(&stuck, false);
+	assert_true(crew_bench_wait_asleep(b, counts));
+	assert_true(pthread_equal(g.who[1], (pthread_t){ 0 }));
+	assert_int_equal(crew_visit(&b->crew, 1, be_visited, &g, 10 * SECOND, &err), 0);
+	crew_park(&b->crew);
+	assert_true(crew_bench_is_quiet(b));
+	crew_bench_free(b);
+}
+
+/* Just when it comes: it is visited or not, and in any case it runs on. */
+static void test_a_visit_that_is_called_off_at_any_moment(void **state)
+{
+	unsigned int counts[SLEEPERS_MAX], missed = 0;
+	struct crew_bench *b;
+
+	(void)state;
+	b = crew_bench_new(3);
+	crew_bench_count_sleeps(b, counts);
+	crew_unpark(&b->crew);
+	for (unsigned int i = 0; i < STORM; i++) {
+		struct guests g = { .crew = &b->crew };
+		int r;
+
+		assert_true(crew_bench_wait_asleep(b, counts));
+		crew_bench_count_sleeps(b, counts);
+		for (uint32_t id = 0; id < 2; id++)
+			counts[id]--; /* the third's alone are to increase */
+		r = crew_visit(&b->crew, 2, be_visited, &g, i % 100 * 1000, NULL);
+		assert_true(r == -7 || r == -ETIMEDOUT);
+		assert_int_equal(!pthread_equal(g.who[2], (pthread_t){ 0 }), r == -7);
+		missed += r == -ETIMEDOUT;
+	}
+	assert_true(missed > 0);
+	assert_true(crew_bench_wait_asleep(b, counts));
 	crew_park(&b->crew);
 	assert_true(crew_bench_is_quiet(b));
 	crew_bench_free(b);
@@ -405,14 +492,6 @@ static void test_one_wakes_up_where_it_is_told_to(void **state)
 		assert_true(crew_bench_is_quiet(b));
 	}
 	crew_bench_free(b);
-}
-
-static _Atomic bool stuck;
-
-static void get_stuck(struct crew_member *cm)
-{
-	while (cm->id == 1 && atomic_load(&stuck))
-		usleep(1000);
 }
 
 /* One that does not come back from getting ready would not run either. */
@@ -568,6 +647,8 @@ int main(void)
 		cmocka_unit_test(test_nobody_runs_while_held),
 		cmocka_unit_test(test_those_that_wait_are_parked_first),
 		cmocka_unit_test(test_a_visit_stops_one_alone),
+		cmocka_unit_test(test_one_that_does_not_come_to_a_visit),
+		cmocka_unit_test(test_a_visit_that_is_called_off_at_any_moment),
 		cmocka_unit_test(test_roused_ones_stay_awake_for_a_while),
 		cmocka_unit_test(test_one_wakes_up_where_it_is_told_to),
 		cmocka_unit_test(test_told_too_late_where_to_wake_up),

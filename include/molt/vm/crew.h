@@ -41,6 +41,7 @@ struct crew_visit {
 	crew_job_fn *fn;
 	void *opaque;
 	int result;
+	bool is_over;
 	struct error *err;
 };
 
@@ -61,7 +62,7 @@ struct crew_member {
 	_Atomic int sleeps_on;    /* the host's CPU where its thread went to sleep; -1: awake */
 	_Atomic uint32_t woken;   /* how often; a futex, on which its thread waits while parked */
 	_Atomic bool stays_awake; /* one of those that crew_keep_awake() is about */
-	struct crew_visit *visit; /* under crew->lock; NULL: none, or it is over */
+	struct crew_visit *visit; /* under crew->lock; NULL: none, or it has begun */
 	_Atomic bool to_prepare;  /* see crew_prepare() */
 	_Atomic bool prepares;    /* is in ops->prepare() */
 	bool moves;               /* to one of these then */
@@ -191,9 +192,11 @@ void crew_note_waited(struct crew *crew, uint32_t id, bool waited);
 /*
  * Has a member that runs come to the park, do fn there for itself (item: its number), and run on,
  * while the others do not stop: it waits for nobody, and main for it. What fn says. As a job's, fn
- * allocates nothing; it may be run by a member that is confined.
+ * allocates nothing; it may be run by a member that is confined. One that has not come to the park
+ * in time runs on without: -ETIMEDOUT then, with its name in *err.
  */
-int crew_visit(struct crew *crew, uint32_t id, crew_job_fn *fn, void *opaque, struct error *err);
+int crew_visit(struct crew *crew, uint32_t id, crew_job_fn *fn, void *opaque, uint64_t timeout_ns,
+	       struct error *err);
 
 /* Waits until the first has left the park after crew_unpark(), or held() is true; its time. */
 uint64_t crew_wait_entered(struct crew *crew);
