@@ -245,18 +245,19 @@ void undo_read_vcpus(struct update *u)
 int step_pause(struct update *u, struct error *err)
 {
 	struct hand_over *h = &u->hand_over;
+	int r = 0;
 
-	(void)err;
 	/* Paused by the user: it stays so, and there is no blackout to measure. */
 	if (u->machine->guest.run_state == RUN_STATE_RUNNING) {
 		h->parked = true;
 		/* Who helps with the reading. In the new order the vCPUs have been read. */
 		machine_keep_awake(u->machine, h->stops_guest);
-		h->fds->stopped_ns = h->stops_guest ? machine_park_vcpus(u->machine)
-						    : machine_park_for_stand_in(u->machine);
+		r = machine_park_in_time(u->machine, h->stops_guest ? NULL : u->machine->stand_in,
+					 &h->fds->stopped_ns, err);
 	}
-	stand_in_arm(&h->stand_in, false);
-	return 0;
+	if (r == 0)
+		stand_in_arm(&h->stand_in, false);
+	return r;
 }
 
 void undo_pause(struct update *u)

@@ -10,37 +10,44 @@
 #include "crew_impl.h"
 
 #define PARK_SPIN_NS 200000
+#define NO_LIMIT_NS (UINT64_MAX / 2)
 
-/* told: but for those that are to run. */
-static bool are_parked(struct crew *crew, bool told)
+/* The first that is not; NULL: all are. told: but for those that are to run. */
+static struct crew_member *not_parked(struct crew *crew, bool told)
 {
 	for (uint32_t i = 0; i < crew->count; i++) {
 		struct crew_member *cm = &crew->members[i];
 
 		if (!atomic_load(&cm->parked) && !(told && atomic_load(&cm->goal) == CREW_RUN))
-			return false;
+			return cm;
 	}
-	return true;
+	return NULL;
 }
 
-static void wait_parked(struct crew *crew, bool told)
+/* NULL, or one that is not parked when the time is over. */
+static struct crew_member *wait_parked(struct crew *crew, bool told, uint64_t end_ns)
 {
 	const uint64_t give_up = now_ns() + PARK_SPIN_NS;
+	const struct timespec end = ns_to_timespec(end_ns);
+	struct crew_member *late;
+	bool in_time = true;
 
 	/*
 	 * Most are there at once, sooner than this thread would have gone to sleep and come back.
 	 */
-	while (crew->host_cpus > 1 && !are_parked(crew, told) && crew_wait_awake(give_up))
+	while (crew->host_cpus > 1 && not_parked(crew, told) && crew_wait_awake(give_up))
 		;
 	pthread_mutex_lock(&crew->lock);
-	while (!are_parked(crew, told))
-		pthread_cond_wait(&crew->parked, &crew->lock);
+	while ((late = not_parked(crew, told)) && in_time)
+		in_time = pthread_cond_clockwait(&crew->parked, &crew->lock, CLOCK_MONOTONIC,
+						 &end) == 0;
 	pthread_mutex_unlock(&crew->lock);
+	return late;
 }
 
 void crew_wait_parked(struct crew *crew)
 {
-	wait_parked(crew, false);
+	wait_parked(crew, false, now_ns() + NO_LIMIT_NS);
 }
 
 static void tell_to_park(struct crew_member *cm)
@@ -51,7 +58,7 @@ static void tell_to_park(struct crew_member *cm)
 }
 
 /* Those that are in the way of nobody: the others run meanwhile. */
-static void park_waiting(struct crew *crew)
+static struct crew_member *park_waiting(struct crew *crew, uint64_t end_ns)
 {
 	for (uint32_t i = 0; i < crew->count; i++) {
 		struct crew_member *cm = &crew->members[i];
@@ -61,7 +68,7 @@ static void park_waiting(struct crew *crew)
 		if (cm->waited)
 			tell_to_park(cm);
 	}
-	wait_parked(crew, true);
+	return wait_parked(crew, true, end_ns);
 }
 
 static void choose_who_stays_awake(struct crew *crew)
@@ -87,29 +94,51 @@ void crew_rouse(struct crew *crew)
 			crew_wake(&crew->members[i]);
 }
 
-uint64_t crew_park(struct crew *crew)
+static struct crew_member *park_busy(struct crew *crew, struct crew *next, uint64_t end_ns)
 {
-	return crew_park_for(crew, NULL);
-}
-
-uint64_t crew_park_for(struct crew *crew, struct crew *next)
-{
-	uint64_t last = 0;
-
-	park_waiting(crew);
 	choose_who_stays_awake(crew);
 	for (uint32_t i = 0; i < crew->count; i++)
 		if (!crew->members[i].waited)
 			tell_to_park(&crew->members[i]);
 	if (next)
 		crew_rouse(next);
-	crew_wait_parked(crew);
+	return wait_parked(crew, false, end_ns);
+}
+
+static int hangs(const struct crew_member *cm, struct error *err)
+{
+	return err_set(err, ETIMEDOUT, "%s %u does not stop: its thread hangs",
+		       cm->crew->ops->title, cm->id);
+}
+
+int crew_park_for(struct crew *crew, struct crew *next, uint64_t timeout_ns, uint64_t *stopped_ns,
+		  struct error *err)
+{
+	const uint64_t end_ns = now_ns() + timeout_ns;
+	struct crew_member *late = park_waiting(crew, end_ns);
+	uint64_t last = 0;
+
+	if (!late)
+		late = park_busy(crew, next, end_ns);
+	if (late) {
+		crew_unpark(crew);
+		return hangs(late, err);
+	}
 	for (uint32_t i = 0; i < crew->count; i++) {
 		atomic_store(&crew->members[i].entered_ns, 0);
 		if (crew->members[i].stopped_ns > last)
 			last = crew->members[i].stopped_ns;
 	}
-	return last;
+	*stopped_ns = last;
+	return 0;
+}
+
+uint64_t crew_park(struct crew *crew)
+{
+	uint64_t stopped_ns = 0;
+
+	crew_park_for(crew, NULL, NO_LIMIT_NS, &stopped_ns, NULL);
+	return stopped_ns;
 }
 
 void crew_keep_awake(struct crew *crew, bool on)
@@ -124,8 +153,7 @@ static int call_off(struct crew_member *cm, struct error *err)
 {
 	cm->visit = NULL;
 	atomic_store(&cm->goal, CREW_RUN);
-	return err_set(err, ETIMEDOUT, "%s %u does not stop: its thread hangs",
-		       cm->crew->ops->title, cm->id);
+	return hangs(cm, err);
 }
 
 int crew_visit(struct crew *crew, uint32_t id, crew_job_fn *fn, void *opaque, uint64_t timeout_ns,

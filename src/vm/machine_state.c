@@ -12,12 +12,6 @@
 #include "machine_state.h"
 #include "vcpu_run.h"
 
-/*
- * For a vCPU's thread to come, while nobody turns the event loop. A cgroup beyond its memory.high
- * may keep it for 2 s.
- */
-#define VISIT_NS 3000000000ull
-
 static const struct vmstate_field machine_fields[] = {
 	VMSTATE_STRING(struct machine_guest, name), VMSTATE_U64(struct machine_guest, ram_size),
 	VMSTATE_U32(struct machine_guest, cpus), VMSTATE_U32(struct machine_guest, run_state),
@@ -186,7 +180,7 @@ int machine_read_vcpus(struct machine *m, struct error *err)
 		vcpu_reading_count(&m->vcpus[i].reading);
 		if (m->vcpus[0].state->tsc_offset != offset) /* as in get_other_tscs() */
 			m->vcpus[i].reading.waited = false;
-		r = crew_visit(m->crew, i, get_vcpu, m, VISIT_NS, err);
+		r = crew_visit(m->crew, i, get_vcpu, m, MACHINE_STOP_NS, err);
 		crew_note_waited(m->crew, i, vcpu_state_waits(m->vcpus[i].state));
 	}
 	m->vcpus_are_read = r == 0;

@@ -5,6 +5,12 @@
 
 #include <molt/vm/machine.h>
 
+/*
+ * For a vCPU's thread to come to the park, while nobody turns the event loop. A cgroup beyond its
+ * memory.high may keep it for 2 s.
+ */
+#define MACHINE_STOP_NS 3000000000ull
+
 /* The stream's "machine" section into m->guest, with header's version and uuid. */
 int machine_load_config(struct machine *m, struct stream *s, struct error *err);
 

@@ -3,14 +3,17 @@
  * now. */
 #include <molt/vm/machine.h>
 
+#include "machine_state.h"
+
 uint64_t machine_park_vcpus(struct machine *m)
 {
 	return crew_park(m->crew);
 }
 
-uint64_t machine_park_for_stand_in(struct machine *m)
+int machine_park_in_time(struct machine *m, struct crew *next, uint64_t *stopped_ns,
+			 struct error *err)
 {
-	return crew_park_for(m->crew, m->stand_in);
+	return crew_park_for(m->crew, next, MACHINE_STOP_NS, stopped_ns, err);
 }
 
 void machine_rouse_vcpus(struct machine *m)

@@ -135,8 +135,9 @@ STAGE(int, stand_in_start, (struct stand_in * s, struct error *err), (s, err),
       predecessor("stand-in"), if (r == 0) faults_note_stand_in(s->child.pid))
 STAGE(int, machine_read_vcpus, (struct machine * m, struct error *err), (m, err),
       predecessor("read-vcpus"), (void)0)
-STAGE(uint64_t, machine_park_vcpus, (struct machine * m), (m), predecessor("pause"), (void)0)
-STAGE(uint64_t, machine_park_for_stand_in, (struct machine * m), (m), predecessor("pause"), (void)0)
+STAGE(int, machine_park_in_time,
+      (struct machine * m, struct crew *next, uint64_t *stopped_ns, struct error *err),
+      (m, next, stopped_ns, err), predecessor("pause"), (void)0)
 STAGE(int, machine_quiesce, (struct machine * m, struct error *err), (m, err),
       predecessor("quiesce"), (void)0)
 STAGE(int, machine_save,

@@ -358,6 +358,43 @@ static void test_one_that_does_not_come_to_a_visit(void **state)
 	crew_bench_free(b);
 }
 
+static bool first_waits(struct crew_member *cm)
+{
+	return cm->id == 1;
+}
+
+/* Whether it is one of those that are parked before the others or not. */
+static void park_in_vain(bool waits)
+{
+	unsigned int counts[SLEEPERS_MAX];
+	struct error err = ERROR_INIT;
+	struct crew_bench *b;
+	uint64_t stopped = 1;
+
+	b = bench_with_one_stuck(counts);
+	b->ops.waits = waits ? first_waits : NULL;
+	assert_int_equal(crew_park_for(&b->crew, NULL, SECOND / 20, &stopped, &err), -ETIMEDOUT);
+	assert_non_null(strstr(err.text, "sleeper 1 "));
+	assert_int_equal(stopped, 1);
+	assert_int_equal(b->sleepers[1].sleeps, counts[1]);
+	if (waits) /* the others were not told */
+		for (uint32_t id = 0; id < 3; id++)
+			crew_bench_wake(b, id);
+	atomic_store(&stuck, false);
+	assert_true(crew_bench_wait_asleep(b, counts));
+	assert_int_equal(crew_park_for(&b->crew, NULL, 10 * SECOND, &stopped, &err), 0);
+	assert_true(stopped > 1);
+	assert_true(crew_bench_is_quiet(b));
+	crew_bench_free(b);
+}
+
+static void test_one_that_does_not_park_in_time(void **state)
+{
+	(void)state;
+	park_in_vain(false);
+	park_in_vain(true);
+}
+
 /* Just when it comes: it is visited or not, and in any case it runs on. */
 static void test_a_visit_that_is_called_off_at_any_moment(void **state)
 {
@@ -419,6 +456,7 @@ static void test_roused_ones_stay_awake_for_a_while(void **state)
 {
 	unsigned int counts[SLEEPERS_MAX];
 	struct crew_bench *b;
+	uint64_t stopped;
 
 	(void)state;
 	b = crew_bench_new(2);
@@ -442,7 +480,7 @@ static void test_roused_ones_stay_awake_for_a_while(void **state)
 		crew_bench_count_sleeps(b, counts);
 		crew_unpark(&b->crew);
 		assert_true(crew_bench_wait_asleep(b, counts));
-		crew_park_for(&b->crew, &b->crew);
+		assert_int_equal(crew_park_for(&b->crew, &b->crew, 10 * SECOND, &stopped, NULL), 0);
 		assert_true(crew_bench_is_quiet(b));
 	}
 	crew_bench_free(b);
@@ -648,6 +686,7 @@ int main(void)
 		cmocka_unit_test(test_those_that_wait_are_parked_first),
 		cmocka_unit_test(test_a_visit_stops_one_alone),
 		cmocka_unit_test(test_one_that_does_not_come_to_a_visit),
+		cmocka_unit_test(test_one_that_does_not_park_in_time),
 		cmocka_unit_test(test_a_visit_that_is_called_off_at_any_moment),
 		cmocka_unit_test(test_roused_ones_stay_awake_for_a_while),
 		cmocka_unit_test(test_one_wakes_up_where_it_is_told_to),

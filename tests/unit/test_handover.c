@@ -467,6 +467,50 @@ static void test_paused_machine_stays_paused(void **state)
 	update_bench_fini(&t);
 }
 
+/* ---- a vCPU that does not stop ---- */
+
+static struct {
+	const struct crew_ops *usual;
+	uint32_t id;
+	_Atomic bool on;
+} hang;
+
+static void kick_in_vain(struct crew_member *cm)
+{
+	if (cm->id != hang.id || !atomic_load(&hang.on))
+		hang.usual->kick(cm);
+}
+
+/* The last one's thread does not come out of KVM_RUN; then it does, and all is as ever. */
+static void must_fail_for_one_that_hangs(uint32_t cpus, const char *words)
+{
+	struct update_bench t;
+	struct crew_ops ops;
+
+	update_bench_init(&t, cpus);
+	hang.usual = t.b.m.crew->ops;
+	hang.id = cpus - 1;
+	ops = *hang.usual;
+	ops.kick = kick_in_vain;
+	t.b.m.crew->ops = &ops;
+	run_machine(&t);
+	atomic_store(&hang.on, true);
+	update_bench_must_fail(&t, "{\"no-check\":true}", words);
+	must_still_run(&t);
+	atomic_store(&hang.on, false);
+	update_bench_must_fail(&t, "{\"no-check\":true}", "exec: successor");
+	must_still_run(&t);
+	update_bench_fini(&t);
+}
+
+static void test_a_vcpu_that_does_not_stop(void **state)
+{
+	(void)state;
+	update_bench_skip_under_tsan();
+	must_fail_for_one_that_hangs(2, "read vCPUs: vCPU 1 does not stop");
+	must_fail_for_one_that_hangs(1, "pause: vCPU 0 does not stop");
+}
+
 /* ---- a state that cannot be saved ---- */
 
 static void test_rooms_above_fail_to_save(void **state)
@@ -739,6 +783,7 @@ int main(void)
 		cmocka_unit_test(test_what_a_stand_in_leaves_at_work_is_made_anew),
 		cmocka_unit_test(test_a_stand_in_that_was_faster_is_not_killed),
 		cmocka_unit_test(test_paused_machine_stays_paused),
+		cmocka_unit_test(test_a_vcpu_that_does_not_stop),
 		cmocka_unit_test(test_rooms_above_fail_to_save),
 		cmocka_unit_test(test_kvm_fails_to_tell),
 		cmocka_unit_test(test_state_file_that_is_none),

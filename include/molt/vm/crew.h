@@ -174,8 +174,12 @@ void crew_forget(struct crew *crew);
  */
 uint64_t crew_park(struct crew *crew);
 
-/* The same, and meanwhile, where next is not NULL, crew_rouse(next): who is to run after it. */
-uint64_t crew_park_for(struct crew *crew, struct crew *next);
+/*
+ * The same, and meanwhile, where next is not NULL, crew_rouse(next): who is to run after it. Where
+ * one does not park in time all run on: -ETIMEDOUT then, with its name in *err.
+ */
+int crew_park_for(struct crew *crew, struct crew *next, uint64_t timeout_ns, uint64_t *stopped_ns,
+		  struct error *err);
 
 /* Waits the same, but kicks nobody: they were started, or told, before. */
 void crew_wait_parked(struct crew *crew);

@@ -200,10 +200,12 @@ void machine_tell_paused(struct machine *m);
  */
 uint64_t machine_park_vcpus(struct machine *m);
 /*
- * The same where the stand-in's threads are to go on, and where this crew's are soon: they wake up
- * and stay awake, until machine_keep_awake() ends it.
+ * The same for vCPUs that run, and where one does not stop within MACHINE_STOP_NS they run on:
+ * -ETIMEDOUT. Where next is not NULL its threads are to go on, the stand-in's: they wake up and
+ * stay awake, until machine_keep_awake() ends it; and where this crew's are soon.
  */
-uint64_t machine_park_for_stand_in(struct machine *m);
+int machine_park_in_time(struct machine *m, struct crew *next, uint64_t *stopped_ns,
+			 struct error *err);
 void machine_rouse_vcpus(struct machine *m);
 
 void machine_unpark_vcpus(struct machine *m);
