@@ -354,8 +354,10 @@ int handover_exec(struct hand_over *h, struct machine *m, struct error *err)
 	r = fdtable_write_by(h->fds, &h->w, h->table_fd, err);
 	if (r < 0)
 		return r;
-	if (h->handed_over && stand_in_wait_serving(&h->stand_in, err) < 0)
-		return -ECHILD;
+	if (h->handed_over)
+		r = stand_in_wait_serving(&h->stand_in, err);
+	if (r < 0)
+		return r;
 	if (h->handed_over && !h->keep_off.on)
 		handover_keep_off(h, m);
 	stand_in_arm(&h->stand_in, true);

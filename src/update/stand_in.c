@@ -204,11 +204,17 @@ void stand_in_hand_over(struct stand_in *s)
 
 int stand_in_wait_serving(struct stand_in *s, struct error *err)
 {
-	while (!atomic_load(&s->serves) && !has_ended(s)) {
+	/* By then it would have taken the guest back, if it were not stopped. */
+	const uint64_t end = now_ns() + s->deadline_ms * 1000000ull;
+
+	while (!atomic_load(&s->serves) && !has_ended(s) && now_ns() < end) {
 		wait_on(&s->serves, 0);
 		wake(s->wake_fd); /* the guest has nobody until it has heard of it */
 	}
-	return atomic_load(&s->serves) ? 0 : err_set(err, ECHILD, "the stand-in has ended");
+	if (atomic_load(&s->serves))
+		return 0;
+	return has_ended(s) ? err_set(err, ECHILD, "the stand-in has ended")
+			    : err_set(err, ETIMEDOUT, "the stand-in does not serve the guest");
 }
 
 /*

@@ -178,7 +178,7 @@ void stand_in_hand_over(struct stand_in *s);
 
 /*
  * Before the exec: waits until it has seen that it has the guest, which runs meanwhile. -ECHILD
- * where it has ended instead.
+ * where it has ended instead, -ETIMEDOUT where it is stopped, or hangs.
  */
 int stand_in_wait_serving(struct stand_in *s, struct error *err);
 

@@ -448,6 +448,26 @@ static void test_a_stand_in_that_was_faster_is_not_killed(void **state)
 	close(l.s.wake_fd);
 }
 
+/* SIGSTOP has come to it, before it has looked at the page. */
+static void test_a_stand_in_that_does_not_serve_is_not_waited_for_long(void **state)
+{
+	struct stand_in s = STAND_IN_NONE;
+	struct error err = ERROR_INIT;
+
+	(void)state;
+	make_page(&s);
+	s.child = child_that_does_not_end();
+	assert_true(child_hold(&s.child));
+	s.deadline_ms = 100;
+	assert_int_equal(stand_in_wait_serving(&s, &err), -ETIMEDOUT);
+	child_kill(&s.child, false);
+	assert_int_equal(stand_in_wait_serving(&s, &err), -ECHILD);
+	assert_true(child_wait(&s.child, 10000));
+	munmap(s.page, 4096);
+	close(s.page_fd);
+	close(s.wake_fd);
+}
+
 static void test_paused_machine_stays_paused(void **state)
 {
 	struct error err = ERROR_INIT;
@@ -782,6 +802,7 @@ int main(void)
 		cmocka_unit_test(test_an_old_stand_in_that_ends_hurries_nobody),
 		cmocka_unit_test(test_what_a_stand_in_leaves_at_work_is_made_anew),
 		cmocka_unit_test(test_a_stand_in_that_was_faster_is_not_killed),
+		cmocka_unit_test(test_a_stand_in_that_does_not_serve_is_not_waited_for_long),
 		cmocka_unit_test(test_paused_machine_stays_paused),
 		cmocka_unit_test(test_a_vcpu_that_does_not_stop),
 		cmocka_unit_test(test_rooms_above_fail_to_save),
