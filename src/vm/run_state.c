@@ -46,10 +46,14 @@ int machine_resume(struct machine *m, struct error *err)
 
 int machine_pause(struct machine *m, struct error *err)
 {
-	(void)err;
+	uint64_t stopped_ns;
+	int r;
+
 	if (m->guest.run_state != RUN_STATE_RUNNING)
 		return 0;
-	machine_park_vcpus(m);
+	r = machine_park_in_time(m, NULL, &stopped_ns, err);
+	if (r < 0)
+		return r;
 	m->guest.run_state = RUN_STATE_PAUSED;
 	emit(m, MACHINE_EVENT_STOP, NULL);
 	return 0;

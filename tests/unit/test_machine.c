@@ -219,6 +219,42 @@ static void test_resume_and_pause(void **state)
 	bench_fini(&b);
 }
 
+static const struct crew_ops *usual_ops;
+static _Atomic bool hangs;
+
+static void kick_in_vain(struct crew_member *cm)
+{
+	if (cm->id != 1 || !atomic_load(&hangs))
+		usual_ops->kick(cm);
+}
+
+/* One that does not come out of KVM_RUN. */
+static void test_a_vcpu_that_does_not_stop_keeps_the_guest_running(void **state)
+{
+	struct error err = ERROR_INIT;
+	struct crew_ops ops;
+	struct bench b;
+
+	(void)state;
+	bench_init(&b, 2);
+	usual_ops = b.m.crew->ops;
+	ops = *usual_ops;
+	ops.kick = kick_in_vain;
+	b.m.crew->ops = &ops;
+	bench_run(&b);
+	machine_wait_entered(&b.m);
+	atomic_store(&hangs, true);
+	assert_int_equal(machine_pause(&b.m, &err), -ETIMEDOUT);
+	assert_non_null(strstr(err.text, "vCPU 1 does not stop"));
+	assert_int_equal(b.m.guest.run_state, RUN_STATE_RUNNING);
+	bench_play(&b, 0, fake_in(0x1234, 1));
+	fake_vcpu_wait_played(b.kvm, b.m.vcpus[0].fd);
+	atomic_store(&hangs, false);
+	assert_int_equal(machine_pause(&b.m, &err), 0);
+	assert_string_equal(b.events, "RESUME STOP ");
+	bench_fini(&b);
+}
+
 /* After a pause and before the guest runs; at the first start there was no pause. */
 static void test_the_guest_is_told_of_a_pause(void **state)
 {
@@ -670,6 +706,7 @@ int main(void)
 		cmocka_unit_test(test_boot_failure_is_told),
 		cmocka_unit_test(test_no_descriptor_is_leaked),
 		cmocka_unit_test(test_resume_and_pause),
+		cmocka_unit_test(test_a_vcpu_that_does_not_stop_keeps_the_guest_running),
 		cmocka_unit_test(test_the_guest_is_told_of_a_pause),
 		cmocka_unit_test(test_parking_tells_when_the_last_stopped),
 		cmocka_unit_test(test_spare_cpus_are_those_without_a_vcpu),
