@@ -181,11 +181,10 @@ static void flush_by_thread(struct chardev *cd)
 
 void chardev_output_init(struct chardev *cd)
 {
-	struct stat st;
+	int type = fd_type(cd->out_fd);
 
 	writer_init(&cd->writer, &file_ops, cd);
-	cd->out_threaded = cd->out_fd >= 0 && fstat(cd->out_fd, &st) == 0 &&
-			   (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode));
+	cd->out_threaded = type == S_IFREG || type == S_IFBLK;
 }
 
 void chardev_flush(struct chardev *cd)

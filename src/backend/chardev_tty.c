@@ -75,9 +75,7 @@ const struct chardev_kind chardev_null = {
 
 static bool is_socket(int fd)
 {
-	struct stat st;
-
-	return fstat(fd, &st) == 0 && S_ISSOCK(st.st_mode);
+	return fd_type(fd) == S_IFSOCK;
 }
 
 static void classify(struct chardev *cd)
@@ -279,10 +277,8 @@ static void tty_input_error(struct chardev *cd, int error)
 
 static void tty_output_error(struct chardev *cd, int error)
 {
-	struct stat st;
-
 	/* A full disk may get room again; a reader that went away does not come back. */
-	chardev_lose_output(cd, error, fstat(cd->out_fd, &st) < 0 || !S_ISREG(st.st_mode));
+	chardev_lose_output(cd, error, !cd->out_threaded);
 }
 
 static size_t tty_filter(struct chardev *cd, uint8_t *data, size_t len)

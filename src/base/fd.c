@@ -106,6 +106,15 @@ int fd_memfd(const char *name, unsigned int flags)
 	return fd < 0 ? -errno : fd;
 }
 
+int fd_type(int fd)
+{
+	struct statx st;
+
+	if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &st) < 0)
+		return -errno;
+	return st.stx_mode & S_IFMT;
+}
+
 bool fd_ready(int fd, short events)
 {
 	struct pollfd pfd = { .fd = fd, .events = events };

@@ -92,12 +92,9 @@ enum log_level log_get_level(void)
 	return (enum log_level)atomic_load(&log_level);
 }
 
-/* Once: a file system that hangs may not answer either. */
 static void note_kind(void)
 {
-	struct stat st;
-
-	atomic_store(&is_file, fstat(atomic_load(&log_fd), &st) == 0 && S_ISREG(st.st_mode));
+	atomic_store(&is_file, fd_type(atomic_load(&log_fd)) == S_IFREG);
 }
 
 void log_set_fd(int fd)

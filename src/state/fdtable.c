@@ -131,11 +131,11 @@ static int anonymous_kind(int fd)
 
 int fd_kind_of(int fd)
 {
-	struct stat st;
+	int type = fd_type(fd);
 
-	if (fstat(fd, &st) < 0)
-		return -errno;
-	if (S_ISREG(st.st_mode)) {
+	if (type < 0)
+		return type;
+	if (type == S_IFREG) {
 		int seals = fcntl(fd, F_GET_SEALS);
 
 		if (seals < 0 && errno != EINVAL)
@@ -143,13 +143,13 @@ int fd_kind_of(int fd)
 		/* A plain file on tmpfs answers too, always with F_SEAL_SEAL alone. */
 		return seals >= 0 && seals != F_SEAL_SEAL ? FD_KIND_MEMFD : FD_KIND_FILE;
 	}
-	if (S_ISSOCK(st.st_mode))
+	if (type == S_IFSOCK)
 		return socket_kind(fd);
-	if (S_ISCHR(st.st_mode))
+	if (type == S_IFCHR)
 		return isatty(fd) ? FD_KIND_TTY : FD_KIND_CHAR;
-	if (S_ISFIFO(st.st_mode))
+	if (type == S_IFIFO)
 		return FD_KIND_PIPE;
-	return (st.st_mode & S_IFMT) == 0 ? anonymous_kind(fd) : FD_KIND_OTHER;
+	return type == 0 ? anonymous_kind(fd) : FD_KIND_OTHER;
 }
 
 /*

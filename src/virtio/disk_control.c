@@ -138,9 +138,7 @@ static void ask_process(struct disk *d)
 /* It is as long as it is; molt only looks. */
 static bool is_block_device(const struct disk *d)
 {
-	struct stat st;
-
-	return fstat(d->host.file, &st) == 0 && S_ISBLK(st.st_mode);
+	return fd_type(d->host.file) == S_IFBLK;
 }
 
 static int set_length(const struct disk *d, uint64_t bytes, struct error *err)

@@ -14,6 +14,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -32,6 +33,16 @@ struct fixture {
 	int others[2]; /* the other ends */
 	struct error err;
 };
+
+/* The libraries' fstat() in its place; of one file it is noted. */
+static int watched = -1;
+static unsigned int asked;
+
+int fstat(int fd, struct stat *st)
+{
+	asked += fd == watched;
+	return (int)syscall(SYS_newfstatat, fd, "", st, AT_EMPTY_PATH);
+}
 
 static int listening_socket(void)
 {
@@ -183,6 +194,22 @@ static void test_what_others_sent_may_be_anything(void **state)
 		close(fds[i]);
 	}
 	must_not_read(f, EBADF, "'sent' 0");
+}
+
+/* That may hang, or first write out what a disk's I/O process has written, in an update's pause. */
+static void test_no_file_system_is_asked(void **state)
+{
+	struct fixture *f = *state;
+	struct stat st;
+
+	watched = f->fds[FD_KIND_FILE - 1];
+	asked = 0;
+	add_all(f);
+	pass(f);
+	assert_int_equal(asked, 0);
+	assert_int_equal(fstat(watched, &st), 0);
+	assert_int_equal(asked, 1);
+	watched = -1;
 }
 
 static void test_file_on_tmpfs_is_a_file(void **state)
@@ -504,6 +531,7 @@ int main(void)
 		CASE(test_kinds),
 		CASE(test_what_was_other_stays_so),
 		CASE(test_what_others_sent_may_be_anything),
+		CASE(test_no_file_system_is_asked),
 		CASE(test_file_on_tmpfs_is_a_file),
 		CASE(test_datagram_socket_is_other),
 		CASE(test_round_trip),

@@ -46,6 +46,12 @@ int fd_memfd(const char *name, unsigned int flags);
  */
 const char *fd_output_hint(const char *path, int code);
 
+/*
+ * What it is, as in a mode (S_IFREG and so on), or -errno. No file system is asked: on NFS and FUSE
+ * fstat() waits for an answer, and on NFS until all that is to be written to the file is.
+ */
+int fd_type(int fd);
+
 /* Whether fd is ready for events (POLLIN, POLLOUT), or hung up, right now. */
 bool fd_ready(int fd, short events);
 
