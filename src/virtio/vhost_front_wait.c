@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <poll.h>
 
+#include <molt/base/end_signals.h>
 #include <molt/base/fd.h>
 
 #include "vhost_front_impl.h"
@@ -48,7 +49,7 @@ static bool wait_until_ready(struct vhost_front *f, unsigned int ms)
 	uint64_t until = now_ns() + ms * NS_PER_MS;
 
 	while (!f->guest->ready) {
-		if (now_ns() >= until || !f->live)
+		if (now_ns() >= until || !f->live || end_signals_pending())
 			return false;
 		turn(f, until);
 	}
@@ -61,6 +62,10 @@ int vhost_front_wait_ready(struct vhost_front *f, unsigned int ms, struct error 
 
 	if (wait_until_ready(f, ms))
 		return 0;
+	if (end_signals_pending())
+		return err_set(err, EINTR,
+			       "%s: ended by a signal while the back-end was waited for",
+			       f->setup.name);
 	why = f->last_error.code ? f->last_error.text : "it does not answer";
 	if (!f->setup.path)
 		return err_set(err, ETIMEDOUT, "%s: the back-end was not ready within %u ms: %s",

@@ -2,6 +2,7 @@
 /* What the owner asks for at any time, and back-ends that come and go. */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -10,6 +11,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <molt/base/end_signals.h>
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
 
@@ -768,6 +770,30 @@ static void nobody_at_the_path(void **state)
 	driver_fini(&d);
 }
 
+/* Ctrl-C while somebody is waited for at a start. */
+static void a_signal_that_ends_the_wait(void **state)
+{
+	struct error err = ERROR_INIT;
+	uint64_t begin = now_ns();
+	sigset_t ending;
+	struct driver d;
+	int sig;
+
+	(void)state;
+	log_set_level(LOG_LEVEL_ERROR - 1);
+	end_signals(&ending);
+	assert_int_equal(sigprocmask(SIG_BLOCK, &ending, NULL), 0);
+	driver_init(&d, "/nonexistent/socket", 1, 1);
+	vhost_front_resume(&d.front);
+	raise(SIGTERM);
+	assert_int_equal(vhost_front_wait_ready(&d.front, 5000, &err), -EINTR);
+	assert_true(now_ns() - begin < 4000000000ull);
+	assert_int_equal(sigwait(&ending, &sig), 0);
+	assert_int_equal(sig, SIGTERM);
+	assert_int_equal(sigprocmask(SIG_UNBLOCK, &ending, NULL), 0);
+	driver_fini(&d);
+}
+
 static int listener(const char *path, int backlog)
 {
 	struct sockaddr_un sun = { .sun_family = AF_UNIX };
@@ -839,6 +865,7 @@ int main(void)
 		cmocka_unit_test(a_closed_channel_is_no_fault),
 		cmocka_unit_test(a_process_that_was_stopped),
 		cmocka_unit_test(nobody_at_the_path),
+		cmocka_unit_test(a_signal_that_ends_the_wait),
 		cmocka_unit_test(somebody_who_never_accepts),
 	};
 

@@ -269,7 +269,7 @@ void vhost_front_forget_queue(struct vhost_front *f, unsigned int queue);
 
 /*
  * For a cold start: serves this front-end alone until it is ready. -ETIMEDOUT with a sentence that
- * names the socket and the way out.
+ * names the socket and the way out; -EINTR within a second of a signal that ends molt.
  */
 int vhost_front_wait_ready(struct vhost_front *f, unsigned int ms, struct error *err);
 
