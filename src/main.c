@@ -120,7 +120,7 @@ static int dump_options(void)
 
 static bool is_help(const char *word)
 {
-	return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0;
+	return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0 || strcmp(word, "help") == 0;
 }
 
 static int dispatch(int argc, char **argv)
@@ -132,10 +132,8 @@ static int dispatch(int argc, char **argv)
 		print_usage(stderr);
 		return EXIT_USAGE;
 	}
-	if (strcmp(word, "help") == 0)
-		return help(argc > 2 && !is_help(argv[2]) ? argv[2] : NULL);
 	if (is_help(word))
-		return help(NULL);
+		return help(argc > 2 && !is_help(argv[2]) ? argv[2] : NULL);
 	if (strcmp(word, "--version") == 0 || strcmp(word, "-V") == 0)
 		return cmd_version(argc - 1, argv + 1);
 	if (strcmp(word, "--dump-options") == 0)

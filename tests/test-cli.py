@@ -937,12 +937,13 @@ class Main(Base):
             self.expect(molt(*args), 2, "", "try 'molt run --help'")
 
     def test_help(self):
-        for args in (["help"], ["--help"], ["-h"], ["help", "--help"], ["help", "-h"]):
+        for args in (["help"], ["--help"], ["-h"], ["help", "--help"], ["help", "-h"], ["help", "help"]):
             result = molt(*args)
             self.expect(result, 0)
             for sub in ("run", "update", "ctl", "stats", "state", "version", "io"):
                 self.assertIn(f"\n  {sub} ", result.stdout)
-        self.assertEqual(molt("help", "ctl").stdout, molt("ctl", "--help").stdout)
+        for args in (["help", "ctl"], ["--help", "ctl"], ["-h", "ctl"]):
+            self.assertEqual(molt(*args).stdout, molt("ctl", "--help").stdout)
 
     def test_help_fits_a_terminal(self):
         for sub in ("run", "update", "ctl", "stats", "state", "version", "io"):
