@@ -263,6 +263,37 @@ class Ctl(Base):
         self.serve(None)
         self.expect(molt("ctl", self.path, "x"), 1, "", "the connection was lost")
 
+    def serve_and_end(self, listener, cpu):
+        """Answers when a request's last bracket is there, and is gone after the second answer."""
+        os.sched_setaffinity(0, {cpu})
+        conn, _ = listener.accept()
+        with conn:
+            conn.sendall(json.dumps(GREETING).encode() + b"\r\n")
+            for _ in range(2):
+                text = b""
+                while not text.strip() or text.count(b"{") > text.count(b"}"):
+                    text += conn.recv(65536)
+                conn.sendall(b'{"return": {}}\r\n')
+
+    def test_a_server_that_ends_as_soon_as_it_can(self):
+        """Here before the client, which has the CPU when nobody else wants it, can send any more."""
+        cpu = min(os.sched_getaffinity(0))
+
+        def give_way():
+            os.sched_setaffinity(0, {cpu})
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(self.path)
+            listener.listen()
+            for _ in range(10):
+                server = threading.Thread(target=self.serve_and_end, args=(listener, cpu), daemon=True)
+                server.start()
+                result = subprocess.run([MOLT, "ctl", self.path, "quit"], capture_output=True, text=True, timeout=30,
+                                        preexec_fn=give_way, check=False)
+                self.expect(result, 0, "")
+                server.join()
+
     def test_time_limit_covers_connecting(self):
         """Of a stopped server the backlog is full; once it takes connections we get through."""
         with full_backlog(self.path) as (listener, waiting):

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -84,15 +85,25 @@ static int send_request(struct client *c, const char *text, size_t len, struct e
 	return 0;
 }
 
+/*
+ * The request as it is sent, all at once: a server that ends when it has the last bracket is not
+ * there any more for what comes behind. NULL where there is no memory.
+ */
+static char *request_line(json_t *msg)
+{
+	_cleanup_free_ char *text = msg ? json_dumps(msg, JSON_COMPACT) : NULL;
+	char *line = NULL;
+
+	return text && asprintf(&line, "%s\r\n", text) >= 0 ? line : NULL;
+}
+
 static int send_message(struct client *c, json_t *msg, struct error *err)
 {
-	_cleanup_free_ char *text = json_dumps(msg, JSON_COMPACT);
-	int r;
+	_cleanup_free_ char *line = request_line(msg);
 
-	if (!text)
+	if (!line)
 		return err_set(err, ENOMEM, "no memory for a request");
-	r = send_request(c, text, strlen(text), err);
-	return r < 0 ? r : send_request(c, "\r\n", 2, err);
+	return send_request(c, line, strlen(line), err);
 }
 
 static int make_room(struct client *c, struct error *err)
@@ -199,13 +210,13 @@ int client_call(struct client *c, json_t *request, json_t **result, struct error
 }
 
 /* The descriptor travels with the first byte of the request that names it. */
-static int send_with_fd(struct client *c, const char *text, int fd, struct error *err)
+static int send_with_fd(struct client *c, const char *line, int fd, struct error *err)
 {
 	union {
 		struct cmsghdr align;
 		char buf[CMSG_SPACE(sizeof(int))];
 	} rights = { .buf = { 0 } };
-	struct iovec iov = { .iov_base = (char *)text, .iov_len = 1 };
+	struct iovec iov = { .iov_base = (char *)line, .iov_len = 1 };
 	struct msghdr msg = {
 		.msg_iov = &iov,
 		.msg_iovlen = 1,
@@ -228,22 +239,21 @@ static int send_with_fd(struct client *c, const char *text, int fd, struct error
 		if (r < 0)
 			return r;
 	}
-	r = send_request(c, text + 1, strlen(text + 1), err);
-	return r < 0 ? r : send_request(c, "\r\n", 2, err);
+	return send_request(c, line + 1, strlen(line + 1), err);
 }
 
 int client_give_fd(struct client *c, const char *name, int fd, struct error *err)
 {
 	json_t *request = json_pack("{s:s,s:{s:s}}", "execute", "getfd", "arguments", "fdname",
 				    name);
-	_cleanup_free_ char *text = request ? json_dumps(request, JSON_COMPACT) : NULL;
+	_cleanup_free_ char *line = request_line(request);
 	json_t *result = NULL;
 	int r;
 
 	json_decref(request);
-	if (!text)
+	if (!line)
 		return err_set(err, ENOMEM, "no memory for a request");
-	r = send_with_fd(c, text, fd, err);
+	r = send_with_fd(c, line, fd, err);
 	if (r == 0)
 		r = receive_answer(c, &result, err);
 	json_decref(result);
