@@ -35,7 +35,8 @@ static int make_memfd(const struct memory *mem, unsigned int index, struct error
 			"MiB",
 			(unsigned long long)(mem->size >> 10), (unsigned long long)page >> 20);
 	else if (ftruncate(fd, (off_t)r->size) < 0 || fcntl(fd, F_ADD_SEALS, RAM_SEALS) < 0)
-		err_sys(err, errno, "guest RAM of %llu MiB", (unsigned long long)(r->size >> 20));
+		err_sys(err, errno, "guest RAM of %llu MiB%s", (unsigned long long)(r->size >> 20),
+			errno == EFBIG ? " (RLIMIT_FSIZE must allow a file of that size)" : "");
 	else
 		return fd;
 	close(fd);

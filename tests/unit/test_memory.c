@@ -5,6 +5,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -12,6 +13,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -150,6 +152,24 @@ static void test_nobody_can_shrink_it(void **state)
 	assert_int_equal(ftruncate(mem.regions[0].fd, 2 * SMALL), -1);
 	assert_int_equal(fcntl(mem.regions[0].fd, F_GETFD), FD_CLOEXEC);
 	memory_destroy(&mem);
+}
+
+static void test_limit_of_file_sizes_is_named(void **state)
+{
+	struct error why = ERROR_INIT;
+	struct rlimit before, limit;
+	struct memory mem;
+
+	(void)state;
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+	limit = before;
+	limit.rlim_cur = SMALL / 2;
+	signal(SIGXFSZ, SIG_IGN);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+	assert_int_equal(memory_create(&mem, SMALL, NULL, NULL, &why), -EFBIG);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+	signal(SIGXFSZ, SIG_DFL);
+	assert_non_null(strstr(why.text, "RLIMIT_FSIZE"));
 }
 
 static void test_successor_has_the_same_memory(void **state)
@@ -352,6 +372,7 @@ int main(void)
 		cmocka_unit_test(test_read_and_write),
 		cmocka_unit_test(test_clear),
 		cmocka_unit_test(test_nobody_can_shrink_it),
+		cmocka_unit_test(test_limit_of_file_sizes_is_named),
 		cmocka_unit_test(test_successor_has_the_same_memory),
 		cmocka_unit_test(test_missing_half_is_noticed),
 		cmocka_unit_test(test_mappings_are_aligned),
