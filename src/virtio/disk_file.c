@@ -83,13 +83,25 @@ static int open_path(const struct disk_options *o, struct error *err)
 	return err_sys(err, errno, "disk %s", o->path);
 }
 
+/* A number that was not given may be one of molt's own by now, the log's or guest RAM's. */
+static int open_given(const struct disk_options *o, struct error *err)
+{
+	int flags = fcntl(o->fd, F_GETFD), fd;
+
+	if (flags < 0 || flags & FD_CLOEXEC)
+		return err_set(err, EBADF,
+			       "--disk fd=%d: molt was not started with this descriptor", o->fd);
+	fd = fcntl(o->fd, F_DUPFD_CLOEXEC, 3);
+	return fd < 0 ? err_sys(err, errno, "--disk fd=%d", o->fd) : fd;
+}
+
 int disk_file_open(const struct disk_options *o, int *fd, struct error *err)
 {
 	int r;
 
-	*fd = o->fd >= 0 ? fcntl(o->fd, F_DUPFD_CLOEXEC, 3) : open_path(o, err);
+	*fd = o->fd >= 0 ? open_given(o, err) : open_path(o, err);
 	if (*fd < 0)
-		return o->fd >= 0 ? err_sys(err, errno, "--disk fd=%d", o->fd) : *fd;
+		return *fd;
 	r = check_kind(o->path, *fd, err);
 	if (r == 0)
 		r = let_it_wait(o, *fd, err);

@@ -63,12 +63,27 @@ static void test_a_disk_waits(void **state)
 
 static void test_a_given_disk_waits(void **state)
 {
-	_cleanup_close_ int given = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+	_cleanup_close_ int given = open(path, O_RDWR | O_NONBLOCK);
 	const struct disk_options o = { .path = path, .fd = given };
 
 	(void)state;
 	assert_true(given >= 0);
 	must_wait(&o);
+}
+
+/* What is open under a number that nobody gave is molt's own. */
+static void test_a_disk_that_was_not_given(void **state)
+{
+	_cleanup_close_ int own = open(path, O_RDWR | O_CLOEXEC);
+	struct disk_options o = { .path = path, .fd = own };
+	int fd = -1;
+
+	(void)state;
+	assert_true(own >= 0);
+	assert_int_equal(disk_file_open(&o, &fd, &err), -EBADF);
+	assert_non_null(strstr(err.text, "was not started with"));
+	o.fd = 1 << 20;
+	assert_int_equal(disk_file_open(&o, &fd, &err), -EBADF);
 }
 
 /* And a FIFO nobody writes to is refused, not waited for. */
@@ -89,6 +104,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_a_disk_waits, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_given_disk_waits, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_disk_that_was_not_given, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_fifo_is_no_disk, setup, teardown),
 	};
 
