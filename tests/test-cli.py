@@ -233,6 +233,21 @@ class Ctl(Base):
                 self.assertEqual(proc.stdout.readline(), text + "\n")
             proc.terminate()
 
+    def test_events_end_with_their_reader(self):
+        """As soon as it goes, as for `grep -m1`, not when the next event comes."""
+        for restore in (True, False):
+            self.talk(json.dumps(GREETING).encode() + b'{"return": {}}{"event": "STOP"}')
+            with subprocess.Popen([MOLT, "ctl", "--events", self.path], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                  text=True, restore_signals=restore) as proc:
+                self.assertEqual(json.loads(proc.stdout.readline()), {"event": "STOP"})
+                proc.stdout.close()
+                try:
+                    self.assertEqual(proc.wait(timeout=10), -signal.SIGPIPE if restore else 1)
+                finally:
+                    proc.kill()
+                self.assertEqual("Broken pipe" in proc.stderr.read(), not restore)
+            os.unlink(self.path)
+
     def test_no_socket(self):
         self.expect(molt("ctl", self.path, "x"), 1, "", "there is none")
 
@@ -359,7 +374,7 @@ class Ctl(Base):
                 links = [os.readlink(f"/proc/{proc.pid}/fd/{fd}")
                          for fd in os.listdir(f"/proc/{proc.pid}/fd")]
                 proc.terminate()
-        self.assertEqual(len(links), 4, links)
+        self.assertEqual(len(links), 5, links)  # the standard ones, the socket, and what watches the output
         self.assertNotIn(os.path.realpath(MOLT), links)
 
 

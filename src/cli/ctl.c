@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* `molt ctl`: one command over the control socket. */
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
 
 #include <molt/base/fd.h>
 #include <molt/base/printable.h>
@@ -102,13 +105,29 @@ static void print_event(void *opaque, json_t *msg)
 	fflush(stdout);
 }
 
-/* Until the connection ends, which is as good an end as any, or nobody reads what is printed. */
+/* Readable when standard output's reader is gone; 0 where it has none, as a file. */
+static int watch_output(void)
+{
+	struct epoll_event errors_alone = { 0 };
+	int fd = epoll_create1(EPOLL_CLOEXEC);
+
+	if (fd >= 0 && epoll_ctl(fd, EPOLL_CTL_ADD, STDOUT_FILENO, &errors_alone) == 0)
+		return fd;
+	fd_close(&fd);
+	return 0;
+}
+
+/*
+ * Until the connection ends, which is as good an end as any, or nobody reads what is printed: then
+ * as if the next event had come already.
+ */
 static int follow_events(struct client *c, struct error *err)
 {
 	json_t *msg;
 	int r = 0;
 
 	client_set_timeout(c, 0);
+	c->cancel_fd = watch_output();
 	while (r == 0 && !ferror(stdout)) {
 		r = client_receive(c, &msg, err);
 		if (r == 0) {
@@ -116,6 +135,12 @@ static int follow_events(struct client *c, struct error *err)
 				print_event(NULL, msg);
 			json_decref(msg);
 		}
+	}
+	if (c->cancel_fd > 0)
+		close(c->cancel_fd);
+	if (r == -ECANCELED) {
+		raise(SIGPIPE);
+		return err_sys(err, EPIPE, "standard output");
 	}
 	return r == -ECONNRESET ? 0 : r;
 }
