@@ -148,6 +148,7 @@ class Walker:
                     directory=tempfile.mkdtemp(dir=self.dir))
 
     def begin(self):
+        self.disarm()  # after a fault at which the guest before this was lost
         self.reconnect()
         self.clean_update()
         self.before = self.vm.lasting_traces()
@@ -236,10 +237,13 @@ class Walker:
         os.remove(self.path("points"))
         return [Point(name, int(errno), site) for name, errno, site in map(str.split, lines)]
 
-    def arm(self, point, action):
+    def disarm(self):
         for name in ("arm", "fired", "stand-in", "waiting", "go"):
             if os.path.exists(self.path(name)):
                 os.remove(self.path(name))
+
+    def arm(self, point, action):
+        self.disarm()
         with open(self.path("arm.new"), "w") as f:
             f.write("%s %s\n" % (point, action))
         os.rename(self.path("arm.new"), self.path("arm"))
