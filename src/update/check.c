@@ -95,7 +95,7 @@ static int spawn(struct update *u, struct error *err)
 	program.standard_input = empty[0];
 	code = program_spawn(&program, &u->check.child);
 	close(empty[0]);
-	return code ? err_sys(err, code, "successor '%s'", h->argv[0]) : 0;
+	return code ? program_not_executed(code, h->argv[0], err) : 0;
 }
 
 static void add_reasons(json_t *reasons, struct error *err)

@@ -362,5 +362,5 @@ int handover_exec(struct hand_over *h, struct machine *m, struct error *err)
 		handover_keep_off(h, m);
 	stand_in_arm(&h->stand_in, true);
 	r = program_exec(h->program_fd, h->argv, h->envp);
-	return err_sys(err, -r, "successor '%s'", h->argv[0]);
+	return program_not_executed(-r, h->argv[0], err);
 }

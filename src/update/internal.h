@@ -288,6 +288,9 @@ bool handover_keep_off(struct hand_over *h, struct machine *m);
 /* Returns only where it failed. */
 int handover_exec(struct hand_over *h, struct machine *m, struct error *err);
 
+/* program.c: why it was not executed; of a file that was there it is the interpreter that is not. */
+int program_not_executed(int code, const char *name, struct error *err);
+
 /*
  * program.c: copies the executable in fd to a sealed memfd, or where the host has none that can be
  * executed takes fd as it is, and returns the descriptor; name is for the sentence. Refuses what is

@@ -39,6 +39,12 @@
 #define MFD_EXEC 0x0010u
 #endif
 
+int program_not_executed(int code, const char *name, struct error *err)
+{
+	return err_sys(err, code, "successor '%s'%s", name,
+		       code == ENOENT ? " or its interpreter" : "");
+}
+
 static int check_file(int fd, const char *name, struct stat *st, struct error *err)
 {
 	int flags = fcntl(fd, F_GETFL);

@@ -115,6 +115,22 @@ static void test_not_executable(void **state)
 	update_bench_fini(&t);
 }
 
+/* By its check and, not asked, by the exec itself. */
+static void test_a_script_whose_interpreter_is_missing(void **state)
+{
+	struct update_bench t;
+	const char *path;
+	char json[256];
+
+	(void)state;
+	update_bench_init(&t, 1);
+	path = update_bench_file(&t, "script", "#!/nowhere/sh\n", 0700);
+	snprintf(json, sizeof(json), "{\"command\":[\"%s\"]}", path);
+	update_bench_must_fail(&t, json, "or its interpreter: No such file");
+	must_fail_command(&t, path, "or its interpreter: No such file");
+	update_bench_fini(&t);
+}
+
 static void test_not_a_regular_file(void **state)
 {
 	struct update_bench t;
@@ -792,6 +808,7 @@ int main(void)
 		cmocka_unit_test(test_missing_program),
 		cmocka_unit_test(test_directory),
 		cmocka_unit_test(test_not_executable),
+		cmocka_unit_test(test_a_script_whose_interpreter_is_missing),
 		cmocka_unit_test(test_not_a_regular_file),
 		cmocka_unit_test(test_path_is_searched),
 		cmocka_unit_test(test_incoming_is_there_once),
