@@ -151,6 +151,18 @@ void faults_begin_stand_in(void)
 	faults_begin("stand-in", "make");
 }
 
+/*
+ * The side of the process that is gone. A thread of it may have been ended while it counted, with
+ * the lock that the next stand-in, or a check's child, would wait for.
+ */
+void faults_bury(void)
+{
+	struct side *gone = own() == &sides[0] ? &sides[1] : &sides[0];
+
+	gone->stage = NULL;
+	atomic_flag_clear(&gone->lock);
+}
+
 void faults_side(const char *side, const char *stage)
 {
 	own()->side = side;

@@ -12,6 +12,9 @@ void faults_begin(const char *side, const char *stage);
 /* The same in a stand-in that has just been made. */
 void faults_begin_stand_in(void);
 
+/* In a stand-in that takes the guest back: the other process is gone. */
+void faults_bury(void);
+
 /* From here on points belong to this stage. Its beginning is a point of its own. */
 void faults_stage(const char *stage);
 

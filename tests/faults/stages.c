@@ -183,7 +183,7 @@ VOID_STAGE(update_committed, (void *opaque), (opaque), faults_begin("stand-in", 
 
 /* From here on it takes the guest back. */
 VOID_STAGE(machine_take_back, (struct machine * m, bool stood_in), (m, stood_in),
-	   faults_stage("revive"), (void)0)
+	   (faults_bury(), faults_stage("revive")), (void)0)
 
 /* ---- the successor ---- */
 
