@@ -163,7 +163,7 @@ def each_call_fails(walker_class=ProbeWalker, number=None):
 
 def each_step_dies(walker_class=ProbeWalker, number=SAMPLE_DEADLY):
     """At the start of each stage, and at a sample of the calls."""
-    jobs = {action: recorded(walker_class).jobs(lambda point: may_die(point, action), action) for action in DEADLY}
+    jobs = {action: recorded(walker_class).jobs(may_die, action) for action in DEADLY}
     starts = [[job for job in some if job[1].endswith(":begin#1")] for some in jobs.values()]
     chosen = random.Random(SEED + "starts")
     every = [job for some in jobs.values() for job in some]
@@ -222,7 +222,7 @@ def test_with_a_busy_disk():
     news = {point for point in disk.points
             if fails(point) and (point.name.split(":")[2].split("#")[0], point.site) not in known}
     jobs = disk.jobs(lambda point: point in news, "error")
-    deaths = [job for action in DEADLY for job in disk.jobs(lambda point: may_die(point, action), action)]
+    deaths = [job for action in DEADLY for job in disk.jobs(may_die, action)]
     Walk(sample(jobs, SAMPLE_DISK, "disk") + sample(deaths, SAMPLE_DISK_DEADLY, "disk deaths"), DiskWalker).run()
     assert not [point.name for point in disk.points if ALLOCATING.match(point.name)]
 
