@@ -395,10 +395,13 @@ static void test_one_that_does_not_park_in_time(void **state)
 	park_in_vain(true);
 }
 
-/* Just when it comes: it is visited or not, and in any case it runs on. */
+/*
+ * Just when it comes: it is visited or not, and in any case it runs on. How many are called off is
+ * up to the scheduler, which may let it run at once whenever it is woken.
+ */
 static void test_a_visit_that_is_called_off_at_any_moment(void **state)
 {
-	unsigned int counts[SLEEPERS_MAX], missed = 0;
+	unsigned int counts[SLEEPERS_MAX];
 	struct crew_bench *b;
 
 	(void)state;
@@ -416,9 +419,7 @@ static void test_a_visit_that_is_called_off_at_any_moment(void **state)
 		r = crew_visit(&b->crew, 2, be_visited, &g, i % 100 * 1000, NULL);
 		assert_true(r == -7 || r == -ETIMEDOUT);
 		assert_int_equal(!pthread_equal(g.who[2], (pthread_t){ 0 }), r == -7);
-		missed += r == -ETIMEDOUT;
 	}
-	assert_true(missed > 0);
 	assert_true(crew_bench_wait_asleep(b, counts));
 	crew_park(&b->crew);
 	assert_true(crew_bench_is_quiet(b));
