@@ -200,7 +200,7 @@ void machine_tell_paused(struct machine *m);
  */
 uint64_t machine_park_vcpus(struct machine *m);
 /*
- * The same for vCPUs that run, and where one does not stop within MACHINE_STOP_NS they run on:
+ * The same for vCPUs that run, and where one does not stop within 3 s they run on:
  * -ETIMEDOUT. Where next is not NULL its threads are to go on, the stand-in's: they wake up and
  * stay awake, until machine_keep_awake() ends it; and where this crew's are soon.
  */
