@@ -198,10 +198,12 @@ def process_status(pid, tid=None):
         return dict(line.rstrip("\n").split(":\t", 1) for line in f if ":\t" in line)
 
 
-def process_stats():
-    """(pid, fields of its /proc/PID/stat from the state on) of all processes."""
+def process_stats(session=None):
+    """(pid, fields of its /proc/PID/stat from the state on) of all processes, or of those of one session."""
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
+            if session is not None and os.getsid(int(name)) != session:
+                continue  # asked so, for most are the kernel's threads, and a file of each takes ten times as long
             fd = os.open("/proc/%s/stat" % name, os.O_RDONLY)  # half the time that open() takes
             try:
                 text = os.read(fd, 4096)
@@ -214,7 +216,7 @@ def process_stats():
 
 def session_states(session):
     """{pid: state} of all processes of a session."""
-    return {pid: fields[0] for pid, fields in process_stats() if int(fields[3]) == session}
+    return {pid: fields[0] for pid, fields in process_stats(session)}
 
 
 def session_lives(pid):
@@ -515,13 +517,14 @@ class Vm:
             io = [pid for pid in others if is_io(pid)]  # whose parent may have been the predecessor
             for pid in set(others) - set(io):
                 hurry(pid)
+            alive = [pid for pid, state in others.items() if pid not in io and (not bodies or state != "Z")]
+            if alive:
+                return alive
             held = [what for what, _ in self.fds().values() if "molt-state" in what or "pidfd" in what]
             pidfds = sum("pidfd" in what for what in held)
             if len(io) == disks and pidfds == disks:
                 held = [what for what in held if "pidfd" not in what]
-            return [pid for pid, state in others.items()
-                    if pid not in io and (not bodies or state != "Z")] + held + [
-                        "thread " + name for name in self.threads() if name == "refault"]
+            return held + ["thread " + name for name in self.threads() if name == "refault"]
 
         self.wait_for(lambda: not left(), lambda: "end of what an update leaves for later: " + ", ".join(
             map(describe, left())))
