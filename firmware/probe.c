@@ -31,8 +31,9 @@
  * Options: period_ms=200, passes=0 (then power off; 0: never), ram_mib=all, timer_us=1000,
  * timer=periodic|deadline, lost_ms=200 (how long an interrupt may stay away), clock_us=1000 (how
  * far the clocks may part), xsave=on|off (off: FXSAVE state only), cpus=N (default: all that CPUID
- * tells), stall_ms=5000 (how long a CPU may make no progress). With exact=on timers are verified to
- * the tick: timer=oneshot too, pit=periodic|oneshot, early_us=300 (by how much a one-shot may come
+ * tells), stall_ms=5000 (how long a CPU may make no progress), brief=on|off (on: a pass line tells
+ * changes and no more, for each character is an exit to the VMM). With exact=on timers are verified
+ *to the tick: timer=oneshot too, pit=periodic|oneshot, early_us=300 (by how much a one-shot may come
  * early), late_us=2500 (how far a phase may be from where it was). A power button press ends it.
  */
 #include "probe.h"
@@ -40,6 +41,7 @@
 static struct probe *probes[MAX_CPUS];
 static unsigned int cpus = 1;
 static uint64_t stall_after;
+static bool brief;
 
 /* ------------------------------------------------------------------ every CPU */
 
@@ -135,12 +137,16 @@ static uint64_t print_pass(struct probe *p, uint64_t n, uint64_t printing)
 
 	print_gap = p->gap = 0;
 	sum_others(&ap_gap, &ap_irqs, &ap_holds, &verified);
-	print("probe: pass %lu gap_us=%lu print_us=%lu print_gap_us=%lu timer_irqs=%lu "
-	      "pit_irqs=%lu holds=%lu ram_rounds=%lu clock_us=%ld changes=%lu cpus=%u "
-	      "ap_gap_us=%lu ap_timer_irqs=%lu ap_holds=%lu verified=%lu\n",
-	      n, tsc_to_us(gap), tsc_to_us(printing), tsc_to_us(char_gap), *p->clocks.lapic.count,
-	      *p->clocks.pit.count, p->holds, ram_rounds, p->clocks.error / 1000, changes, cpus,
-	      tsc_to_us(ap_gap), ap_irqs, ap_holds, verified);
+	if (brief)
+		print("probe: pass %lu changes=%lu\n", n, changes);
+	else
+		print("probe: pass %lu gap_us=%lu print_us=%lu print_gap_us=%lu timer_irqs=%lu "
+		      "pit_irqs=%lu holds=%lu ram_rounds=%lu clock_us=%ld changes=%lu cpus=%u "
+		      "ap_gap_us=%lu ap_timer_irqs=%lu ap_holds=%lu verified=%lu\n",
+		      n, tsc_to_us(gap), tsc_to_us(printing), tsc_to_us(char_gap),
+		      *p->clocks.lapic.count, *p->clocks.pit.count, p->holds, ram_rounds,
+		      p->clocks.error / 1000, changes, cpus, tsc_to_us(ap_gap), ap_irqs, ap_holds,
+		      verified);
 	p->last = rdtsc();
 	p->exact.checked_at = p->last - print_gap; /* it ran meanwhile, as far as that tells */
 	return p->last - start;
@@ -197,6 +203,7 @@ void guest_main(void)
 	time_init();
 	print("probe: start tsc_khz=%lu\n", tsc_khz);
 	wanted = make_probes(wanted ? wanted : cpus_present());
+	brief = option_is("brief", "on");
 	stall_after = us_to_tsc(option_number("stall_ms", 5000) * 1000);
 	time_options();
 	features = regs_init();
