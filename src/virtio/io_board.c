@@ -22,9 +22,9 @@ static uint32_t whole_size(unsigned int nqueues)
 	return (uint32_t)(sizeof(struct io_board) + nqueues * sizeof(struct io_board_queue));
 }
 
-int io_board_make(unsigned int nqueues, struct error *err)
+static struct io_board make_head(unsigned int nqueues)
 {
-	struct io_board head = {
+	return (struct io_board){
 		.magic = IO_BOARD_MAGIC,
 		.version = IO_BOARD_VERSION,
 		.size = whole_size(nqueues),
@@ -32,6 +32,11 @@ int io_board_make(unsigned int nqueues, struct error *err)
 		.queue_size = sizeof(struct io_board_queue),
 		.nqueues = nqueues,
 	};
+}
+
+int io_board_make(unsigned int nqueues, struct error *err)
+{
+	struct io_board head = make_head(nqueues);
 	int fd = fd_memfd("molt-io-board", 0);
 
 	if (fd < 0)
@@ -55,15 +60,30 @@ static bool contains_this(const struct io_board *b, unsigned int nqueues)
 	       (uint64_t)b->nqueues * b->queue_size <= b->size - b->header_size;
 }
 
+/*
+ * A board of just the size that this binary makes it has this binary's layout: no other fits. What
+ * the header says is asked of others alone, so a process that spoils it all the time is not in the
+ * way of who comes next.
+ */
+static bool find_layout(int fd, unsigned int nqueues, struct io_board *head)
+{
+	struct stat st;
+
+	*head = make_head(nqueues);
+	if (fstat(fd, &st) < 0)
+		return false;
+	return st.st_size == head->size ||
+	       (pread(fd, head, sizeof(*head), 0) == (ssize_t)sizeof(*head) &&
+		contains_this(head, nqueues) && st.st_size >= head->size);
+}
+
 int io_board_map(struct io_board_view *view, int fd, unsigned int nqueues, struct error *err)
 {
 	struct io_board head;
-	struct stat st;
 	void *p;
 
 	*view = (struct io_board_view){ 0 };
-	if (fstat(fd, &st) < 0 || pread(fd, &head, sizeof(head), 0) != (ssize_t)sizeof(head) ||
-	    !contains_this(&head, nqueues) || st.st_size < head.size)
+	if (!find_layout(fd, nqueues, &head))
 		return err_set(err, EINVAL, "descriptor %d is no board of a disk with %u queues",
 			       fd, nqueues);
 	if ((fcntl(fd, F_GET_SEALS) & SEALS) != SEALS)
