@@ -727,6 +727,10 @@ class Update(Base):
     def test_command_needs_dashes(self):
         self.expect(molt("update", self.path, "molt2"), 2, "", "comes after '--'")
 
+    def test_command_is_not_empty(self):
+        """As by a variable of a script that is not set: it was an update to molt's own path."""
+        self.expect(molt("update", self.path, "--"), 2, "", "after '--' is empty")
+
 
 def crc32c(data, crc=0):
     crc ^= 0xffffffff

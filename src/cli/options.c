@@ -140,6 +140,8 @@ static int take_option(struct cli_args *args, const struct option *list, int res
 static int take_all(struct cli_args *args, const struct option *list, int argc, char **argv,
 		    struct error *err)
 {
+	const char *value = NULL;
+
 	opterr = 0;
 	optind = 0; /* and not 1: getopt_long() is to forget what it read before */
 	for (;;) {
@@ -149,6 +151,7 @@ static int take_all(struct cli_args *args, const struct option *list, int argc, 
 
 		if (result == -1)
 			break;
+		value = optarg;
 		if (result == CODE_WORD)
 			args->words[args->nwords++] = optarg;
 		else
@@ -157,6 +160,8 @@ static int take_all(struct cli_args *args, const struct option *list, int argc, 
 			return r;
 	}
 	args->dashes = args->nwords;
+	args->ends_in_dashes = argc > 1 && optind == argc && argv[argc - 1] != value &&
+			       strcmp(argv[argc - 1], "--") == 0;
 	while (optind < argc)
 		args->words[args->nwords++] = argv[optind++];
 	return 0;

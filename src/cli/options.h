@@ -45,7 +45,8 @@ struct cli_args {
 	size_t ngiven;
 	const char **words; /* the arguments that are not options */
 	size_t nwords;
-	size_t dashes; /* index in words of what came after `--`; nwords if there was none */
+	size_t dashes; /* index in words of what came after `--`; nwords if there was nothing */
+	bool ends_in_dashes; /* there was a `--`, with nothing after it */
 };
 
 #define CLI_HELP_WANTED 1

@@ -44,7 +44,8 @@ static const struct option_def run_options[] = {
 	  .values = "error warn info debug" },
 	{ .name = "log-file",
 	  .arg = "FILE",
-	  .help = "append the log to this file instead of standard error" },
+	  .help = "append the log to this file instead of standard error, which is told only "
+		  "why a start failed" },
 	{ .name = "sandbox",
 	  .arg = "MODE",
 	  .help = "on or off; write=DIR[:DIR...] lets molt change files beneath these too",

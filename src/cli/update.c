@@ -377,6 +377,10 @@ static int check_and_run(const struct cli_args *args)
 				       "'%s' is one argument too many; the successor's "
 				       "command comes after '--'",
 				       args->words[1]);
+	if (args->ends_in_dashes)
+		return cli_usage_error(cmd,
+				       "the successor's command after '--' is empty; without '--' "
+				       "it is the binary that was started");
 	if (cli_given(args, "check") && cli_given(args, "no-check"))
 		return cli_usage_error(cmd, "--check and --no-check: one or the other");
 	if (value_seconds("--timeout", cli_value(args, "timeout"), 1, TIMEOUT_MAX_MS, &timeout_ms,

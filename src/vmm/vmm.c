@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
@@ -22,6 +24,20 @@ static int prepare(struct vmm *v, struct error *err)
 	return r < 0 ? r : signals_open(&v->signals, v->loop, &v->machine, err);
 }
 
+static bool is_stderr(int fd)
+{
+	struct stat file, err;
+
+	return fstat(fd, &file) == 0 && fstat(STDERR_FILENO, &err) == 0 &&
+	       file.st_dev == err.st_dev && file.st_ino == err.st_ino;
+}
+
+static void tell_why(const struct vmm *v, int code, const struct error *err)
+{
+	log_error("%s", err->text);
+	become_user_explain(&v->user, code);
+}
+
 static int run(struct vmm *v)
 {
 	struct error err = ERROR_INIT;
@@ -32,8 +48,12 @@ static int run(struct vmm *v)
 	if (r == 0) {
 		r = loop_run(v->loop);
 	} else {
-		log_error("%s", err.text);
-		become_user_explain(&v->user, r);
+		tell_why(v, r, &err);
+		/* Who starts it looks there first, and the log file may be on a full disk. */
+		if (!v->cfg.successor && v->log.fd >= 0 && !is_stderr(v->log.fd)) {
+			log_set_fd(STDERR_FILENO);
+			tell_why(v, r, &err);
+		}
 	}
 	return r == -EINTR ? signals_exit_status(&v->signals) : r;
 }

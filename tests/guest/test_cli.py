@@ -11,6 +11,7 @@ import random
 import stat
 import subprocess
 import sys
+import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 import test_exit_codes  # noqa: E402
@@ -300,6 +301,18 @@ def test_log_file():
         assert not SANITIZER.search(lines(log + ".1", "update 4 from"))
         assert not os.path.exists(log)
         refused(1, "--log-file", "/no/such/dir/log", words=("/no/such/dir/log",))
+
+
+def test_a_failed_start_is_told_on_standard_error_too():
+    """Who starts it looks there; and the disk that the log is on may be full."""
+    with tempfile.TemporaryDirectory() as tmp:
+        log = os.path.join(tmp, "log")
+        for path in (log, "/dev/full"):
+            refused(1, "--log-file", path, "--kernel", "/no/such/kernel", words=("/no/such/kernel",))
+        with open(log, encoding="utf-8") as f:
+            assert "/no/such/kernel" in f.read()
+        done = refused(1, "--log-file", "/dev/stderr", "--kernel", "/no/such/kernel", words=("/no/such/kernel",))
+        assert done.stderr.count("/no/such/kernel") == 1, done.stderr
 
 
 def test_log_to_a_full_disk():

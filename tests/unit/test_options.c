@@ -129,6 +129,23 @@ static void test_dashes_may_be_a_value(void **state)
 	cli_args_fini(&l.args);
 }
 
+static void test_nothing_after_dashes(void **state)
+{
+	struct line none = LINE("--pause"), empty = LINE("sock", "--"),
+		    value = LINE("--kernel", "--"), word = LINE("--", "--");
+
+	(void)state;
+	assert_false(none.args.ends_in_dashes);
+	assert_true(empty.args.ends_in_dashes);
+	assert_int_equal(empty.args.nwords, 1);
+	assert_false(value.args.ends_in_dashes);
+	assert_false(word.args.ends_in_dashes);
+	cli_args_fini(&none.args);
+	cli_args_fini(&empty.args);
+	cli_args_fini(&value.args);
+	cli_args_fini(&word.args);
+}
+
 static void test_only_the_first_dashes_count(void **state)
 {
 	struct line l = LINE("--", "--", "a");
@@ -493,6 +510,7 @@ int main(void)
 		cmocka_unit_test(test_value_may_look_like_an_option),
 		cmocka_unit_test(test_words_and_dashes),
 		cmocka_unit_test(test_dashes_may_be_a_value),
+		cmocka_unit_test(test_nothing_after_dashes),
 		cmocka_unit_test(test_only_the_first_dashes_count),
 		cmocka_unit_test(test_argv_is_left_as_it_is),
 		cmocka_unit_test(test_order_does_not_depend_on_the_environment),
