@@ -17,6 +17,8 @@ int landlock_make_rules(struct error *err);
 /* But beneath these; see sandbox_enter(). An error only where one must be had. */
 int landlock_allow_dirs(int rules, const struct sandbox_dir *dirs, struct error *err);
 int landlock_restrict_self(int rules, struct error *err);
+/* No signal beyond this process and those that it starts from now on, where the kernel can do it. */
+int landlock_scope_signals(struct error *err);
 /* No access to any file, no TCP, no signal and no abstract socket beyond our own process. */
 int landlock_confine_thread(struct error *err);
 

@@ -77,12 +77,16 @@ static struct ruleset everything(void)
 	return r;
 }
 
-/* Reading and executing stay free: who may say what tomorrow's binary and its wrappers need? */
+/*
+ * Reading and executing stay free: who may say what tomorrow's binary and its wrappers need?
+ * Signals are landlock_scope_signals()'s.
+ */
 static struct ruleset everything_to_change(void)
 {
 	struct ruleset r = everything();
 
 	r.fs &= ~FS_READ;
+	r.scoped &= ~SCOPE_SIGNAL;
 	return r;
 }
 
@@ -160,6 +164,16 @@ int landlock_allow_dirs(int ruleset, const struct sandbox_dir *dirs, struct erro
 	if (r < 0)
 		err_prefix(err, "a directory of write=");
 	return r;
+}
+
+int landlock_scope_signals(struct error *err)
+{
+	const struct ruleset signals = { .scoped = everything().scoped & SCOPE_SIGNAL };
+	_cleanup_close_ int fd = signals.scoped ? create(&signals, err) : -1;
+
+	if (!signals.scoped)
+		return 0;
+	return fd < 0 ? fd : landlock_restrict_self(fd, err);
 }
 
 int landlock_confine_thread(struct error *err)

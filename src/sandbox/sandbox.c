@@ -18,7 +18,9 @@
  * The order in main: the bounding set while the capability for it is there, another user (user.c),
  * then all capabilities; no_new_privs, without which an unprivileged process may add neither
  * Landlock rules nor filters; then these, the filter last, since it is what says that all of it is
- * in force.
+ * in force. Earlier, before it starts a process that it may have to kill, main keeps its signals
+ * to itself and what comes after it: rules of its own, for a process older than a thread's rules
+ * is out of their reach.
  */
 #include <errno.h>
 #include <linux/filter.h>
@@ -37,6 +39,8 @@
 #include "internal.h"
 #include "lists.h"
 #include "syscall_filters.h"
+
+static bool signals_are_scoped;
 
 static int install_with(const struct sock_filter *filter, size_t len, unsigned int flags,
 			struct error *err)
@@ -87,6 +91,17 @@ bool sandbox_in_force(void)
 	return sandbox_level() >= SANDBOX_LEVEL;
 }
 
+void sandbox_scope_signals(void)
+{
+	struct error err = ERROR_INIT;
+
+	if (signals_are_scoped)
+		return;
+	signals_are_scoped = true;
+	if (no_new_privileges(&err) < 0 || landlock_scope_signals(&err) < 0)
+		log_warn("sandbox: signals to others are not kept back: %s", err.text);
+}
+
 /* The ABI of the Landlock that is in force, 0 where there is none; or an error. */
 static int confine_files(const struct sandbox_dir *dirs, struct error *err)
 {
@@ -115,6 +130,7 @@ int sandbox_enter(const struct sandbox_dir *dirs, bool back_ends, struct error *
 		r = no_new_privileges(err);
 	if (r < 0)
 		return r;
+	sandbox_scope_signals();
 	abi = confine_files(dirs, err);
 	if (abi < 0)
 		return abi;

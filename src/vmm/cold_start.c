@@ -86,6 +86,8 @@ int vmm_cold_start(struct vmm *v, struct error *err)
 
 	open_notify(v);
 	r = become(v, err);
+	if (r == 0 && v->cfg.sandbox)
+		sandbox_scope_signals(); /* the disks' I/O processes are started next */
 	if (r == 0)
 		r = open_parts(v, err);
 	if (r < 0)

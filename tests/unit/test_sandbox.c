@@ -146,6 +146,12 @@ static void test_refused_calls(void **state)
 
 static char dir[32];
 
+static void wait_for_a_signal(void)
+{
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	pause();
+}
+
 static void files(void)
 {
 	const struct sandbox_dir write[] = { { dir, SANDBOX_DIR_WRITE, true },
@@ -176,6 +182,30 @@ static void test_files(void **state)
 	assert_non_null(mkdtemp(dir));
 	must_work(files);
 	rmdir(dir);
+}
+
+/* An I/O process is older than what main gives up, and has to be killed where it does not end. */
+static void signals(void)
+{
+	struct error err = ERROR_INIT;
+	pid_t first;
+
+	sandbox_scope_signals();
+	first = start_child(wait_for_a_signal);
+	CHECK(sandbox_enter(nowhere, false, &err) == 0);
+	CHECK(kill(getppid(), 0) == -1 && errno == EPERM);
+	CHECK(kill(first, SIGKILL) == 0);
+	CHECK(waitpid(first, NULL, 0) == first);
+}
+
+static void test_signals(void **state)
+{
+	(void)state;
+	if (landlock_abi() < 6) {
+		print_message("# this kernel's Landlock does not know signals\n");
+		skip();
+	}
+	must_work(signals);
 }
 
 static void no_files(void)
@@ -399,6 +429,7 @@ int main(void)
 		cmocka_unit_test(test_level_is_found_and_nothing_is_added_twice),
 		cmocka_unit_test(test_refused_calls),
 		cmocka_unit_test(test_files),
+		cmocka_unit_test(test_signals),
 		cmocka_unit_test(test_landlock_of_a_thread),
 		cmocka_unit_test(test_forbidden_call_ends_the_process_and_is_named),
 		cmocka_unit_test(test_a_nap_that_is_stopped_goes_on),

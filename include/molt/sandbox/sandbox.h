@@ -77,6 +77,14 @@ struct sandbox_dir {
 };
 
 /*
+ * For the main thread, before it starts a process that it may have to kill: it can send signals to
+ * itself, and to what it starts from now on, to nobody else. Of what sandbox_enter() does this has
+ * to come first; where it was not called, that does it. Needs Landlock's ABI 6; where it cannot be
+ * had the log says so.
+ */
+void sandbox_scope_signals(void);
+
+/*
  * For the main thread, once everything is open: no capability, no new privilege, Landlock (files
  * may be changed only beneath dirs, as these say; all may be read and executed), and a list of the
  * system calls that are left (src/sandbox/main.list). All of that survives exec, is inherited by
