@@ -79,6 +79,26 @@ static void pass_signals_on(const struct stand_in *s)
 }
 
 /*
+ * Who leads a terminal's session may be molt itself, where nothing else was started there (tmux,
+ * ssh -t, a service's TTYPath=). When he ends the kernel tells the terminal's foreground group, as
+ * of a hang-up, and this process is in it: no reason to end the guest, for he was ended for its
+ * sake. Where another one leads it is a hang-up, and what somebody has sent stays in any case.
+ */
+static void forget_end_of_session(const struct stand_in *s)
+{
+	const struct timespec at_once = { 0 };
+	siginfo_t info;
+	sigset_t hangup;
+
+	if (getsid(0) != atomic_load(&s->page->predecessor))
+		return;
+	sigemptyset(&hangup);
+	sigaddset(&hangup, SIGHUP);
+	if (sigtimedwait(&hangup, &info, &at_once) > 0 && info.si_code != SI_KERNEL)
+		kill(getpid(), SIGHUP);
+}
+
+/*
  * What follows is the teardown of a VM and of an address space, which may take long: at a low
  * priority, and with no copy of a socket that somebody waits to see closed. KVM's VM stays until
  * the address space goes, in which its vCPUs are mapped. Taken apart before, it could mark a vCPU
@@ -106,6 +126,7 @@ static void take_back(struct stand_in *s, bool died)
 					      !decide(s->page, OWNER_UNDECIDED, OWNER_TAKEN_BACK)))
 		leave(s);
 	end_successor(s);
+	forget_end_of_session(s);
 	/* Only now: a predecessor may have handed the guest over until its end. */
 	state = atomic_load(&s->state);
 	keep_off_end(&s->keep_off);

@@ -17,6 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <molt/base/end_signals.h>
 #include <molt/base/log.h>
 
 #include "../../src/update/stand_in_impl.h"
@@ -469,6 +470,7 @@ static void test_a_stand_in_that_does_not_serve_is_not_waited_for_long(void **st
 {
 	struct stand_in s = STAND_IN_NONE;
 	struct error err = ERROR_INIT;
+	siginfo_t info;
 
 	(void)state;
 	make_page(&s);
@@ -477,11 +479,137 @@ static void test_a_stand_in_that_does_not_serve_is_not_waited_for_long(void **st
 	s.deadline_ms = 100;
 	assert_int_equal(stand_in_wait_serving(&s, &err), -ETIMEDOUT);
 	child_kill(&s.child, false);
+	/* On a busy host that takes its time, too. */
+	assert_true(waitid(P_PID, (id_t)s.child.pid, &info, WEXITED | WNOWAIT) == 0);
 	assert_int_equal(stand_in_wait_serving(&s, &err), -ECHILD);
 	assert_true(child_wait(&s.child, 10000));
 	munmap(s.page, 4096);
 	close(s.page_fd);
 	close(s.wake_fd);
+}
+
+/* ---- who leads the session of a terminal ends ---- */
+
+/* Molt on a terminal of its own, and its stand-in, which takes the guest back. */
+struct session {
+	const char *terminal;
+	int told;       /* what becomes of the guest: 'x' is its end by a signal */
+	int ready[2];   /* of a job: it has a stand-in, and who leads the session may end */
+	bool is_job;    /* another leads, who ends before: the terminal hangs up */
+	bool hangs;     /* the successor does not end by itself */
+	bool is_to_end; /* somebody sends SIGHUP to the stand-in */
+	struct stand_in s;
+};
+
+static int make_nothing(void *opaque, struct error *err)
+{
+	(void)opaque;
+	(void)err;
+	return 0;
+}
+
+static void unmake_nothing(void *opaque)
+{
+	(void)opaque;
+}
+
+static void undo_nothing(void *opaque, bool stood_in)
+{
+	(void)opaque;
+	(void)stood_in;
+}
+
+static void tell_what_is_pending(void *opaque)
+{
+	const struct session *t = opaque;
+
+	(void)!write(t->told, end_signals_pending() ? "x" : ".", 1);
+	_exit(0);
+}
+
+static const struct stand_in_ops session_ops = {
+	.make = make_nothing,
+	.unmake = unmake_nothing,
+	.take_back = undo_nothing,
+	.run = tell_what_is_pending,
+};
+
+static _Noreturn void leave_to_stand_in(struct session *t)
+{
+	struct error err = ERROR_INIT;
+
+	t->s = STAND_IN_NONE;
+	t->s.ops = &session_ops;
+	t->s.opaque = t;
+	t->s.deadline_ms = t->hangs ? 100 : 30000;
+	if (stand_in_start(&t->s, &err) < 0)
+		_exit(99);
+	if (t->is_to_end)
+		kill(t->s.child.pid, SIGHUP);
+	(void)!write(t->ready[1], "x", 1);
+	while (t->is_job && !end_signals_pending())
+		usleep(1000);
+	stand_in_arm(&t->s, true);
+	while (t->hangs)
+		pause();
+	_exit(1);
+}
+
+static _Noreturn void lead_session(struct session *t)
+{
+	sigset_t ending;
+	char ch;
+
+	end_signals(&ending);
+	sigprocmask(SIG_BLOCK, &ending, NULL);
+	/* The first terminal that a session's leader opens is its own. */
+	if (setsid() < 0 || open(t->terminal, O_RDWR | O_CLOEXEC) < 0)
+		_exit(99);
+	if (!t->is_job || fork() == 0)
+		leave_to_stand_in(t);
+	close(t->ready[1]);
+	_exit(read(t->ready[0], &ch, 1) == 1 ? 0 : 99);
+}
+
+static char what_becomes_of_guest(struct session t)
+{
+	int master = posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC), told[2];
+	char said = '\0';
+	pid_t pid;
+
+	assert_true(master >= 0 && grantpt(master) == 0 && unlockpt(master) == 0);
+	assert_int_equal(pipe2(told, O_CLOEXEC), 0);
+	assert_int_equal(pipe2(t.ready, O_CLOEXEC), 0);
+	t.terminal = ptsname(master);
+	t.told = told[1];
+	pid = fork();
+	if (pid == 0)
+		lead_session(&t);
+	close(told[1]);
+	close(t.ready[1]);
+	assert_int_equal(read(told[0], &said, 1), 1);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	close(told[0]);
+	close(t.ready[0]);
+	close(master);
+	return said;
+}
+
+/* The kernel sends SIGHUP to the terminal's foreground, in which the stand-in is. */
+static void test_a_guest_outlives_who_leads_the_session(void **state)
+{
+	(void)state;
+	update_bench_skip_under_tsan();
+	assert_int_equal(what_becomes_of_guest((struct session){ .told = -1 }), '.');
+	assert_int_equal(what_becomes_of_guest((struct session){ .hangs = true }), '.');
+}
+
+static void test_a_hang_up_and_who_ends_it_are_heard(void **state)
+{
+	(void)state;
+	update_bench_skip_under_tsan();
+	assert_int_equal(what_becomes_of_guest((struct session){ .is_job = true }), 'x');
+	assert_int_equal(what_becomes_of_guest((struct session){ .is_to_end = true }), 'x');
 }
 
 static void test_paused_machine_stays_paused(void **state)
@@ -820,6 +948,8 @@ int main(void)
 		cmocka_unit_test(test_what_a_stand_in_leaves_at_work_is_made_anew),
 		cmocka_unit_test(test_a_stand_in_that_was_faster_is_not_killed),
 		cmocka_unit_test(test_a_stand_in_that_does_not_serve_is_not_waited_for_long),
+		cmocka_unit_test(test_a_guest_outlives_who_leads_the_session),
+		cmocka_unit_test(test_a_hang_up_and_who_ends_it_are_heard),
 		cmocka_unit_test(test_paused_machine_stays_paused),
 		cmocka_unit_test(test_a_vcpu_that_does_not_stop),
 		cmocka_unit_test(test_rooms_above_fail_to_save),
