@@ -267,10 +267,12 @@ void stand_in_disarm(struct stand_in *s)
 		is_at_rest = gives_guest_back(s);
 	/* Before it is killed: one that has decided kills us, and one of the two has to live. */
 	if (!decide(s->page, OWNER_STAND_IN, OWNER_DISMISSED) &&
-	    !decide(s->page, OWNER_UNDECIDED, OWNER_DISMISSED))
+	    !decide(s->page, OWNER_UNDECIDED, OWNER_DISMISSED)) {
 		make_sure(s); /* it kills us now */
-	else if (!is_at_rest)
+		s->is_gone = true;
+	} else if (!is_at_rest) {
 		end_at_work(s);
+	}
 }
 
 /* Ends it. Where it cannot be seen to end its memory stays: it may be standing on it. */

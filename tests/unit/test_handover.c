@@ -460,6 +460,8 @@ static void test_a_stand_in_that_was_faster_is_not_killed(void **state)
 	assert_int_equal(pthread_join(thread, NULL), 0);
 	assert_true(l.lived);
 	assert_int_equal(l.s.child.pid, 0);
+	/* What it was at when it was ended, and the locks of its threads, are made anew. */
+	assert_true(l.s.is_gone);
 	munmap(l.s.page, 4096);
 	close(l.s.page_fd);
 	close(l.s.wake_fd);
