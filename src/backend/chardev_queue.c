@@ -20,6 +20,7 @@
 #include "chardev_impl.h"
 
 #define LINE_MAX_BYTES 256u /* a line longer than this is cut where it must be */
+#define TRY_BYTES 1024u     /* a stand-in's reader that has refused some is asked so often */
 
 static uint8_t at(const struct chardev *cd, uint32_t i)
 {
@@ -114,6 +115,15 @@ static void log_drops(const struct chardev *cd, uint64_t bytes)
 			 cd->name, cd->describe, (unsigned long long)bytes);
 }
 
+/*
+ * In a stand-in nobody waits for EPOLLOUT. A reader that was behind once may be there again, and
+ * what else comes would be dropped in the end: so it is what comes that has main try.
+ */
+static bool is_to_try(const struct chardev *cd, uint32_t len)
+{
+	return atomic_load(&cd->serving) && (cd->head + cd->len) % TRY_BYTES + len >= TRY_BYTES;
+}
+
 void chardev_write(struct chardev *cd, const uint8_t *data, size_t len)
 {
 	uint64_t log_bytes;
@@ -128,7 +138,7 @@ void chardev_write(struct chardev *cd, const uint8_t *data, size_t len)
 		size_t too_many = len > CHARDEV_RING_BYTES ? len - CHARDEV_RING_BYTES : 0;
 
 		cd->dropped += too_many;
-		wake = pending(cd) == 0;
+		wake = pending(cd) == 0 || is_to_try(cd, (uint32_t)(len - too_many));
 		make_room(cd, (uint32_t)(len - too_many));
 		append(cd, data + too_many, (uint32_t)(len - too_many));
 	}

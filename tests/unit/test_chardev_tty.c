@@ -213,6 +213,62 @@ static void a_slow_reader_blocks_nobody(void **state)
 	close(out[0]);
 }
 
+static void nobody(void *opaque)
+{
+	(void)opaque;
+}
+
+/* All that there is, of which `len` bytes of text came before; how many came by now. */
+static size_t read_on(int fd, const char *text, size_t len)
+{
+	char buf[4096];
+	ssize_t n;
+
+	while ((n = read(fd, buf, sizeof(buf))) > 0) {
+		assert_memory_equal(buf, text + len, (size_t)n);
+		len += (size_t)n;
+	}
+	return len;
+}
+
+/* Nobody waits there until the reader has room again: the guest's next output is what asks. */
+static void a_stand_in_loses_nothing_to_a_reader_that_was_behind(void **state)
+{
+	static char text[400000];
+	size_t len = numbered(text, sizeof(text)), got = 0;
+	struct error err = ERROR_INIT;
+	struct sink *s = *state;
+	int out[2];
+
+	assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+	assert_true(fcntl(out[1], F_SETPIPE_SZ, 8192) > 0);
+	fd_set_nonblock(out[0], true);
+	replace_std(s, open("/dev/null", O_RDONLY | O_CLOEXEC), out[1]);
+	close(out[1]);
+	open_chardev(s, "tty");
+	assert_int_equal(chardev_quiesce(s->cd, &err), 0);
+	loop_hold(s->loop, nobody, s);
+	chardev_serve(s->cd);
+	for (size_t i = 0; i < len; i += 4000) {
+		chardev_write(s->cd, (const uint8_t *)text + i, len - i < 4000 ? len - i : 4000);
+		settle(s);
+		if (i >= 20000)
+			got = read_on(out[0], text, got);
+	}
+	assert_int_equal(chardev_quiesce(s->cd, &err), 0);
+	loop_release(s->loop);
+	chardev_resume(s->cd);
+	while (got < len) {
+		size_t before = got;
+
+		settle(s);
+		got = read_on(out[0], text, got);
+		assert_true(got > before);
+	}
+	assert_int_equal(log_count(s, "dropped"), 0);
+	close(out[0]);
+}
+
 /* ---- a terminal ---- */
 
 struct terminal {
@@ -857,6 +913,7 @@ int main(void)
 		T(sockets_as_standard_descriptors),
 		T(a_reader_that_leaves_ends_output_for_good),
 		T(a_slow_reader_blocks_nobody),
+		T(a_stand_in_loses_nothing_to_a_reader_that_was_behind),
 		T(terminal_is_raw_until_close),
 		T(ctrl_a_x_quits),
 		T(ctrl_a_twice_sends_one),
