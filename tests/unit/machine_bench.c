@@ -195,6 +195,12 @@ int bench_load_into(struct bench *b, const struct machine_model *model, struct b
 	return load(b, model, st, false, err);
 }
 
+int bench_rehearse_in(struct bench *b, const struct machine_model *model, struct bench_state *st,
+		      struct error *err)
+{
+	return load(b, model, st, true, err);
+}
+
 int bench_load(struct bench *b, struct bench_state *st, struct error *err)
 {
 	return load(b, NULL, st, false, err);

@@ -61,6 +61,8 @@ int bench_rehearse(struct bench *b, struct bench_state *st, struct error *err);
 /* And in a molt with other machines. */
 int bench_load_into(struct bench *b, const struct machine_model *model, struct bench_state *st,
 		    struct error *err);
+int bench_rehearse_in(struct bench *b, const struct machine_model *model, struct bench_state *st,
+		      struct error *err);
 void bench_state_fini(struct bench_state *st);
 
 /* How many descriptors this process has open. */

@@ -330,6 +330,55 @@ static void a_subsection_is_added(void **state)
 	assert_memory_equal(&got, &blinks, sizeof(got));
 }
 
+/* The lamp begins to blink while the stand-in has the guest: all is well with the rehearsal. */
+static int switched(const struct machine_model *from, const struct machine_model *to,
+		    struct lamp lamp, struct lamp *got, char reason[ERROR_TEXT_MAX])
+{
+	struct stream_header header = { .machine_version = 1 };
+	struct trip *t = start(from, 0);
+	struct stream last = { 0 };
+	struct stream_writer w;
+	struct fdtable *fds = calloc(1, sizeof(*fds));
+	int r;
+
+	assert_non_null(fds);
+	assert_int_equal(stream_writer_init(&w, 1 << 16, &t->err), 0);
+	*lamp_of(&t->from) = (struct lamp){ .on = 1 };
+	bench_save(&t->from, &t->st, 1);
+	if (bench_rehearse_in(&t->to, to, &t->st, &t->err) < 0 ||
+	    stream_check_claimed(&t->st.s, &t->err) < 0)
+		fail_msg("%s", t->err.text);
+	*lamp_of(&t->from) = lamp;
+	stream_begin(&w, &header);
+	if (machine_save_news(&t->from.m, &w, fds, &t->err) < 0 || stream_end(&w, &t->err) < 0 ||
+	    stream_parse(&last, w.data, w.len, &t->err) < 0)
+		fail_msg("%s", t->err.text);
+	r = machine_load_again(&t->to.m, &t->st.s, &last, &t->err);
+	*got = *lamp_of(&t->to);
+	strcpy(reason, t->err.text);
+	stream_fini(&last);
+	stream_writer_fini(&w);
+	free(fds);
+	end(t);
+	return r;
+}
+
+static void a_subsection_comes_with_the_switch(void **state)
+{
+	const struct lamp off = { 0 };
+	const struct lamp blinks = { .on = 1, .blinking = 1, .period_ms = 250 };
+	char reason[ERROR_TEXT_MAX];
+	struct lamp got;
+
+	(void)state;
+	assert_int_equal(switched(&with_blink, &with_blink, blinks, &got, reason), 0);
+	assert_memory_equal(&got, &blinks, sizeof(got));
+	assert_int_equal(switched(&with_blink, &release_1, off, &got, reason), 0);
+	assert_memory_equal(&got, &off, sizeof(got));
+	assert_int_equal(switched(&with_blink, &release_1, blinks, &got, reason), -EPROTO);
+	assert_string_equal(reason, "no device here for section 'lamp/blink' 0");
+}
+
 static void a_field_is_removed(void **state)
 {
 	const char *missing = "section 'lamp' 0: field 'on' is missing";
@@ -497,6 +546,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_field_is_added),
 		cmocka_unit_test(a_subsection_is_added),
+		cmocka_unit_test(a_subsection_comes_with_the_switch),
 		cmocka_unit_test(a_field_is_removed),
 		cmocka_unit_test(a_meaning_changes),
 		cmocka_unit_test(old_machine_lacks_the_new_class),

@@ -321,8 +321,8 @@ void machine_unquiesce(struct machine *m);
 
 /*
  * In a successor whose machine was built from stream `first` and has not run: takes over what
- * differs in `last`, a later state of the same machine (machine_again.c). -EBADMSG and what else
- * post_load() says; the machine is of no use then.
+ * differs in `last`, a later state of the same machine (machine_again.c). -EBADMSG, -EPROTO where it
+ * has a section that nobody knows, and what else post_load() says; the machine is of no use then.
  */
 int machine_load_again(struct machine *m, struct stream *first, struct stream *last,
 		       struct error *err);
