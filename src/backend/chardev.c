@@ -261,8 +261,6 @@ void chardev_resume(struct chardev *cd)
 	chardev_job_control(cd, false);
 	chardev_output_release(cd);
 	chardev_arm(cd);
-	if (cd->in_unpolled)
-		loop_wake_signal(&cd->wake);
 }
 
 int chardev_rest(struct chardev *cd, struct error *err)

@@ -236,14 +236,12 @@ int chardev_output_hold(struct chardev *cd, struct error *err)
 	return hangs(cd, err);
 }
 
+/* Main writes in its next turn: here the guest may be waiting, and a write may wait for others. */
 void chardev_output_release(struct chardev *cd)
 {
-	if (cd->out_threaded) {
+	if (cd->out_threaded)
 		writer_release(&cd->writer);
-		loop_wake_signal(&cd->wake);
-	} else {
-		chardev_flush(cd);
-	}
+	loop_wake_signal(&cd->wake);
 }
 
 void chardev_lose_output(struct chardev *cd, int error, bool for_good)

@@ -364,6 +364,25 @@ static void quiesced_it_reads_nothing_and_accepts_nobody(void **state)
 	close(second);
 }
 
+/* The guest does not run yet: what a write takes, or who it wakes, would be its loss. */
+static void it_writes_nothing_while_it_resumes(void **state)
+{
+	struct sink *s = *state;
+	struct error err = ERROR_INIT;
+	char byte;
+	int fd;
+
+	open_path(s, "socket");
+	fd = dial(s->path);
+	settle(s);
+	assert_int_equal(chardev_quiesce(s->cd, &err), 0);
+	put_text(s, "said meanwhile");
+	chardev_resume(s->cd);
+	assert_int_equal(recv(fd, &byte, 1, MSG_DONTWAIT), -1);
+	assert_read(s, fd, "said meanwhile");
+	close(fd);
+}
+
 static void queued_output_crosses_the_update(void **state)
 {
 	struct sink *s = *state;
@@ -545,6 +564,7 @@ int main(void)
 		T(fifo_gets_its_reader_back),
 		T(file_goes_on_after_an_update),
 		T(quiesced_it_reads_nothing_and_accepts_nobody),
+		T(it_writes_nothing_while_it_resumes),
 		T(queued_output_crosses_the_update),
 		T(a_missing_descriptor_is_an_error),
 		T(an_unknown_kind_is_an_error),
