@@ -55,14 +55,6 @@ void vhost_front_lose_queues(struct vhost_front *f)
 	g->drain_by_ns = 0;
 }
 
-void vhost_front_forget_queue(struct vhost_front *f, unsigned int queue)
-{
-	struct vhost_front_guest *g = f->guest;
-
-	if (g->has_inflight && !g->started)
-		g->queue_flags[queue] |= QUEUE_DEAD;
-}
-
 /*
  * A hole, not zeroes written: what a back-end says of the table's size must not become memory, for
  * which molt would be charged. Nor mapped: a back-end that shrinks the table harms itself.
@@ -76,6 +68,19 @@ static void clear_slot(struct vhost_front *f, unsigned int queue)
 		      (off_t)slot) < 0)
 		log_warn("%s: the inflight table of queue %u cannot be cleared: %s", f->setup.name,
 			 queue, error_text(errno));
+}
+
+/* Where a back-end has the table no later step clears it, and this queue is not being served. */
+void vhost_front_forget_queue(struct vhost_front *f, unsigned int queue)
+{
+	struct vhost_front_guest *g = f->guest;
+
+	if (!g->has_inflight)
+		return;
+	if (!g->started || g->step != STEP_SESSION)
+		g->queue_flags[queue] |= QUEUE_DEAD;
+	else if (queue < g->inflight_queues)
+		clear_slot(f, queue);
 }
 
 void vhost_front_clear_dead(struct vhost_front *f)

@@ -15,6 +15,7 @@
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
 
+#include "../../src/virtio/vhost_front_impl.h"
 #include "vhost_driver.h"
 #include "vhost_mock.h"
 #include "vhost_user_bench.h"
@@ -318,6 +319,73 @@ static void a_back_end_that_never_gives_a_queue_back(void **state)
 	assert_int_equal(table[4095], 0xaa);
 	for (size_t i = 4096; i < sizeof(table); i++)
 		assert_int_equal(table[i], 0);
+	stage_fini(&s);
+}
+
+static void fill_table(struct stage *s)
+{
+	uint8_t table[8192];
+
+	memset(table, 0xaa, sizeof(table));
+	assert_int_equal(pwrite(s->d.front.inflight_fd, table, sizeof(table), 0), sizeof(table));
+}
+
+/* Of the last of its two queues nothing is known, of the first all. */
+static void table_has_the_first_alone(struct stage *s)
+{
+	uint8_t table[8192];
+
+	assert_int_equal(pread(s->d.front.inflight_fd, table, sizeof(table), 0), sizeof(table));
+	for (size_t i = 0; i < sizeof(table); i++)
+		assert_int_equal(table[i], i < 4096 ? 0xaa : 0);
+	for (unsigned int i = 0; i < QUEUES; i++)
+		assert_false(s->d.guest.queue_flags[i] & QUEUE_DEAD);
+}
+
+static void reset_the_last(struct stage *s)
+{
+	vhost_front_stop_queue(&s->d.front, 1);
+	until(s, &s->d.queue_stopped, s->d.queue_stopped + 1);
+	vhost_front_forget_queue(&s->d.front, 1);
+}
+
+/*
+ * The back-end has died with requests of a queue in flight, and the driver resets that queue before
+ * the next one is there, or before that has it. What the table has is of rings that are no more.
+ */
+static void a_queue_that_is_reset_while_nobody_has_it(void **state)
+{
+	struct stage s;
+
+	(void)state;
+	for (unsigned int connected = 0; connected < 2; connected++) {
+		run(&s);
+		fill_table(&s);
+		fd_close(&s.mock.conn.fd);
+		until(&s, &s.d.lost, 1);
+		for (new_mock(&s); connected && s.d.guest.step != STEP_SESSION;) {
+			mock_serve(&s.mock);
+			assert_int_equal(loop_turn(s.d.loop, 0), 0);
+		}
+		reset_the_last(&s);
+		driver_reset_queue(&s.d, 1);
+		driver_start_queue(&s.d, 1);
+		until(&s, &s.d.running, 2);
+		table_has_the_first_alone(&s);
+		stage_fini(&s);
+	}
+}
+
+/* And what comes after it is not forgotten by who is next. */
+static void a_queue_that_is_reset_while_it_is_served(void **state)
+{
+	struct stage s;
+
+	(void)state;
+	run(&s);
+	fill_table(&s);
+	reset_the_last(&s);
+	table_has_the_first_alone(&s);
 	stage_fini(&s);
 }
 
@@ -849,6 +917,8 @@ int main(void)
 		cmocka_unit_test(a_back_end_that_answers_too_early),
 		cmocka_unit_test(a_used_index_that_cannot_be),
 		cmocka_unit_test(a_back_end_that_never_gives_a_queue_back),
+		cmocka_unit_test(a_queue_that_is_reset_while_nobody_has_it),
+		cmocka_unit_test(a_queue_that_is_reset_while_it_is_served),
 		cmocka_unit_test(the_inflight_table_is_kept_until_a_reset),
 		cmocka_unit_test(an_inflight_table_that_is_none),
 		cmocka_unit_test(a_large_inflight_table),

@@ -261,9 +261,9 @@ int vhost_front_stop_queue(struct vhost_front *f, unsigned int queue);
 int vhost_front_stop(struct vhost_front *f, bool reset);
 
 /*
- * The driver gives a queue up after a stop that was no reset: what may still be in flight of it
- * (where the back-end died meanwhile) is not to be done by the next start. Between a stop and a
- * start only.
+ * The driver gives a queue up, by a reset of it or after a stop that was no reset: what may still
+ * be in flight of it (where the back-end died meanwhile) is not to be done by the next back-end or
+ * start. For a queue that is stopped.
  */
 void vhost_front_forget_queue(struct vhost_front *f, unsigned int queue);
 
