@@ -117,6 +117,8 @@ cache=$(cd "$cache" && pwd)
 
 # ---- a place to work, which is gone in the end ----
 
+# What is written into the image is for all of the guest's users, whatever this machine's root keeps to himself.
+umask 022
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/$me.XXXXXX")
 root=$work/root log=$work/log child=
 new=.new.$$
@@ -139,6 +141,10 @@ trap clean_up EXIT
 trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
+
+# Now, and not when all else is done.
+: >"$work/owned"
+why=$(chown "$owner" "$work/owned" 2>&1) || fail "--owner $owner: ${why#chown: }"
 
 for isolate in "unshare --mount --propagation private --pid --kill-child --mount-proc" ""; do
 	# shellcheck disable=SC2086 # a list of words
