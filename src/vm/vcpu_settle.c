@@ -64,16 +64,29 @@ static int make(struct vcpu *v, uint32_t mp_state)
 	return kvm_call(&v->machine->kvm, v->fd, KVM_SET_MP_STATE, &mp);
 }
 
-/* The vCPU may have got an INIT meanwhile, or an interrupt: then it is not halted any more. */
+/*
+ * The vCPU may have got an INIT meanwhile, or an interrupt: then it is not halted any more. One
+ * that was left halted might sleep for ever, so an answer that fails is not taken for that.
+ */
+static void take_out_of_halt(struct vcpu *v)
+{
+	for (int try = 0; try < TRIES; try++) {
+		struct kvm_mp_state mp;
+
+		if (kvm_call(&v->machine->kvm, v->fd, KVM_GET_MP_STATE, &mp) < 0)
+			continue;
+		if (mp.mp_state != KVM_MP_STATE_HALTED)
+			return;
+		make(v, KVM_MP_STATE_RUNNABLE);
+	}
+}
+
 static bool run_as_halted(struct vcpu *v, bool *half_done)
 {
-	struct kvm *kvm = &v->machine->kvm;
-
 	if (make(v, KVM_MP_STATE_HALTED) < 0)
 		return false;
 	*half_done = vcpu_run_once(v);
-	for (int try = 0; vcpu_state_is(kvm, v->fd, KVM_MP_STATE_HALTED) && try < TRIES; try++)
-		make(v, KVM_MP_STATE_RUNNABLE);
+	take_out_of_halt(v);
 	return true;
 }
 

@@ -377,6 +377,39 @@ static void test_one_shot_that_is_over(void **state)
 	}
 }
 
+/* With its interrupts disabled it would sleep for ever. */
+static void test_a_vcpu_that_is_settled_as_halted_is_not_left_so(void **state)
+{
+	static const struct {
+		unsigned long request;
+		unsigned int skip;
+	} cases[] = {
+		{ KVM_GET_MP_STATE, 0 }, /* whether it runs */
+		{ KVM_GET_MP_STATE, 1 }, /* whether it is halted, and again */
+		{ KVM_GET_MP_STATE, 2 }, { KVM_SET_MP_STATE, 0 }, { KVM_SET_MP_STATE, 1 },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct fake_vcpu *v;
+		struct bench b;
+
+		bench_init(&b, 1);
+		v = bench_vcpu(&b, 0);
+		v->lapic = lapic(ONE_SHOT, BY_1, 1000, 0);
+		b.kvm->fail_request = cases[i].request;
+		b.kvm->fail_skip = cases[i].skip;
+		b.kvm->fail_times = 1;
+		b.kvm->fail_error = EIO;
+		bench_run(&b);
+		machine_wait_entered(&b.m);
+		machine_park_vcpus(&b.m);
+		assert_int_equal(b.kvm->fail_request, 0);
+		assert_int_equal(v->mp_state.mp_state, KVM_MP_STATE_RUNNABLE);
+		bench_fini(&b);
+	}
+}
+
 static void test_a_masked_one_shot_is_in_no_doubt(void **state)
 {
 	struct bench b;
@@ -511,6 +544,7 @@ int main(void)
 		cmocka_unit_test(test_a_parked_vcpu_is_settled),
 		cmocka_unit_test(test_a_vcpu_that_stops_for_a_device_is_settled),
 		cmocka_unit_test(test_one_shot_that_is_over),
+		cmocka_unit_test(test_a_vcpu_that_is_settled_as_halted_is_not_left_so),
 		cmocka_unit_test(test_a_masked_one_shot_is_in_no_doubt),
 		cmocka_unit_test(test_without_such_a_timer_there_is_nothing_to_settle),
 		cmocka_unit_test(test_where_the_signal_cannot_be_let_through_nothing_runs),
