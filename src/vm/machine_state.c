@@ -158,6 +158,17 @@ static int get_other_tscs(struct machine *m, struct error *err)
 	return r;
 }
 
+/*
+ * A reading that fails stops anywhere: what it has read by then would be no news to the next one,
+ * though nobody was told, nor the first vCPU's TSC, though the others' was not asked for.
+ */
+static int forget_half(struct machine *m, int r)
+{
+	for (uint32_t i = 0; i < m->guest.cpus && r < 0; i++)
+		vcpu_reading_forget(&m->vcpus[i].reading);
+	return r;
+}
+
 static int get_vcpus(struct machine *m, struct error *err)
 {
 	uint64_t offset = m->vcpus[0].state->tsc_offset;
@@ -167,7 +178,9 @@ static int get_vcpus(struct machine *m, struct error *err)
 	for (uint32_t i = 0; i < m->guest.cpus; i++)
 		vcpu_reading_count(&m->vcpus[i].reading);
 	r = crew_job_read(m->crew, m->guest.cpus, get_vcpu, m, err);
-	return r < 0 || m->vcpus[0].state->tsc_offset == offset ? r : get_other_tscs(m, err);
+	if (r == 0 && m->vcpus[0].state->tsc_offset != offset)
+		r = get_other_tscs(m, err);
+	return forget_half(m, r);
 }
 
 int machine_read_vcpus(struct machine *m, struct error *err)
@@ -184,7 +197,7 @@ int machine_read_vcpus(struct machine *m, struct error *err)
 		crew_note_waited(m->crew, i, vcpu_state_waits(m->vcpus[i].state));
 	}
 	m->vcpus_are_read = r == 0;
-	return r;
+	return forget_half(m, r);
 }
 
 void machine_forget_reading(struct machine *m)

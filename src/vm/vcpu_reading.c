@@ -77,6 +77,11 @@ void vcpu_reading_close(struct vcpu_reading *reading)
 	reading->waited = false;
 }
 
+void vcpu_reading_forget(struct vcpu_reading *reading)
+{
+	reading->waited = reading->is_told = false;
+}
+
 static bool read_count(const struct vcpu_reading *reading, uint64_t at, uint64_t *count)
 {
 	return reading->fd >= 0 && at &&

@@ -300,6 +300,46 @@ static void test_host_tsc_that_jumps_is_news_of_all(void **state)
 	assert_same_guest(f);
 }
 
+/* From a given call on they all do. */
+static void fail_to_save(struct fixture *f, unsigned long request, unsigned int skip)
+{
+	struct stream_header header = { .machine_version = f->a.m.machine_version };
+
+	f->a.kvm->fail_request = request;
+	f->a.kvm->fail_skip = skip;
+	f->a.kvm->fail_error = EIO;
+	memset(f->fds, 0, sizeof(*f->fds));
+	stream_begin(&f->w, &header);
+	assert_int_equal(machine_save_news(&f->a.m, &f->w, f->fds, &f->err), -EIO);
+	f->a.kvm->fail_request = 0;
+}
+
+/* The guest runs on then, and the next successor knows what was rehearsed, and no more. */
+static void test_what_a_failed_reading_has_read_is_news(void **state)
+{
+	struct fixture *f = *state;
+
+	bench_vcpu(&f->a, CALLED)->events.nmi.pending ^= 1;
+	fail_to_save(f, KVM_GET_LAPIC, 0);
+	save_news(f);
+	assert_true(is_told_of(f, CALLED));
+	load_again(f);
+	assert_same_guest(f);
+}
+
+static void test_host_tsc_that_jumps_and_cannot_be_read(void **state)
+{
+	struct fixture *f = *state;
+
+	for (uint32_t i = 0; i < CPUS; i++)
+		bench_vcpu(&f->a, i)->tsc_offset += 1000;
+	/* Of the first vCPU it can, and of all of those that execute. */
+	fail_to_save(f, KVM_GET_DEVICE_ATTR, 1);
+	save_news(f);
+	load_again(f);
+	assert_same_guest(f);
+}
+
 static unsigned int readings(struct fixture *f)
 {
 	unsigned int n = 0;
@@ -364,6 +404,28 @@ static void test_host_tsc_that_jumps_between_readings(void **state)
 	machine_park_vcpus(&f->a.m);
 }
 
+/* The same, where the reading ends with the second vCPU. */
+static void test_host_tsc_that_jumps_before_a_failed_reading(void **state)
+{
+	struct fixture *f = *state;
+
+	bench_run(&f->a);
+	machine_wait_entered(&f->a.m);
+	for (uint32_t i = 0; i < CPUS; i++)
+		bench_vcpu(&f->a, i)->tsc_offset += 1000;
+	f->a.kvm->fail_request = KVM_GET_VCPU_EVENTS;
+	f->a.kvm->fail_error = EIO;
+	f->a.kvm->fail_skip = 1;
+	assert_int_equal(machine_read_vcpus(&f->a.m, &f->err), -EIO);
+	assert_non_null(strstr(f->err.text, "vCPU 1"));
+	f->a.kvm->fail_request = 0;
+	read_vcpus(f);
+	for (uint32_t i = 0; i < CPUS; i++)
+		assert_int_equal(f->a.m.vcpus[i].state->tsc_offset,
+				 bench_vcpu(&f->a, i)->tsc_offset);
+	machine_park_vcpus(&f->a.m);
+}
+
 static void test_vcpu_that_cannot_be_read(void **state)
 {
 	struct fixture *f = *state;
@@ -394,8 +456,11 @@ int main(void)
 		CASE(test_news_stay_news),
 		CASE(test_a_machine_that_has_become_another),
 		CASE(test_host_tsc_that_jumps_is_news_of_all),
+		CASE(test_what_a_failed_reading_has_read_is_news),
+		CASE(test_host_tsc_that_jumps_and_cannot_be_read),
 		CASE(test_vcpus_are_read_before),
 		CASE(test_host_tsc_that_jumps_between_readings),
+		CASE(test_host_tsc_that_jumps_before_a_failed_reading),
 		CASE(test_vcpu_that_cannot_be_read),
 	};
 

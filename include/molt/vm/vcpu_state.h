@@ -101,6 +101,9 @@ void vcpu_reading_close(struct vcpu_reading *reading);
 /* Looks how often the vCPU was left. It has parked, and is read next. */
 void vcpu_reading_count(struct vcpu_reading *reading);
 
+/* The next reading is of all of it, and is told. */
+void vcpu_reading_forget(struct vcpu_reading *reading);
+
 /* Whether KVM says so of it, KVM_MP_STATE_..: on its thread, or parked. */
 bool vcpu_state_is(struct kvm *kvm, int vcpu_fd, uint32_t mp_state);
 
