@@ -101,6 +101,11 @@ bool vhost_front_used_index(const struct vhost_front *f, unsigned int queue, uin
 /* vhost_front_lost.c: the connection is gone. */
 void vhost_front_lose_queues(struct vhost_front *f);
 void vhost_front_tell_lost(struct vhost_front *f, unsigned int queue);
+/*
+ * A back-end that takes no table goes on from the used rings' indices: -ENOTSUP where the table of
+ * who was before it says more than these. Else there is no table any more: nobody keeps it up.
+ */
+int vhost_front_check_table(struct vhost_front *f, struct error *err);
 /* Makes zero what the inflight table has of queues that were given up. */
 void vhost_front_clear_dead(struct vhost_front *f);
 

@@ -95,3 +95,21 @@ void vhost_front_clear_dead(struct vhost_front *f)
 			clear_slot(f, i);
 	}
 }
+
+int vhost_front_check_table(struct vhost_front *f, struct error *err)
+{
+	const struct vhost_front_guest *g = f->guest;
+	unsigned int flying;
+
+	if (!g->has_inflight || vhost_front_has(f, VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD))
+		return 0;
+	for (unsigned int i = 0; i < VHOST_FRONT_MAX_QUEUES; i++)
+		if (g->queue_flags[i] & QUEUE_WANTED && !vhost_front_in_order(f, i, &flying))
+			return err_set(err, ENOTSUP,
+				       "it keeps no inflight table (protocol feature "
+				       "INFLIGHT_SHMFD), and the one before has left %u requests "
+				       "of queue %u in one",
+				       flying, i);
+	vhost_front_forget_inflight(f);
+	return 0;
+}

@@ -83,7 +83,7 @@ static int make_features(struct vhost_front *f, struct vhost_user_message *msg, 
 {
 	struct vhost_front_guest *g = f->guest;
 
-	if (!vhost_front_can_ack(f, err))
+	if (!vhost_front_can_ack(f, err) || vhost_front_check_table(f, err) < 0)
 		return -ENOTSUP;
 	*msg = vhost_user_request_u64(msg->hdr.request,
 				      g->acked |

@@ -636,6 +636,49 @@ static void what_is_left_in_the_rings(void **state)
 		died_without_an_inflight_table(&leftovers[i]);
 }
 
+/* The next one without a table can go on only where the rings say enough, and ends the table. */
+static void died_with_an_inflight_table(const struct leftover *l)
+{
+	const uint64_t without = ~(1ull << VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
+	struct stage s;
+
+	stage_init(&s);
+	new_mock(&s);
+	s.d.no_event_idx = !l->taken;
+	until(&s, &s.d.ready, 1);
+	driver_start(&s.d);
+	until(&s, &s.d.running, 1);
+	put_rings(&s, l);
+	fd_close(&s.mock.conn.fd);
+	until(&s, &s.d.lost, 1);
+	new_mock(&s);
+	s.mock.protocol = without;
+	if (l->lost) {
+		until(&s, &s.d.failed, 1);
+		assert_non_null(strstr(s.d.last_error.text, "of queue 0"));
+		assert_int_equal(times_seen(&s.mock, VHOST_USER_SET_VRING_KICK), 0);
+		new_mock(&s);
+	}
+	until(&s, &s.d.running, 2);
+	assert_int_equal(s.d.requests_lost, 0);
+	assert_int_equal(s.mock.base[0], (uint16_t)(l->before + strlen(l->done)));
+	assert_int_equal(s.d.guest.has_inflight, l->lost);
+	/* One that keeps one again gets none that is out of date. */
+	fd_close(&s.mock.conn.fd);
+	until(&s, &s.d.lost, s.d.lost + 1);
+	new_mock(&s);
+	until(&s, &s.d.running, 3);
+	assert_int_equal(times_seen(&s.mock, VHOST_USER_GET_INFLIGHT_FD), !l->lost);
+	stage_fini(&s);
+}
+
+static void a_back_end_without_a_table_after_one_with(void **state)
+{
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(leftovers); i++)
+		died_with_an_inflight_table(&leftovers[i]);
+}
+
 /* What comes back must be as good. */
 static void less_than_before(struct stage *s, const char *words)
 {
@@ -926,6 +969,7 @@ int main(void)
 		cmocka_unit_test(nothing_waits_for_ever),
 		cmocka_unit_test(a_full_eventfd_that_blocks),
 		cmocka_unit_test(what_is_left_in_the_rings),
+		cmocka_unit_test(a_back_end_without_a_table_after_one_with),
 		cmocka_unit_test(another_version_of_the_back_end),
 		cmocka_unit_test(less_than_the_guest_was_shown),
 		cmocka_unit_test(a_flood_on_the_channel),
