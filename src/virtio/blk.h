@@ -14,7 +14,7 @@
 /* What the guest may be shown; a back-end may have less. */
 struct virtio_identity blk_identity(uint32_t nqueues, uint32_t queue_max);
 
-/* For struct vhost_device_setup: of a disk that runs, only its size may change. */
+/* For struct vhost_device_setup: of a disk that runs, its size may change, and what is but a hint. */
 int blk_check_config(void *opaque, const uint8_t *old, const uint8_t *now, uint32_t len,
 		     struct error *err);
 

@@ -2,6 +2,8 @@
 /* When a disk of an update's successor starts an I/O process of its own binary. */
 #include "machine_bench.h"
 
+#include <errno.h>
+#include <linux/virtio_blk.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -12,6 +14,7 @@
 #include <molt/base/log.h>
 #include <molt/virtio/classes.h>
 
+#include "../../src/virtio/blk.h"
 #include "../../src/virtio/disk.h"
 
 static struct bench bench;
@@ -120,6 +123,37 @@ static void test_a_board_that_was_spoilt(void **state)
 	io_board_unmap(&again);
 }
 
+/*
+ * The next process finds the disk on other devices than the one before: pvmove has changed what
+ * works well. Its size and such hints may change, and nothing that a driver relies on.
+ */
+static void test_what_of_a_configuration_may_change(void **state)
+{
+	const struct virtio_blk_config old = { .capacity = 100, .seg_max = 126, .blk_size = 512 };
+	struct virtio_blk_config now = old;
+	struct error err = ERROR_INIT;
+
+	(void)state;
+	now.capacity = 200;
+	now.physical_block_exp = 3;
+	now.alignment_offset = 1;
+	now.min_io_size = 8;
+	now.opt_io_size = 128;
+	now.discard_sector_alignment = 128;
+	assert_int_equal(blk_check_config(NULL, (const uint8_t *)&old, (const uint8_t *)&now,
+					  BLK_CONFIG_BYTES, &err),
+			 0);
+	for (uint32_t i = sizeof(now.capacity); i < BLK_CONFIG_BYTES; i++) {
+		bool hint = (i >= 24 && i < 32) || (i >= 44 && i < 48); /* virtio 1.2, 5.2.4 */
+
+		now = old;
+		((uint8_t *)&now)[i] ^= 1;
+		assert_int_equal(blk_check_config(NULL, (const uint8_t *)&old,
+						  (const uint8_t *)&now, BLK_CONFIG_BYTES, &err),
+				 hint ? 0 : -EINVAL);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -128,6 +162,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_a_process_that_has_not_finished_is_waited_for,
 						setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_board_that_was_spoilt, setup, teardown),
+		cmocka_unit_test(test_what_of_a_configuration_may_change),
 	};
 
 	return cmocka_run_group_tests_name("disk", tests, NULL, NULL);
