@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include <molt/base/fd.h>
+#include <molt/base/log.h>
 #include <molt/base/probe.h>
 
 #include "internal.h"
@@ -282,16 +283,36 @@ static void allocate_result(struct io_request *r, int res)
 		io_request_finish(r, res == -EOPNOTSUPP ? VIRTIO_BLK_S_OK : VIRTIO_BLK_S_IOERR);
 }
 
+/*
+ * What the kernel could not write it drops, and says so to one sync of this open file alone. Others
+ * asked at the same time or later, of any queue, also by the next process, and for what was lost.
+ * Without a page cache each sync is the device's own.
+ */
+static void synced(struct io_request *r, int res)
+{
+	struct io_disk *d = r->queue->disk;
+	uint64_t *lost = &d->board.board->sync_error, none = 0;
+
+	if (res < 0 && !d->direct &&
+	    __atomic_compare_exchange_n(lost, &none, (uint64_t)-res, false, __ATOMIC_RELAXED,
+					__ATOMIC_RELAXED))
+		log_error("disk '%s': its file cannot be synced: %s; what was written is lost, so "
+			  "each flush fails from now on",
+			  d->opt->id, error_text(-res));
+	io_request_finish(r, res < 0 || __atomic_load_n(lost, __ATOMIC_RELAXED) ? VIRTIO_BLK_S_IOERR
+										: VIRTIO_BLK_S_OK);
+}
+
 void io_request_result(struct io_request *r, int res)
 {
 	if (res == -EINTR || res == -EAGAIN) {
 		r->queue->engine->submit(r);
 	} else if (r->op == IO_OP_ALLOCATE) {
 		allocate_result(r, res);
+	} else if (r->op == IO_OP_SYNC) {
+		synced(r, res);
 	} else if (res < 0) {
 		io_request_finish(r, VIRTIO_BLK_S_IOERR);
-	} else if (r->op == IO_OP_SYNC) {
-		io_request_finish(r, VIRTIO_BLK_S_OK);
 	} else if (res == 0 || (uint64_t)res > r->left) {
 		/* The file has become shorter than the guest knows. */
 		io_request_finish(r, VIRTIO_BLK_S_IOERR);

@@ -10,6 +10,8 @@
 
 #include <cmocka.h>
 
+#include <molt/base/log.h>
+
 #include "src/io/internal.h"
 
 #define SIZE 8
@@ -19,6 +21,7 @@ static struct io_disk_options opt;
 static struct io_disk disk;
 static struct io_queue queue;
 static struct io_board_queue board;
+static struct io_board disk_board;
 static struct io_request request;
 static struct iovec wide[SIZE * IO_IOVS];
 static union {
@@ -41,8 +44,12 @@ static int setup(void **state)
 	static struct io_process process;
 
 	(void)state;
+	log_set_level(LOG_LEVEL_ALWAYS);
 	opt = (struct io_disk_options){ .id = "d" };
-	disk = (struct io_disk){ .opt = &opt, .process = &process };
+	disk_board = (struct io_board){ 0 };
+	disk = (struct io_disk){ .opt = &opt,
+				 .process = &process,
+				 .board = { .board = &disk_board } };
 	memset(&queue, 0, sizeof(queue));
 	queue.disk = &disk;
 	queue.engine = &engine;
@@ -142,6 +149,40 @@ static void test_with_flush_nothing_is_synced(void **state)
 	assert_int_equal(submitted, 0);
 }
 
+static uint8_t flush(int result)
+{
+	begin(IO_OP_SYNC);
+	io_request_result(&request, result);
+	return status;
+}
+
+/* The kernel tells of what it has lost once, and another flush may ask for the same data. */
+static void test_what_is_lost_is_told_to_each_flush(void **state)
+{
+	(void)state;
+	disk.features = 1ull << VIRTIO_BLK_F_FLUSH;
+	assert_int_equal(flush(0), VIRTIO_BLK_S_OK);
+	assert_int_equal(flush(-EIO), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(flush(0), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(disk_board.sync_error, EIO);
+	disk.features = 0;
+	begin(IO_OP_WRITE);
+	must_sync_first(BYTES);
+	io_request_result(&request, 0);
+	assert_int_equal(status, VIRTIO_BLK_S_IOERR);
+	begin(IO_OP_READ);
+	io_request_result(&request, BYTES);
+	assert_int_equal(status, VIRTIO_BLK_S_OK);
+}
+
+static void test_without_a_page_cache_each_flush_is_its_own(void **state)
+{
+	(void)state;
+	disk.direct = true;
+	assert_int_equal(flush(-EIO), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(flush(0), VIRTIO_BLK_S_OK);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, NULL)
@@ -151,6 +192,8 @@ int main(void)
 		TEST(test_without_flush_ranges_are_stable),
 		TEST(test_a_read_changes_nothing),
 		TEST(test_with_flush_nothing_is_synced),
+		TEST(test_what_is_lost_is_told_to_each_flush),
+		TEST(test_without_a_page_cache_each_flush_is_its_own),
 	};
 
 	return cmocka_run_group_tests_name("request", tests, NULL, NULL);

@@ -86,7 +86,8 @@ struct io_board {
 	uint32_t resize_done;  /* the process: the value it has acted upon */
 	uint64_t capacity;     /* the process: bytes that the guest sees */
 	uint64_t features;     /* the process: virtio features that it offers; 0 before it serves */
-	uint64_t reserved[8];
+	uint64_t sync_error; /* the process: errno with which a sync first lost data; 0: none has */
+	uint64_t reserved[7];
 };
 
 /* A board with nothing counted and no limit: the sealed memfd, close-on-exec, or -errno. */
