@@ -157,7 +157,7 @@ class Walker:
     def yield_cpu(self):
         """Under emulation a guest that computes all the time has the only CPU when nobody else wants it."""
         for cpu in self.vm.qmp.command("query-cpus-fast") if emulated() else ():  # each new molt leaves it so
-            os.setpriority(os.PRIO_PROCESS, cpu["thread-id"], 19)
+            os.setpriority(os.PRIO_PROCESS, cpu["thread-id"], 10)
 
     def path(self, name):
         return os.path.join(self.dir, name)

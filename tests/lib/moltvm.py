@@ -546,9 +546,13 @@ class Vm:
     def traces(self):
         """
         What a failed update must leave as it was: descriptors ([(what, close-on-exec)]) and threads (["thread", ...]),
-        less those that write, for each of them is made once, when there is something to write.
+        less those that write, for each of them is made once, when there is something to write, and less a disk's
+        inflight table, which is not there between the driver's reset and its next start.
         """
         fds = sorted((re.sub(r"\[\d+\]", "", what), cloexec) for what, cloexec in self.fds().values())
+        tables = [fd for fd in fds if "molt-io-inflight" in fd[0]]
+        for table in tables[:self.argv.count("--disk")]:
+            fds.remove(table)
         # The kernel's own threads are with whoever made the KVM VM, who may be dead.
         threads = [name for name in self.threads() if not name.startswith("kvm-")]
         writers = [name for name in threads if name in WRITERS]
