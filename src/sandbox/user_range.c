@@ -137,6 +137,9 @@ static bool find_line(const char *table, const char *name, uint64_t wanted, uint
 static int take_free(int fd, const char *table, const char *name, const struct range *range,
 		     uint64_t *uid, struct error *err)
 {
+	const char *end = strrchr(table, '\n');
+	/* An editor may have left the last line without its end. */
+	bool whole = !*table || (end && !end[1]);
 	char line[LINE_MAX_BYTES];
 	uint64_t other;
 	int len;
@@ -149,7 +152,7 @@ static int take_free(int fd, const char *table, const char *name, const struct r
 			       "--user auto: all %lu users of " SUBUID
 			       " have guests; " SANDBOX_USERS " has those that may be removed",
 			       range->count);
-	len = snprintf(line, sizeof(line), "%lu %s\n", *uid, name);
+	len = snprintf(line, sizeof(line), "%s%lu %s\n", whole ? "" : "\n", *uid, name);
 	if (len >= (int)sizeof(line))
 		return err_set(err, ENAMETOOLONG, "--user auto: --name '%s' is too long", name);
 	if (fd_write_all(fd, line, (size_t)len) == 0 && fsync(fd) == 0)

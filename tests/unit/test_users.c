@@ -131,6 +131,26 @@ static void test_range_in_a_last_line_without_end(void **state)
 	in_space(last_line_without_end);
 }
 
+/* As editors leave it, in which somebody has removed the line of a guest that is no more. */
+static void table_without_end(void)
+{
+	CHECK(put("/etc/subuid", "molt:200000:10\n"));
+	CHECK(mkdir("/var/lib/molt", 0755) == 0);
+	CHECK(put(SANDBOX_USERS, "200000 web1\n200002 web3"));
+	for (int again = 0; again < 2; again++) {
+		CHECK(user_of("web2") == 200001);
+		CHECK(user_of("web1") == 200000);
+		CHECK(user_of("web3") == 200002);
+		CHECK(user_of("web4") == 200003);
+	}
+}
+
+static void test_table_with_a_last_line_without_end(void **state)
+{
+	(void)state;
+	in_space(table_without_end);
+}
+
 static void private_table(void)
 {
 	struct stat st;
@@ -179,6 +199,7 @@ int main(void)
 		cmocka_unit_test(test_nobody_to_become_by_default),
 		cmocka_unit_test(test_nobody_to_become_who_was_asked_for),
 		cmocka_unit_test(test_range_in_a_last_line_without_end),
+		cmocka_unit_test(test_table_with_a_last_line_without_end),
 		cmocka_unit_test(test_nobody_else_can_lock_the_table),
 		cmocka_unit_test(test_a_locked_table_is_not_waited_for_without_end),
 	};
