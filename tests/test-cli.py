@@ -731,6 +731,9 @@ class Update(Base):
         """As by a variable of a script that is not set: it was an update to molt's own path."""
         self.expect(molt("update", self.path, "--"), 2, "", "after '--' is empty")
 
+    def test_state_is_not_empty(self):
+        self.expect(molt("update", "--state=", self.path), 2, "", "--state: the file's path is empty")
+
 
 def crc32c(data, crc=0):
     crc ^= 0xffffffff

@@ -381,6 +381,8 @@ static int check_and_run(const struct cli_args *args)
 		return cli_usage_error(cmd,
 				       "the successor's command after '--' is empty; without '--' "
 				       "it is the binary that was started");
+	if (cli_given(args, "state") && !*cli_value(args, "state"))
+		return cli_usage_error(cmd, "--state: the file's path is empty");
 	if (cli_given(args, "check") && cli_given(args, "no-check"))
 		return cli_usage_error(cmd, "--check and --no-check: one or the other");
 	if (value_seconds("--timeout", cli_value(args, "timeout"), 1, TIMEOUT_MAX_MS, &timeout_ms,

@@ -119,6 +119,8 @@ static int run_migrate(void *opaque, const struct command_origin *origin, json_t
 	path = uri ? uri_path(uri, err) : channel_path(channels, err);
 	if (!path)
 		return -(err ? err->code : EINVAL);
+	if (!path[0])
+		return err_set(err, EINVAL, "migrate: the file's path is empty; use file:PATH");
 	if (!u->migrate.cpr_exec)
 		return err_set(err, ENOTSUP,
 			       "molt migrates in mode 'cpr-exec' only: set it with "

@@ -161,6 +161,7 @@ static void test_channels(void **state)
 		{ "[{\"addr\":{\"transport\":\"file\",\"filename\":\"/x\",\"offset\":1}}]",
 		  "offset" },
 		{ "[{\"addr\":{\"transport\":\"file\"}}]", "'filename'" },
+		{ "[{\"addr\":{\"transport\":\"file\",\"filename\":\"\"}}]", "path is empty" },
 		{ "[{\"addr\":{\"transport\":\"file\",\"filename\":\"/x\"}},{}]",
 		  "'channels[1].addr'" },
 		{ "[{\"addr\":3},{\"addr\":{}}]", "one channel" },
@@ -191,6 +192,7 @@ static void test_either_uri_or_channels(void **state)
 	refused(t, "migrate", "", "either");
 	refused(t, "migrate", "{\"uri\":3}", "'uri'");
 	refused(t, "migrate", "{\"uri\":\"file:/x\",\"channels\":[]}", "either");
+	refused(t, "migrate", "{\"uri\":\"file:\"}", "path is empty");
 }
 
 static void test_mode_and_command_come_first(void **state)
