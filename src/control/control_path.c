@@ -71,17 +71,23 @@ char *control_path_for_client(const char *named, struct error *err)
 	return path ? path : control_path_of(named, err);
 }
 
+/* As in a container whose root is read-only, or in a user name space, whose root is none in /run. */
+static int cannot_make(int code, const char *shown, struct error *err)
+{
+	bool xdg = geteuid() == 0 || strcmp(runtime_dir(), SYSTEM_DIR) != 0;
+
+	return err_set(err, code, "%s: %s; %sgive --control a path", shown, error_text(code),
+		       xdg ? "" : "without XDG_RUNTIME_DIR only root can make it: ");
+}
+
 /* The directory, made if missing; a link in its place is an error. */
 static int make_dir(int parent, const char *name, mode_t mode, const char *shown, struct error *err)
 {
 	bool made = mkdirat(parent, name, mode) == 0;
 	int fd;
 
-	if (!made && errno == EACCES && geteuid() != 0)
-		return err_set(err, EACCES,
-			       "%s: Permission denied; without XDG_RUNTIME_DIR only root can make it: "
-			       "give --control a path",
-			       shown);
+	if (!made && (errno == EACCES || errno == EROFS))
+		return cannot_make(errno, shown, err);
 	if (!made && errno != EEXIST)
 		return err_sys(err, errno, "%s", shown);
 	fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);

@@ -86,6 +86,24 @@ static void stay_root(void)
 	CHECK(geteuid() == 0 && u.user.uid == 0 && !u.by_default);
 }
 
+static void read_only_run(void)
+{
+	const struct vmm_config cfg = { .user = "root", .control = "name=web1" };
+	struct error err = ERROR_INIT;
+	struct chosen_user u;
+
+	CHECK(mount("none", "/run", "tmpfs", MS_RDONLY, "mode=755") == 0);
+	CHECK(choose_user(&u, &cfg, &err) == 0);
+	CHECK(become_user(&u, &cfg, &err) == -EROFS);
+	CHECK(strcmp(err.text, "/run/molt: Read-only file system; give --control a path") == 0);
+}
+
+static void test_run_that_is_read_only(void **state)
+{
+	(void)state;
+	in_space(read_only_run);
+}
+
 static void test_nobody_to_become_by_default(void **state)
 {
 	(void)state;
@@ -198,6 +216,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_nobody_to_become_by_default),
 		cmocka_unit_test(test_nobody_to_become_who_was_asked_for),
+		cmocka_unit_test(test_run_that_is_read_only),
 		cmocka_unit_test(test_range_in_a_last_line_without_end),
 		cmocka_unit_test(test_table_with_a_last_line_without_end),
 		cmocka_unit_test(test_nobody_else_can_lock_the_table),
