@@ -33,8 +33,9 @@
  * far the clocks may part), xsave=on|off (off: FXSAVE state only), cpus=N (default: all that CPUID
  * tells), stall_ms=5000 (how long a CPU may make no progress), brief=on|off (on: a pass line tells
  * changes and no more, for each character is an exit to the VMM). With exact=on timers are verified
- *to the tick: timer=oneshot too, pit=periodic|oneshot, early_us=300 (by how much a one-shot may come
- * early), late_us=2500 (how far a phase may be from where it was). A power button press ends it.
+ * to the tick: timer=oneshot too, pit=periodic|oneshot, early_us=300 (by how much a one-shot may
+ * come early), late_us=2500 (how far a phase may be from where it was). A power button press ends
+ * it.
  */
 #include "probe.h"
 
