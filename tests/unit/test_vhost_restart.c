@@ -598,23 +598,30 @@ static void put_rings(struct stage *s, const struct leftover *l)
 		put16(s, 0, USED + 4 + 8 * DRIVER_SIZE, (uint16_t)(l->before + strlen(l->taken)));
 }
 
+#define NO_TABLE (~(1ull << VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD))
+
+/* A back-end with these protocol features dies, and at its socket is one without a table. */
+static void die_and_be_followed(struct stage *s, const struct leftover *l, uint64_t protocol)
+{
+	stage_init(s);
+	new_mock(s);
+	s->mock.protocol = protocol;
+	s->d.no_event_idx = !l->taken;
+	until(s, &s->d.ready, 1);
+	driver_start(&s->d);
+	until(s, &s->d.running, 1);
+	put_rings(s, l);
+	fd_close(&s->mock.conn.fd);
+	until(s, &s->d.lost, 1);
+	new_mock(s);
+	s->mock.protocol = NO_TABLE;
+}
+
 static void died_without_an_inflight_table(const struct leftover *l)
 {
-	const uint64_t without = ~(1ull << VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
 	struct stage s;
 
-	stage_init(&s);
-	new_mock(&s);
-	s.mock.protocol = without;
-	s.d.no_event_idx = !l->taken;
-	until(&s, &s.d.ready, 1);
-	driver_start(&s.d);
-	until(&s, &s.d.running, 1);
-	put_rings(&s, l);
-	fd_close(&s.mock.conn.fd);
-	until(&s, &s.d.lost, 1);
-	new_mock(&s);
-	s.mock.protocol = without;
+	die_and_be_followed(&s, l, NO_TABLE);
 	until(&s, &s.d.running, 2);
 	if (s.d.requests_lost != l->lost)
 		fail_msg("%s: %u", l->what, s.d.requests_lost);
@@ -639,20 +646,9 @@ static void what_is_left_in_the_rings(void **state)
 /* The next one without a table can go on only where the rings say enough, and ends the table. */
 static void died_with_an_inflight_table(const struct leftover *l)
 {
-	const uint64_t without = ~(1ull << VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
 	struct stage s;
 
-	stage_init(&s);
-	new_mock(&s);
-	s.d.no_event_idx = !l->taken;
-	until(&s, &s.d.ready, 1);
-	driver_start(&s.d);
-	until(&s, &s.d.running, 1);
-	put_rings(&s, l);
-	fd_close(&s.mock.conn.fd);
-	until(&s, &s.d.lost, 1);
-	new_mock(&s);
-	s.mock.protocol = without;
+	die_and_be_followed(&s, l, UINT64_MAX);
 	if (l->lost) {
 		until(&s, &s.d.failed, 1);
 		assert_non_null(strstr(s.d.last_error.text, "of queue 0"));
