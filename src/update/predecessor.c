@@ -174,12 +174,14 @@ static void somebody_waits(void *opaque)
 int step_stand_in(struct update *u, struct error *err)
 {
 	struct hand_over *h = &u->hand_over;
+	struct stand_in_ground ground = h->stand_in.ground;
 	int r = h->stops_guest ? 0 : final_state_make(u, err);
 
 	if (r < 0)
 		return r;
 	loop_hold(u->machine->loop, somebody_waits, u);
 	h->stand_in = STAND_IN_NONE;
+	h->stand_in.ground = ground;
 	h->stand_in.ops = &update_stand_in_ops;
 	h->stand_in.opaque = u;
 	h->stand_in.loop = u->machine->loop;

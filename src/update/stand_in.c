@@ -289,6 +289,18 @@ static bool end_process(struct stand_in *s)
 	return false;
 }
 
+/* The process that ended may have been a stand-in, too: nobody is left there on what it had. */
+static void change_ground(struct stand_in *s)
+{
+	struct stand_in_ground *g = &s->ground;
+
+	if (g->stack && fd_ready(s->process_fd, POLLIN)) {
+		pthread_tryjoin_np(g->helper, NULL);
+		munmap(g->stack, STACK_BYTES);
+	}
+	*g = (struct stand_in_ground){ .stack = s->stack, .helper = s->helper };
+}
+
 void stand_in_dismiss(struct stand_in *s)
 {
 	bool ended = !s->is_self && s->page && end_process(s);
@@ -300,6 +312,8 @@ void stand_in_dismiss(struct stand_in *s)
 	if (s->stack && ended)
 		munmap(s->stack, STACK_BYTES);
 	/* Else it is the one we stand on, with the thread-local memory that we have. */
+	if (s->is_self)
+		change_ground(s);
 	s->helper_made = s->is_self = false;
 	s->stack = NULL;
 	if (s->page)

@@ -122,6 +122,12 @@ struct stand_in_ops {
 	void (*run)(void *opaque);
 };
 
+/* What a stand-in's main thread runs on, and by whose thread-local memory. */
+struct stand_in_ground {
+	void *stack; /* NULL: none */
+	pthread_t helper;
+};
+
 struct stand_in {
 	const struct stand_in_ops *ops;
 	void *opaque;
@@ -140,6 +146,8 @@ struct stand_in {
 	bool at_work; /* it has given the guest back, and a thread of it is still at work */
 	bool is_gone; /* it has ended while it had the guest, or was at work */
 	bool is_self; /* we are the stand-in, and have taken the guest back */
+	/* Ours, where we were the stand-in of an earlier update; it outlives all that follow. */
+	struct stand_in_ground ground;
 
 	/* Between predecessor and stand-in, which share this memory. */
 	_Atomic uint32_t state;  /* enum stand_in_state; a futex */

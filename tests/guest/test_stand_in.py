@@ -78,6 +78,30 @@ def test_successor_that_does_not_know_an_option():
     check_taken_back([molt_binary(), "run", "--option-of-another-age"])
 
 
+def test_take_backs_in_a_row_leave_nothing():
+    """Of a process that ended nothing stays, though the next one lives on what that one had made."""
+    need_threads_to_follow()
+    many = 40 if full() else 12
+
+    def has():
+        with open("/proc/%d/maps" % pid) as maps:
+            return len(maps.readlines()), len(os.listdir("/proc/%d/fd" % pid))
+
+    with start_probe() as vm:
+        for turn in range(many):
+            pid = fail(vm, ["/bin/false"])[1]
+            if turn == 3:
+                settled = has()
+        maps, fds = has()
+        print("# %d mappings, %d descriptors; %d take-backs before %d, %d"
+              % (maps, fds, many - 4, *settled))
+        assert fds <= settled[1], (settled, fds)
+        assert maps < settled[0] + 6, (settled, maps)  # each would leave three
+        check_alive(vm)
+        assert vm.update()["pid"] == pid
+        check_alive(vm)
+
+
 def test_successor_that_hangs():
     began = time.monotonic()
     sentence = check_taken_back(["/bin/sh", "-c", "exec sleep 60"], timeout=500)

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <dirent.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -614,6 +615,89 @@ static void test_a_hang_up_and_who_ends_it_are_heard(void **state)
 	assert_int_equal(what_becomes_of_guest((struct session){ .is_to_end = true }), 'x');
 }
 
+/* ---- one take-back after another ---- */
+
+#define TAKE_BACKS 6u
+
+static struct {
+	struct update_bench t;
+	unsigned int done;
+	int maps; /* after the third: what the first two left is settled */
+	int told;
+} chain;
+
+static int count_maps(void)
+{
+	FILE *f = fopen("/proc/self/maps", "re");
+	int n = 0, ch;
+
+	while (f && (ch = fgetc(f)) != EOF)
+		n += ch == '\n';
+	if (f)
+		fclose(f);
+	return n;
+}
+
+static int be_reborn(void *opaque, struct error *err)
+{
+	(void)opaque;
+	(void)err;
+	return 0;
+}
+
+/* In each of the processes in turn. */
+static void take_back_again(void *opaque)
+{
+	struct update_bench *t = &chain.t;
+	struct error err = ERROR_INIT;
+
+	(void)opaque;
+	alarm(30); /* the end of a chain that breaks */
+	must_still_run(t);
+	if (chain.done == 3)
+		chain.maps = count_maps();
+	if (chain.done++ == TAKE_BACKS) {
+		int more = count_maps() - chain.maps;
+
+		(void)!write(chain.told, &more, sizeof(more));
+		_exit(0);
+	}
+	t->said[0] = '\0';
+	update_bench_run(t, update_commands, update_commands_count, "update",
+			 "{\"no-check\":true,\"command\":[\"/bin/false\"]}", NULL, &err);
+	for (;;)
+		loop_turn(t->b.loop, 1000);
+}
+
+static void test_a_take_back_leaves_nothing_of_the_one_before(void **state)
+{
+	int more = 99, told[2];
+	pid_t pid;
+
+	(void)state;
+	update_bench_skip_under_tsan();
+	update_bench_skip_under_asan();
+	assert_int_equal(pipe2(told, O_CLOEXEC), 0);
+	pid = fork();
+	if (pid == 0) {
+		chain.told = told[1];
+		mallopt(M_ARENA_MAX, 1); /* or there is one more each time, up to a limit */
+		update_bench_init(&chain.t, 1);
+		unlink(chain.t.self_path);
+		rmdir(chain.t.dir);
+		chain.t.u->ops.reborn = be_reborn;
+		chain.t.u->ops.run_on = take_back_again;
+		run_machine(&chain.t);
+		take_back_again(NULL);
+	}
+	close(told[1]);
+	assert_int_equal(read(told[0], &more, sizeof(more)), sizeof(more));
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	close(told[0]);
+	/* A stack each, and their helpers' with its guard, would be nine. */
+	assert_true(more < 3);
+}
+
 static void test_paused_machine_stays_paused(void **state)
 {
 	struct error err = ERROR_INIT;
@@ -952,6 +1036,7 @@ int main(void)
 		cmocka_unit_test(test_a_stand_in_that_does_not_serve_is_not_waited_for_long),
 		cmocka_unit_test(test_a_guest_outlives_who_leads_the_session),
 		cmocka_unit_test(test_a_hang_up_and_who_ends_it_are_heard),
+		cmocka_unit_test(test_a_take_back_leaves_nothing_of_the_one_before),
 		cmocka_unit_test(test_paused_machine_stays_paused),
 		cmocka_unit_test(test_a_vcpu_that_does_not_stop),
 		cmocka_unit_test(test_rooms_above_fail_to_save),

@@ -240,6 +240,16 @@ void update_bench_refused(struct update_bench *t, const char *json, int code, co
 #define THREAD_SANITIZER true
 #endif
 #endif
+#ifdef __SANITIZE_ADDRESS__
+#define ADDRESS_SANITIZER true
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define ADDRESS_SANITIZER true
+#endif
+#endif
+#ifndef ADDRESS_SANITIZER
+#define ADDRESS_SANITIZER false
+#endif
 #ifndef THREAD_SANITIZER
 #define THREAD_SANITIZER false
 #endif
@@ -253,6 +263,14 @@ void update_bench_skip_under_tsan(void)
 	if (!THREAD_SANITIZER)
 		return;
 	print_message("# ThreadSanitizer cannot follow a stand-in or a fork\n");
+	skip();
+}
+
+void update_bench_skip_under_asan(void)
+{
+	if (!ADDRESS_SANITIZER)
+		return;
+	print_message("# AddressSanitizer does not have a thread made on a dead one's stack\n");
 	skip();
 }
 

@@ -48,6 +48,8 @@ void update_bench_unprepare(struct update_bench *t);
 
 /* Skips the case, where it needs a stand-in, in a build that cannot have one. */
 void update_bench_skip_under_tsan(void);
+/* And where threads of a process that was killed leave their stacks to others. */
+void update_bench_skip_under_asan(void);
 
 /* Turns the loop until said contains text; fails the test after some seconds without. */
 void update_bench_wait(struct update_bench *t, const char *text);
