@@ -242,7 +242,8 @@ static void test_a_vcpu_that_does_not_stop_keeps_the_guest_running(void **state)
 	ops.kick = kick_in_vain;
 	b.m.crew->ops = &ops;
 	bench_run(&b);
-	machine_wait_entered(&b.m);
+	bench_play(&b, 1, fake_in(0x1234, 1));
+	fake_vcpu_wait_played(b.kvm, b.m.vcpus[1].fd); /* it has been entered, and again */
 	atomic_store(&hangs, true);
 	assert_int_equal(machine_pause(&b.m, &err), -ETIMEDOUT);
 	assert_non_null(strstr(err.text, "vCPU 1 does not stop"));

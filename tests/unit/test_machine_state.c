@@ -114,6 +114,10 @@ static void test_threads_are_run_as_they_were(void **state)
 	int usual = getpriority(PRIO_PROCESS, 0);
 
 	(void)state;
+	if (usual > 16) {
+		print_message("# at nice value %d there is none to tell from it\n", usual);
+		skip();
+	}
 	bench_init(&a, 2);
 	setpriority(PRIO_PROCESS, (id_t)a.m.crew->members[1].tid, usual + 3);
 	machine_note_places(&a.m);
