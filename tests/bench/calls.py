@@ -123,23 +123,26 @@ def read_calls(text, names, tsc_khz):
 def between(which, before, after):
     """From where the first (min) or the last (max) of some threads leaves KVM_RUN for good to the first of others."""
     last = {c.tid: c.start + c.us for c in before if c.result is not None}
-    if not last or not after:
-        return None
-    return which(last.values()), min(c.start for c in after)
+    begin = which(last.values(), default=0)
+    # One that enters before that does it for no guest: it is warming up.
+    begun = [c.start for c in after if c.start >= begin]
+    return (begin, min(begun)) if last and begun else None
 
 
 def windows(calls, pid):
     """
     {name: (begin, end)} of the times when the guest did not run, of an update by this process; empty if there is none.
-    A stand-in is known by its threads: there before the exec, and in KVM_RUN after it.
+    A stand-in is known by its threads: there before the exec, and in KVM_RUN after it. What main runs, and threads
+    that it makes before the exec and that end by then, are trials of how quick KVM is.
     """
     execs = [c for c in calls if c.tid == pid and c.name in ("execve", "execveat") and c.result == 0]
     if len(execs) != 1:
         return {}
     runs, ended = [c for c in calls if c.name == "KVM_RUN"], execs[0].start + execs[0].us
     early = {c.tid for c in calls if c.start < execs[0].start}
+    made = {c.tid for c in calls if c.name in ("clone", "clone3") and c.us == 0 and c.result == 0}
     standing = {c.tid for c in runs if c.tid in early and c.start + c.us > ended}
-    old = [c for c in runs if c.tid in early - standing]
+    old = [c for c in runs if c.tid in early - standing - made - {pid}]
     new = [c for c in runs if c.tid not in early]
     middle = [c for c in runs if c.tid in standing]
     found = {"hand-off": between(min, old, middle), "switch": between(min, middle, new)} if standing else {

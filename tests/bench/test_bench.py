@@ -192,6 +192,13 @@ def test_trace_of_a_blackout():
 
 
 STAND_IN_TRACE = """
+    molt-5 [000] ..... 100: sys_enter: NR 16 (e, ae80, 0, 0, 0, 0)
+    molt-5 [000] ..... 200: sys_exit: NR 16 = -4
+    molt-6 [000] ..... 250: sys_exit: NR 56 = 0
+    molt-6 [000] ..... 300: sys_enter: NR 16 (e, ae80, 0, 0, 0, 0)
+    molt-6 [000] ..... 400: sys_exit: NR 16 = -4
+    stand-20 [000] ..... 500: sys_enter: NR 16 (c, ae80, 0, 0, 0, 0)
+    stand-20 [000] ..... 600: sys_exit: NR 16 = -4
     molt-7 [000] ..... 1000: sys_exit: NR 16 = -4
     stand-20 [000] ..... 3000: sys_enter: NR 16 (c, ae80, 0, 0, 0, 0)
     stand-21 [000] ..... 3500: sys_enter: NR 16 (d, ae80, 0, 0, 0, 0)
@@ -199,6 +206,8 @@ STAND_IN_TRACE = """
     stand-21 [000] ..... 3800: sys_enter: NR 16 (d, ae80, 0, 0, 0, 0)
     molt-5 [000] ..... 8000: sys_enter: NR 59 (1, 2, 3, 0, 0, 0)
     molt-5 [000] ..... 50000: sys_exit: NR 59 = 0
+    molt-9 [001] ..... 51000: sys_enter: NR 16 (c, ae80, 0, 0, 0, 0)
+    molt-9 [001] ..... 52000: sys_exit: NR 16 = -4
     stand-20 [000] ..... 60000: sys_exit: NR 16 = -4
     stand-21 [000] ..... 62000: sys_exit: NR 16 = -4
     stand-21 [000] ..... 63000: sys_enter: NR 16 (d, 8090ae81, 0, 0, 0, 0)
