@@ -9,6 +9,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -339,6 +340,7 @@ int step_hand_off(struct update *u, struct error *err)
 	if (h->parked)
 		machine_unpark_vcpus(m);
 	machine_keep_awake(m, false);
+	sched_yield(); /* where there is one CPU alone, what follows would keep the stand-in off it */
 	return 0;
 }
 
