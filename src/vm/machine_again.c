@@ -10,7 +10,7 @@
  * A vCPU or a device without a section is as it was in the rehearsal: most are.
  *
  * The local APICs are an exception: what devices did since with their interrupt lines may have left
- * something there.
+ * something there. So is an IOAPIC that has handed something out to them (hw/irqchip.c).
  */
 #include <errno.h>
 #include <stdlib.h>

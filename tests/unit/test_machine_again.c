@@ -16,6 +16,7 @@
 #define WAITS 1  /* does not, and nobody does anything to it */
 #define CALLED 2 /* does not, but gets an interrupt */
 #define APIC_IRR 0x200
+#define SCI 9
 
 struct fixture {
 	struct bench a, b;        /* who has the guest, and who is to have it */
@@ -151,6 +152,57 @@ static void test_a_device_that_has_changed_is_news(void **state)
 	*guest ^= 1;
 	save_news(f);
 	assert_null(stream_find(&f->last, "power", 0));
+}
+
+static struct kvm_ioapic_state *ioapic(struct bench *b)
+{
+	return &bench_vm(b)->chips[KVM_IRQCHIP_IOAPIC].chip.ioapic;
+}
+
+/* An SCI that is up, before and after. */
+static void rehearse_with_sci(struct fixture *f, bool taken)
+{
+	struct kvm_ioapic_state *is = ioapic(&f->a);
+
+	is->irr = 1u << SCI;
+	is->redirtbl[SCI].bits = 0;
+	is->redirtbl[SCI].fields.vector = 0x39;
+	is->redirtbl[SCI].fields.trig_mode = 1;
+	is->redirtbl[SCI].fields.remote_irr = taken;
+	machine_unquiesce(&f->a.m);
+	bench_fini(&f->b);
+	bench_state_fini(&f->first);
+	bench_save(&f->a, &f->first, 2);
+	if (bench_rehearse(&f->b, &f->first, &f->err) < 0)
+		fail_msg("%s", f->err.text);
+}
+
+/* The local APIC that got it there was set since: nobody would acknowledge it any more. */
+static void test_interrupt_that_the_rehearsal_handed_out(void **state)
+{
+	struct fixture *f = *state;
+
+	rehearse_with_sci(f, false);
+	ioapic(&f->b)->redirtbl[SCI].fields.remote_irr = 1; /* as KVM does when it is set */
+	save_news(f);
+	assert_null(stream_find(&f->last, "irqchip", 0));
+	load_again(f);
+	assert_int_equal(ioapic(&f->b)->irr, 1u << SCI);
+	assert_memory_equal(ioapic(&f->a)->redirtbl, ioapic(&f->b)->redirtbl,
+			    sizeof(ioapic(&f->a)->redirtbl));
+}
+
+/* It takes a call while the guest waits. */
+static void test_interrupt_that_was_taken_before(void **state)
+{
+	struct fixture *f = *state;
+	unsigned int before;
+
+	rehearse_with_sci(f, true);
+	before = f->b.kvm->ncalls;
+	save_news(f);
+	load_again(f);
+	assert_int_equal(fake_kvm_find_call(f->b.kvm, -1, KVM_SET_IRQCHIP, before), -1);
 }
 
 /* Here the address port, which has a subsection while it is not 0. */
@@ -452,6 +504,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		CASE(test_who_waits_is_no_news),
 		CASE(test_a_device_that_has_changed_is_news),
+		CASE(test_interrupt_that_the_rehearsal_handed_out),
+		CASE(test_interrupt_that_was_taken_before),
 		CASE(test_a_subsection_that_is_gone_is_news),
 		CASE(test_who_executes_is_warmed_up),
 		CASE(test_a_kvm_that_cannot_warm_up),

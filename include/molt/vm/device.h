@@ -172,7 +172,8 @@ struct device_class {
 	/*
 	 * In a successor that was built from an earlier state, at the switch: the backend's
 	 * sections again, for what may change while a stand-in serves. Descriptors are what they
-	 * were.
+	 * were. And what KVM has made of the rehearsal's state by itself is set right, the local
+	 * APICs being loaded. Before the guest part, where that is loaded again, too.
 	 */
 	int (*load_host_again)(struct device *dev, struct stream *s, struct error *err);
 	/* Makes the device live from the loaded guest part; may refuse. Writes no guest RAM. */
