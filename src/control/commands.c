@@ -176,9 +176,15 @@ static int run_system_reset(void *opaque, const struct command_origin *origin, j
 {
 	static const char reason[] = "host-qmp-system-reset";
 	struct machine *m = opaque;
-	int r = machine_reset(m, reason, err);
+	uint64_t stopped_ns;
+	int r = 0;
 
 	UNUSED_ARGS(opaque, origin, args, result, err);
+	if (m->guest.run_state == RUN_STATE_RUNNING)
+		r = machine_park_in_time(m, NULL, &stopped_ns, err);
+	if (r < 0) /* nothing has been reset, and it runs on */
+		return r;
+	r = machine_reset(m, reason, err);
 	if (r < 0) { /* what is left of it cannot run on */
 		machine_exit(m, MACHINE_EXIT_FAILURE, reason);
 		return r;

@@ -72,6 +72,16 @@ int machine_resume(struct machine *m, struct error *err)
 	return set_state(m, RUN_STATE_RUNNING, MACHINE_EVENT_RESUME);
 }
 
+int machine_park_in_time(struct machine *m, struct crew *next, uint64_t *stopped_ns,
+			 struct error *err)
+{
+	(void)m;
+	(void)next;
+	(void)err;
+	*stopped_ns = 0;
+	return 0;
+}
+
 int machine_reset(struct machine *m, const char *reason, struct error *err)
 {
 	(void)m;

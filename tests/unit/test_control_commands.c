@@ -10,6 +10,7 @@ struct fake {
 	struct crew_member vcpus[2];
 	char calls[256]; /* what the machine was asked, in order */
 	bool fails;
+	bool hangs; /* a vCPU does not stop */
 };
 
 static struct fake *fake_of(struct machine *m)
@@ -40,6 +41,14 @@ int machine_resume(struct machine *m, struct error *err)
 {
 	m->guest.run_state = RUN_STATE_RUNNING;
 	return note(m, "resume ", err);
+}
+
+int machine_park_in_time(struct machine *m, struct crew *next, uint64_t *stopped_ns,
+			 struct error *err)
+{
+	(void)next;
+	*stopped_ns = 0;
+	return fake_of(m)->hangs ? err_set(err, ETIMEDOUT, "vCPU 1 does not stop") : 0;
 }
 
 int machine_reset(struct machine *m, const char *reason, struct error *err)
@@ -192,6 +201,16 @@ static void test_failed_reset_is_the_end(void **state)
 	assert_string_equal(f->calls, "reset exit(1,host-qmp-system-reset) ");
 }
 
+/* Main would wait for it for ever, and all other vCPUs would stand still. */
+static void test_a_vcpu_that_does_not_stop_is_not_reset(void **state)
+{
+	struct fake *f = *state;
+
+	f->hangs = true;
+	ask(f, "system_reset", GENERIC("vCPU 1 does not stop"));
+	assert_string_equal(f->calls, "");
+}
+
 static void test_power_button_and_quit(void **state)
 {
 	struct fake *f = *state;
@@ -244,6 +263,7 @@ int main(void)
 		TEST(test_cont_after_the_end),
 		TEST(test_reset),
 		TEST(test_failed_reset_is_the_end),
+		TEST(test_a_vcpu_that_does_not_stop_is_not_reset),
 		TEST(test_power_button_and_quit),
 		TEST(test_events),
 	};
