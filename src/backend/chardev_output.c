@@ -223,14 +223,10 @@ void chardev_output_go_on(struct chardev *cd)
 	loop_wake_signal(&cd->wake);
 }
 
+/* What is queued goes along: the guest has stopped, and a write may wait for others. */
 int chardev_output_hold(struct chardev *cd, struct error *err)
 {
-	if (!cd->out_threaded) {
-		if (cd->running)
-			chardev_flush(cd);
-		return 0;
-	}
-	if (writer_hold(&cd->writer, HOLD_MS))
+	if (!cd->out_threaded || writer_hold(&cd->writer, HOLD_MS))
 		return 0;
 	writer_release(&cd->writer);
 	return hangs(cd, err);
