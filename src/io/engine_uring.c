@@ -182,6 +182,9 @@ static void complete(struct io_queue *q, uint64_t data, int res)
 		if (res == (int)sizeof(q->kick_count))
 			io_queue_kicked(q);
 	} else if (what < q->disk->opt->queue_size && q->requests[what].busy) {
+		/* There was no room for a thread of the kernel's to do it: this one does. */
+		if (res == -ECANCELED)
+			res = io_request_do(&q->requests[what]);
 		io_request_result(&q->requests[what], res);
 	}
 }

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* What becomes of a request whose results are known, with an engine that carries nothing out. */
+/*
+ * What becomes of a request whose results are known, with an engine that carries nothing out; and
+ * of a completion in a ring that no kernel has.
+ */
 #include <errno.h>
 #include <linux/virtio_ring.h>
 #include <setjmp.h>
@@ -7,9 +10,11 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
+#include <molt/base/fd.h>
 #include <molt/base/log.h>
 
 #include "src/io/internal.h"
@@ -183,6 +188,52 @@ static void test_without_a_page_cache_each_flush_is_its_own(void **state)
 	assert_int_equal(flush(0), VIRTIO_BLK_S_OK);
 }
 
+static struct {
+	unsigned int head, tail, flags;
+	struct io_uring_cqe cqe;
+} completions;
+
+static void complete(uint64_t user_data, int res)
+{
+	completions.cqe = (struct io_uring_cqe){ .user_data = user_data, .res = res };
+	completions.head = 0;
+	completions.tail = 1;
+	queue.ring.sq.khead = &completions.tail; /* as many were submitted */
+	queue.ring.sq.kflags = &completions.flags;
+	queue.ring.cq.khead = &completions.head;
+	queue.ring.cq.ktail = &completions.tail;
+	queue.ring.cq.cqes = &completions.cqe;
+}
+
+/* As where RLIMIT_NPROC or pids.max is reached: the disk has no fault, and the flush loses nothing.
+ */
+static void test_what_the_kernel_has_no_thread_for(void **state)
+{
+	static const char text[] = "written";
+	char now[sizeof(text)] = "";
+
+	(void)state;
+	opt.queue_size = 1;
+	queue.requests = &request;
+	queue.generation = 7;
+	disk.features = 1ull << VIRTIO_BLK_F_FLUSH;
+	disk.file = fd_memfd("disk", 0);
+	assert_true(disk.file >= 0);
+	begin(IO_OP_SYNC);
+	complete(7ull << 32, -ECANCELED);
+	io_engine_uring.reap(&queue);
+	assert_int_equal(status, VIRTIO_BLK_S_OK);
+	assert_int_equal(disk_board.sync_error, 0);
+	begin(IO_OP_WRITE);
+	memcpy(request.iov->iov_base, text, sizeof(text));
+	complete(7ull << 32, -ECANCELED);
+	io_engine_uring.reap(&queue);
+	assert_int_equal(status, VIRTIO_BLK_S_OK);
+	assert_int_equal(pread(disk.file, now, sizeof(now), 0), sizeof(now));
+	assert_string_equal(now, text);
+	close(disk.file);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, NULL)
@@ -194,6 +245,7 @@ int main(void)
 		TEST(test_with_flush_nothing_is_synced),
 		TEST(test_what_is_lost_is_told_to_each_flush),
 		TEST(test_without_a_page_cache_each_flush_is_its_own),
+		TEST(test_what_the_kernel_has_no_thread_for),
 	};
 
 	return cmocka_run_group_tests_name("request", tests, NULL, NULL);
