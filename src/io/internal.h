@@ -96,6 +96,7 @@ struct io_queue {
 	pthread_cond_t wake;
 	bool run;     /* main's wish; lock */
 	bool running; /* lock */
+	bool settled; /* nothing of earlier processes is under way; lock */
 
 	/* Main's; the thread's while it runs. The descriptors' numbers never change. */
 	int kick_fd;

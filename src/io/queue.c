@@ -230,9 +230,33 @@ static void resubmit(struct io_queue *q)
 	}
 }
 
+static void settle_for_all(struct io_queue *q)
+{
+	q->engine->settle(q);
+	pthread_mutex_lock(&q->lock);
+	q->settled = true;
+	pthread_cond_broadcast(&q->wake);
+	pthread_mutex_unlock(&q->lock);
+}
+
+static void wait_until_settled(struct io_queue *q)
+{
+	pthread_mutex_lock(&q->lock);
+	while (!q->settled)
+		pthread_cond_wait(&q->wake, &q->lock);
+	pthread_mutex_unlock(&q->lock);
+}
+
+/*
+ * Of other queues, too, nothing that earlier processes left may be under way: a driver whose reset
+ * took too long has been told that it is over, and an old write must not come after what it writes
+ * to that block by now, by whichever queue.
+ */
 static void run_queue(struct io_queue *q)
 {
 	q->engine->settle(q);
+	for (unsigned int i = 0; i < q->disk->opt->nqueues; i++)
+		wait_until_settled(&q->disk->queues[i]);
 	resubmit(q);
 	if (q->recovered)
 		call(q);
@@ -252,6 +276,7 @@ static void *queue_thread(void *arg)
 {
 	struct io_queue *q = arg;
 
+	settle_for_all(q);
 	for (;;) {
 		wait_for_work(q);
 		run_queue(q);

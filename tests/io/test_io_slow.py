@@ -67,6 +67,25 @@ def test_what_a_device_has_is_waited_for(slow, uring):
 
 
 @slowly
+def test_what_a_reset_gave_up_is_waited_for(slow, uring):
+    """The driver was told that its reset is over; then it writes the same block by another queue."""
+    with Io(direct(slow, uring, queues=2)) as io:
+        d, (q, other) = io.disks[0], io.disks[0].queues
+        assert q.do(OUT, 0, b"0" * BLOCK).status == OK
+        slow.delay = 0.5
+        other.add(OUT, 0, b"1" * BLOCK)
+        time.sleep(0.15)
+        slow.delay = 0
+        io.kill()
+        d.inflight, q.base = None, 1
+        io.spawn()
+        d.start([q])
+        assert q.do(OUT, 0, b"2" * BLOCK).status == OK
+        time.sleep(0.5)
+        assert q.do(IN, 0, size=BLOCK).read == b"2" * BLOCK
+
+
+@slowly
 def test_drain_takes_as_long_as_the_disk(slow, uring):
     """And holds up nobody else: another queue, another disk, messages of the other disk."""
     path = image()

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A queue's thread against a driver that offers another request as soon as one is done, and against
- * kicks that come just before it sleeps.
+ * A queue's thread against a driver that offers another request as soon as one is done, against
+ * kicks that come just before it sleeps, and against what an earlier process has left.
  */
 #include <linux/virtio_blk.h>
 #include <linux/virtio_ring.h>
@@ -27,7 +27,7 @@
 
 static struct io_disk_options opt;
 static struct io_disk disk;
-static struct io_queue queues[3]; /* the thread of each stays */
+static struct io_queue queues[5]; /* the thread of each stays */
 static struct io_queue *queue;
 static struct io_process process;
 static unsigned int taken;
@@ -97,6 +97,26 @@ static const struct io_engine engine = {
 	.ready = none_ready,
 	.wait = no_wait,
 	.settle = nothing,
+};
+
+static int under_way = -1; /* an eventfd, signalled when it is not any more */
+
+/* Of another queue's ring an earlier process's write is under way. */
+static void settle_late(struct io_queue *q)
+{
+	uint64_t count;
+
+	if (q != queue)
+		assert_int_equal(read(under_way, &count, sizeof(count)), sizeof(count));
+}
+
+static const struct io_engine late_engine = {
+	.submit = submit,
+	.flush = nothing,
+	.reap = reap,
+	.ready = none_ready,
+	.wait = no_wait,
+	.settle = settle_late,
 };
 
 static void stopped(void *opaque)
@@ -189,12 +209,40 @@ static void test_a_limit_lifted_just_before_it_sleeps(void **state)
 	assert_int_equal(sleeps, 1);
 }
 
+/* The driver has reset the device since, and writes the same block by the queue that it has. */
+static void test_no_queue_runs_before_what_another_has_under_way(void **state)
+{
+	struct error err = ERROR_INIT;
+	struct io_queue *other;
+
+	(void)state;
+	set_up();
+	other = queue + 1;
+	opt.nqueues = 2;
+	disk.queues = queue;
+	assert_int_equal(io_queue_init(other, &disk, 0, &err), 0);
+	queue->engine = other->engine = &late_engine;
+	under_way = eventfd(0, EFD_CLOEXEC);
+	offer();
+	assert_int_equal(io_queue_start_thread(other, &err), 0);
+	assert_int_equal(io_queue_start_thread(queue, &err), 0);
+	assert_int_equal(io_queue_start(queue, &err), 0);
+	usleep(50000);
+	assert_true(io_queue_running(queue));
+	assert_int_equal(taken, 0);
+	fd_signal_event(under_way);
+	while (io_queue_running(queue))
+		usleep(1000);
+	assert_int_equal(taken, 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_a_driver_without_a_pause_does_not_keep_the_queue),
 		cmocka_unit_test(test_a_stop_just_before_it_sleeps),
 		cmocka_unit_test(test_a_limit_lifted_just_before_it_sleeps),
+		cmocka_unit_test(test_no_queue_runs_before_what_another_has_under_way),
 	};
 
 	return cmocka_run_group_tests_name("io_queue", tests, NULL, NULL);
