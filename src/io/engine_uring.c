@@ -15,7 +15,8 @@
  * under way. What waits for something that may never come, a read of an eventfd, is cancelled.
  *
  * A completion of an earlier process is known by its generation (user_data's upper half) and says
- * nothing.
+ * nothing, but for a sync that has failed: the kernel tells of what it has lost once, and does not
+ * when the sync is done again.
  *
  * A read of the kick eventfd is always among the submissions, so one call waits for everything. Of
  * one that is O_NONBLOCK, for which the ring would not wait, it is a poll, and the read comes
@@ -33,7 +34,9 @@
 
 #define OF_KICK 0xffffffffu
 #define OF_CANCEL 0xfffffffeu
+#define OF_SYNC 0x10000u /* beside the head */
 
+static_assert(VIRTQUEUE_SIZE_MAX <= OF_SYNC, "a head is below it");
 static_assert(sizeof(struct io_uring_params) <= sizeof(((struct io_board_queue *)0)->ring),
 	      "there is room for it");
 
@@ -152,7 +155,7 @@ static void prepare(struct io_uring_sqe *sqe, const struct io_request *r)
 		io_uring_prep_nop(sqe);
 		break;
 	}
-	sqe->user_data = user_data(r->queue, r->head);
+	sqe->user_data = user_data(r->queue, r->head | (r->op == IO_OP_SYNC ? OF_SYNC : 0));
 }
 
 /* Buffers that the file does not take as they are go by way of others, at once: nobody does that. */
@@ -181,7 +184,10 @@ static void complete(struct io_queue *q, uint64_t data, int res)
 			res = (int)read(q->kick_fd, &q->kick_count, sizeof(q->kick_count));
 		if (res == (int)sizeof(q->kick_count))
 			io_queue_kicked(q);
-	} else if (what < q->disk->opt->queue_size && q->requests[what].busy) {
+		return;
+	}
+	what &= ~OF_SYNC;
+	if (what < q->disk->opt->queue_size && q->requests[what].busy) {
 		/* There was no room for a thread of the kernel's to do it: this one does. */
 		if (res == -ECANCELED)
 			res = io_request_do(&q->requests[what]);
@@ -252,11 +258,23 @@ static uint32_t under_way(const struct io_uring *ring)
 	return n <= 2 * ring->cq.ring_entries ? n : 0;
 }
 
+static void drop(struct io_queue *q, const struct io_uring_cqe *cqe)
+{
+	uint32_t what = (uint32_t)cqe->user_data;
+	int res = cqe->res;
+
+	if (what < 2 * OF_SYNC && what & OF_SYNC && res < 0 && res != -ECANCELED && res != -EINTR &&
+	    res != -EAGAIN)
+		io_sync_failed(q->disk, -res);
+}
+
 static void drop_completions(struct io_queue *q)
 {
 	struct io_uring *ring = &q->ring;
-	unsigned int tail = ring_load(ring->cq.ktail);
+	unsigned int tail = ring_load(ring->cq.ktail), head = ring_load(ring->cq.khead);
 
+	for (; head != tail && tail - head <= ring->cq.ring_entries; head++)
+		drop(q, &ring->cq.cqes[head & ring->cq.ring_mask]);
 	__atomic_store_n(ring->cq.khead, tail, __ATOMIC_RELEASE);
 }
 

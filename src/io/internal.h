@@ -192,6 +192,8 @@ int io_request_parse(struct io_queue *q, const struct virtqueue_chain *chain);
 void io_request_result(struct io_request *r, int res);
 /* Gives it back to the driver with a status (VIRTIO_BLK_S_...). */
 void io_request_finish(struct io_request *r, uint8_t status);
+/* A sync of the disk's file has ended with an error. */
+void io_sync_failed(struct io_disk *d, int error);
 
 /* sync_io.c: carries a request out in the calling thread, as far as one call goes. */
 int io_request_do(const struct io_request *r);

@@ -288,19 +288,27 @@ static void allocate_result(struct io_request *r, int res)
  * asked at the same time or later, of any queue, also by the next process, and for what was lost.
  * Without a page cache each sync is the device's own.
  */
+void io_sync_failed(struct io_disk *d, int error)
+{
+	uint64_t none = 0;
+
+	if (!d->direct &&
+	    __atomic_compare_exchange_n(&d->board.board->sync_error, &none, (uint64_t)error, false,
+					__ATOMIC_RELAXED, __ATOMIC_RELAXED))
+		log_error("disk '%s': its file cannot be synced: %s; what was written is lost, so "
+			  "each flush fails from now on",
+			  d->opt->id, error_text(error));
+}
+
 static void synced(struct io_request *r, int res)
 {
 	struct io_disk *d = r->queue->disk;
-	uint64_t *lost = &d->board.board->sync_error, none = 0;
+	bool lost;
 
-	if (res < 0 && !d->direct &&
-	    __atomic_compare_exchange_n(lost, &none, (uint64_t)-res, false, __ATOMIC_RELAXED,
-					__ATOMIC_RELAXED))
-		log_error("disk '%s': its file cannot be synced: %s; what was written is lost, so "
-			  "each flush fails from now on",
-			  d->opt->id, error_text(-res));
-	io_request_finish(r, res < 0 || __atomic_load_n(lost, __ATOMIC_RELAXED) ? VIRTIO_BLK_S_IOERR
-										: VIRTIO_BLK_S_OK);
+	if (res < 0)
+		io_sync_failed(d, -res);
+	lost = res < 0 || __atomic_load_n(&d->board.board->sync_error, __ATOMIC_RELAXED);
+	io_request_finish(r, lost ? VIRTIO_BLK_S_IOERR : VIRTIO_BLK_S_OK);
 }
 
 void io_request_result(struct io_request *r, int res)

@@ -203,6 +203,7 @@ static void complete(uint64_t user_data, int res)
 	queue.ring.cq.khead = &completions.head;
 	queue.ring.cq.ktail = &completions.tail;
 	queue.ring.cq.cqes = &completions.cqe;
+	queue.ring.cq.ring_entries = 1;
 }
 
 /* As where RLIMIT_NPROC or pids.max is reached: the disk has no fault, and the flush loses nothing.
@@ -234,6 +235,54 @@ static void test_what_the_kernel_has_no_thread_for(void **state)
 	close(disk.file);
 }
 
+/* As where a process was killed: what it left in its ring, as the next one finds it. */
+static uint64_t left_in_the_ring(int result)
+{
+	struct io_uring_sqe sqe = { 0 };
+	unsigned int index = 0, sq_flags = 0;
+
+	opt.queue_size = 1;
+	queue.requests = &request;
+	queue.generation++;
+	begin(IO_OP_SYNC);
+	queue.ring.sq = (struct io_uring_sq){
+		.khead = &index,
+		.ktail = &index,
+		.kflags = &sq_flags,
+		.array = &index,
+		.sqes = &sqe,
+		.ring_entries = 1
+	};
+	io_engine_uring.submit(&request);
+	complete(sqe.user_data, result);
+	queue.generation++;
+	io_engine_uring.settle(&queue);
+	assert_int_equal(completions.head, completions.tail);
+	return disk_board.sync_error;
+}
+
+/* The sync is done again, with success: the kernel has told already. */
+static void test_what_was_lost_before_a_process_was_killed(void **state)
+{
+	(void)state;
+	disk.features = 1ull << VIRTIO_BLK_F_FLUSH;
+	assert_int_equal(left_in_the_ring(0), 0);
+	assert_int_equal(left_in_the_ring(-ECANCELED), 0);
+	assert_int_equal(left_in_the_ring(-EIO), EIO);
+	assert_int_equal(flush(0), VIRTIO_BLK_S_IOERR);
+}
+
+/* A request that failed is done again, and says anew what becomes of it. */
+static void test_other_failures_before_it_was_killed(void **state)
+{
+	(void)state;
+	complete(7ull << 32 | 3, -EIO);
+	io_engine_uring.settle(&queue);
+	complete(7ull << 32 | 0xffffffff, -EIO);
+	io_engine_uring.settle(&queue);
+	assert_int_equal(disk_board.sync_error, 0);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, NULL)
@@ -246,6 +295,8 @@ int main(void)
 		TEST(test_what_is_lost_is_told_to_each_flush),
 		TEST(test_without_a_page_cache_each_flush_is_its_own),
 		TEST(test_what_the_kernel_has_no_thread_for),
+		TEST(test_what_was_lost_before_a_process_was_killed),
+		TEST(test_other_failures_before_it_was_killed),
 	};
 
 	return cmocka_run_group_tests_name("request", tests, NULL, NULL);
