@@ -188,6 +188,8 @@ struct virtio_blk_config io_disk_config(const struct io_disk *d);
 /* request.c */
 /* Makes a request of a chain. 0, or -EPROTO where it has no place for a status. */
 int io_request_parse(struct io_queue *q, const struct virtqueue_chain *chain);
+/* Gives it to the engine, if it still lies on the disk. */
+void io_request_submit(struct io_request *r);
 /* The engine has done it: res bytes, 0 or -errno. */
 void io_request_result(struct io_request *r, int res);
 /* Gives it back to the driver with a status (VIRTIO_BLK_S_...). */

@@ -82,7 +82,7 @@ static void begin(struct io_request *r)
 	if (r->op == IO_OP_NONE)
 		io_request_finish(r, r->early);
 	else
-		r->queue->engine->submit(r);
+		io_request_submit(r);
 }
 
 /* 0, or the nanoseconds that the limits make it wait. */

@@ -231,6 +231,21 @@ void io_request_finish(struct io_request *r, uint8_t status)
 	r->busy = false;
 }
 
+/*
+ * Each time that it is carried out, or goes on: since it was looked at, a limit may have held it
+ * while the disk was made smaller, and a write beyond the file's end makes that longer again.
+ */
+void io_request_submit(struct io_request *r)
+{
+	struct io_disk *d = r->queue->disk;
+
+	if (r->op != IO_OP_SYNC &&
+	    r->offset + r->left > __atomic_load_n(&d->capacity, __ATOMIC_RELAXED))
+		io_request_finish(r, VIRTIO_BLK_S_IOERR);
+	else
+		r->queue->engine->submit(r);
+}
+
 /* Bytes that are moved are dropped; what is left is asked for again. */
 static void move_on(struct io_request *r, uint64_t done)
 {
@@ -250,7 +265,7 @@ static void changed(struct io_request *r)
 		return;
 	}
 	r->op = IO_OP_SYNC;
-	r->queue->engine->submit(r);
+	io_request_submit(r);
 }
 
 /* As many zeroes as go into the iovecs of a request. */
@@ -269,7 +284,7 @@ static void write_zeroes(struct io_request *r)
 		};
 		left -= part;
 	}
-	r->queue->engine->submit(r);
+	io_request_submit(r);
 }
 
 /* What a file cannot deallocate it keeps: a discard is only advice. */
@@ -314,7 +329,7 @@ static void synced(struct io_request *r, int res)
 void io_request_result(struct io_request *r, int res)
 {
 	if (res == -EINTR || res == -EAGAIN) {
-		r->queue->engine->submit(r);
+		io_request_submit(r);
 	} else if (r->op == IO_OP_ALLOCATE) {
 		allocate_result(r, res);
 	} else if (r->op == IO_OP_SYNC) {
@@ -334,6 +349,6 @@ void io_request_result(struct io_request *r, int res)
 		write_zeroes(r);
 	} else {
 		move_on(r, (uint64_t)res);
-		r->queue->engine->submit(r);
+		io_request_submit(r);
 	}
 }

@@ -27,7 +27,7 @@
 
 static struct io_disk_options opt;
 static struct io_disk disk;
-static struct io_queue queues[5]; /* the thread of each stays */
+static struct io_queue queues[6]; /* the thread of each stays */
 static struct io_queue *queue;
 static struct io_process process;
 static unsigned int taken;
@@ -195,18 +195,43 @@ static void lift_limit(void)
 	io_queue_poke(queue);
 }
 
+static void hold_until(void (*lift)(void))
+{
+	disk.board.board->limits[IO_BOARD_OPS] = (struct io_board_limit){
+		.rate = 1,
+		.burst = 1,
+		.busy_ns = now_ns() + 3600000000000
+	};
+	before_sleep = lift;
+}
+
 static void test_a_limit_lifted_just_before_it_sleeps(void **state)
 {
-	struct io_board_limit *ops;
-
 	(void)state;
 	set_up();
-	ops = &disk.board.board->limits[IO_BOARD_OPS];
-	*ops = (struct io_board_limit){ .rate = 1, .burst = 1, .busy_ns = now_ns() + 3600000000000 };
-	before_sleep = lift_limit;
+	hold_until(lift_limit);
 	run_until_stopped();
 	assert_int_equal(taken, 1);
 	assert_int_equal(sleeps, 1);
+}
+
+static void make_it_smaller(void)
+{
+	disk.capacity = 0;
+	lift_limit();
+}
+
+static void test_a_disk_made_smaller_while_a_limit_holds_a_request(void **state)
+{
+	const uint8_t *status;
+
+	(void)state;
+	set_up();
+	status = at(DATA + 16, 1);
+	hold_until(make_it_smaller);
+	run_until_stopped();
+	assert_int_equal(taken, 0);
+	assert_int_equal(*status, VIRTIO_BLK_S_IOERR);
 }
 
 /* The driver has reset the device since, and writes the same block by the queue that it has. */
@@ -242,6 +267,7 @@ int main(void)
 		cmocka_unit_test(test_a_driver_without_a_pause_does_not_keep_the_queue),
 		cmocka_unit_test(test_a_stop_just_before_it_sleeps),
 		cmocka_unit_test(test_a_limit_lifted_just_before_it_sleeps),
+		cmocka_unit_test(test_a_disk_made_smaller_while_a_limit_holds_a_request),
 		cmocka_unit_test(test_no_queue_runs_before_what_another_has_under_way),
 	};
 

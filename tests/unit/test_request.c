@@ -54,6 +54,7 @@ static int setup(void **state)
 	disk_board = (struct io_board){ 0 };
 	disk = (struct io_disk){ .opt = &opt,
 				 .process = &process,
+				 .capacity = BYTES,
 				 .board = { .board = &disk_board } };
 	memset(&queue, 0, sizeof(queue));
 	queue.disk = &disk;
@@ -152,6 +153,20 @@ static void test_with_flush_nothing_is_synced(void **state)
 		assert_int_equal(status, VIRTIO_BLK_S_OK);
 	}
 	assert_int_equal(submitted, 0);
+}
+
+/* block_resize, and the rest would make the file longer again. */
+static void test_a_disk_that_is_made_smaller_meanwhile(void **state)
+{
+	(void)state;
+	disk.features = 1ull << VIRTIO_BLK_F_FLUSH;
+	begin(IO_OP_WRITE);
+	io_request_result(&request, 512);
+	assert_int_equal(submitted, 1);
+	disk.capacity = BYTES / 2;
+	io_request_result(&request, 512);
+	assert_int_equal(submitted, 1);
+	assert_int_equal(status, VIRTIO_BLK_S_IOERR);
 }
 
 static uint8_t flush(int result)
@@ -292,6 +307,7 @@ int main(void)
 		TEST(test_without_flush_ranges_are_stable),
 		TEST(test_a_read_changes_nothing),
 		TEST(test_with_flush_nothing_is_synced),
+		TEST(test_a_disk_that_is_made_smaller_meanwhile),
 		TEST(test_what_is_lost_is_told_to_each_flush),
 		TEST(test_without_a_page_cache_each_flush_is_its_own),
 		TEST(test_what_the_kernel_has_no_thread_for),
