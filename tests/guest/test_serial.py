@@ -450,12 +450,12 @@ def test_pipes():
 
 
 def test_output_to_a_pipe():
-    with small(cmdline="period_ms=10 ticks=40", serial="tty", stdout=subprocess.PIPE) as vm:
+    with small(cmdline="period_ms=10 ticks=300", serial="tty", stdout=subprocess.PIPE) as vm:
         vm.update()
         vm.update()
         text = vm.proc.stdout.read().decode()
         assert vm.wait_exit(20) == 0
-        assert "ticker: done ticks=40" in text
+        assert "ticker: done ticks=300" in text
         vm.check_ticks(text)
 
 
