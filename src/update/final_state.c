@@ -83,19 +83,29 @@ static int save(struct machine *m, struct hand_over *h, struct error *err)
 	return r;
 }
 
+/* The vCPUs run on, and one of them does not answer: only the devices are to be told. */
+static int do_without(struct update *u, int r)
+{
+	machine_keep_awake(u->machine, false);
+	machine_serve(u->machine);
+	return r;
+}
+
 int update_save_final(void *opaque, struct error *err)
 {
 	struct update *u = opaque;
 	struct hand_over *h = &u->hand_over;
 	struct stand_in_page *page = h->stand_in.page;
-	int r;
+	int r = 0;
 
 	page->entered_ns = h->parked ? machine_entered(u->machine) : 0;
 	if (h->parked) {
 		machine_keep_awake(u->machine, u->machine->guest.cpus > 1);
 		atomic_store(&page->stopping, true);
-		page->stopped_ns = machine_park_vcpus(u->machine);
+		r = machine_park_in_time(u->machine, NULL, &page->stopped_ns, err);
 	}
+	if (r < 0)
+		return do_without(u, r);
 	r = machine_quiesce(u->machine, err);
 	if (r == 0)
 		r = save(u->machine, h, err);

@@ -731,6 +731,24 @@ static void kick_in_vain(struct crew_member *cm)
 		hang.usual->kick(cm);
 }
 
+/* From when it has been entered: before, it parks without a kick. */
+static void have_last_one_hang(struct update_bench *t)
+{
+	bench_play(&t->b, hang.id, fake_in(0x1234, 1));
+	fake_vcpu_wait_played(t->b.kvm, t->b.m.vcpus[hang.id].fd);
+	atomic_store(&hang.on, true);
+}
+
+static void run_one_that_may_hang(struct update_bench *t, struct crew_ops *ops)
+{
+	hang.usual = t->b.m.crew->ops;
+	hang.id = t->b.m.guest.cpus - 1;
+	*ops = *hang.usual;
+	ops->kick = kick_in_vain;
+	t->b.m.crew->ops = ops;
+	run_machine(t);
+}
+
 /* The last one's thread does not come out of KVM_RUN; then it does, and all is as ever. */
 static void must_fail_for_one_that_hangs(uint32_t cpus, const char *words)
 {
@@ -738,13 +756,8 @@ static void must_fail_for_one_that_hangs(uint32_t cpus, const char *words)
 	struct crew_ops ops;
 
 	update_bench_init(&t, cpus);
-	hang.usual = t.b.m.crew->ops;
-	hang.id = cpus - 1;
-	ops = *hang.usual;
-	ops.kick = kick_in_vain;
-	t.b.m.crew->ops = &ops;
-	run_machine(&t);
-	atomic_store(&hang.on, true);
+	run_one_that_may_hang(&t, &ops);
+	have_last_one_hang(&t);
 	update_bench_must_fail(&t, "{\"no-check\":true}", words);
 	must_still_run(&t);
 	atomic_store(&hang.on, false);
@@ -759,6 +772,52 @@ static void test_a_vcpu_that_does_not_stop(void **state)
 	update_bench_skip_under_tsan();
 	must_fail_for_one_that_hangs(2, "read vCPUs: vCPU 1 does not stop");
 	must_fail_for_one_that_hangs(1, "pause: vCPU 0 does not stop");
+}
+
+/* As the predecessor leaves it to the stand-in: all is saved, and the guest runs. */
+static void hand_over(struct update_bench *t, struct stand_in_page *page)
+{
+	struct hand_over *h = &t->u->hand_over;
+	struct error err = ERROR_INIT;
+
+	assert_int_equal(update_bench_prepare(t, NULL, &err), 0);
+	h->wire = calloc(1, sizeof(*h->wire));
+	h->stand_in.page = page;
+	h->parked = true;
+	assert_int_equal(final_state_make(t->u, &err), 0);
+	machine_park_vcpus(&t->b.m);
+	stream_begin(&h->w, &(struct stream_header){ .machine_version = 1 });
+	assert_int_equal(machine_save(&t->b.m, &h->w, h->fds, &err), 0);
+	machine_unpark_vcpus(&t->b.m);
+}
+
+/* The successor gives back then, and the other vCPUs do not stand still with it meanwhile. */
+static void test_a_vcpu_that_does_not_stop_for_the_switch(void **state)
+{
+	struct stand_in_page page = { 0 };
+	struct error err = ERROR_INIT;
+	struct update_bench t;
+	struct crew_ops ops;
+
+	(void)state;
+	update_bench_init(&t, 2);
+	run_one_that_may_hang(&t, &ops);
+	hand_over(&t, &page);
+	have_last_one_hang(&t);
+	assert_int_equal(update_save_final(t.u, &err), -ETIMEDOUT);
+	assert_non_null(strstr(err.text, "vCPU 1 does not stop"));
+	must_still_run(&t);
+	atomic_store(&hang.on, false);
+	if (update_save_final(t.u, &err) < 0)
+		fail_msg("%s", err.text);
+	assert_true(page.stopped_ns && page.final_len);
+	update_run_on(t.u);
+	must_still_run(&t);
+	free(t.u->hand_over.wire);
+	t.u->hand_over.wire = NULL;
+	t.u->hand_over.stand_in.page = NULL;
+	update_bench_unprepare(&t);
+	update_bench_fini(&t);
 }
 
 /* ---- a state that cannot be saved ---- */
@@ -1039,6 +1098,7 @@ int main(void)
 		cmocka_unit_test(test_a_take_back_leaves_nothing_of_the_one_before),
 		cmocka_unit_test(test_paused_machine_stays_paused),
 		cmocka_unit_test(test_a_vcpu_that_does_not_stop),
+		cmocka_unit_test(test_a_vcpu_that_does_not_stop_for_the_switch),
 		cmocka_unit_test(test_rooms_above_fail_to_save),
 		cmocka_unit_test(test_kvm_fails_to_tell),
 		cmocka_unit_test(test_state_file_that_is_none),
