@@ -112,7 +112,7 @@ int stand_in_link_switch(struct stand_in_link *link, void (*stops)(void *opaque)
 			 struct error *err)
 {
 	struct stand_in_page *page = link->page;
-	/* The deadline begins anew after a switch that was refused, which is not in the page. */
+	/* One of an older version does not say when the deadline has begun anew. */
 	const uint64_t give_up = now_ns() + deadline_in_ns(link);
 	uint32_t turn;
 
@@ -133,10 +133,12 @@ int stand_in_link_switch(struct stand_in_link *link, void (*stops)(void *opaque)
 void stand_in_link_refuse(struct stand_in_link *link)
 {
 	struct stand_in_page *page = link->page;
+	/* By now the deadline is the switch's, and the one before may be over. */
+	const uint64_t give_up = now_ns() + deadline_in_ns(link);
 
 	atomic_store(&page->turn, TURN_REFUSED);
 	wake_stand_in(link);
-	wait_while(link, TURN_REFUSED, end_ns(link));
+	wait_while(link, TURN_REFUSED, give_up);
 }
 
 int stand_in_link_commit(struct stand_in_link *link, struct error *err)

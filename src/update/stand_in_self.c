@@ -139,10 +139,18 @@ static void take_back(struct stand_in *s, bool died)
 	s->ops->run(s->opaque);
 }
 
+/* For whoever comes on the way back. He is told: he goes by what is in the page. */
+static void begin_anew(const struct stand_in *s)
+{
+	atomic_store(&s->page->armed, now_ns());
+	set_deadline(s, deadline_ms(s));
+}
+
 static void decline(struct stand_in *s, const struct error *err)
 {
 	snprintf(s->page->reason, STAND_IN_REASON_MAX, "%s", err->text);
 	atomic_store(&s->page->stopping, false);
+	begin_anew(s);
 	set_and_wake(&s->page->turn, TURN_DECLINED);
 }
 
@@ -183,7 +191,7 @@ static void guest_runs_on(struct stand_in *s)
 	if (!decide(s->page, OWNER_UNDECIDED, OWNER_STAND_IN))
 		return;
 	atomic_store(&s->page->stopping, false);
-	set_deadline(s, deadline_ms(s));
+	begin_anew(s);
 	set_and_wake(&s->page->turn, TURN_REHEARSAL);
 	s->ops->run_on(s->opaque);
 }

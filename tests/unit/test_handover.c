@@ -491,18 +491,9 @@ static void test_a_stand_in_that_does_not_serve_is_not_waited_for_long(void **st
 	close(s.wake_fd);
 }
 
-/* ---- who leads the session of a terminal ends ---- */
+/* ---- a switch that does not take place ---- */
 
-/* Molt on a terminal of its own, and its stand-in, which takes the guest back. */
-struct session {
-	const char *terminal;
-	int told;       /* what becomes of the guest: 'x' is its end by a signal */
-	int ready[2];   /* of a job: it has a stand-in, and who leads the session may end */
-	bool is_job;    /* another leads, who ends before: the terminal hangs up */
-	bool hangs;     /* the successor does not end by itself */
-	bool is_to_end; /* somebody sends SIGHUP to the stand-in */
-	struct stand_in s;
-};
+static _Atomic bool cannot_save;
 
 static int make_nothing(void *opaque, struct error *err)
 {
@@ -515,6 +506,91 @@ static void unmake_nothing(void *opaque)
 {
 	(void)opaque;
 }
+
+static void pass_over(void *opaque)
+{
+	(void)opaque;
+}
+
+static bool spare_none(void *opaque, cpu_set_t *spare)
+{
+	(void)opaque;
+	(void)spare;
+	return false;
+}
+
+static bool stop_nothing(void *opaque)
+{
+	(void)opaque;
+	return true;
+}
+
+static int save_or_not(void *opaque, struct error *err)
+{
+	(void)opaque;
+	return atomic_load(&cannot_save) ? err_set(err, EIO, "no state") : 0;
+}
+
+/* No guest at all. */
+static const struct stand_in_ops switch_ops = {
+	.make = make_nothing,
+	.unmake = unmake_nothing,
+	.begin = pass_over,
+	.spare_cpus = spare_none,
+	.serve = pass_over,
+	.tell_progress = pass_over,
+	.stop = stop_nothing,
+	.rest = make_nothing,
+	.save = save_or_not,
+	.run_on = pass_over,
+};
+
+/* Else who comes on the way back has no time to get ready: for each vCPU it takes a moment. */
+static void test_the_deadline_begins_anew_where_no_switch_takes_place(void **state)
+{
+	const uint64_t second = 1000000000ull;
+	struct stand_in s = STAND_IN_NONE;
+	struct error err = ERROR_INIT;
+	struct stand_in_link link;
+
+	(void)state;
+	update_bench_skip_under_tsan();
+	assert_int_equal(loop_create(&s.loop, &err), 0);
+	s.ops = &switch_ops;
+	s.deadline_ms = 30000;
+	if (stand_in_start(&s, &err) < 0)
+		fail_msg("%s", err.text);
+	stand_in_arm(&s, true);
+	stand_in_hand_over(&s);
+	assert_int_equal(stand_in_wait_serving(&s, &err), 0);
+	link = (struct stand_in_link){ .page = s.page, .wake_fd = s.wake_fd, .child = CHILD_NONE };
+	for (int declines = 0; declines < 2; declines++) {
+		atomic_store(&cannot_save, declines);
+		atomic_store(&s.page->armed, now_ns() - 60 * second);
+		assert_int_equal(stand_in_link_switch(&link, pass_over, NULL, &err),
+				 declines ? -EIO : 0);
+		if (!declines)
+			stand_in_link_refuse(&link);
+		assert_true(stand_in_link_runs_guest(&link));
+		assert_true(stand_in_link_left_ns(&link) > 20 * second);
+	}
+	stand_in_disarm(&s);
+	stand_in_dismiss(&s);
+	loop_destroy(s.loop);
+}
+
+/* ---- who leads the session of a terminal ends ---- */
+
+/* Molt on a terminal of its own, and its stand-in, which takes the guest back. */
+struct session {
+	const char *terminal;
+	int told;       /* what becomes of the guest: 'x' is its end by a signal */
+	int ready[2];   /* of a job: it has a stand-in, and who leads the session may end */
+	bool is_job;    /* another leads, who ends before: the terminal hangs up */
+	bool hangs;     /* the successor does not end by itself */
+	bool is_to_end; /* somebody sends SIGHUP to the stand-in */
+	struct stand_in s;
+};
 
 static void undo_nothing(void *opaque, bool stood_in)
 {
@@ -1093,6 +1169,7 @@ int main(void)
 		cmocka_unit_test(test_what_a_stand_in_leaves_at_work_is_made_anew),
 		cmocka_unit_test(test_a_stand_in_that_was_faster_is_not_killed),
 		cmocka_unit_test(test_a_stand_in_that_does_not_serve_is_not_waited_for_long),
+		cmocka_unit_test(test_the_deadline_begins_anew_where_no_switch_takes_place),
 		cmocka_unit_test(test_a_guest_outlives_who_leads_the_session),
 		cmocka_unit_test(test_a_hang_up_and_who_ends_it_are_heard),
 		cmocka_unit_test(test_a_take_back_leaves_nothing_of_the_one_before),

@@ -117,6 +117,16 @@ static void test_refused_too_late(void **state)
 	assert_int_equal(stand_in_link_commit(&f->link, &err), -ECANCELED);
 }
 
+/* The switch has a deadline of its own, which ends later than the one before. */
+static void test_refused_when_the_deadline_is_over(void **state)
+{
+	struct fixture *f = *state;
+
+	atomic_store(&f->page.armed, now_ns() - 60000000000ull);
+	refuse(f, run_on);
+	assert_true(stand_in_link_runs_guest(&f->link));
+}
+
 /* A stand-in that nobody can see end does not keep its successor for ever. */
 static void test_refused_and_nobody_there(void **state)
 {
@@ -205,6 +215,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_refused_guest_cannot_be_had, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_refused_too_late, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_refused_when_the_deadline_is_over, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(test_refused_and_nobody_there, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_switch_and_nobody_there, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_stand_in_that_has_saved_may_end, setup,
