@@ -16,7 +16,7 @@
 #include <molt/state/fdtable.h>
 #include <molt/state/vmstate.h>
 
-#define TABLE_MAX_BYTES (1u << 20)
+#define TABLE_MAX_BYTES (2u << 20)
 
 /* One entry as a section "fd", instance: its position. */
 struct entry_wire {

@@ -21,7 +21,10 @@
 #include <cmocka.h>
 
 #include <molt/base/fd.h>
+#include <molt/pci/bus.h>
 #include <molt/state/fdtable.h>
+#include <molt/virtio/vhost_user.h>
+#include <molt/virtio/virtio.h>
 
 #define KINDS FD_KIND_EVENTFD
 
@@ -336,6 +339,39 @@ static void test_full(void **state)
 	assert_int_equal(fdtable_check_taken(f->in, &f->err), -EPROTO);
 }
 
+static void add_some(struct fixture *f, const char *name, uint32_t first, uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++)
+		if (fdtable_add(f->out, name, first + i, f->fds[FD_KIND_EVENTFD - 1], &f->err) < 0)
+			fail_msg("%s", f->err.text);
+}
+
+/* 31 slots of 64 queues, as many disks as there can be; with a back-end's message half read. */
+static void test_a_machine_without_a_free_slot(void **state)
+{
+	static const char *const of_disk[] = { "disk-file", "disk-board", "disk-event",
+					       "disk-process" };
+	static const char *const of_all[] = { "virtio-error", "vhost-socket", "vhost-channel",
+					      "vhost-inflight" };
+	struct fixture *f = *state;
+
+	for (uint32_t slot = 1; slot < PCI_SLOTS; slot++) {
+		for (size_t i = 0; i < ARRAY_SIZE(of_disk) && slot <= 16; i++)
+			add_some(f, of_disk[i], slot, 1);
+		if (slot <= 16)
+			add_some(f, "disk-ring", slot * VIRTIO_QUEUES_MAX, VIRTIO_QUEUES_MAX);
+		for (size_t i = 0; i < ARRAY_SIZE(of_all); i++)
+			add_some(f, of_all[i], slot, 1);
+		add_some(f, "virtio-kick", slot * VIRTIO_QUEUES_MAX, VIRTIO_QUEUES_MAX);
+		add_some(f, "virtio-call", slot * VIRTIO_QUEUES_MAX, VIRTIO_QUEUES_MAX);
+		add_some(f, "vhost-in", slot * 16, 2 * VHOST_USER_MAX_FDS);
+	}
+	add_some(f, "control-client", 0, 32);
+	add_some(f, "control-fd", 0, 32 * 8);
+	pass(f);
+	assert_int_equal(f->in->count, f->out->count);
+}
+
 static void test_long_name_is_not_cut(void **state)
 {
 	struct fixture *f = *state;
@@ -541,6 +577,7 @@ int main(void)
 		CASE(test_added_twice),
 		CASE(test_closed_one_is_not_added),
 		CASE(test_full),
+		CASE(test_a_machine_without_a_free_slot),
 		CASE(test_long_name_is_not_cut),
 		CASE(test_take),
 		CASE(test_leftovers_are_named),

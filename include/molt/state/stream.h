@@ -20,7 +20,7 @@
 #endif
 #define STREAM_NAME_MAX 47 /* of a section or a field, without the NUL */
 #define STREAM_MAX_BYTES (64u << 20)
-#define STREAM_MAX_SECTIONS 4096u
+#define STREAM_MAX_SECTIONS 8192u
 #define STREAM_NONCE_BYTES 16
 
 enum field_type {
