@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <molt/base/fd.h>
@@ -155,6 +156,29 @@ static void test_a_kick_after_the_call(void **state)
 		assert_true(crew_bench_is_quiet(b));
 		assert_int_equal(b->sleepers[0].sleeps, counts[0] + 1);
 	}
+	crew_bench_free(b);
+}
+
+/* Where others of this user have as many signals queued as it may have. */
+static void test_a_kick_without_room_for_it(void **state)
+{
+	unsigned int counts[SLEEPERS_MAX] = { 0 };
+	struct rlimit usual, none;
+	struct crew_bench *b;
+	uint64_t stopped;
+	int r;
+
+	(void)state;
+	assert_int_equal(getrlimit(RLIMIT_SIGPENDING, &usual), 0);
+	none = (struct rlimit){ .rlim_cur = 0, .rlim_max = usual.rlim_max };
+	b = crew_bench_new(2);
+	crew_unpark(&b->crew);
+	assert_true(crew_bench_wait_asleep(b, counts));
+	assert_int_equal(setrlimit(RLIMIT_SIGPENDING, &none), 0);
+	r = crew_park_for(&b->crew, NULL, 5 * SECOND, &stopped, NULL);
+	assert_int_equal(setrlimit(RLIMIT_SIGPENDING, &usual), 0);
+	assert_int_equal(r, 0);
+	assert_true(crew_bench_is_quiet(b));
 	crew_bench_free(b);
 }
 
@@ -682,6 +706,7 @@ int main(void)
 		cmocka_unit_test(test_a_kick_before_the_call),
 		cmocka_unit_test(test_a_kick_in_the_call),
 		cmocka_unit_test(test_a_kick_after_the_call),
+		cmocka_unit_test(test_a_kick_without_room_for_it),
 		cmocka_unit_test(test_a_kick_in_the_park_marks_nothing),
 		cmocka_unit_test(test_nobody_runs_while_held),
 		cmocka_unit_test(test_those_that_wait_are_parked_first),

@@ -22,7 +22,8 @@
 
 #include <molt/base/error.h>
 
-#define CREW_KICK_SIGNAL (SIGRTMIN + 1)
+/* Not a real-time one: of those RLIMIT_SIGPENDING allows a user but so many in all processes. */
+#define CREW_KICK_SIGNAL SIGUSR2
 #define CREW_NAME_MAX 11 /* with the member's number behind it the kernel keeps 15 bytes */
 
 enum crew_goal {
