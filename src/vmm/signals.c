@@ -139,6 +139,7 @@ int signals_open(struct signals *s, struct loop *loop, struct machine *m, struct
 	blocked = wanted;
 	sigaddset(&blocked, SIGTTIN);
 	sigaddset(&blocked, SIGTTOU);
+	sigaddset(&blocked, CREW_KICK_SIGNAL); /* from outside: it would interrupt main's calls */
 	r = set_dispositions();
 	if (r < 0 || sigprocmask(SIG_BLOCK, &blocked, NULL) < 0 ||
 	    sigprocmask(SIG_UNBLOCK, &ignored, NULL) < 0)

@@ -114,7 +114,8 @@ static void ignored_signals_are_left_alone(void **state)
 
 static void the_others_are_blocked(void **state)
 {
-	static const int blocked[] = { SIGHUP, SIGTERM, SIGTSTP, SIGCONT, SIGTTIN, SIGTTOU };
+	static const int blocked[] = { SIGHUP,  SIGTERM, SIGTSTP,         SIGCONT,
+				       SIGTTIN, SIGTTOU, CREW_KICK_SIGNAL };
 	struct signals_bench t;
 
 	(void)state;
