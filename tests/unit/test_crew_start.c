@@ -97,12 +97,16 @@ static void become_nice(struct crew_member *cm)
 
 static void test_started_by_main_they_inherit_what_is_mains(void **state)
 {
-	struct crew_bench *b = crew_bench_new(0);
 	int mains = getpriority(PRIO_PROCESS, 0);
 	struct error err = ERROR_INIT;
+	struct crew_bench *b;
 
 	(void)state;
-	assert_true(mains < 19);
+	if (mains == 19) {
+		print_message("# at nice value 19 nobody can become nicer\n");
+		skip();
+	}
+	b = crew_bench_new(0);
 	assert_true(crew_bench_init(b, 3, &err));
 	b->ops.begun = become_nice;
 	assert_int_equal(crew_start(&b->crew, true, &err), 0);
