@@ -2,6 +2,7 @@
 /* What signals do to a running machine. */
 #include <errno.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -212,7 +213,7 @@ int main(void)
 	/* A session of its own, whose process group is orphaned. */
 	if (child == 0 && setsid() >= 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		return cmocka_run_group_tests_name("signals", tests, NULL, NULL);
+		exit(cmocka_run_group_tests_name("signals", tests, NULL, NULL));
 	}
 	if (child <= 0 || waitpid(child, &status, 0) < 0)
 		return 1;
