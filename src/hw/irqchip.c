@@ -91,19 +91,6 @@ static int irqchip_pre_save(struct device *dev, struct error *err)
 	return r;
 }
 
-static int set_ioapic(struct device *dev, struct error *err)
-{
-	const struct irqchip_guest *g = device_guest(dev);
-	struct kvm_irqchip chip = { .chip_id = KVM_IRQCHIP_IOAPIC };
-
-	chip.chip.ioapic.base_address = g->ioapic_base;
-	chip.chip.ioapic.ioregsel = g->ioapic_ioregsel;
-	chip.chip.ioapic.id = g->ioapic_id;
-	chip.chip.ioapic.irr = g->ioapic_irr;
-	memcpy(chip.chip.ioapic.redirtbl, g->ioapic_redirtbl, sizeof(g->ioapic_redirtbl));
-	return set_chip(dev, &chip, err);
-}
-
 static int irqchip_post_load(struct device *dev, struct error *err)
 {
 	const struct irqchip_guest *g = device_guest(dev);
@@ -116,31 +103,34 @@ static int irqchip_post_load(struct device *dev, struct error *err)
 	memcpy(&chip.chip.pic, g->pic_slave, sizeof(g->pic_slave));
 	if (r == 0)
 		r = set_chip(dev, &chip, err);
-	return r < 0 ? r : set_ioapic(dev, err);
+	memset(&chip, 0, sizeof(chip));
+	chip.chip_id = KVM_IRQCHIP_IOAPIC;
+	chip.chip.ioapic.base_address = g->ioapic_base;
+	chip.chip.ioapic.ioregsel = g->ioapic_ioregsel;
+	chip.chip.ioapic.id = g->ioapic_id;
+	chip.chip.ioapic.irr = g->ioapic_irr;
+	memcpy(chip.chip.ioapic.redirtbl, g->ioapic_redirtbl, sizeof(g->ioapic_redirtbl));
+	if (r == 0)
+		r = set_chip(dev, &chip, err);
+	return r;
 }
 
 /*
- * Whether KVM does when it is set: a line is up, and no local APIC has taken it. All were off, or a
- * guest has acknowledged it thousands of times in a row, and KVM lets it wait for 10 ms.
+ * When it is set KVM hands out each line that is up and that no local APIC has taken: all were off,
+ * or a guest has acknowledged it thousands of times in a row, and KVM lets it wait for 10 ms. In
+ * the rehearsal that went to local APICs that have been set once more since: the IOAPIC would wait
+ * for ever for one of them to acknowledge it.
  */
-static bool hands_out(const struct irqchip_guest *g)
+static bool irqchip_kvm_has_changed(struct device *dev)
 {
+	const struct irqchip_guest *g = device_guest(dev);
+
 	for (unsigned int pin = 0; pin < KVM_IOAPIC_NUM_PINS; pin++)
 		if (g->ioapic_irr >> pin & 1 &&
 		    (g->ioapic_redirtbl[pin] & (MASKED | LEVEL_TRIGGERED | REMOTE_IRR)) ==
 			    LEVEL_TRIGGERED)
 			return true;
 	return false;
-}
-
-/*
- * What the rehearsal had KVM hand out went to local APICs that have been set once more since: the
- * IOAPIC would wait for ever for one of them to acknowledge it.
- */
-static int irqchip_load_host_again(struct device *dev, struct stream *s, struct error *err)
-{
-	(void)s;
-	return hands_out(device_guest(dev)) ? set_ioapic(dev, err) : 0;
 }
 
 const struct device_class irqchip_class = {
@@ -154,6 +144,6 @@ const struct device_class irqchip_class = {
 	.before_vcpus = true,
 	.attach = irqchip_attach,
 	.pre_save = irqchip_pre_save,
-	.load_host_again = irqchip_load_host_again,
+	.kvm_has_changed = irqchip_kvm_has_changed,
 	.post_load = irqchip_post_load,
 };

@@ -65,9 +65,12 @@ static int load_device(struct device *dev, struct stream *first, struct stream *
 	const struct device_class *cls = dev->cls;
 	int r = cls->load_host_again ? cls->load_host_again(dev, last, err) : 0;
 
-	if (r < 0 || !cls->state || is_unchanged(dev, first, last))
+	if (r < 0 || !cls->state)
 		return r;
-	r = vmstate_load(last, cls->state, dev->instance, device_guest(dev), err);
+	if (!is_unchanged(dev, first, last))
+		r = vmstate_load(last, cls->state, dev->instance, device_guest(dev), err);
+	else if (!cls->kvm_has_changed || !cls->kvm_has_changed(dev))
+		return 0;
 	if (r == 0 && cls->post_load) {
 		r = cls->post_load(dev, err);
 		if (r < 0)

@@ -192,6 +192,28 @@ static void test_interrupt_that_the_rehearsal_handed_out(void **state)
 			    sizeof(ioapic(&f->a)->redirtbl));
 }
 
+/* The local APICs have the last state by then: what was up in the first would be one more
+ * interrupt. */
+static void test_interrupt_that_is_over_is_not_handed_out_again(void **state)
+{
+	struct fixture *f = *state;
+	unsigned int before, calls = 0;
+	int at;
+
+	rehearse_with_sci(f, false);
+	ioapic(&f->a)->irr = 0;
+	before = f->b.kvm->ncalls;
+	save_news(f);
+	assert_non_null(stream_find(&f->last, "irqchip", 0));
+	load_again(f);
+	while ((at = fake_kvm_find_call(f->b.kvm, -1, KVM_SET_IRQCHIP, before)) >= 0) {
+		before = (unsigned int)at + 1;
+		calls++;
+	}
+	assert_int_equal(calls, 3); /* both PICs and the IOAPIC, each once */
+	assert_int_equal(ioapic(&f->b)->irr, 0);
+}
+
 /* It takes a call while the guest waits. */
 static void test_interrupt_that_was_taken_before(void **state)
 {
@@ -505,6 +527,7 @@ int main(void)
 		CASE(test_who_waits_is_no_news),
 		CASE(test_a_device_that_has_changed_is_news),
 		CASE(test_interrupt_that_the_rehearsal_handed_out),
+		CASE(test_interrupt_that_is_over_is_not_handed_out_again),
 		CASE(test_interrupt_that_was_taken_before),
 		CASE(test_a_subsection_that_is_gone_is_news),
 		CASE(test_who_executes_is_warmed_up),

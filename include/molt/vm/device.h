@@ -172,10 +172,14 @@ struct device_class {
 	/*
 	 * In a successor that was built from an earlier state, at the switch: the backend's
 	 * sections again, for what may change while a stand-in serves. Descriptors are what they
-	 * were. And what KVM has made of the rehearsal's state by itself is set right, the local
-	 * APICs being loaded. Before the guest part, where that is loaded again, too.
+	 * were.
 	 */
 	int (*load_host_again)(struct device *dev, struct stream *s, struct error *err);
+	/*
+	 * There too, of a guest part that has not changed: whether KVM by itself has made something
+	 * else of it in the rehearsal, so that post_load() has to set it once more.
+	 */
+	bool (*kvm_has_changed)(struct device *dev);
 	/* Makes the device live from the loaded guest part; may refuse. Writes no guest RAM. */
 	int (*post_load)(struct device *dev, struct error *err);
 	/* The user presses the power button (a class that has one). */
