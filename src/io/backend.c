@@ -106,10 +106,8 @@ static int get_queue_num(struct io_disk *d, struct vhost_user_message *msg, stru
 
 static int set_owner(struct io_disk *d, struct vhost_user_message *msg, struct error *err)
 {
-	(void)d;
 	(void)msg;
-	(void)err;
-	return 0;
+	return io_disk_begin(d, err);
 }
 
 static int set_mem_table(struct io_disk *d, struct vhost_user_message *msg, struct error *err)

@@ -163,6 +163,7 @@ void io_backend_close(struct io_disk *d)
 		return;
 	loop_del(&d->conn_source);
 	loop_del(&d->channel_source);
+	loop_del(&d->event_source); /* it is whose turn it is now */
 	vhost_user_conn_close(&d->conn);
 	vhost_user_conn_close(&d->channel);
 	if (d->has_next)

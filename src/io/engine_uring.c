@@ -4,8 +4,8 @@
  * (io_ring.h). Theory of operation.
  *
  * The kernel's own indices of a ring are in the memory that is shared with it; liburing's are set
- * to the same when it is attached. What an earlier process had put into the ring and not submitted
- * is dropped: the inflight table has it.
+ * to the same when its queue is taken up. What an earlier process had put into the ring and not
+ * submitted is dropped: the inflight table has it.
  *
  * What it had submitted may still be under way, even when its process is gone: an exit waits for
  * the kernel's worker threads, but not for a device that has the request (direct I/O). Such a
@@ -105,13 +105,10 @@ int io_engine_uring_attach(struct io_queue *q, int fd, struct error *err)
 		return err_set(err, EINVAL,
 			       "disk '%s', queue %u: an io_uring of %u entries is too small for %u",
 			       q->disk->opt->id, q->index, p.sq_entries, q->disk->opt->queue_size);
-	forget_unsubmitted(&q->ring);
 	r = io_uring_get_events(&q->ring); /* one that was not enabled takes nothing */
-	if (r < 0)
-		return err_sys(err, -r, "disk '%s', queue %u: the io_uring at descriptor %d",
-			       q->disk->opt->id, q->index, fd);
-	q->generation = ++q->board->generation;
-	return 0;
+	return r < 0 ? err_sys(err, -r, "disk '%s', queue %u: the io_uring at descriptor %d",
+			       q->disk->opt->id, q->index, fd)
+		     : 0;
 }
 
 static struct io_uring_sqe *get_sqe(struct io_queue *q)
@@ -292,6 +289,8 @@ static void settle(struct io_queue *q)
 {
 	bool told = false;
 
+	forget_unsubmitted(&q->ring);
+	q->generation = ++q->board->generation;
 	q->kick_armed = false; /* if it was, its completion is dropped or it is cancelled */
 	drop_completions(q);
 	if (!under_way(&q->ring))

@@ -96,6 +96,7 @@ struct io_queue {
 	pthread_cond_t wake;
 	bool run;     /* main's wish; lock */
 	bool running; /* lock */
+	bool begun;   /* it is this process's turn; lock, main's to change */
 	bool settled; /* nothing of earlier processes is under way; lock */
 
 	/* Main's; the thread's while it runs. The descriptors' numbers never change. */
@@ -185,6 +186,12 @@ uint64_t io_disk_features(const struct io_disk *d);
 /* The configuration space as the guest sees it now. */
 struct virtio_blk_config io_disk_config(const struct io_disk *d);
 
+/*
+ * process.c: it is this process's turn to serve the disk; until then another one may, and nothing
+ * that they share is touched. Harmless twice. 0 or -errno with the sentence.
+ */
+int io_disk_begin(struct io_disk *d, struct error *err);
+
 /* request.c */
 /* Makes a request of a chain. 0, or -EPROTO where it has no place for a status. */
 int io_request_parse(struct io_queue *q, const struct virtqueue_chain *chain);
@@ -206,6 +213,8 @@ bool io_request_is_aligned(const struct io_request *r);
 /* queue.c: threads that serve the queues. */
 int io_queue_init(struct io_queue *q, struct io_disk *d, unsigned int index, struct error *err);
 int io_queue_start_thread(struct io_queue *q, struct error *err);
+/* No other process serves it any more. */
+void io_queue_begin(struct io_queue *q);
 /* Takes the queue up where the driver, or whoever had it before, has left it. */
 int io_queue_start(struct io_queue *q, struct error *err);
 void io_queue_stop(struct io_queue *q); /* asks; process->stopped is told */

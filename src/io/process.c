@@ -4,7 +4,8 @@
  *
  * Order of its beginning: what it was not given is closed, the disks and their queues are made,
  * with all threads that it will ever have, then all of them enter the sandbox, and only then the
- * first message is read.
+ * first message is read. Up to SET_OWNER another process may be serving the disk: rings, board and
+ * event are its own.
  *
  * It ends when the front-end's ends of its sockets are gone. A request in flight is no reason to
  * wait: there is nobody whom it could be told to, or somebody will start another process and has it
@@ -103,7 +104,6 @@ static void on_event(void *opaque, uint32_t events)
 	uint64_t count;
 
 	(void)events;
-	/* While one process is replaced by another both wait for it, and one of them reads it. */
 	if (read(d->opt->event, &count, sizeof(count)) == (ssize_t)sizeof(count) || errno == EAGAIN)
 		io_backend_look(d);
 	else
@@ -137,7 +137,7 @@ static int open_queues(struct io_disk *d, struct error *err)
 	return r;
 }
 
-static int open_disk(struct io_process *p, struct io_disk *d, struct error *err)
+static int open_disk(struct io_disk *d, struct error *err)
 {
 	int r = check_socket(d, err);
 
@@ -148,15 +148,28 @@ static int open_disk(struct io_process *p, struct io_disk *d, struct error *err)
 		r = io_board_map(&d->board, d->opt->board, d->opt->nqueues, err);
 	if (r == 0)
 		r = open_queues(d, err);
+	return r;
+}
+
+/* The file may have another size by now. */
+int io_disk_begin(struct io_disk *d, struct error *err)
+{
+	struct io_board *b = d->board.board;
+	uint64_t bytes;
+	int r = io_disk_read_size(d, &bytes, err);
+
 	if (r < 0)
 		return r;
-	io_limit_repair(d->board.board, now_ns());
-	__atomic_store_n(&d->board.board->capacity, d->capacity, __ATOMIC_RELAXED);
-	__atomic_store_n(&d->board.board->features, io_disk_features(d), __ATOMIC_RELAXED);
-	if (d->opt->event < 0)
+	__atomic_store_n(&d->capacity, bytes, __ATOMIC_RELAXED);
+	io_limit_repair(b, now_ns());
+	__atomic_store_n(&b->capacity, bytes, __ATOMIC_RELAXED);
+	__atomic_store_n(&b->features, io_disk_features(d), __ATOMIC_RELAXED);
+	for (unsigned int i = 0; i < d->opt->nqueues; i++)
+		io_queue_begin(&d->queues[i]);
+	if (d->opt->event < 0 || d->event_source.loop)
 		return 0;
-	r = loop_add(p->loop, &d->event_source, d->opt->event, EPOLLIN, on_event, d);
-	return r < 0 ? err_sys(err, -r, "disk '%s': event", d->opt->id) : 0;
+	r = loop_add(d->process->loop, &d->event_source, d->opt->event, EPOLLIN, on_event, d);
+	return r < 0 ? err_sys(err, -r, "event") : 0;
 }
 
 static int make_process(struct io_process *p, struct error *err)
@@ -186,7 +199,7 @@ static int open_all(struct io_process *p, const struct io_disk_options *disks, s
 
 		d->opt = &disks[i];
 		d->process = p;
-		r = open_disk(p, d, err);
+		r = open_disk(d, err);
 	}
 	return r;
 }

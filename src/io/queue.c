@@ -272,10 +272,19 @@ static void wait_for_work(struct io_queue *q)
 	pthread_mutex_unlock(&q->lock);
 }
 
+static void wait_for_turn(struct io_queue *q)
+{
+	pthread_mutex_lock(&q->lock);
+	while (!q->begun)
+		pthread_cond_wait(&q->wake, &q->lock);
+	pthread_mutex_unlock(&q->lock);
+}
+
 static void *queue_thread(void *arg)
 {
 	struct io_queue *q = arg;
 
+	wait_for_turn(q);
 	settle_for_all(q);
 	for (;;) {
 		wait_for_work(q);
@@ -327,6 +336,14 @@ int io_queue_start_thread(struct io_queue *q, struct error *err)
 	return io_thread_create(&q->thread, queue_thread, q, err);
 }
 
+void io_queue_begin(struct io_queue *q)
+{
+	pthread_mutex_lock(&q->lock);
+	q->begun = true;
+	pthread_cond_broadcast(&q->wake);
+	pthread_mutex_unlock(&q->lock);
+}
+
 bool io_queue_running(struct io_queue *q)
 {
 	bool running;
@@ -361,6 +378,8 @@ int io_queue_start(struct io_queue *q, struct error *err)
 	struct virtqueue_config *c = &q->config;
 	int r;
 
+	if (!q->begun)
+		return err_set(err, EPROTO, "queue %u: SET_OWNER comes first", q->index);
 	c->event_idx = q->disk->features >> VIRTIO_RING_F_EVENT_IDX & 1;
 	c->indirect = q->disk->features >> VIRTIO_RING_F_INDIRECT_DESC & 1;
 	if (c->size > q->disk->opt->queue_size)

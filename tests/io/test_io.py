@@ -373,6 +373,31 @@ def test_one_process_after_another(path, uring):
 
 
 @both
+def test_next_one_waits_beside(path, uring):
+    """It answers, and leaves the disk to the one that serves, until it is its turn; then it knows the disk as it is."""
+    d = Disk(path, uring=uring)
+    with Io(d) as io:
+        q, serving = d.queues[0], (d.conn, d.channel)
+        d.conn = d.channel = None
+        follower = Io(d, start=False)
+        assert d.ask_u64(vf.GET_FEATURES) & vf.VERSION_1
+        waiting = d.conn
+        d.conn, d.channel = serving
+        for i in range(9, 29):
+            os.truncate(path, i * MIB)
+            d.board.ask_resize()
+            d.look()
+            assert d.channel.recv(100) == struct.pack("<III", 2, 1, 0)  # CONFIG_CHANGE_MSG
+        os.truncate(path, 40 * MIB)
+        q.stop()
+        assert io.end() == 0
+        io.process, d.conn, d.channel = follower.process, waiting, None
+        d.start()
+        assert struct.unpack("<Q", d.config(0, 8)) == (40 * 2048,) and d.board.capacity == 40 * MIB
+        assert q.do(OUT, 40 * 2048 - 1, b"n" * 512).status == OK
+
+
+@both
 def test_new_eventfds_while_it_runs(path, uring):
     with Io(Disk(path, uring=uring)) as io:
         q = io.disks[0].queues[0]

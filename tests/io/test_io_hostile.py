@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
 """`molt io` and a front-end that is wrong, or means no good: refused or cut off, and other disks are unharmed."""
+import contextlib
 import glob
 import os
 import random
@@ -88,6 +89,24 @@ def test_refused(path, uring):
                                       (vf.SET_VRING_BASE, struct.pack(state, 1, 0), [])):
             d.tell(request, payload, fds, works=False)
         assert q.do(OUT, 0, b"x" * 512).status == OK
+
+
+@both
+def test_no_queue_before_the_owner(path, uring):
+    """Until SET_OWNER another process may be serving the disk."""
+    io, d, other = fresh(path, uring)
+    with io:
+        d.ask_u64(vf.GET_FEATURES)
+        d.send(vf.SET_PROTOCOL_FEATURES, struct.pack("<Q", d.protocol))
+        d.tell(vf.SET_FEATURES, struct.pack("<Q", d.features))
+        d.set_memory()
+        with contextlib.suppress(AssertionError):
+            d.queues[0].start()
+            raise RuntimeError("a queue was started")
+        d.tell(vf.SET_OWNER)
+        d.queues[0].start()
+        assert d.queues[0].do(OUT, 0, b"x" * 512).status == OK
+        assert other.do(OUT, 0, b"o" * 512).status == OK
 
 
 @both

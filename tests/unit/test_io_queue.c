@@ -159,6 +159,7 @@ static void run_until_stopped(void)
 	struct error err = ERROR_INIT;
 
 	offer();
+	io_queue_begin(queue);
 	assert_int_equal(io_queue_start(queue, &err), 0);
 	assert_int_equal(io_queue_start_thread(queue, &err), 0);
 	while (io_queue_running(queue))
@@ -249,6 +250,8 @@ static void test_no_queue_runs_before_what_another_has_under_way(void **state)
 	queue->engine = other->engine = &late_engine;
 	under_way = eventfd(0, EFD_CLOEXEC);
 	offer();
+	io_queue_begin(queue);
+	io_queue_begin(other);
 	assert_int_equal(io_queue_start_thread(other, &err), 0);
 	assert_int_equal(io_queue_start_thread(queue, &err), 0);
 	assert_int_equal(io_queue_start(queue, &err), 0);

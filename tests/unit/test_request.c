@@ -250,16 +250,13 @@ static void test_what_the_kernel_has_no_thread_for(void **state)
 	close(disk.file);
 }
 
-/* As where a process was killed: what it left in its ring, as the next one finds it. */
-static uint64_t left_in_the_ring(int result)
-{
-	struct io_uring_sqe sqe = { 0 };
-	unsigned int index = 0, sq_flags = 0;
+static struct io_uring_sqe sqe;
 
-	opt.queue_size = 1;
-	queue.requests = &request;
-	queue.generation++;
-	begin(IO_OP_SYNC);
+static void make_ring(void)
+{
+	static unsigned int index, sq_flags;
+
+	index = sq_flags = 0;
 	queue.ring.sq = (struct io_uring_sq){
 		.khead = &index,
 		.ktail = &index,
@@ -268,6 +265,16 @@ static uint64_t left_in_the_ring(int result)
 		.sqes = &sqe,
 		.ring_entries = 1
 	};
+}
+
+/* As where a process was killed: what it left in its ring, as the next one finds it. */
+static uint64_t left_in_the_ring(int result)
+{
+	opt.queue_size = 1;
+	queue.requests = &request;
+	queue.generation++;
+	begin(IO_OP_SYNC);
+	make_ring();
 	io_engine_uring.submit(&request);
 	complete(sqe.user_data, result);
 	queue.generation++;
@@ -291,6 +298,7 @@ static void test_what_was_lost_before_a_process_was_killed(void **state)
 static void test_other_failures_before_it_was_killed(void **state)
 {
 	(void)state;
+	make_ring();
 	complete(7ull << 32 | 3, -EIO);
 	io_engine_uring.settle(&queue);
 	complete(7ull << 32 | 0xffffffff, -EIO);

@@ -54,8 +54,8 @@ struct io_board_queue {
 	uint64_t kicks;       /* notifications of the driver's that came */
 	uint64_t calls;       /* interrupts that were sent */
 	uint64_t resubmitted; /* requests that an instance had left behind */
-	uint32_t generation; /* one more with each process that serves the queue; the process's own */
-	uint32_t broken;     /* enum virtqueue_error that ended the queue, 0: none */
+	uint32_t generation;  /* one more each time that a process takes the queue up; its own */
+	uint32_t broken;      /* enum virtqueue_error that ended the queue, 0: none */
 	/* io_uring_params of the queue's ring, as io_ring_make() left them; all 0: none. */
 	uint8_t ring[128];
 };
