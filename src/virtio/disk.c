@@ -6,8 +6,8 @@
  * The VMM opens and locks what there is to open, and keeps it: the file, the board, the rings. The
  * process inherits them, and so does the next one, after a crash or after an update. An update of
  * the VMM goes by it: the process is not told. Afterwards the successor starts a process of its own
- * binary, takes the queues back from the old one, which finishes what it has, and gives them to the
- * new one.
+ * binary beside it, and once that has answered takes the queues back from the old one, which
+ * finishes what it has, and gives them to the new one.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -93,7 +93,15 @@ static void process_started(void *opaque, int socket)
 {
 	struct disk *d = opaque;
 
+	d->host.outdated = false;
 	vhost_front_give_socket(&d->host.device.front, socket);
+}
+
+static void next_is_prepared(void *opaque)
+{
+	struct disk *d = opaque;
+
+	vhost_device_hold(&d->host.device, true);
 }
 
 static void init_process(struct disk *d)
@@ -103,6 +111,7 @@ static void init_process(struct disk *d)
 	io_process_init(p, d->dev.machine->loop, d->dev.id);
 	p->arguments = process_arguments;
 	p->started = process_started;
+	p->prepared = next_is_prepared;
 	p->opaque = d;
 }
 
@@ -128,20 +137,30 @@ static void connection_is_lost(void *opaque)
 	io_process_lost(&d->host.process);
 }
 
+static bool is_connected(const struct disk *d)
+{
+	return vhost_front_state(&d->host.device.front) != VHOST_FRONT_DISCONNECTED;
+}
+
 /*
  * Where the connection is gone the old process has not finished: its threads may be in the middle
  * of requests that the inflight table has as well. It ends, for its socket is closed, and another
- * one of this binary is started when it has.
+ * one of this binary is started when it has. Where the next one has died meanwhile, the old one
+ * goes on.
  */
 static void replace_process(struct disk *d)
 {
-	bool finished = vhost_front_state(&d->host.device.front) != VHOST_FRONT_DISCONNECTED;
-	struct error err = ERROR_INIT;
-
 	d->host.replace = false;
-	if (finished && io_process_replace(&d->host.process, &err) < 0)
-		log_warn("disk '%s': %s; the one that is there goes on", d->dev.id, err.text);
+	if (is_connected(d) && io_process_is_prepared(&d->host.process))
+		io_process_replace(&d->host.process);
 	vhost_device_hold(&d->host.device, false);
+}
+
+/* Where there is no connection the next one that is started is this binary's anyway. */
+static void bring_up_to_date(struct disk *d)
+{
+	if (d->host.outdated && is_connected(d))
+		io_process_prepare(&d->host.process);
 }
 
 /* ---- what it has open ---- */
@@ -306,7 +325,8 @@ static void disk_service(struct device *dev)
 /* The update is over: the data is to be moved by this binary, too. */
 static void disk_updated(struct device *dev)
 {
-	vhost_device_hold(device_of(dev), true);
+	to_disk(dev)->host.outdated = true;
+	bring_up_to_date(to_disk(dev));
 }
 
 static void disk_fast_path(struct device *dev, bool on)
@@ -315,15 +335,22 @@ static void disk_fast_path(struct device *dev, bool on)
 }
 
 /*
- * The last update's process, which was replaced; one that hangs is in no update's way. Nor is one
- * that has written where it should not: neither a successor nor a way back could map the board.
+ * The last update's process, which was replaced, or was to replace another; one that hangs is in no
+ * update's way. Nor is one that has written where it should not: neither a successor nor a way back
+ * could map the board.
  */
 static int disk_rest(struct device *dev, struct error *err)
 {
 	io_board_mend(&to_disk(dev)->host.board);
+	io_process_drop_next(&to_disk(dev)->host.process);
 	if (io_process_leaves(&to_disk(dev)->host.process))
 		return err_set(err, EBUSY, "the I/O process that was replaced has not ended yet");
 	return 0;
+}
+
+static void disk_go_on(struct device *dev)
+{
+	bring_up_to_date(to_disk(dev));
 }
 
 static int disk_quiesce(struct device *dev, struct error *err)
@@ -348,7 +375,7 @@ static void disk_resume(struct device *dev)
 
 	vhost_device_resume(&d->host.device);
 	io_process_watch(&d->host.process);
-	if (vhost_front_state(&d->host.device.front) == VHOST_FRONT_DISCONNECTED)
+	if (!is_connected(d))
 		io_process_lost(&d->host.process);
 }
 
@@ -430,6 +457,7 @@ const struct device_class disk_class = {
 	.updated = disk_updated,
 	.fast_path = disk_fast_path,
 	.rest = disk_rest,
+	.go_on = disk_go_on,
 	.quiesce = disk_quiesce,
 	.resume = disk_resume,
 	.serve = disk_serve,

@@ -30,7 +30,8 @@ struct disk {
 		int rings[VIRTIO_QUEUES_MAX];
 		uint32_t nrings;
 		uint64_t asked_ns; /* when the process was last asked to look at the file */
-		bool replace;      /* the process is an older binary's */
+		bool outdated;     /* the process is an older binary's */
+		bool replace;      /* and has given its queues back */
 	} host;
 };
 

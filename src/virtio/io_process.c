@@ -35,10 +35,11 @@ void io_process_init(struct io_process *p, struct loop *loop, const char *name)
 	memset(p, 0, sizeof(*p));
 	p->loop = loop;
 	p->name = name;
-	p->child = p->leaving = CHILD_NONE;
+	p->child = p->leaving = p->next.child = CHILD_NONE;
+	p->next.conn.fd = -1;
 }
 
-static int spawn(struct io_process *p, int socket, struct child *child, struct error *err)
+static int spawn(const struct io_process *p, int socket, struct child *child, struct error *err)
 {
 	static char *const environment[] = { NULL };
 	int fds[IO_PROCESS_FDS_MAX], code;
@@ -71,7 +72,7 @@ static int spawn(struct io_process *p, int socket, struct child *child, struct e
 	return err_sys(err, code, "starting the I/O process");
 }
 
-static int start(struct io_process *p, struct child *child, struct error *err)
+int io_process_spawn(const struct io_process *p, struct child *child, struct error *err)
 {
 	int ends[2], r;
 
@@ -83,16 +84,28 @@ static int start(struct io_process *p, struct child *child, struct error *err)
 		close(ends[0]);
 		return r;
 	}
+	fd_set_nonblock(ends[0], true);
+	return ends[0];
+}
+
+static void serves_from_now_on(struct io_process *p, int socket)
+{
 	p->ours = true;
 	p->started_ns = now_ns();
-	fd_set_nonblock(ends[0], true);
-	p->started(p->opaque, ends[0]);
-	return 0;
+	p->started(p->opaque, socket);
 }
 
 int io_process_start(struct io_process *p, struct error *err)
 {
-	return p->child.pid ? 0 : start(p, &p->child, err);
+	int socket;
+
+	if (p->child.pid)
+		return 0;
+	socket = io_process_spawn(p, &p->child, err);
+	if (socket < 0)
+		return socket;
+	serves_from_now_on(p, socket);
+	return 0;
 }
 
 static void try_again(void *opaque);
@@ -127,6 +140,7 @@ static void has_exited(void *opaque, uint32_t events)
 	(void)events;
 	loop_del(&p->exited);
 	loop_timer_cancel(&p->late[HERE]);
+	io_process_drop_next(p); /* the one that is started now is this binary's as well */
 	if (!child_wait(&p->child, 0)) {
 		fd_close(&p->child.fd); /* another process's child: after a stand-in took over */
 		p->child = CHILD_NONE;
@@ -207,28 +221,36 @@ void io_process_unwatch(struct io_process *p)
 	loop_del(&p->exited);
 	loop_timer_cancel(&p->again);
 	loop_timer_cancel(&p->late[HERE]);
+	io_process_drop_next(p);
 	see_off(p);
 }
 
-int io_process_replace(struct io_process *p, struct error *err)
+void io_process_let_go(struct io_process *p, struct child child)
 {
-	struct child next = CHILD_NONE;
-	int r = start(p, &next, err);
+	int r;
 
-	if (r < 0)
-		return r;
-	/* The old one's socket is closed by now, and it ends. */
-	io_process_unwatch(p);
-	p->leaving = p->child;
+	see_off(p);
+	p->leaving = child;
 	p->leave_by_ns = now_ns() + LEAVE_NS;
-	p->child = next;
-	if (p->leaving.pid)
-		r = loop_add(p->loop, &p->left, p->leaving.fd, EPOLLIN, has_left, p);
+	if (!child.pid)
+		return;
+	r = loop_add(p->loop, &p->left, child.fd, EPOLLIN, has_left, p);
 	loop_timer_set(p->loop, &p->late[LEAVING], p->leave_by_ns, end_leaving, p);
-	if (r < 0 || !p->leaving.pid)
+	if (r < 0)
 		see_off(p);
+}
+
+void io_process_replace(struct io_process *p)
+{
+	struct child next;
+	int socket = io_process_take_next(p, &next);
+
+	/* This closes the old one's socket, and it ends. */
+	serves_from_now_on(p, socket);
+	io_process_unwatch(p);
+	io_process_let_go(p, p->child);
+	p->child = next;
 	io_process_watch(p);
-	return 0;
 }
 
 void io_process_end(struct io_process *p, unsigned int ms)

@@ -17,7 +17,8 @@ import tempfile
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from moltvm import Skip, Vm, expect_error, full, io_processes, molt, need_kvm, run_cases, sanitized, write_script
+from moltvm import (Skip, Vm, expect_error, full, io_processes, molt, need_kvm, other_molt, run_cases, sanitized,
+                    write_script)
 
 SEED = int(os.environ.get("MOLT_VIRTIO_SEED", "20261127"))
 MIB = 1 << 20
@@ -296,6 +297,22 @@ def test_io_process_stopped():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
         wait_passes(vm, 2)
+        assert power_off(vm)["errors"] == 0
+
+
+def test_successor_whose_io_process_dies():
+    """The disk goes on by the process of the binary before, until another update brings a better one."""
+    bad = other_molt("dead-io")
+    with guest("first=zero depth=16", seed=12) as vm:
+        wait_passes(vm, 1)
+        served_by, = io_processes(vm)
+        vm.update(bad, *vm.argv[1:])
+        vm.wait_for(lambda: vm.log().count("an I/O process of this binary: it has ended") >= 2, "two tries")
+        wait_passes(vm, 2)
+        assert served_by in io_processes(vm)
+        vm.update(*vm.argv)
+        vm.wait_for(lambda: io_processes(vm) and served_by not in io_processes(vm), "the next I/O process")
+        wait_passes(vm, 1)
         assert power_off(vm)["errors"] == 0
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from moltvm import Skip, Vm, molt, need_kvm, run_cases, sanitized  # noqa: E402
+from moltvm import Skip, Vm, molt, need_kvm, other_molt, run_cases, sanitized  # noqa: E402
 
 CPUS = sorted(os.sched_getaffinity(0))
 
@@ -101,11 +101,9 @@ def test_as_main_again():
 
 def test_over_updates_that_fail():
     """The way back has two more arrangements: the same process, and the stand-in."""
-    if "MOLT_OTHERS" not in os.environ:
-        raise Skip("MOLT_OTHERS does not name the molts that cannot take over")
+    other = other_molt("no-i8042")
     with start() as vm:
         wanted = pin(vm)
-        other = os.path.join(os.environ["MOLT_OTHERS"], "molt-no-i8042")
         assert vm.fail_update([other, *vm.argv[1:]]) == vm.pid
         stay(vm, wanted)
         if sanitized():

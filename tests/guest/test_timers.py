@@ -13,7 +13,7 @@ import sys
 import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from moltvm import Skip, Vm, need_kvm, run_cases, sanitized  # noqa: E402
+from moltvm import Vm, need_kvm, other_molt, run_cases, sanitized  # noqa: E402
 from soak import passes  # noqa: E402
 
 SPREAD_S = 0.07
@@ -92,10 +92,10 @@ def test_stopped_in_between():
 
 
 def failing(options):
+    other = other_molt("no-i8042")
     with start(options) as vm:
         for _ in range(updates_wanted(10) // 2 + 1):
             some_time()
-            other = os.path.join(os.environ["MOLT_OTHERS"], "molt-no-i8042")
             assert vm.fail_update([other, *vm.argv[1:]], "i8042") == vm.pid
         check(vm)
         if sanitized():
@@ -109,14 +109,10 @@ def failing(options):
 
 def test_way_back_with_periodic_timers():
     """Updates that fail: the guest runs on in the same process, and at last in the stand-in."""
-    if "MOLT_OTHERS" not in os.environ:
-        raise Skip("MOLT_OTHERS does not name the molts that cannot take over")
     failing("timer=periodic pit=periodic")
 
 
 def test_way_back_with_one_shot_timers():
-    if "MOLT_OTHERS" not in os.environ:
-        raise Skip("MOLT_OTHERS does not name the molts that cannot take over")
     failing("timer=oneshot pit=oneshot")
 
 

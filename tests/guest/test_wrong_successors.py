@@ -8,11 +8,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from moltvm import QmpError, Skip, Vm, molt_binary, need_kvm, run_cases, sanitized  # noqa: E402
-
-
-def other_molt(name):
-    return os.path.join(os.environ["MOLT_OTHERS"], "molt-" + name)
+from moltvm import QmpError, Skip, Vm, molt_binary, need_kvm, other_molt, run_cases, sanitized  # noqa: E402
 
 
 def start_probe(binary=None):

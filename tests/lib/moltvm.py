@@ -244,6 +244,13 @@ def is_io(pid):
         return False
 
 
+def other_molt(name):
+    """One of tests/molts, which are wrong as successors, or as predecessors."""
+    if "MOLT_OTHERS" not in os.environ:
+        raise Skip("MOLT_OTHERS does not name the molts that are wrong")
+    return os.path.join(os.environ["MOLT_OTHERS"], "molt-" + name)
+
+
 def io_processes(vm):
     """The process ids of those that move a guest's data: `molt io`, children of whoever runs the guest."""
     return sorted(pid for pid, fields in process_stats() if int(fields[1]) == vm.pid and is_io(pid))

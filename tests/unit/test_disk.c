@@ -76,25 +76,62 @@ static int teardown(void **state)
 	return 0;
 }
 
-/* The update is done; the queues are back, for no driver has set any up. */
-static void ask_for_another(void)
-{
-	disk_class.updated(&disk->dev);
-	assert_true(disk->host.replace);
-	disk_class.service(&disk->dev);
-	assert_false(disk->host.replace);
-	assert_false(disk->guest.device.held);
-}
-
-static void test_a_process_that_has_finished_is_replaced(void **state)
+/*
+ * The update is done, and there is a process of the binary before, for whom ends[1] stands. None
+ * of this one can be started here: so the other one's queues stay where they are.
+ */
+static void test_a_process_goes_on_until_there_is_another(void **state)
 {
 	int ends[2];
 
 	(void)state;
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
 	vhost_front_give_socket(&disk->host.device.front, ends[0]);
-	ask_for_another();
+	disk_class.updated(&disk->dev);
 	assert_int_equal(asked, 1);
+	assert_true(disk->host.outdated);
+	assert_false(disk->guest.device.held);
+	disk_class.rest(&disk->dev, NULL); /* the next update, which fails */
+	disk_class.go_on(&disk->dev);
+	assert_int_equal(asked, 2);
+	close(ends[1]);
+}
+
+/* No driver has set up a queue, so they are back at once. */
+static void test_a_process_that_is_ready_takes_the_place(void **state)
+{
+	int ends[2], next[2];
+
+	(void)state;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, next), 0);
+	vhost_front_give_socket(&disk->host.device.front, ends[0]);
+	disk->host.outdated = true;
+	vhost_user_conn_init(&disk->host.process.next.conn, VHOST_USER_FRONT_END, next[0]);
+	disk->host.process.next.answered = true;
+	disk->host.process.prepared(disk);
+	assert_true(disk->host.replace);
+	disk_class.service(&disk->dev);
+	assert_false(disk->host.replace);
+	assert_false(disk->host.outdated);
+	assert_false(disk->guest.device.held);
+	assert_int_equal(disk->host.device.front.conn.fd, next[0]);
+	close(next[1]);
+	close(ends[1]);
+}
+
+/* The next one has died before the queues were back. */
+static void test_a_process_gets_its_queues_again(void **state)
+{
+	int ends[2];
+
+	(void)state;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+	vhost_front_give_socket(&disk->host.device.front, ends[0]);
+	disk->host.process.prepared(disk);
+	disk_class.service(&disk->dev);
+	assert_false(disk->guest.device.held);
+	assert_int_equal(disk->host.device.front.conn.fd, ends[0]);
 	close(ends[1]);
 }
 
@@ -105,8 +142,14 @@ static void test_a_process_that_has_finished_is_replaced(void **state)
 static void test_a_process_that_has_not_finished_is_waited_for(void **state)
 {
 	(void)state;
-	ask_for_another();
+	disk_class.updated(&disk->dev);
 	assert_int_equal(asked, 0);
+	disk->host.process.next.answered = true;
+	disk->host.process.prepared(disk);
+	disk_class.service(&disk->dev);
+	assert_int_equal(asked, 0);
+	assert_int_equal(disk->host.device.front.guest->connected, false);
+	assert_false(disk->guest.device.held);
 }
 
 /* By a process that has gone wrong: the next one, and an update's successor, have to map it. */
@@ -157,7 +200,11 @@ static void test_what_of_a_configuration_may_change(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(test_a_process_that_has_finished_is_replaced, setup,
+		cmocka_unit_test_setup_teardown(test_a_process_goes_on_until_there_is_another,
+						setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_process_that_is_ready_takes_the_place, setup,
+						teardown),
+		cmocka_unit_test_setup_teardown(test_a_process_gets_its_queues_again, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(test_a_process_that_has_not_finished_is_waited_for,
 						setup, teardown),
