@@ -1,5 +1,12 @@
 /* SPDX-License-Identifier: MIT */
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
 #include <molt/base/end_signals.h>
+#include <molt/base/fd.h>
 
 void end_signals(sigset_t *set)
 {
@@ -16,4 +23,38 @@ bool end_signals_pending(void)
 	end_signals(&ending);
 	return sigpending(&pending) == 0 && sigandset(&pending, &pending, &ending) == 0 &&
 	       !sigisemptyset(&pending);
+}
+
+/* A line "KEY:\tVALUE" of a file in /proc. Nothing is allocated. */
+static uint64_t value_of(const char *path, const char *key, int base)
+{
+	char text[4096];
+	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
+	const char *line;
+
+	if (n <= 0)
+		return 0;
+	text[n] = '\0';
+	line = strstr(text, key);
+	return line ? strtoull(line + strlen(key), NULL, base) : 0;
+}
+
+void end_signals_of(int pidfd, sigset_t *set)
+{
+	char path[64];
+	sigset_t ending;
+	uint64_t pid, bits;
+
+	sigemptyset(set);
+	end_signals(&ending);
+	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", pidfd);
+	pid = value_of(path, "\nPid:", 10);
+	if (pid == 0 || pid > INT32_MAX) /* -1: somebody has waited for it */
+		return;
+	snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+	bits = value_of(path, "\nSigPnd:", 16) | value_of(path, "\nShdPnd:", 16);
+	for (int sig = 1; sig < 32; sig++)
+		if (bits >> (sig - 1) & 1 && sigismember(&ending, sig))
+			sigaddset(set, sig);
 }

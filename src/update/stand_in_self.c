@@ -99,6 +99,20 @@ static void forget_end_of_session(const struct stand_in *s)
 }
 
 /*
+ * Whoever told the guest's process to end has sent that to the one that was to become its
+ * successor, which has it blocked, as we have, and is about to be killed.
+ */
+static void take_signals_over(const sigset_t *pending)
+{
+	sigset_t ending;
+
+	end_signals(&ending);
+	for (int sig = 1; sig < SIGRTMIN; sig++)
+		if (sigismember(&ending, sig) && sigismember(pending, sig))
+			kill(getpid(), sig);
+}
+
+/*
  * What follows is the teardown of a VM and of an address space, which may take long: at a low
  * priority, and with no copy of a socket that somebody waits to see closed. KVM's VM stays until
  * the address space goes, in which its vCPUs are mapped. Taken apart before, it could mark a vCPU
@@ -120,13 +134,16 @@ static _Noreturn void leave(struct stand_in *s)
 static void take_back(struct stand_in *s, bool died)
 {
 	uint32_t state;
+	sigset_t pending;
 
 	/* An unarmed predecessor that died was killed with its vCPUs running: nothing is left. */
 	if (!atomic_load(&s->page->armed) || (!decide(s->page, OWNER_STAND_IN, OWNER_TAKEN_BACK) &&
 					      !decide(s->page, OWNER_UNDECIDED, OWNER_TAKEN_BACK)))
 		leave(s);
+	end_signals_of(s->process_fd, &pending);
 	end_successor(s);
 	forget_end_of_session(s);
+	take_signals_over(&pending);
 	/* Only now: a predecessor may have handed the guest over until its end. */
 	state = atomic_load(&s->state);
 	keep_off_end(&s->keep_off);

@@ -158,6 +158,19 @@ def test_signal_is_the_successors():
         assert vm.proc.wait(20) == 128 + signal.SIGTERM, vm.proc.returncode
 
 
+def test_signal_to_a_successor_that_hangs():
+    """Whoever sent it meant the guest, which runs on in the stand-in, and ends there."""
+    need_threads_to_follow()
+    with Vm(cmdline=TICKER) as vm:
+        vm.wait_ticks(2)
+        begin(vm, HANGS, timeout=1500)
+        os.kill(vm.pid, signal.SIGTERM)
+        assert "error" in vm.qmp.answer()
+        vm.follow(vm.qmp.wait_event("UPDATE_FAILED")["data"]["pid"])
+        assert vm.qmp.wait_event("SHUTDOWN")["data"]["reason"] == "host-signal"
+        assert vm.qmp.closed()
+
+
 def test_a_full_queue_is_carried():
     """All that a serial port keeps for a peer that is not there crosses the switch."""
     with Vm(cmdline="period_ms=0", start=False) as vm:

@@ -11,9 +11,9 @@
 
 #include <cmocka.h>
 
-#include <molt/base/fd.h>
-
 #include <molt/base/child.h>
+#include <molt/base/end_signals.h>
+#include <molt/base/fd.h>
 
 static struct child sleeper(void)
 {
@@ -102,6 +102,38 @@ static void test_group_goes_with_its_leader(void **state)
 	close(fds[0]);
 }
 
+/* One that hangs, with signals blocked as molt has them. */
+static void test_signals_that_wait_for_another_process(void **state)
+{
+	sigset_t ending, before, found;
+	struct child child;
+
+	(void)state;
+	end_signals(&ending);
+	sigaddset(&ending, SIGUSR1);
+	sigprocmask(SIG_BLOCK, &ending, &before);
+	child = sleeper();
+	sigprocmask(SIG_SETMASK, &before, NULL);
+	assert_true(child_hold(&child));
+	end_signals_of(child.fd, &found);
+	assert_true(sigisemptyset(&found));
+	kill(child.pid, SIGTERM);
+	kill(child.pid, SIGHUP);
+	kill(child.pid, SIGUSR1); /* which ends nobody */
+	end_signals_of(child.fd, &found);
+	assert_int_equal(sigismember(&found, SIGTERM), 1);
+	assert_int_equal(sigismember(&found, SIGHUP), 1);
+	assert_int_equal(sigismember(&found, SIGINT), 0);
+	assert_int_equal(sigismember(&found, SIGUSR1), 0);
+	child_kill(&child, false);
+	assert_int_equal(waitpid(child.pid, NULL, 0), child.pid);
+	end_signals_of(child.fd, &found);
+	assert_true(sigisemptyset(&found));
+	fd_close(&child.fd);
+	end_signals_of(-1, &found);
+	assert_true(sigisemptyset(&found));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -109,6 +141,7 @@ int main(void)
 		cmocka_unit_test(test_number_that_is_no_childs),
 		cmocka_unit_test(test_child_that_others_have_waited_for),
 		cmocka_unit_test(test_group_goes_with_its_leader),
+		cmocka_unit_test(test_signals_that_wait_for_another_process),
 	};
 
 	return cmocka_run_group_tests_name("child", tests, NULL, NULL);

@@ -12,4 +12,10 @@ void end_signals(sigset_t *set);
 /* Whether one waits for this process, or for this thread, to be read. sigpending(2) */
 bool end_signals_pending(void);
 
+/*
+ * Those that wait for another process, by its pidfd; also for one that has ended, until somebody
+ * has waited for it. Empty where that cannot be found out, as without /proc. proc(5)
+ */
+void end_signals_of(int pidfd, sigset_t *set);
+
 #endif
