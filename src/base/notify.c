@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
+#include <poll.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,10 +9,13 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <molt/base/fd.h>
 #include <molt/base/log.h>
 #include <molt/base/notify.h>
 
 #define READY "READY=1\n"
+#define READY_MS 5000
+#define LOOK_MS 10
 
 static bool is_meant_for_us(void)
 {
@@ -50,24 +54,41 @@ int notify_open(int *out, struct error *err)
 	return 0;
 }
 
-static ssize_t tell(int fd, const char *text)
+/* Its queue is full while it is busy, with a few messages or some hundred: unix(7). */
+static int tell(int fd, const char *text, unsigned int wait_ms)
 {
-	return send(fd, text, strlen(text), MSG_NOSIGNAL | MSG_DONTWAIT);
+	const uint64_t until = now_ns() + wait_ms * 1000000ull;
+	struct pollfd pfd = { .fd = fd, .events = POLLOUT };
+
+	while (send(fd, text, strlen(text), MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
+		if (errno != EAGAIN || now_ns() >= until)
+			return -errno;
+		poll(&pfd, 1, LOOK_MS);
+	}
+	return 0;
 }
 
-void notify_main_pid(int fd, pid_t pid, bool ready)
+static int tell_pid(int fd, pid_t pid, const char *more, unsigned int wait_ms)
 {
 	char text[64];
 
-	snprintf(text, sizeof(text), "MAINPID=%d\n%s", (int)pid, ready ? READY : "");
-	if (fd >= 0 && tell(fd, text) < 0)
-		log_warn("the service manager was not told of process %d: %s", (int)pid,
-			 error_text(errno));
+	snprintf(text, sizeof(text), "MAINPID=%d\n%s", (int)pid, more);
+	return tell(fd, text, wait_ms);
 }
 
-void notify_ready(int fd)
+int notify_main_pid(int fd, pid_t pid, unsigned int wait_ms)
 {
-	if (fd >= 0 && tell(fd, READY) < 0)
+	return fd < 0 ? 0 : tell_pid(fd, pid, "", wait_ms);
+}
+
+void notify_ready(int fd, pid_t pid)
+{
+	int r;
+
+	if (fd < 0)
+		return;
+	r = pid ? tell_pid(fd, pid, READY, READY_MS) : tell(fd, READY, READY_MS);
+	if (r < 0)
 		log_warn("the service manager was not told that the guest runs: %s",
-			 error_text(errno));
+			 error_text(-r));
 }

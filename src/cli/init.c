@@ -105,7 +105,7 @@ static void listen_to_main(struct init *in)
 			watch_main(in, (pid_t)atoi(pid + 8));
 		if (strstr(text, "READY=1")) {
 			become_user_of_main(&who);
-			notify_ready(in->notify_fd);
+			notify_ready(in->notify_fd, 0);
 		}
 	}
 }

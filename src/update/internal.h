@@ -120,6 +120,7 @@ struct hand_over {
 	int program_fd;     /* its executable, sealed where possible; -1: execute argv[0] */
 	bool leave_program; /* let it have that, it finds itself no other way */
 	bool stops_guest; /* until the commit: it knows no stand-in, or the hand-off is slow here */
+	bool told_main_pid; /* a service manager watches the stand-in */
 
 	/* What it gets. */
 	struct update_wire *wire;

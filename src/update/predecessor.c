@@ -21,6 +21,8 @@
 #include "room.h"
 #include "steps.h"
 
+#define TELL_MS 200 /* a service manager, before anything has happened to the guest */
+#define UNDO_TELL_MS 3000
 #define STATE_SEALS (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW)
 
 /* Our own section is known before the pause: who asked, and how to start us again. */
@@ -169,6 +171,23 @@ static void somebody_waits(void *opaque)
 }
 
 /*
+ * A successor that dies must not be taken for a service that died. Who has gone or hears nobody is
+ * no reason not to update; who only does not read would hear of that too late.
+ */
+static int tell_main_pid(struct update *u, pid_t pid, struct error *err)
+{
+	int r = u->ops.main_pid(u->ops.opaque, pid, TELL_MS);
+
+	u->hand_over.told_main_pid = r == 0;
+	if (r == -EAGAIN)
+		return err_set(err, EAGAIN, "the service manager does not read what it is told");
+	if (r < 0)
+		log_warn("the service manager was not told of process %d: %s", (int)pid,
+			 error_text(-r));
+	return 0;
+}
+
+/*
  * From here on nobody turns the event loop in this process, and the stand-in is to serve nobody who
  * could change a descriptor.
  */
@@ -191,19 +210,21 @@ int step_stand_in(struct update *u, struct error *err)
 					  : u->request.timeout_ms;
 	log_rest();
 	r = stand_in_start(&h->stand_in, err);
-	/* A successor that dies must not be taken for a service that died. */
-	if (r == 0)
-		u->ops.main_pid(u->ops.opaque, h->stand_in.child.pid);
-	return r;
+	return r < 0 ? r : tell_main_pid(u, h->stand_in.child.pid, err);
 }
 
 void undo_stand_in(struct update *u)
 {
 	struct error err = ERROR_INIT;
+	int r = 0;
 
 	/* From here on nothing is sent to the stand-in, which passes on what was: so this is first.
 	 */
-	u->ops.main_pid(u->ops.opaque, getpid());
+	if (u->hand_over.told_main_pid)
+		r = u->ops.main_pid(u->ops.opaque, getpid(), UNDO_TELL_MS);
+	if (r < 0)
+		log_warn("the service manager was not told that this process runs the guest: %s",
+			 error_text(-r));
 	stand_in_dismiss(&u->hand_over.stand_in);
 	update_keep_stand_in(u, &u->hand_over.stand_in.child);
 	u->hand_over.stand_in.child = CHILD_NONE;

@@ -114,7 +114,9 @@ struct stand_in_ops {
 	int (*save)(void *opaque, struct error *err);
 	/* The successor did not like it: the guest runs on. */
 	void (*run_on)(void *opaque);
-	/* The guest is the successor's: what else there is to do. */
+	/* The guest is the successor's, and this process will end: who watches it has to know. */
+	void (*leaving)(void *opaque);
+	/* What else there is to do then; it closes what it does not need. */
 	void (*committed)(void *opaque);
 	/* There is no successor: this process is the VMM from now on. stands_in: the guest runs. */
 	void (*take_back)(void *opaque, bool stood_in);

@@ -7,6 +7,8 @@
 
 #include "internal.h"
 
+#define LEAVING_TELL_MS 60000
+
 static int make(void *opaque, struct error *err)
 {
 	return machine_make_stand_in(((struct update *)opaque)->machine, err);
@@ -81,6 +83,18 @@ static void run(void *opaque)
 	u->ops.run_on(u->ops.opaque);
 }
 
+/*
+ * The service manager watches this process, and must have heard of the successor's when it ends.
+ * That has told it as well, and could not wait for it.
+ */
+static void leaving(void *opaque)
+{
+	const struct update *u = opaque;
+
+	u->ops.main_pid(u->ops.opaque, atomic_load(&u->hand_over.stand_in.page->predecessor),
+			LEAVING_TELL_MS);
+}
+
 static void take_back(void *opaque, bool stood_in)
 {
 	struct update *u = opaque;
@@ -99,6 +113,7 @@ const struct stand_in_ops update_stand_in_ops = {
 	.rest = rest,
 	.save = update_save_final,
 	.run_on = update_run_on,
+	.leaving = leaving,
 	.committed = update_committed,
 	.take_back = take_back,
 	.run = run,

@@ -123,6 +123,7 @@ static _Noreturn void leave(struct stand_in *s)
 	pass_signals_on(s);
 	if (atomic_load(&s->page->owner) == OWNER_SUCCESSOR) {
 		keep_from_vcpus(s->page);
+		s->ops->leaving(s->opaque);
 		s->ops->committed(s->opaque);
 	}
 	syscall(SYS_close_range, 0, UINT32_MAX, 0);

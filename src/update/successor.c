@@ -250,7 +250,7 @@ int step_tell(struct incoming *in, struct error *err)
 
 	(void)err;
 	machine_keep_awake(u->machine, false);
-	u->ops.main_pid(u->ops.opaque, getpid());
+	u->ops.main_pid(u->ops.opaque, getpid(), 0); /* the stand-in says it, too */
 	tell_end(u, in);
 	return 0;
 }

@@ -76,7 +76,7 @@ static int start(struct vmm *v, struct error *err)
 	if (!v->cfg.pause)
 		r = machine_resume(&v->machine, err);
 	if (r == 0)
-		notify_main_pid(v->notify_fd, getpid(), true);
+		notify_ready(v->notify_fd, getpid());
 	return r;
 }
 

@@ -100,9 +100,9 @@ static void send_passing_event(void *opaque, const char *name, json_t *data)
 	control_passing_event(((struct vmm *)opaque)->control, name, data);
 }
 
-static void main_pid(void *opaque, pid_t pid)
+static int main_pid(void *opaque, pid_t pid, unsigned int wait_ms)
 {
-	notify_main_pid(((struct vmm *)opaque)->notify_fd, pid, false);
+	return notify_main_pid(((struct vmm *)opaque)->notify_fd, pid, wait_ms);
 }
 
 /* A signalfd gives the signals of the process that put it into the epoll set: that one is gone. */

@@ -4,6 +4,7 @@
 
 The check would refuse most of these before the pause, so they are forced with no-check.
 """
+import contextlib
 import os
 import random
 import signal
@@ -305,10 +306,39 @@ def test_service_manager_is_told_which_process_to_watch():
             vm.update()
             stand_in = told()["MAINPID"]
             assert stand_in != str(vm.pid)
-            assert told() == {"MAINPID": str(vm.pid)}
+            for _ in range(2):  # by the successor, and by the stand-in before it ends
+                assert told() == {"MAINPID": str(vm.pid)}
             _, pid = fail(vm, ["/bin/true"])
             assert told() == {"MAINPID": str(pid)}
             assert told() == {"MAINPID": str(pid)}
+
+
+def test_service_manager_that_is_busy():
+    """Its queue is full: no update, or if there was one no end of the stand-in, which it would take for the guest's."""
+    need_threads_to_follow()
+    with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager, \
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as others:
+        manager.bind(os.path.join(directory, "notify"))
+        manager.settimeout(20)
+        others.connect(manager.getsockname())
+        others.setblocking(False)
+        with start_probe(env=dict(os.environ, NOTIFY_SOCKET=manager.getsockname())) as vm:
+            assert b"READY=1" in manager.recv(4096)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    others.send(b"X")
+            expect_error(vm.update, "the service manager does not read")
+            check_alive(vm)
+            manager.recv(4096)
+            vm.update()
+            check_alive(vm)
+            said = []
+            while len(said) < 2:
+                text = manager.recv(4096).decode()
+                if text.startswith("MAINPID="):
+                    said.append(int(text[8:]))
+                    assert "molt" in open("/proc/%d/comm" % said[0]).read(), said
+            assert said[0] != vm.pid and said[1] == vm.pid, said
 
 
 def test_service_manager_of_another_process_is_not_told():

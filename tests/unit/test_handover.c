@@ -842,6 +842,28 @@ static void must_fail_for_one_that_hangs(uint32_t cpus, const char *words)
 	update_bench_fini(&t);
 }
 
+/*
+ * It would take the successor's end for the guest's, and kill the stand-in. One that is not there
+ * kills nobody.
+ */
+static void test_a_service_manager_that_does_not_read(void **state)
+{
+	struct update_bench t;
+
+	(void)state;
+	update_bench_skip_under_tsan();
+	update_bench_init(&t, 1);
+	run_machine(&t);
+	t.manager = -EAGAIN;
+	update_bench_must_fail(&t, "{\"no-check\":true}",
+			       "stand-in: the service manager does not read");
+	must_still_run(&t);
+	t.manager = -ECONNREFUSED;
+	update_bench_must_fail(&t, "{\"no-check\":true}", "exec: successor");
+	must_still_run(&t);
+	update_bench_fini(&t);
+}
+
 static void test_a_vcpu_that_does_not_stop(void **state)
 {
 	(void)state;
@@ -1174,6 +1196,7 @@ int main(void)
 		cmocka_unit_test(test_a_hang_up_and_who_ends_it_are_heard),
 		cmocka_unit_test(test_a_take_back_leaves_nothing_of_the_one_before),
 		cmocka_unit_test(test_paused_machine_stays_paused),
+		cmocka_unit_test(test_a_service_manager_that_does_not_read),
 		cmocka_unit_test(test_a_vcpu_that_does_not_stop),
 		cmocka_unit_test(test_a_vcpu_that_does_not_stop_for_the_switch),
 		cmocka_unit_test(test_rooms_above_fail_to_save),

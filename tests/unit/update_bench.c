@@ -84,10 +84,13 @@ static void passing_event(void *opaque, const char *name, json_t *data)
 	json_decref(data);
 }
 
-static void main_pid(void *opaque, pid_t pid)
+static int main_pid(void *opaque, pid_t pid, unsigned int wait_ms)
 {
-	(void)opaque;
+	const struct update_bench *t = opaque;
+
 	(void)pid;
+	(void)wait_ms;
+	return t->manager;
 }
 
 /* Only a stand-in comes here, and no test lets one take over. */

@@ -18,6 +18,7 @@ struct update_bench {
 	char dir[64];    /* of our own, removed with all files in it */
 	char said[8192]; /* "reply <json or !sentence>\n" and "<event> <json>\n" */
 	unsigned int replies;
+	int manager;    /* what a service manager's socket says */
 	int save_error; /* what the last of its parts fails to save with */
 };
 

@@ -8,7 +8,6 @@
 #ifndef MOLT_BASE_NOTIFY_H
 #define MOLT_BASE_NOTIFY_H
 
-#include <stdbool.h>
 #include <sys/types.h>
 
 #include <molt/base/error.h>
@@ -22,12 +21,16 @@
  */
 int notify_open(int *fd, struct error *err);
 
-/* Sends READY=1 alone: the manager knows the right process. fd -1: does nothing. */
-void notify_ready(int fd);
+/*
+ * Sends READY=1, and MAINPID=pid where pid is not 0. A manager that does not read is waited for, 5
+ * s at most; a message that is lost is only logged. fd -1: does nothing.
+ */
+void notify_ready(int fd, pid_t pid);
 
 /*
- * Sends MAINPID=pid and, with ready, READY=1. fd -1: does nothing. A lost message is only logged.
+ * Sends MAINPID=pid. A manager that does not read (-EAGAIN) is waited for, wait_ms at most. 0, also
+ * where fd is -1, or -errno; nothing is logged.
  */
-void notify_main_pid(int fd, pid_t pid, bool ready);
+int notify_main_pid(int fd, pid_t pid, unsigned int wait_ms);
 
 #endif

@@ -75,8 +75,12 @@ struct update_ops {
 	 * returns.
 	 */
 	int (*reborn)(void *opaque, struct error *err);
-	/* This process is, or will be until further notice, the one that runs the guest. */
-	void (*main_pid)(void *opaque, pid_t pid);
+	/*
+	 * This process is, or will be until further notice, the one that runs the guest: see
+	 * notify_main_pid(). A service manager that hears of it too late takes the end of another
+	 * one for the guest's, and kills this one.
+	 */
+	int (*main_pid)(void *opaque, pid_t pid, unsigned int wait_ms);
 	void (*run_on)(void *opaque);
 	void *opaque;
 };
