@@ -120,12 +120,15 @@ static void take_signals_over(const sigset_t *pending)
  */
 static _Noreturn void leave(struct stand_in *s)
 {
-	pass_signals_on(s);
-	if (atomic_load(&s->page->owner) == OWNER_SUCCESSOR) {
+	bool committed = atomic_load(&s->page->owner) == OWNER_SUCCESSOR;
+
+	if (committed) {
 		keep_from_vcpus(s->page);
 		s->ops->leaving(s->opaque);
-		s->ops->committed(s->opaque);
 	}
+	pass_signals_on(s); /* nobody takes this process for the guest's any more */
+	if (committed)
+		s->ops->committed(s->opaque);
 	syscall(SYS_close_range, 0, UINT32_MAX, 0);
 	s->ops->unmake(s->opaque);
 	_exit(0);
