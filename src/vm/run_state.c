@@ -166,9 +166,6 @@ int machine_quiesce(struct machine *m, struct error *err)
 
 		if (r < 0) {
 			err_prefix(err, "device '%s'", dev->id);
-			while (i--)
-				if (m->devices[i]->cls->resume)
-					m->devices[i]->cls->resume(m->devices[i]);
 			return r;
 		}
 	}

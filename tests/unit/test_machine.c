@@ -694,6 +694,44 @@ static void test_quiesce_and_back(void **state)
 	bench_fini(&b);
 }
 
+static unsigned int resumed;
+
+static void counts_resuming(struct device *dev)
+{
+	(void)dev;
+	resumed++;
+}
+
+static int does_not_drain(struct device *dev, struct error *err)
+{
+	(void)dev;
+	return err_set(err, EIO, "it does not drain");
+}
+
+/* In a stand-in they only serve, and resuming would have one take up connections. */
+static void test_one_that_does_not_drain_leaves_the_others_to_the_caller(void **state)
+{
+	struct device_class first, last;
+	struct error err = ERROR_INIT;
+	struct bench b;
+
+	(void)state;
+	bench_init(&b, 1);
+	first = *b.m.devices[0]->cls;
+	last = *b.m.devices[b.m.ndevices - 1]->cls;
+	first.resume = counts_resuming;
+	last.quiesce = does_not_drain;
+	b.m.devices[0]->cls = &first;
+	b.m.devices[b.m.ndevices - 1]->cls = &last;
+	resumed = 0;
+	assert_int_equal(machine_quiesce(&b.m, &err), -EIO);
+	assert_non_null(strstr(err.text, "it does not drain"));
+	assert_int_equal(resumed, 0);
+	machine_unquiesce(&b.m);
+	assert_int_equal(resumed, 1);
+	bench_fini(&b);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -732,6 +770,7 @@ int main(void)
 		cmocka_unit_test(test_reset_while_paused_stays_paused),
 		cmocka_unit_test(test_failed_reset_ends_the_machine),
 		cmocka_unit_test(test_quiesce_and_back),
+		cmocka_unit_test(test_one_that_does_not_drain_leaves_the_others_to_the_caller),
 	};
 
 	log_set_fd(-1); /* the errors that are provoked here are nobody's business */

@@ -313,8 +313,9 @@ void machine_fast_paths(struct machine *m, bool on);
 void machine_updated(struct machine *m);
 
 /*
- * Devices drained, and running again. The second is also what makes an incoming machine's devices
- * live, after the commit.
+ * Devices drained, and running again. -errno with the sentence: some may be drained, and the caller
+ * has all of them go on, by machine_unquiesce() or, in a stand-in, machine_serve(). The second is
+ * also what makes an incoming machine's devices live, after the commit.
  */
 int machine_quiesce(struct machine *m, struct error *err);
 void machine_unquiesce(struct machine *m);
