@@ -1033,7 +1033,8 @@ def stats_answers(reads=8, queues=1, **disk):
     """What a molt answers to what one sample asks."""
     stats = {"device": "d0", "stats": disk_stats(reads), **disk}
     block = {"device": "d0", "inserted": {"file": "/img", "iops": 5, "image": {"virtual-size": 1 << 20}},
-             "back-end": {"type": "molt-io", "state": "running", "engine": "io_uring"}, **disk}
+             "back-end": {"type": "molt-io", "state": "running", "engine": "io_uring", "pid": 77, "outdated": reads == 8},
+             **disk}
     return [{"return": {"status": "running", "running": True}},
             {"return": {"updates": 2, "last": {"blackout-us": 250}}}, {"return": [block]}, {"return": [stats]}] + (
             [{"return": [{**stats, "queues": [disk_stats(reads)] * queues}]}] if queues else [])
@@ -1046,7 +1047,7 @@ class Stats(Base):
         self.serve(*stats_answers(queues=0))
         result = molt("stats", self.path)
         self.expect(result, 0)
-        self.assertIn("d0  running  io_uring  1.0 MiB  /img\n", result.stdout)
+        self.assertIn("d0  running  io_uring  1.0 MiB  /img  I/O process of the binary before\n", result.stdout)
         self.assertRegex(result.stdout, r"read +9 +32.0 KiB +1 +0.4 +1.0\n")
         self.assertIn("guest running, 2 updates", result.stdout)
 
@@ -1091,6 +1092,7 @@ class Stats(Base):
         self.assertIn('molt_disk_held_seconds_total{id="d0",queue="0"} 1.500000000',
                       found["molt_disk_held_seconds_total"])
         self.assertIn('molt_disk_limit_operations{id="d0"} 5', found["molt_disk_limit_operations"])
+        self.assertIn('molt_disk_io_process_outdated{id="d0"} 1', found["molt_disk_io_process_outdated"])
         histogram = found["molt_disk_request_duration_seconds"]
         self.assertIn('molt_disk_request_duration_seconds_bucket{id="d0",kind="read",le="1e-06"} 8', histogram)
         self.assertIn('molt_disk_request_duration_seconds_bucket{id="d0",kind="read",le="+Inf"} 8', histogram)

@@ -80,6 +80,16 @@ static void print_info(FILE *out, const struct stats_sample *s)
 		label(out, "engine", json_object_get(back_end, "engine"));
 		fputs("} 1\n", out);
 	}
+	family(out, "disk_io_process_outdated",
+	       "Whether the I/O process is of the binary before an update.", "gauge");
+	json_array_foreach (s->blocks, i, disk) {
+		const json_t *back_end = json_object_get(disk, "back-end");
+
+		if (!json_object_get(back_end, "pid"))
+			continue;
+		begin(out, "io_process_outdated", disk);
+		fprintf(out, "} %d\n", json_is_true(json_object_get(back_end, "outdated")));
+	}
 	family(out, "disk_size_bytes", "The disk's size as the guest sees it.", "gauge");
 	json_array_foreach (s->blocks, i, disk) {
 		json_t *image = json_object_get(json_object_get(disk, "inserted"), "image");

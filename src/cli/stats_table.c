@@ -115,10 +115,13 @@ static void print_head(FILE *out, const json_t *block)
 
 	bytes_text((double)stats_number(json_object_get(inserted, "image"), "virtual-size"), size,
 		   sizeof(size));
-	printable_printf(out, "%s  %s  %s  %s  %s%s", text_of(block, "device"),
+	printable_printf(out, "%s  %s  %s  %s  %s%s%s", text_of(block, "device"),
 			 text_of(back_end, "state"), text_of(back_end, "engine"), size,
 			 text_of(inserted, "file"),
-			 json_is_true(json_object_get(inserted, "ro")) ? "  read-only" : "");
+			 json_is_true(json_object_get(inserted, "ro")) ? "  read-only" : "",
+			 json_is_true(json_object_get(back_end, "outdated"))
+				 ? "  I/O process of the binary before"
+				 : "");
 }
 
 static void print_rows(FILE *out, const struct view *v)

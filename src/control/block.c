@@ -82,8 +82,10 @@ static json_t *back_end(const struct block_info *info)
 			      "state-ms", block_number(age / 1000000), "queues", (int)info->queues,
 			      "queue-size", (int)info->queue_size);
 
-	if (info->pid > 0)
+	if (info->pid > 0) {
 		json_object_set_new(o, "pid", json_integer(info->pid));
+		json_object_set_new(o, "outdated", json_boolean(info->outdated));
+	}
 	if (info->engine)
 		json_object_set_new(o, "engine", json_string(info->engine));
 	if (info->socket)

@@ -68,6 +68,7 @@ static const struct command_member back_end_members[] = {
 	INT("queues"),
 	INT("queue-size"),
 	OPTIONAL("pid", command_int),
+	OPTIONAL("outdated", command_bool),
 	OPTIONAL("engine", command_string),
 	OPTIONAL("socket", command_string),
 	{ 0 }

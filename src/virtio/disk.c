@@ -93,7 +93,7 @@ static void process_started(void *opaque, int socket)
 {
 	struct disk *d = opaque;
 
-	d->host.outdated = false;
+	d->host.outdated = d->host.renew = false;
 	vhost_front_give_socket(&d->host.device.front, socket);
 }
 
@@ -159,7 +159,7 @@ static void replace_process(struct disk *d)
 /* Where there is no connection the next one that is started is this binary's anyway. */
 static void bring_up_to_date(struct disk *d)
 {
-	if (d->host.outdated && is_connected(d))
+	if (d->host.renew && is_connected(d))
 		io_process_prepare(&d->host.process);
 }
 
@@ -279,6 +279,7 @@ static int disk_create(struct device *dev, const struct device_env *env, struct 
 
 	d->host.file = d->host.board_fd = d->host.event = -1;
 	init_process(d);
+	d->host.outdated = env->fds != NULL;
 	r = disk_options_parse(&d->host.options, env->list, err);
 	if (r == 0)
 		r = env->fds ? take_all(d, env->fds, err) : open_all(d, err);
@@ -325,7 +326,7 @@ static void disk_service(struct device *dev)
 /* The update is over: the data is to be moved by this binary, too. */
 static void disk_updated(struct device *dev)
 {
-	to_disk(dev)->host.outdated = true;
+	to_disk(dev)->host.renew = true;
 	bring_up_to_date(to_disk(dev));
 }
 

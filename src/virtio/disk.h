@@ -30,7 +30,8 @@ struct disk {
 		int rings[VIRTIO_QUEUES_MAX];
 		uint32_t nrings;
 		uint64_t asked_ns; /* when the process was last asked to look at the file */
-		bool outdated;     /* the process is an older binary's */
+		bool outdated;     /* the process is of the binary before an update */
+		bool renew;        /* and is to be replaced by one of this binary */
 		bool replace;      /* and has given its queues back */
 	} host;
 };

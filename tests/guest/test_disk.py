@@ -300,6 +300,10 @@ def test_io_process_stopped():
         assert power_off(vm)["errors"] == 0
 
 
+def back_end(vm):
+    return vm.qmp.command("query-block")[0]["back-end"]
+
+
 def test_successor_whose_io_process_dies():
     """The disk goes on by the process of the binary before, until another update brings a better one."""
     bad = other_molt("dead-io")
@@ -309,9 +313,10 @@ def test_successor_whose_io_process_dies():
         vm.update(bad, *vm.argv[1:])
         vm.wait_for(lambda: vm.log().count("an I/O process of this binary: it has ended") >= 2, "two tries")
         wait_passes(vm, 2)
-        assert served_by in io_processes(vm)
+        assert served_by in io_processes(vm) and back_end(vm)["outdated"]
         vm.update(*vm.argv)
-        vm.wait_for(lambda: io_processes(vm) and served_by not in io_processes(vm), "the next I/O process")
+        vm.wait_for(lambda: not back_end(vm).get("outdated", True), "the next I/O process")
+        assert back_end(vm)["pid"] != served_by
         wait_passes(vm, 1)
         assert power_off(vm)["errors"] == 0
 

@@ -37,6 +37,7 @@ static void fake_info(struct device *dev, struct block_info *info)
 		.since_ns = now_ns() + 1000000000, /* a clock that went wrong */
 		.size = disk_of(dev)->size,
 		.pid = 77,
+		.outdated = true,
 		.queues = 2,
 		.queue_size = 256,
 	};
@@ -203,12 +204,14 @@ static void shows_disks(void **state)
 	assert_null(json_object_get(inserted, "bps_max"));
 	assert_string_equal(word(back_end, "type"), "molt-io");
 	assert_int_equal(number(back_end, "pid"), 77);
+	assert_true(json_is_true(json_object_get(back_end, "outdated")));
 	assert_int_equal(number(back_end, "state-ms"), 0);
 	inserted = json_object_get(entry(answer, 1), "inserted");
 	back_end = json_object_get(entry(answer, 1), "back-end");
 	assert_string_equal(word(back_end, "type"), "vhost-user");
 	assert_string_equal(word(back_end, "socket"), "/qsd");
 	assert_null(json_object_get(back_end, "pid"));
+	assert_null(json_object_get(back_end, "outdated"));
 	assert_true(number(json_object_get(inserted, "image"), "virtual-size") == INT64_MAX);
 	json_decref(answer);
 }

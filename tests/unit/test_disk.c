@@ -87,6 +87,8 @@ static void test_a_process_goes_on_until_there_is_another(void **state)
 	(void)state;
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
 	vhost_front_give_socket(&disk->host.device.front, ends[0]);
+	disk_class.go_on(&disk->dev);
+	assert_int_equal(asked, 0); /* as the update was not over, or was to leave it */
 	disk_class.updated(&disk->dev);
 	assert_int_equal(asked, 1);
 	assert_true(disk->host.outdated);
@@ -106,7 +108,7 @@ static void test_a_process_that_is_ready_takes_the_place(void **state)
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, next), 0);
 	vhost_front_give_socket(&disk->host.device.front, ends[0]);
-	disk->host.outdated = true;
+	assert_true(disk->host.outdated);
 	vhost_user_conn_init(&disk->host.process.next.conn, VHOST_USER_FRONT_END, next[0]);
 	disk->host.process.next.answered = true;
 	disk->host.process.prepared(disk);

@@ -32,6 +32,7 @@ struct block_info {
 	uint64_t since_ns;  /* CLOCK_MONOTONIC of its last change */
 	uint64_t size;      /* in bytes, as the guest sees it */
 	pid_t pid;          /* of the I/O process; 0: none is there, or it is not ours */
+	bool outdated;      /* which is of the binary before an update */
 	uint32_t queues;
 	uint32_t queue_size;
 	bool readonly;
