@@ -19,9 +19,11 @@
 #include "internal.h"
 #include "steps.h"
 
-bool update_leaves_io(const struct incoming *in)
+enum device_update update_of_devices(const struct incoming *in)
 {
-	return in->failure || in->wire->keep_io;
+	if (in->failure)
+		return DEVICE_GIVEN_BACK;
+	return in->wire->keep_io ? DEVICE_UPDATED_ALONE : DEVICE_UPDATED;
 }
 
 bool update_is_lazy(const struct incoming *in)

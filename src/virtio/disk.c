@@ -33,6 +33,8 @@
 static const struct vmstate_field disk_fields[] = {
 	VHOST_DEVICE_FIELDS(struct disk_guest, device),
 	VMSTATE_U32(struct disk_guest, pid),
+	VMSTATE_BOOL(struct disk_guest, outdated),
+	VMSTATE_BOOL(struct disk_guest, renew),
 	VMSTATE_UNSAVED(struct disk_guest, reserved, "padding"),
 	VMSTATE_END,
 };
@@ -93,7 +95,7 @@ static void process_started(void *opaque, int socket)
 {
 	struct disk *d = opaque;
 
-	d->host.outdated = d->host.renew = false;
+	d->guest.outdated = d->guest.renew = false;
 	vhost_front_give_socket(&d->host.device.front, socket);
 }
 
@@ -159,7 +161,7 @@ static void replace_process(struct disk *d)
 /* Where there is no connection the next one that is started is this binary's anyway. */
 static void bring_up_to_date(struct disk *d)
 {
-	if (d->host.renew && is_connected(d))
+	if (d->guest.renew && is_connected(d))
 		io_process_prepare(&d->host.process);
 }
 
@@ -279,7 +281,6 @@ static int disk_create(struct device *dev, const struct device_env *env, struct 
 
 	d->host.file = d->host.board_fd = d->host.event = -1;
 	init_process(d);
-	d->host.outdated = env->fds != NULL;
 	r = disk_options_parse(&d->host.options, env->list, err);
 	if (r == 0)
 		r = env->fds ? take_all(d, env->fds, err) : open_all(d, err);
@@ -323,11 +324,16 @@ static void disk_service(struct device *dev)
 	vhost_device_service(&d->host.device);
 }
 
-/* The update is over: the data is to be moved by this binary, too. */
-static void disk_updated(struct device *dev)
+/* The update is over: the data is to be moved by this binary, too. After one that failed it was. */
+static void disk_updated(struct device *dev, enum device_update how)
 {
-	to_disk(dev)->host.renew = true;
-	bring_up_to_date(to_disk(dev));
+	struct disk *d = to_disk(dev);
+
+	if (how != DEVICE_GIVEN_BACK) {
+		d->guest.outdated = d->host.process.child.pid != 0;
+		d->guest.renew = how == DEVICE_UPDATED;
+	}
+	bring_up_to_date(d);
 }
 
 static void disk_fast_path(struct device *dev, bool on)
@@ -345,7 +351,8 @@ static int disk_rest(struct device *dev, struct error *err)
 	io_board_mend(&to_disk(dev)->host.board);
 	io_process_drop_next(&to_disk(dev)->host.process);
 	if (io_process_leaves(&to_disk(dev)->host.process))
-		return err_set(err, EBUSY, "the I/O process that was replaced has not ended yet");
+		return err_set(err, EBUSY,
+			       "an I/O process that does not serve any more has not ended yet");
 	return 0;
 }
 

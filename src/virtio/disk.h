@@ -12,8 +12,10 @@
 
 struct disk_guest {
 	struct vhost_device_guest device;
-	uint32_t pid; /* of the I/O process */
-	uint8_t reserved[4];
+	uint32_t pid;  /* of the I/O process */
+	bool outdated; /* that is of the binary before an update */
+	bool renew;    /* and is to be replaced by one of this binary */
+	uint8_t reserved[2];
 };
 
 struct disk {
@@ -30,9 +32,7 @@ struct disk {
 		int rings[VIRTIO_QUEUES_MAX];
 		uint32_t nrings;
 		uint64_t asked_ns; /* when the process was last asked to look at the file */
-		bool outdated;     /* the process is of the binary before an update */
-		bool renew;        /* and is to be replaced by one of this binary */
-		bool replace;      /* and has given its queues back */
+		bool replace;      /* the process has given its queues back */
 	} host;
 };
 

@@ -63,7 +63,7 @@ static void disk_info(struct device *dev, struct block_info *info)
 		.since_ns = vhost_front_since_ns(front),
 		.size = shown_size(d),
 		.pid = d->host.process.child.pid,
-		.outdated = d->host.outdated,
+		.outdated = d->guest.outdated,
 		.queues = o->queues,
 		.queue_size = o->queue_size,
 		.readonly = o->readonly,

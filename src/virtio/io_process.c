@@ -5,8 +5,9 @@
  * started at once; where they end one soon after the other, less and less often.
  *
  * A process has ended when its pidfd says so, which is after its last thread: until then the kernel
- * may still be writing for it to guest RAM or to the disk, and no other is started. It ends when
- * its socket is closed; but one that hangs, or is not itself any more, does not, and is killed.
+ * may still be writing for it to guest RAM or to the disk, and no other gets its queues. It ends
+ * when its socket is closed; but one that hangs, or is not itself any more, does not, and is
+ * killed.
  */
 #include <errno.h>
 #include <fcntl.h>

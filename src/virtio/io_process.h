@@ -81,7 +81,7 @@ void io_process_drop_next(struct io_process *p);
  */
 void io_process_replace(struct io_process *p);
 
-/* Its connection is gone. It ends by itself, or is killed soon: no other may start before. */
+/* Its connection is gone. It ends by itself, or is killed soon: no other is started before. */
 void io_process_lost(struct io_process *p);
 
 /* Whether one that was replaced or dropped may be expected to end soon. */

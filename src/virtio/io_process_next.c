@@ -10,6 +10,7 @@
  * touches nothing until SET_OWNER.
  */
 #include <errno.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -19,6 +20,7 @@
 #include "io_process.h"
 
 #define ANSWER_NS 10000000000ull
+#define LOOK_NS 100000000ull
 #define FIRST_DELAY_S 1
 #define LAST_DELAY_S 60
 #define FAILURES_MAX 6 /* FIRST_DELAY_S doubled so often is LAST_DELAY_S */
@@ -60,9 +62,15 @@ static void try_later(struct io_process *p, const char *why)
 	loop_timer_set(p->loop, &p->next.timer, now_ns() + s * 1000000000ull, try_next, p);
 }
 
+/* Where this process was stopped, or busy, for as long, the answer is there and was not read. */
 static void is_late(void *opaque)
 {
-	try_later(opaque, "it does not answer");
+	struct io_process *p = opaque;
+
+	if (fd_ready(p->next.conn.fd, POLLIN))
+		loop_timer_set(p->loop, &p->next.timer, now_ns() + LOOK_NS, is_late, p);
+	else
+		try_later(p, "it does not answer");
 }
 
 static void has_said(void *opaque, uint32_t events)

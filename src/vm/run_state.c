@@ -187,11 +187,11 @@ void machine_fast_paths(struct machine *m, bool on)
 			m->devices[i]->cls->fast_path(m->devices[i], on);
 }
 
-void machine_updated(struct machine *m)
+void machine_updated(struct machine *m, enum device_update how)
 {
 	for (unsigned int i = 0; i < m->ndevices; i++)
 		if (m->devices[i]->cls->updated)
-			m->devices[i]->cls->updated(m->devices[i]);
+			m->devices[i]->cls->updated(m->devices[i], how);
 }
 
 void machine_unquiesce(struct machine *m)

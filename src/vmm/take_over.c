@@ -94,8 +94,7 @@ static void after(void *opaque, struct incoming *in)
 	control_start(v->control);
 	v->ops.compare(v->ops.opaque, &v->machine);
 	memory_log_trouble(&v->machine.memory);
-	if (!update_leaves_io(in))
-		machine_updated(&v->machine);
+	machine_updated(&v->machine, update_of_devices(in));
 	if (v->cfg.refault != REFAULT_LAZY && !update_is_lazy(in))
 		refault_start(&v->refault, &v->machine.memory, v->loop);
 }

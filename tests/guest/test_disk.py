@@ -314,9 +314,14 @@ def test_successor_whose_io_process_dies():
         vm.wait_for(lambda: vm.log().count("an I/O process of this binary: it has ended") >= 2, "two tries")
         wait_passes(vm, 2)
         assert served_by in io_processes(vm) and back_end(vm)["outdated"]
+        vm.fail_update([other_molt("no-i8042"), *vm.argv[1:]])  # given back: still to be replaced
+        vm.wait_for(lambda: len(re.findall("it has ended; .*tried in 1 s", vm.log())) >= 2, "another try")
+        assert back_end(vm)["outdated"]
         vm.update(*vm.argv)
         vm.wait_for(lambda: not back_end(vm).get("outdated", True), "the next I/O process")
         assert back_end(vm)["pid"] != served_by
+        vm.fail_update([bad, "run", "--incoming", "file:/no"])
+        assert not back_end(vm)["outdated"]
         wait_passes(vm, 1)
         assert power_off(vm)["errors"] == 0
 

@@ -87,15 +87,39 @@ static void test_a_process_goes_on_until_there_is_another(void **state)
 	(void)state;
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
 	vhost_front_give_socket(&disk->host.device.front, ends[0]);
+	disk->host.process.child.pid = getpid(); /* it serves somebody */
+	disk_class.updated(&disk->dev, DEVICE_UPDATED_ALONE);
+	assert_true(disk->guest.outdated);
 	disk_class.go_on(&disk->dev);
-	assert_int_equal(asked, 0); /* as the update was not over, or was to leave it */
-	disk_class.updated(&disk->dev);
+	assert_int_equal(asked, 0);
+	disk_class.updated(&disk->dev, DEVICE_UPDATED);
 	assert_int_equal(asked, 1);
-	assert_true(disk->host.outdated);
+	assert_true(disk->guest.outdated);
 	assert_false(disk->guest.device.held);
 	disk_class.rest(&disk->dev, NULL); /* the next update, which fails */
 	disk_class.go_on(&disk->dev);
 	assert_int_equal(asked, 2);
+	disk->host.process.child.pid = 0;
+	close(ends[1]);
+}
+
+/* What gives back is the binary of before: its process is what it was for that. */
+static void test_an_update_that_is_given_back(void **state)
+{
+	int ends[2];
+
+	(void)state;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+	vhost_front_give_socket(&disk->host.device.front, ends[0]);
+	disk->host.process.child.pid = getpid();
+	disk_class.updated(&disk->dev, DEVICE_GIVEN_BACK);
+	assert_false(disk->guest.outdated);
+	assert_int_equal(asked, 0);
+	disk->guest.outdated = disk->guest.renew = true; /* as it came in the stream */
+	disk_class.updated(&disk->dev, DEVICE_GIVEN_BACK);
+	assert_true(disk->guest.outdated);
+	assert_int_equal(asked, 1);
+	disk->host.process.child.pid = 0;
 	close(ends[1]);
 }
 
@@ -108,14 +132,14 @@ static void test_a_process_that_is_ready_takes_the_place(void **state)
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, next), 0);
 	vhost_front_give_socket(&disk->host.device.front, ends[0]);
-	assert_true(disk->host.outdated);
+	disk->guest.outdated = disk->guest.renew = true;
 	vhost_user_conn_init(&disk->host.process.next.conn, VHOST_USER_FRONT_END, next[0]);
 	disk->host.process.next.answered = true;
 	disk->host.process.prepared(disk);
 	assert_true(disk->host.replace);
 	disk_class.service(&disk->dev);
 	assert_false(disk->host.replace);
-	assert_false(disk->host.outdated);
+	assert_false(disk->guest.outdated);
 	assert_false(disk->guest.device.held);
 	assert_int_equal(disk->host.device.front.conn.fd, next[0]);
 	close(next[1]);
@@ -144,7 +168,7 @@ static void test_a_process_gets_its_queues_again(void **state)
 static void test_a_process_that_has_not_finished_is_waited_for(void **state)
 {
 	(void)state;
-	disk_class.updated(&disk->dev);
+	disk_class.updated(&disk->dev, DEVICE_UPDATED);
 	assert_int_equal(asked, 0);
 	disk->host.process.next.answered = true;
 	disk->host.process.prepared(disk);
@@ -204,6 +228,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_a_process_goes_on_until_there_is_another,
 						setup, teardown),
+		cmocka_unit_test_setup_teardown(test_an_update_that_is_given_back, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_process_that_is_ready_takes_the_place, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(test_a_process_gets_its_queues_again, setup,

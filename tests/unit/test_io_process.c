@@ -6,6 +6,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -342,6 +343,21 @@ static void test_one_that_hangs_can_be_dropped(void **state)
 	io_process_end(&f->process, END_MS);
 }
 
+/* This process was stopped for long, as by the cgroup freezer: the answer is there, and so is its
+ * time. */
+static void test_an_answer_that_was_not_read_in_time(void **state)
+{
+	struct fixture *f = *state;
+
+	io_process_prepare(&f->process);
+	while (!fd_ready(f->process.next.conn.fd, POLLIN))
+		usleep(1000);
+	f->process.next.timer.fn(&f->process);
+	assert_int_equal(f->process.next.failures, 0);
+	turn_until_there_are(f, &f->prepared, 1);
+	io_process_end(&f->process, END_MS);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -364,6 +380,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			test_one_that_says_more_than_it_was_asked_is_not_taken, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_one_that_hangs_can_be_dropped, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_an_answer_that_was_not_read_in_time, setup,
+						teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

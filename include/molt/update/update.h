@@ -19,6 +19,7 @@
 #include <molt/base/loop.h>
 #include <molt/state/fdtable.h>
 #include <molt/state/kinds.h>
+#include <molt/vm/device.h>
 #include <molt/state/stream.h>
 #include <molt/vm/machine.h>
 #include <molt/vm/refault.h>
@@ -203,11 +204,8 @@ int update_create(struct update **u, struct machine *m, const struct update_self
 		  const struct update_ops *ops, struct error *err);
 void update_destroy(struct update *u);
 
-/*
- * After the commit: whether the devices' I/O processes are to stay as they are (machine_updated()
- * is not called): so it was asked for, or this is the predecessor again.
- */
-bool update_leaves_io(const struct incoming *in);
+/* After the commit, for machine_updated(). */
+enum device_update update_of_devices(const struct incoming *in);
 
 /* Whether memory is short, and guest RAM is to be mapped by the guest alone; see src/update/room.c.
  */

@@ -86,6 +86,13 @@ struct device_env {
 	struct stream *stream;
 };
 
+/* What an update was for the devices, in the process that runs the guest now. */
+enum device_update {
+	DEVICE_UPDATED,
+	DEVICE_UPDATED_ALONE, /* whoever serves them is to stay */
+	DEVICE_GIVEN_BACK,    /* it failed, and this is the binary of before */
+};
+
 struct device_class {
 	const char *name;   /* also the section name */
 	uint32_t since;     /* the first machine version that has this device */
@@ -157,7 +164,7 @@ struct device_class {
 	 */
 	void (*fast_path)(struct device *dev, bool on);
 	/* In a successor that runs the guest: whoever serves it may be replaced, too. */
-	void (*updated)(struct device *dev);
+	void (*updated)(struct device *dev, enum device_update how);
 	/*
 	 * Before a guest's reset, when RAM is still what it was: whoever else writes to it has to
 	 * be stopped. Does not wait: false, and it is called again until it is so. at_once: for the

@@ -309,8 +309,11 @@ bool machine_has_back_ends(const struct machine *m);
  */
 void machine_fast_paths(struct machine *m, bool on);
 
-/* In a successor, when the guest runs and whoever asked has his answer; see struct device_class. */
-void machine_updated(struct machine *m);
+/*
+ * In a successor, also one that is the predecessor again, when the guest runs and whoever asked has
+ * his answer; see struct device_class.
+ */
+void machine_updated(struct machine *m, enum device_update how);
 
 /*
  * Devices drained, and running again. -errno with the sentence: some may be drained, and the caller
