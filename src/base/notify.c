@@ -76,6 +76,11 @@ static int tell_pid(int fd, pid_t pid, const char *more, unsigned int wait_ms)
 	return tell(fd, text, wait_ms);
 }
 
+bool notify_can_tell(int fd)
+{
+	return fd < 0 || fd_ready(fd, POLLOUT);
+}
+
 int notify_main_pid(int fd, pid_t pid, unsigned int wait_ms)
 {
 	return fd < 0 ? 0 : tell_pid(fd, pid, "", wait_ms);

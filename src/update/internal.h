@@ -120,7 +120,6 @@ struct hand_over {
 	int program_fd;     /* its executable, sealed where possible; -1: execute argv[0] */
 	bool leave_program; /* let it have that, it finds itself no other way */
 	bool stops_guest; /* until the commit: it knows no stand-in, or the hand-off is slow here */
-	bool told_main_pid; /* a service manager watches the stand-in */
 
 	/* What it gets. */
 	struct update_wire *wire;
@@ -187,6 +186,7 @@ struct update {
 		json_t *command; /* cpr-exec-command, an array, or NULL */
 	} migrate;
 	struct old_stand_in old_stand_ins[UPDATE_STAND_INS_MAX];
+	pid_t teller; /* of these, who is to tell the service manager of this process; 0: nobody */
 	pthread_t closer; /* of the copies for the way back (way_back.c) */
 	bool closes;
 
@@ -246,6 +246,8 @@ void check_end(struct update *u);
  * and no further update is accepted then (update_reap_stand_ins(): -EBUSY).
  */
 void update_keep_stand_in(struct update *u, struct child *child);
+/* Whether that one has not ended yet. */
+bool update_has_stand_in(struct update *u, pid_t pid);
 int update_reap_stand_ins(struct update *u, struct update_wire *wire, struct error *err);
 /*
  * After that nobody looks for their ends until this: one that ends is nobody who waits, for whom

@@ -49,6 +49,14 @@ void update_keep_stand_in(struct update *u, struct child *child)
 	fd_close(&child->fd);
 }
 
+bool update_has_stand_in(struct update *u, pid_t pid)
+{
+	for (size_t i = 0; i < UPDATE_STAND_INS_MAX; i++)
+		if (u->old_stand_ins[i].child.pid == pid)
+			return !reap(&u->old_stand_ins[i]);
+	return false;
+}
+
 int update_reap_stand_ins(struct update *u, struct update_wire *wire, struct error *err)
 {
 	uint32_t n = 0;

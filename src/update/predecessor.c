@@ -21,8 +21,8 @@
 #include "room.h"
 #include "steps.h"
 
-#define TELL_MS 200 /* a service manager, before anything has happened to the guest */
-#define UNDO_TELL_MS 3000
+#define MANAGER_NS 2500000000ull /* for a service manager, less than REST_NS */
+#define UNDO_TELL_MS 3000        /* a service manager that would take the stand-in's end for ours */
 #define STATE_SEALS (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW)
 
 /* Our own section is known before the pause: who asked, and how to start us again. */
@@ -112,6 +112,14 @@ void undo_slow_paths(struct update *u)
 	machine_fast_paths(u->machine, true);
 }
 
+/* Whoever was too busy to hear of this process in the last update hears of it from its stand-in. */
+static bool is_untold(struct update *u)
+{
+	if (u->teller && !update_has_stand_in(u, u->teller))
+		u->teller = 0;
+	return u->teller;
+}
+
 /* -EBUSY: not yet. The log's reader has a moment, a file system until REST_NS is over. */
 static int rest(struct update *u, struct error *err)
 {
@@ -122,6 +130,11 @@ static int rest(struct update *u, struct error *err)
 	if (!way_back_is_forgotten(u))
 		return err_set(err, EBUSY,
 			       "what the last update left is not closed: a file system hangs");
+	if (is_untold(u)) /* his word would come after those of this update */
+		return err_set(err, EBUSY, "the service manager does not read what it is told");
+	if (!u->ops.can_tell_main_pid(u->ops.opaque) &&
+	    now_ns() < u->hand_over.rest_since_ns + MANAGER_NS)
+		return err_set(err, EBUSY, "the service manager is busy");
 	r = log_before_exec(err);
 	return r < 0 ? r : machine_rest(u->machine, err);
 }
@@ -171,20 +184,17 @@ static void somebody_waits(void *opaque)
 }
 
 /*
- * A successor that dies must not be taken for a service that died. Who has gone or hears nobody is
- * no reason not to update; who only does not read would hear of that too late.
+ * A successor that dies must not be taken for a service that died. Nobody who does not listen keeps
+ * the guest from being updated.
  */
-static int tell_main_pid(struct update *u, pid_t pid, struct error *err)
+static void tell_main_pid(struct update *u, pid_t pid)
 {
-	int r = u->ops.main_pid(u->ops.opaque, pid, TELL_MS);
+	int r = u->ops.main_pid(u->ops.opaque, pid, 0);
 
-	u->hand_over.told_main_pid = r == 0;
-	if (r == -EAGAIN)
-		return err_set(err, EAGAIN, "the service manager does not read what it is told");
+	atomic_store(&u->hand_over.stand_in.page->is_main, r == 0);
 	if (r < 0)
 		log_warn("the service manager was not told of process %d: %s", (int)pid,
 			 error_text(-r));
-	return 0;
 }
 
 /*
@@ -210,18 +220,21 @@ int step_stand_in(struct update *u, struct error *err)
 					  : u->request.timeout_ms;
 	log_rest();
 	r = stand_in_start(&h->stand_in, err);
-	return r < 0 ? r : tell_main_pid(u, h->stand_in.child.pid, err);
+	if (r == 0)
+		tell_main_pid(u, h->stand_in.child.pid);
+	return r;
 }
 
 void undo_stand_in(struct update *u)
 {
+	const struct stand_in *s = &u->hand_over.stand_in;
 	struct error err = ERROR_INIT;
 	int r = 0;
 
 	/* From here on nothing is sent to the stand-in, which passes on what was: so this is first.
 	 */
-	if (u->hand_over.told_main_pid)
-		r = u->ops.main_pid(u->ops.opaque, getpid(), UNDO_TELL_MS);
+	if (s->page && atomic_load(&s->page->is_main))
+		r = u->ops.main_pid(u->ops.opaque, getpid(), s->is_self ? 0 : UNDO_TELL_MS);
 	if (r < 0)
 		log_warn("the service manager was not told that this process runs the guest: %s",
 			 error_text(-r));

@@ -74,6 +74,9 @@ struct stand_in_page {
 	/* Where main may run, good once has_free is set: until the guest is its, it keeps to free. */
 	cpu_set_t usual;
 	_Atomic bool stopping; /* from when the stand-in stops the guest for the switch */
+	_Atomic bool is_main;  /* for the service manager, which has heard of the stand-in */
+	/* The successor's process, if the manager had no time to hear of it; else 0. */
+	_Atomic int32_t to_tell;
 };
 
 struct stand_in;
@@ -114,7 +117,7 @@ struct stand_in_ops {
 	int (*save)(void *opaque, struct error *err);
 	/* The successor did not like it: the guest runs on. */
 	void (*run_on)(void *opaque);
-	/* The guest is the successor's, and this process will end: who watches it has to know. */
+	/* The guest is the successor's, and whoever takes this process for its own has to know. */
 	void (*leaving)(void *opaque);
 	/* What else there is to do then; it closes what it does not need. */
 	void (*committed)(void *opaque);
@@ -260,6 +263,12 @@ void stand_in_link_release(struct stand_in_link *link, const cpu_set_t *spare);
  * start us.
  */
 pid_t stand_in_link_left_process(const struct stand_in_link *link);
+
+/*
+ * The stand-in is to tell the service manager of this process before it ends. False: it need not,
+ * the manager has not heard of it.
+ */
+bool stand_in_link_have_told(struct stand_in_link *link);
 
 /* Leaves word of why we end without having committed. */
 void stand_in_link_give_up(struct stand_in_link *link, const char *reason);

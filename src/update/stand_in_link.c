@@ -155,6 +155,14 @@ pid_t stand_in_link_left_process(const struct stand_in_link *link)
 	return predecessor == getpid() ? 0 : predecessor;
 }
 
+bool stand_in_link_have_told(struct stand_in_link *link)
+{
+	if (!link->page || !atomic_load(&link->page->is_main))
+		return false;
+	atomic_store(&link->page->to_tell, getpid());
+	return true;
+}
+
 void stand_in_link_release(struct stand_in_link *link, const cpu_set_t *spare)
 {
 	if (!link->page)

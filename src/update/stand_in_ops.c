@@ -84,15 +84,16 @@ static void run(void *opaque)
 }
 
 /*
- * The service manager watches this process, and must have heard of the successor's when it ends.
- * That has told it as well, and could not wait for it.
+ * The service manager takes this process for the guest's, and must have heard of the successor's
+ * when it ends. That has told it, but where its queue was full could not wait.
  */
 static void leaving(void *opaque)
 {
 	const struct update *u = opaque;
+	pid_t pid = atomic_load(&u->hand_over.stand_in.page->to_tell);
 
-	u->ops.main_pid(u->ops.opaque, atomic_load(&u->hand_over.stand_in.page->predecessor),
-			LEAVING_TELL_MS);
+	if (pid)
+		u->ops.main_pid(u->ops.opaque, pid, LEAVING_TELL_MS);
 }
 
 static void take_back(void *opaque, bool stood_in)

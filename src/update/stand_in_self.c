@@ -122,6 +122,7 @@ static _Noreturn void leave(struct stand_in *s)
 {
 	bool committed = atomic_load(&s->page->owner) == OWNER_SUCCESSOR;
 
+	pass_signals_on(s);
 	if (committed) {
 		keep_from_vcpus(s->page);
 		s->ops->leaving(s->opaque);
@@ -138,14 +139,16 @@ static _Noreturn void leave(struct stand_in *s)
 static void take_back(struct stand_in *s, bool died)
 {
 	uint32_t state;
-	sigset_t pending;
+	sigset_t before, pending;
 
 	/* An unarmed predecessor that died was killed with its vCPUs running: nothing is left. */
 	if (!atomic_load(&s->page->armed) || (!decide(s->page, OWNER_STAND_IN, OWNER_TAKEN_BACK) &&
 					      !decide(s->page, OWNER_UNDECIDED, OWNER_TAKEN_BACK)))
 		leave(s);
-	end_signals_of(s->process_fd, &pending);
+	end_signals_of(s->process_fd, &before); /* it may be waited for as soon as it ends */
 	end_successor(s);
+	end_signals_of(s->process_fd, &pending);
+	sigorset(&pending, &pending, &before);
 	forget_end_of_session(s);
 	take_signals_over(&pending);
 	/* Only now: a predecessor may have handed the guest over until its end. */

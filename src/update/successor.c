@@ -246,13 +246,24 @@ static void tell_end(struct update *u, const struct incoming *in)
 			 (unsigned long long)u->updates, wire->version);
 }
 
+static void tell_main_pid(struct update *u, struct incoming *in)
+{
+	int r = u->ops.main_pid(u->ops.opaque, getpid(), 0);
+
+	if (r == -EAGAIN && stand_in_link_have_told(in->link))
+		u->teller = in->link->child.pid;
+	if (r < 0)
+		log_warn("the service manager was not told of process %d: %s", (int)getpid(),
+			 error_text(-r));
+}
+
 int step_tell(struct incoming *in, struct error *err)
 {
 	struct update *u = in->update;
 
 	(void)err;
 	machine_keep_awake(u->machine, false);
-	u->ops.main_pid(u->ops.opaque, getpid(), 0); /* the stand-in says it, too */
+	tell_main_pid(u, in);
 	tell_end(u, in);
 	return 0;
 }

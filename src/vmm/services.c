@@ -105,6 +105,11 @@ static int main_pid(void *opaque, pid_t pid, unsigned int wait_ms)
 	return notify_main_pid(((struct vmm *)opaque)->notify_fd, pid, wait_ms);
 }
 
+static bool can_tell_main_pid(void *opaque)
+{
+	return notify_can_tell(((struct vmm *)opaque)->notify_fd);
+}
+
 /* A signalfd gives the signals of the process that put it into the epoll set: that one is gone. */
 static int reborn(void *opaque, struct error *err)
 {
@@ -135,6 +140,7 @@ int vmm_open_update(struct vmm *v, struct error *err)
 		.passing_event = send_passing_event,
 		.take_fd = take_fd,
 		.main_pid = main_pid,
+		.can_tell_main_pid = can_tell_main_pid,
 		.reborn = reborn,
 		.run_on = run_on,
 		.opaque = v,

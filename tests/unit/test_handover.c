@@ -842,25 +842,50 @@ static void must_fail_for_one_that_hangs(uint32_t cpus, const char *words)
 	update_bench_fini(&t);
 }
 
-/*
- * It would take the successor's end for the guest's, and kill the stand-in. One that is not there
- * kills nobody.
- */
+/* One that is busy is waited for; one that does not listen is in no update's way. */
 static void test_a_service_manager_that_does_not_read(void **state)
 {
 	struct update_bench t;
+	uint64_t since;
 
 	(void)state;
 	update_bench_skip_under_tsan();
 	update_bench_init(&t, 1);
 	run_machine(&t);
 	t.manager = -EAGAIN;
-	update_bench_must_fail(&t, "{\"no-check\":true}",
-			       "stand-in: the service manager does not read");
+	since = now_ns();
+	update_bench_must_fail(&t, "{\"no-check\":true}", "exec: successor");
+	assert_in_range(now_ns() - since, 2000000000, 20000000000);
 	must_still_run(&t);
 	t.manager = -ECONNREFUSED;
 	update_bench_must_fail(&t, "{\"no-check\":true}", "exec: successor");
 	must_still_run(&t);
+	update_bench_fini(&t);
+}
+
+/* It had no room for the successor's word, which is the last update's stand-in's to say now. */
+static void test_a_service_manager_that_has_still_to_be_told(void **state)
+{
+	struct update_bench t;
+	pid_t teller;
+
+	(void)state;
+	update_bench_skip_under_tsan();
+	update_bench_init(&t, 1);
+	run_machine(&t);
+	teller = fork();
+	if (teller == 0)
+		for (;;)
+			pause();
+	update_keep_stand_in(t.u, &(struct child){ .pid = teller, .fd = -1 });
+	t.u->teller = teller;
+	update_bench_must_fail(&t, "{\"no-check\":true}",
+			       "rest: the service manager does not read");
+	must_still_run(&t);
+	assert_int_equal(t.u->teller, teller);
+	kill(teller, SIGKILL);
+	update_bench_must_fail(&t, "{\"no-check\":true}", "exec: successor");
+	assert_int_equal(t.u->teller, 0);
 	update_bench_fini(&t);
 }
 
@@ -1197,6 +1222,7 @@ int main(void)
 		cmocka_unit_test(test_a_take_back_leaves_nothing_of_the_one_before),
 		cmocka_unit_test(test_paused_machine_stays_paused),
 		cmocka_unit_test(test_a_service_manager_that_does_not_read),
+		cmocka_unit_test(test_a_service_manager_that_has_still_to_be_told),
 		cmocka_unit_test(test_a_vcpu_that_does_not_stop),
 		cmocka_unit_test(test_a_vcpu_that_does_not_stop_for_the_switch),
 		cmocka_unit_test(test_rooms_above_fail_to_save),

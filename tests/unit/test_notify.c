@@ -59,6 +59,7 @@ static void test_who_does_not_read_is_waited_for(void **state)
 	assert_int_equal(notify_main_pid(ends[0], 77, 10000), 0);
 	pthread_join(manager, NULL);
 	assert_string_equal(last, "MAINPID=77\n");
+	assert_true(notify_can_tell(ends[0]));
 }
 
 static void test_readiness_waits_too(void **state)
@@ -78,6 +79,7 @@ static void test_no_longer_than_was_said(void **state)
 	uint64_t since = now_ns();
 
 	(void)state;
+	assert_false(notify_can_tell(ends[0]));
 	assert_int_equal(notify_main_pid(ends[0], 77, 0), -EAGAIN);
 	assert_int_equal(notify_main_pid(ends[0], 77, 50), -EAGAIN);
 	assert_in_range(now_ns() - since, 50000000, 5000000000);
@@ -87,6 +89,7 @@ static void test_who_has_gone_is_not_waited_for(void **state)
 {
 	(void)state;
 	fd_close(&ends[1]);
+	assert_true(notify_can_tell(ends[0]));
 	assert_int_equal(notify_main_pid(ends[0], 77, 10000), -ECONNREFUSED);
 	assert_int_equal(notify_main_pid(-1, 77, 10000), 0);
 }

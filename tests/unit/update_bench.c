@@ -93,6 +93,13 @@ static int main_pid(void *opaque, pid_t pid, unsigned int wait_ms)
 	return t->manager;
 }
 
+static bool can_tell_main_pid(void *opaque)
+{
+	const struct update_bench *t = opaque;
+
+	return t->manager != -EAGAIN;
+}
+
 /* Only a stand-in comes here, and no test lets one take over. */
 static int reborn(void *opaque, struct error *err)
 {
@@ -118,6 +125,7 @@ void update_bench_init(struct update_bench *t, uint32_t cpus)
 		.take_fd = take_fd,
 		.reborn = reborn,
 		.main_pid = main_pid,
+		.can_tell_main_pid = can_tell_main_pid,
 		.run_on = run_on,
 		.opaque = t,
 	};

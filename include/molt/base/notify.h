@@ -8,6 +8,7 @@
 #ifndef MOLT_BASE_NOTIFY_H
 #define MOLT_BASE_NOTIFY_H
 
+#include <stdbool.h>
 #include <sys/types.h>
 
 #include <molt/base/error.h>
@@ -26,6 +27,9 @@ int notify_open(int *fd, struct error *err);
  * s at most; a message that is lost is only logged. fd -1: does nothing.
  */
 void notify_ready(int fd, pid_t pid);
+
+/* Whether it would take a message now, or has gone; also where fd is -1. */
+bool notify_can_tell(int fd);
 
 /*
  * Sends MAINPID=pid. A manager that does not read (-EAGAIN) is waited for, wait_ms at most. 0, also

@@ -82,6 +82,7 @@ struct update_ops {
 	 * one for the guest's, and kills this one.
 	 */
 	int (*main_pid)(void *opaque, pid_t pid, unsigned int wait_ms);
+	bool (*can_tell_main_pid)(void *opaque);
 	void (*run_on)(void *opaque);
 	void *opaque;
 };
