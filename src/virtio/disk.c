@@ -99,6 +99,14 @@ static void process_started(void *opaque, int socket)
 	vhost_front_give_socket(&d->host.device.front, socket);
 }
 
+/* The front-end would refuse another, when the one that is there has gone. */
+static bool next_is_fit(void *opaque, uint64_t features)
+{
+	const struct disk *d = opaque;
+
+	return !(vhost_front_features(&d->host.device.front) & ~features);
+}
+
 static void next_is_prepared(void *opaque)
 {
 	struct disk *d = opaque;
@@ -113,6 +121,7 @@ static void init_process(struct disk *d)
 	io_process_init(p, d->dev.machine->loop, d->dev.id);
 	p->arguments = process_arguments;
 	p->started = process_started;
+	p->is_fit = next_is_fit;
 	p->prepared = next_is_prepared;
 	p->opaque = d;
 }

@@ -48,7 +48,8 @@ struct io_process {
 	char *(*arguments)(void *opaque, int socket, int *fds, size_t *nfds);
 	/* A new process is there; the other end of its socket, which is the callee's. */
 	void (*started)(void *opaque, int socket);
-	/* io_process_prepare(): the next one has answered. */
+	/* io_process_prepare(): the next one has answered, and offers these features. */
+	bool (*is_fit)(void *opaque, uint64_t features);
 	void (*prepared)(void *opaque);
 	void *opaque;
 	struct io_process_next next;

@@ -90,6 +90,8 @@ static void has_said(void *opaque, uint32_t events)
 		try_later(p, r == -ECONNRESET ? "it has ended" : err.text);
 	} else if (p->next.answered) {
 		try_later(p, "it says what it was not asked");
+	} else if (!p->is_fit(p->opaque, msg.payload.u64)) {
+		try_later(p, "it lacks what the guest uses");
 	} else {
 		p->next.answered = true;
 		loop_timer_cancel(&p->next.timer);

@@ -26,7 +26,9 @@
 
 #define END_MS 200
 
-enum { DIES, HANGS, ANSWERS, ANSWERS_AND_DIES, TALKS };
+#define OFFERED 0x5000
+
+enum { DIES, HANGS, ANSWERS, ANSWERS_AND_DIES, TALKS, OFFERS_LESS };
 
 struct fixture {
 	struct loop *loop;
@@ -38,7 +40,7 @@ struct fixture {
 	unsigned int prepared;
 };
 
-static void answer(int socket)
+static void answer(int socket, uint64_t features)
 {
 	struct vhost_user_conn c;
 	struct vhost_user_message msg, reply;
@@ -47,7 +49,7 @@ static void answer(int socket)
 	vhost_user_conn_init(&c, VHOST_USER_BACK_END, socket);
 	while (vhost_user_receive(&c, &msg, &err) == 0)
 		usleep(1000);
-	reply = vhost_user_reply_u64(&msg, 0);
+	reply = vhost_user_reply_u64(&msg, features);
 	vhost_user_send(&c, &reply);
 }
 
@@ -61,7 +63,7 @@ __attribute__((constructor)) static void pretend(int argc, char **argv)
 	    sscanf(argv[5], "%d:%d", &role, &socket) != 2)
 		return;
 	if (role >= ANSWERS)
-		answer(socket);
+		answer(socket, role == OFFERS_LESS ? OFFERED / 4 : OFFERED);
 	if (role == TALKS && write(socket, &role, sizeof(role)) < 0)
 		_exit(1);
 	while (role != DIES && role != ANSWERS_AND_DIES)
@@ -88,6 +90,12 @@ static void started(void *opaque, int socket)
 	f->started++;
 }
 
+static bool is_fit(void *opaque, uint64_t features)
+{
+	(void)opaque;
+	return features == OFFERED;
+}
+
 static void prepared(void *opaque)
 {
 	struct fixture *f = opaque;
@@ -106,6 +114,7 @@ static int setup(void **state)
 	io_process_init(&f.process, f.loop, "d");
 	f.process.arguments = arguments;
 	f.process.started = started;
+	f.process.is_fit = is_fit;
 	f.process.prepared = prepared;
 	f.process.opaque = &f;
 	f.pid = fork();
@@ -322,6 +331,11 @@ static void test_one_that_says_more_than_it_was_asked_is_not_taken(void **state)
 	fails_and_is_tried_again(*state, TALKS);
 }
 
+static void test_one_that_offers_less_is_not_taken(void **state)
+{
+	fails_and_is_tried_again(*state, OFFERS_LESS);
+}
+
 /* An update comes meanwhile: it is killed, waited for, and there is no other. */
 static void test_one_that_hangs_can_be_dropped(void **state)
 {
@@ -379,6 +393,8 @@ int main(void)
 						setup, teardown),
 		cmocka_unit_test_setup_teardown(
 			test_one_that_says_more_than_it_was_asked_is_not_taken, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_one_that_offers_less_is_not_taken, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(test_one_that_hangs_can_be_dropped, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_an_answer_that_was_not_read_in_time, setup,
 						teardown),
