@@ -14,6 +14,7 @@
 #include "block.h"
 
 #define RESIZE_MS 5000
+#define TAKE_UP_NS 1000000000ull
 #define RESIZE_NS (RESIZE_MS * 1000000ull)
 #define ASK_NS 2000000
 
@@ -88,6 +89,17 @@ const struct vmstate control_resize_state = {
 	.ignorable = true,
 	.fields = resize_fields,
 };
+
+/* The guest may have been told, and who tells of that was not heard during an update. */
+void control_take_up_resizes(struct control *c)
+{
+	const uint64_t soonest = now_ns() + TAKE_UP_NS;
+
+	for (unsigned int i = 0; i < CONTROL_RESIZES_MAX; i++)
+		if (c->resizes[i].until_ns < soonest)
+			c->resizes[i].until_ns = soonest;
+	control_watch_resizes(c);
+}
 
 void control_save_resizes(const struct control *c, struct stream_writer *w)
 {

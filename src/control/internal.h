@@ -155,6 +155,7 @@ void control_hand_on_held(struct control *c);
 void control_save_resizes(const struct control *c, struct stream_writer *w);
 int control_load_resizes(struct control *c, struct stream *stream, struct error *err);
 void control_watch_resizes(struct control *c);
+void control_take_up_resizes(struct control *c);
 extern const struct vmstate control_resize_state;
 
 /* fds.c: keeps a descriptor that the client sent, or closes it where there are too many. */

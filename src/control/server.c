@@ -266,5 +266,5 @@ void control_start(struct control *c)
 	for (unsigned int i = 0; i < c->nclients; i++)
 		if (!c->clients[i]->dead)
 			control_client_start(c->clients[i]);
-	control_watch_resizes(c);
+	control_take_up_resizes(c);
 }
