@@ -16,6 +16,7 @@
 #define QUEUE_DEAD 128u      /* given up with requests in flight: they are not to be resubmitted */
 #define QUEUE_LOST 256u      /* nobody knows what was in flight: it is not set up again */
 #define QUEUE_TELL_LOST 512u /* and the owner is to be told */
+#define QUEUE_UNJUDGED 1024u /* it was the back-end's when that was lost, which has no table */
 
 #define BIT64(n) (1ull << (n))
 #define INFLIGHT_MAX (64ull << 20) /* bytes of an inflight table */
@@ -105,6 +106,11 @@ void vhost_front_tell_lost(struct vhost_front *f, unsigned int queue);
  * A back-end that takes no table goes on from the used rings' indices: -ENOTSUP where the table of
  * who was before it says more than these. Else there is no table any more: nobody keeps it up.
  */
+/*
+ * Where queues go on that a back-end without a table had, or that they cannot. Before the next one
+ * gets them, and no earlier.
+ */
+void vhost_front_judge_queues(struct vhost_front *f);
 int vhost_front_check_table(struct vhost_front *f, struct error *err);
 /* Makes zero what the inflight table has of queues that were given up. */
 void vhost_front_clear_dead(struct vhost_front *f);

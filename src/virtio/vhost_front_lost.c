@@ -30,7 +30,6 @@ static void lose_queue(struct vhost_front *f, unsigned int queue)
 	struct vhost_front_guest *g = f->guest;
 	bool asked_back = !(g->queue_flags[queue] & QUEUE_WANTED);
 	bool goes_on = g->tell_stopped && !g->reset_wanted; /* with the next start */
-	unsigned int flying;
 	uint16_t used;
 
 	/* Of one that was given back only the rest of the requests was waited for. */
@@ -38,8 +37,8 @@ static void lose_queue(struct vhost_front *f, unsigned int queue)
 		g->queue_base[queue] = used;
 	if (g->has_inflight)
 		g->queue_flags[queue] |= asked_back && !goes_on ? QUEUE_DEAD : 0;
-	else if (!asked_back && !vhost_front_in_order(f, queue, &flying))
-		g->queue_flags[queue] |= QUEUE_LOST | QUEUE_TELL_LOST;
+	else if (!asked_back)
+		g->queue_flags[queue] |= QUEUE_UNJUDGED;
 	g->queue_flags[queue] &= (uint16_t) ~(QUEUE_LIVE | QUEUE_ASKED | QUEUE_GIVEN | QUEUE_KICK);
 }
 
@@ -53,6 +52,25 @@ void vhost_front_lose_queues(struct vhost_front *f)
 			lose_queue(f, i);
 	g->queue_step = 0;
 	g->drain_by_ns = 0;
+}
+
+/*
+ * A back-end may close its socket and finish what it has begun after that, as qemu-storage-daemon
+ * does; when another one is there it has.
+ */
+void vhost_front_judge_queues(struct vhost_front *f)
+{
+	struct vhost_front_guest *g = f->guest;
+	unsigned int flying;
+
+	for (unsigned int i = 0; i < VHOST_FRONT_MAX_QUEUES; i++) {
+		if ((g->queue_flags[i] & (QUEUE_WANTED | QUEUE_UNJUDGED | QUEUE_LOST)) !=
+		    (QUEUE_WANTED | QUEUE_UNJUDGED))
+			continue;
+		vhost_front_used_index(f, i, &g->queue_base[i]);
+		if (!vhost_front_in_order(f, i, &flying))
+			g->queue_flags[i] |= QUEUE_LOST | QUEUE_TELL_LOST;
+	}
 }
 
 /*
@@ -110,6 +128,9 @@ int vhost_front_check_table(struct vhost_front *f, struct error *err)
 				       "INFLIGHT_SHMFD), and the one before has left %u requests "
 				       "of queue %u in one",
 				       flying, i);
+	for (unsigned int i = 0; i < VHOST_FRONT_MAX_QUEUES; i++)
+		if (g->queue_flags[i] & QUEUE_WANTED)
+			vhost_front_used_index(f, i, &f->guest->queue_base[i]);
 	vhost_front_forget_inflight(f);
 	return 0;
 }

@@ -67,8 +67,8 @@ int vhost_front_stop_queue(struct vhost_front *f, unsigned int queue)
 	flags = &f->guest->queue_flags[queue];
 	if (!(*flags & QUEUE_WANTED))
 		return -ENOENT;
-	*flags = (uint16_t)((*flags &
-			     ~(QUEUE_WANTED | QUEUE_ENABLED | QUEUE_LOST | QUEUE_TELL_LOST)) |
+	*flags = (uint16_t)((*flags & ~(QUEUE_WANTED | QUEUE_ENABLED | QUEUE_LOST |
+					QUEUE_TELL_LOST | QUEUE_UNJUDGED)) |
 			    QUEUE_TELL);
 	vhost_front_soon(f);
 	return 0;
@@ -141,6 +141,7 @@ static int set_up_step(struct vhost_front *f, struct error *err)
 		return r;
 	if (++g->queue_step == QSTEPS) {
 		g->queue_step = 0;
+		g->queue_flags[queue] &= (uint16_t)~QUEUE_UNJUDGED;
 		g->queue_flags[queue] |= QUEUE_LIVE | QUEUE_KICK;
 		g->unconfirmed = true;
 	}

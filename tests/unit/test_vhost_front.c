@@ -378,6 +378,79 @@ static void fewer_protocol_features(void **state)
 	}
 }
 
+static uint16_t *ring16(struct scene *s, uint64_t gpa)
+{
+	uint16_t *p = memory_ptr(&s->d.mem, gpa, sizeof(*p));
+
+	assert_non_null(p);
+	return p;
+}
+
+/* Three requests, of which the second is done when the connection is gone. */
+static void lose_connection_with_requests(struct scene *s)
+{
+	scene_init(s);
+	s->mock.protocol = s->protocol = ~(1ull << VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
+	while (!s->d.ready) {
+		mock_serve(&s->mock);
+		loop_turn(s->d.loop, 1);
+	}
+	start_many(s, 1);
+	while (!s->d.running) {
+		mock_serve(&s->mock);
+		loop_turn(s->d.loop, 1);
+	}
+	for (uint16_t i = 0; i < 3; i++)
+		*ring16(s, 0x2004 + 2ull * i) = i;
+	*ring16(s, 0x2002) = 3;
+	*ring16(s, 0x3004) = 1;
+	*ring16(s, 0x3002) = 1;
+	mock_fini(&s->mock);
+	s->mock_there = false;
+	while (s->d.guest.connected)
+		loop_turn(s->d.loop, 1);
+	loop_turn(s->d.loop, 1);
+}
+
+static void another_comes(struct scene *s, unsigned int lost)
+{
+	unsigned int running = s->d.running;
+
+	new_mock(s);
+	while (s->d.running == running && (!lost || s->d.requests_lost < lost)) {
+		mock_serve(&s->mock);
+		assert_int_equal(loop_turn(s->d.loop, 1), 0);
+		assert_in_range(now_ns() - s->since_ns, 0, LONG_NS);
+	}
+	assert_int_equal(s->d.requests_lost, lost);
+}
+
+/* As qemu-storage-daemon's, which closes its socket first. */
+static void what_a_back_end_finishes_after_its_connection(void **state)
+{
+	struct scene s;
+
+	(void)state;
+	lose_connection_with_requests(&s);
+	assert_int_equal(s.d.requests_lost, 0);
+	*ring16(&s, 0x300c) = 0;
+	*ring16(&s, 0x3014) = 2;
+	*ring16(&s, 0x3002) = 3;
+	another_comes(&s, 0);
+	assert_int_equal(s.d.guest.queue_base[0], 3);
+	scene_fini(&s);
+}
+
+static void what_a_back_end_never_finishes(void **state)
+{
+	struct scene s;
+
+	(void)state;
+	lose_connection_with_requests(&s);
+	another_comes(&s, 1);
+	scene_fini(&s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -389,6 +462,8 @@ int main(void)
 		cmocka_unit_test(an_update_at_each_byte),
 		cmocka_unit_test(a_socket_that_is_full),
 		cmocka_unit_test(fewer_protocol_features),
+		cmocka_unit_test(what_a_back_end_finishes_after_its_connection),
+		cmocka_unit_test(what_a_back_end_never_finishes),
 	};
 
 	return cmocka_run_group_tests_name("vhost_front", tests, NULL, NULL);
