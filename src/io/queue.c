@@ -230,20 +230,19 @@ static void resubmit(struct io_queue *q)
 	}
 }
 
-static void settle_for_all(struct io_queue *q)
+static void wait_for(struct io_queue *q, const bool *flag)
 {
-	q->engine->settle(q);
 	pthread_mutex_lock(&q->lock);
-	q->settled = true;
-	pthread_cond_broadcast(&q->wake);
+	while (!*flag)
+		pthread_cond_wait(&q->wake, &q->lock);
 	pthread_mutex_unlock(&q->lock);
 }
 
-static void wait_until_settled(struct io_queue *q)
+static void tell(struct io_queue *q, bool *flag)
 {
 	pthread_mutex_lock(&q->lock);
-	while (!q->settled)
-		pthread_cond_wait(&q->wake, &q->lock);
+	*flag = true;
+	pthread_cond_broadcast(&q->wake);
 	pthread_mutex_unlock(&q->lock);
 }
 
@@ -256,7 +255,7 @@ static void run_queue(struct io_queue *q)
 {
 	q->engine->settle(q);
 	for (unsigned int i = 0; i < q->disk->opt->nqueues; i++)
-		wait_until_settled(&q->disk->queues[i]);
+		wait_for(&q->disk->queues[i], &q->disk->queues[i].settled);
 	resubmit(q);
 	if (q->recovered)
 		call(q);
@@ -264,30 +263,15 @@ static void run_queue(struct io_queue *q)
 	virtqueue_enable_kicks(&q->vq); /* it is nobody's now */
 }
 
-static void wait_for_work(struct io_queue *q)
-{
-	pthread_mutex_lock(&q->lock);
-	while (!q->running) /* it may be told to stop before it has begun */
-		pthread_cond_wait(&q->wake, &q->lock);
-	pthread_mutex_unlock(&q->lock);
-}
-
-static void wait_for_turn(struct io_queue *q)
-{
-	pthread_mutex_lock(&q->lock);
-	while (!q->begun)
-		pthread_cond_wait(&q->wake, &q->lock);
-	pthread_mutex_unlock(&q->lock);
-}
-
 static void *queue_thread(void *arg)
 {
 	struct io_queue *q = arg;
 
-	wait_for_turn(q);
-	settle_for_all(q);
+	wait_for(q, &q->begun);
+	q->engine->settle(q);
+	tell(q, &q->settled);
 	for (;;) {
-		wait_for_work(q);
+		wait_for(q, &q->running); /* it may be told to stop before it has begun */
 		run_queue(q);
 		/* Nothing is in flight, and the front-end will be told where to go on. */
 		q->base = q->vq.next_avail;
@@ -338,10 +322,7 @@ int io_queue_start_thread(struct io_queue *q, struct error *err)
 
 void io_queue_begin(struct io_queue *q)
 {
-	pthread_mutex_lock(&q->lock);
-	q->begun = true;
-	pthread_cond_broadcast(&q->wake);
-	pthread_mutex_unlock(&q->lock);
+	tell(q, &q->begun);
 }
 
 bool io_queue_running(struct io_queue *q)
