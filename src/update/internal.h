@@ -246,6 +246,9 @@ void check_end(struct update *u);
  * and no further update is accepted then (update_reap_stand_ins(): -EBUSY).
  */
 void update_keep_stand_in(struct update *u, struct child *child);
+/* Tells the service manager that this is the guest's process; what fails is logged. 0 or -errno. */
+int update_tell_main_pid(const struct update *u, pid_t pid, unsigned int wait_ms);
+
 /* Whether that one has not ended yet. */
 bool update_has_stand_in(struct update *u, pid_t pid);
 int update_reap_stand_ins(struct update *u, struct update_wire *wire, struct error *err);

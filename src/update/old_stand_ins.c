@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* The stand-ins of earlier updates, until they have taken their memory apart and ended. */
+/*
+ * The stand-ins of earlier updates, until they have taken their memory apart and ended; and what a
+ * service manager is told, which may take one of them for the guest's process.
+ */
 #include <errno.h>
 #include <sys/epoll.h>
 
@@ -47,6 +50,16 @@ void update_keep_stand_in(struct update *u, struct child *child)
 	}
 	/* Only a stream that no molt wrote brings more. */
 	fd_close(&child->fd);
+}
+
+int update_tell_main_pid(const struct update *u, pid_t pid, unsigned int wait_ms)
+{
+	int r = u->ops.main_pid(u->ops.opaque, pid, wait_ms);
+
+	if (r < 0)
+		log_warn("the service manager was not told of process %d: %s", (int)pid,
+			 error_text(-r));
+	return r;
 }
 
 bool update_has_stand_in(struct update *u, pid_t pid)

@@ -189,12 +189,9 @@ static void somebody_waits(void *opaque)
  */
 static void tell_main_pid(struct update *u, pid_t pid)
 {
-	int r = u->ops.main_pid(u->ops.opaque, pid, 0);
+	int r = update_tell_main_pid(u, pid, 0);
 
 	atomic_store(&u->hand_over.stand_in.page->is_main, r == 0);
-	if (r < 0)
-		log_warn("the service manager was not told of process %d: %s", (int)pid,
-			 error_text(-r));
 }
 
 /*
@@ -229,15 +226,11 @@ void undo_stand_in(struct update *u)
 {
 	const struct stand_in *s = &u->hand_over.stand_in;
 	struct error err = ERROR_INIT;
-	int r = 0;
 
 	/* From here on nothing is sent to the stand-in, which passes on what was: so this is first.
 	 */
 	if (s->page && atomic_load(&s->page->is_main))
-		r = u->ops.main_pid(u->ops.opaque, getpid(), s->is_self ? 0 : UNDO_TELL_MS);
-	if (r < 0)
-		log_warn("the service manager was not told that this process runs the guest: %s",
-			 error_text(-r));
+		update_tell_main_pid(u, getpid(), s->is_self ? 0 : UNDO_TELL_MS);
 	stand_in_dismiss(&u->hand_over.stand_in);
 	update_keep_stand_in(u, &u->hand_over.stand_in.child);
 	u->hand_over.stand_in.child = CHILD_NONE;

@@ -248,13 +248,10 @@ static void tell_end(struct update *u, const struct incoming *in)
 
 static void tell_main_pid(struct update *u, struct incoming *in)
 {
-	int r = u->ops.main_pid(u->ops.opaque, getpid(), 0);
+	int r = update_tell_main_pid(u, getpid(), 0);
 
 	if (r == -EAGAIN && stand_in_link_have_told(in->link))
 		u->teller = in->link->child.pid;
-	if (r < 0)
-		log_warn("the service manager was not told of process %d: %s", (int)getpid(),
-			 error_text(-r));
 }
 
 int step_tell(struct incoming *in, struct error *err)
