@@ -64,7 +64,7 @@ static void ask(void *opaque)
 		loop_timer_set(c->loop, &c->resize_timer, now_ns() + ASK_NS, ask, c);
 }
 
-void control_watch_resizes(struct control *c)
+static void watch_resizes(struct control *c)
 {
 	for (unsigned int i = 0; i < CONTROL_RESIZES_MAX && c->machine; i++)
 		if (c->resizes[i].device[0] && !c->resize_timer.loop)
@@ -98,7 +98,7 @@ void control_take_up_resizes(struct control *c)
 	for (unsigned int i = 0; i < CONTROL_RESIZES_MAX; i++)
 		if (c->resizes[i].until_ns < soonest)
 			c->resizes[i].until_ns = soonest;
-	control_watch_resizes(c);
+	watch_resizes(c);
 }
 
 void control_save_resizes(const struct control *c, struct stream_writer *w)
@@ -181,7 +181,7 @@ int block_run_resize(void *opaque, const struct command_origin *origin, json_t *
 	memcpy(room->device, dev->id, sizeof(room->device));
 	if (origin->id)
 		strcpy(room->id, origin->id);
-	control_watch_resizes(c);
+	watch_resizes(c);
 	return COMMAND_ASYNC;
 }
 

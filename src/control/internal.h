@@ -154,7 +154,6 @@ void control_hand_on_held(struct control *c);
 /* block_change.c: resizes that are under way, in a stream and after it was loaded. */
 void control_save_resizes(const struct control *c, struct stream_writer *w);
 int control_load_resizes(struct control *c, struct stream *stream, struct error *err);
-void control_watch_resizes(struct control *c);
 void control_take_up_resizes(struct control *c);
 extern const struct vmstate control_resize_state;
 

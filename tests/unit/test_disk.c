@@ -76,6 +76,13 @@ static int teardown(void **state)
 	return 0;
 }
 
+/* ends[1] is the process's. */
+static void connect_process(int ends[2])
+{
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+	vhost_front_give_socket(&disk->host.device.front, ends[0]);
+}
+
 /*
  * The update is done, and there is a process of the binary before, for whom ends[1] stands. None
  * of this one can be started here: so the other one's queues stay where they are.
@@ -85,8 +92,7 @@ static void test_a_process_goes_on_until_there_is_another(void **state)
 	int ends[2];
 
 	(void)state;
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
-	vhost_front_give_socket(&disk->host.device.front, ends[0]);
+	connect_process(ends);
 	disk->host.process.child.pid = getpid(); /* it serves somebody */
 	disk_class.updated(&disk->dev, DEVICE_UPDATED_ALONE);
 	assert_true(disk->guest.outdated);
@@ -109,8 +115,7 @@ static void test_an_update_that_is_given_back(void **state)
 	int ends[2];
 
 	(void)state;
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
-	vhost_front_give_socket(&disk->host.device.front, ends[0]);
+	connect_process(ends);
 	disk->host.process.child.pid = getpid();
 	disk_class.updated(&disk->dev, DEVICE_GIVEN_BACK);
 	assert_false(disk->guest.outdated);
@@ -129,9 +134,8 @@ static void test_a_process_that_is_ready_takes_the_place(void **state)
 	int ends[2], next[2];
 
 	(void)state;
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+	connect_process(ends);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, next), 0);
-	vhost_front_give_socket(&disk->host.device.front, ends[0]);
 	disk->guest.outdated = disk->guest.renew = true;
 	vhost_user_conn_init(&disk->host.process.next.conn, VHOST_USER_FRONT_END, next[0]);
 	disk->host.process.next.answered = true;
@@ -152,8 +156,7 @@ static void test_a_process_gets_its_queues_again(void **state)
 	int ends[2];
 
 	(void)state;
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
-	vhost_front_give_socket(&disk->host.device.front, ends[0]);
+	connect_process(ends);
 	disk->host.process.prepared(disk);
 	disk_class.service(&disk->dev);
 	assert_false(disk->guest.device.held);

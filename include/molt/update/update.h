@@ -19,7 +19,6 @@
 #include <molt/base/loop.h>
 #include <molt/state/fdtable.h>
 #include <molt/state/kinds.h>
-#include <molt/vm/device.h>
 #include <molt/state/stream.h>
 #include <molt/vm/machine.h>
 #include <molt/vm/refault.h>
