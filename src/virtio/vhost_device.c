@@ -245,10 +245,11 @@ static bool driver_resets_queue(struct virtio *v, uint32_t queue)
 
 static bool driver_resets(struct virtio *v)
 {
-	struct vhost_device_guest *g = of_virtio(v)->guest;
+	struct vhost_device *d = of_virtio(v);
+	struct vhost_device_guest *g = d->guest;
 
-	/* A table that a stop did not leave empty is main's to forget, or the next start has it. */
-	if (!g->started && !g->stopping && !g->front.has_inflight) {
+	/* What a stop has left of requests is main's to forget, or the next start has it. */
+	if (!g->started && !g->stopping && !vhost_front_has_to_forget(&d->front)) {
 		memset(g->base, 0, sizeof(g->base));
 		return true;
 	}

@@ -295,8 +295,11 @@ int vhost_front_stop(struct vhost_front *f, bool reset)
 
 	if (!g->started && !vhost_front_queues_with(f, QUEUE_WANTED))
 		return -EALREADY;
-	for (unsigned int i = 0; i < VHOST_FRONT_MAX_QUEUES; i++)
+	for (unsigned int i = 0; i < VHOST_FRONT_MAX_QUEUES; i++) {
 		vhost_front_stop_queue(f, i);
+		if (reset)
+			g->queue_flags[i] &= (uint16_t)~QUEUE_HISTORY;
+	}
 	g->started = false;
 	g->running = false;
 	g->reset_wanted = reset;

@@ -17,6 +17,9 @@
 #define QUEUE_LOST 256u      /* nobody knows what was in flight: it is not set up again */
 #define QUEUE_TELL_LOST 512u /* and the owner is to be told */
 #define QUEUE_UNJUDGED 1024u /* it was the back-end's when that was lost, which has no table */
+#define QUEUE_CALL 2048u     /* the same, which may not have told of what it had finished */
+/* What the last back-end has left; until a reset. */
+#define QUEUE_HISTORY (QUEUE_UNJUDGED | QUEUE_CALL)
 
 #define BIT64(n) (1ull << (n))
 #define INFLIGHT_MAX (64ull << 20) /* bytes of an inflight table */
@@ -103,14 +106,14 @@ bool vhost_front_used_index(const struct vhost_front *f, unsigned int queue, uin
 void vhost_front_lose_queues(struct vhost_front *f);
 void vhost_front_tell_lost(struct vhost_front *f, unsigned int queue);
 /*
+ * Where a queue goes on that a back-end without a table had; false: it cannot. Before the next one
+ * gets it, and no earlier.
+ */
+bool vhost_front_judge_queue(struct vhost_front *f, unsigned int queue);
+/*
  * A back-end that takes no table goes on from the used rings' indices: -ENOTSUP where the table of
  * who was before it says more than these. Else there is no table any more: nobody keeps it up.
  */
-/*
- * Where queues go on that a back-end without a table had, or that they cannot. Before the next one
- * gets them, and no earlier.
- */
-void vhost_front_judge_queues(struct vhost_front *f);
 int vhost_front_check_table(struct vhost_front *f, struct error *err);
 /* Makes zero what the inflight table has of queues that were given up. */
 void vhost_front_clear_dead(struct vhost_front *f);

@@ -35,10 +35,10 @@ static void lose_queue(struct vhost_front *f, unsigned int queue)
 	/* Of one that was given back only the rest of the requests was waited for. */
 	if (vhost_front_used_index(f, queue, &used))
 		g->queue_base[queue] = used;
-	if (g->has_inflight)
-		g->queue_flags[queue] |= asked_back && !goes_on ? QUEUE_DEAD : 0;
-	else if (!asked_back)
-		g->queue_flags[queue] |= QUEUE_UNJUDGED;
+	if (!asked_back || goes_on)
+		g->queue_flags[queue] |= QUEUE_CALL | (g->has_inflight ? 0 : QUEUE_UNJUDGED);
+	else if (g->has_inflight)
+		g->queue_flags[queue] |= QUEUE_DEAD;
 	g->queue_flags[queue] &= (uint16_t) ~(QUEUE_LIVE | QUEUE_ASKED | QUEUE_GIVEN | QUEUE_KICK);
 }
 
@@ -58,19 +58,18 @@ void vhost_front_lose_queues(struct vhost_front *f)
  * A back-end may close its socket and finish what it has begun after that, as qemu-storage-daemon
  * does; when another one is there it has.
  */
-void vhost_front_judge_queues(struct vhost_front *f)
+bool vhost_front_judge_queue(struct vhost_front *f, unsigned int queue)
 {
 	struct vhost_front_guest *g = f->guest;
 	unsigned int flying;
 
-	for (unsigned int i = 0; i < VHOST_FRONT_MAX_QUEUES; i++) {
-		if ((g->queue_flags[i] & (QUEUE_WANTED | QUEUE_UNJUDGED | QUEUE_LOST)) !=
-		    (QUEUE_WANTED | QUEUE_UNJUDGED))
-			continue;
-		vhost_front_used_index(f, i, &g->queue_base[i]);
-		if (!vhost_front_in_order(f, i, &flying))
-			g->queue_flags[i] |= QUEUE_LOST | QUEUE_TELL_LOST;
-	}
+	if (!(g->queue_flags[queue] & QUEUE_UNJUDGED))
+		return true;
+	vhost_front_used_index(f, queue, &g->queue_base[queue]);
+	if (vhost_front_in_order(f, queue, &flying))
+		return true;
+	g->queue_flags[queue] |= QUEUE_LOST | QUEUE_TELL_LOST;
+	return false;
 }
 
 /*
@@ -88,11 +87,17 @@ static void clear_slot(struct vhost_front *f, unsigned int queue)
 			 queue, error_text(errno));
 }
 
+bool vhost_front_has_to_forget(const struct vhost_front *f)
+{
+	return f->guest->has_inflight || vhost_front_queues_with(f, QUEUE_HISTORY);
+}
+
 /* Where a back-end has the table no later step clears it, and this queue is not being served. */
 void vhost_front_forget_queue(struct vhost_front *f, unsigned int queue)
 {
 	struct vhost_front_guest *g = f->guest;
 
+	g->queue_flags[queue] &= (uint16_t)~QUEUE_HISTORY;
 	if (!g->has_inflight)
 		return;
 	if (!g->started || g->step != STEP_SESSION)

@@ -67,8 +67,8 @@ int vhost_front_stop_queue(struct vhost_front *f, unsigned int queue)
 	flags = &f->guest->queue_flags[queue];
 	if (!(*flags & QUEUE_WANTED))
 		return -ENOENT;
-	*flags = (uint16_t)((*flags & ~(QUEUE_WANTED | QUEUE_ENABLED | QUEUE_LOST |
-					QUEUE_TELL_LOST | QUEUE_UNJUDGED)) |
+	*flags = (uint16_t)((*flags &
+			     ~(QUEUE_WANTED | QUEUE_ENABLED | QUEUE_LOST | QUEUE_TELL_LOST)) |
 			    QUEUE_TELL);
 	vhost_front_soon(f);
 	return 0;
@@ -157,6 +157,8 @@ int vhost_front_set_up_queues(struct vhost_front *f, struct error *err)
 	for (unsigned int i = 0; i < VHOST_FRONT_MAX_QUEUES; i++) {
 		if ((g->queue_flags[i] & (QUEUE_WANTED | QUEUE_LIVE | QUEUE_LOST)) != QUEUE_WANTED)
 			continue;
+		if (!vhost_front_judge_queue(f, i))
+			continue;
 		g->queue_at = (uint16_t)i;
 		return set_up_step(f, err);
 	}
@@ -174,9 +176,9 @@ void vhost_front_kick_queues(struct vhost_front *f)
 	for (unsigned int i = 0; i < VHOST_FRONT_MAX_QUEUES; i++) {
 		if (!(g->queue_flags[i] & QUEUE_KICK))
 			continue;
-		g->queue_flags[i] &= (uint16_t)~QUEUE_KICK;
 		fd_signal_event(f->kick_fd[i]);
-		if (g->queue_base[i])
+		if (g->queue_base[i] || g->queue_flags[i] & QUEUE_CALL)
 			fd_signal_event(f->call_fd[i]);
+		g->queue_flags[i] &= (uint16_t) ~(QUEUE_KICK | QUEUE_CALL);
 	}
 }

@@ -85,7 +85,6 @@ static int make_features(struct vhost_front *f, struct vhost_user_message *msg, 
 
 	if (!vhost_front_can_ack(f, err) || vhost_front_check_table(f, err) < 0)
 		return -ENOTSUP;
-	vhost_front_judge_queues(f);
 	*msg = vhost_user_request_u64(msg->hdr.request,
 				      g->acked |
 					      (g->offered & BIT64(VHOST_USER_F_PROTOCOL_FEATURES)));

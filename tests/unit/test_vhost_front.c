@@ -309,6 +309,7 @@ static void start_many(struct scene *s, unsigned int queues)
 				       .desc = 0x1000,
 				       .avail = 0x2000,
 				       .used = 0x3000,
+				       .base = s->d.queue[0].base,
 				       .enabled = true };
 
 	s->d.setup.queues = (uint16_t)queues;
@@ -441,6 +442,25 @@ static void what_a_back_end_finishes_after_its_connection(void **state)
 	scene_fini(&s);
 }
 
+/* The driver takes bus mastering away and gives it back while nobody is there. */
+static void the_same_about_a_stop_without_a_reset(void **state)
+{
+	struct scene s;
+
+	(void)state;
+	lose_connection_with_requests(&s);
+	vhost_front_stop(&s.d.front, false);
+	while (!s.d.stopped)
+		loop_turn(s.d.loop, 1);
+	start_many(&s, 1);
+	*ring16(&s, 0x300c) = 0;
+	*ring16(&s, 0x3014) = 2;
+	*ring16(&s, 0x3002) = 3;
+	another_comes(&s, 0);
+	assert_int_equal(s.d.guest.queue_base[0], 3);
+	scene_fini(&s);
+}
+
 static void what_a_back_end_never_finishes(void **state)
 {
 	struct scene s;
@@ -463,6 +483,7 @@ int main(void)
 		cmocka_unit_test(a_socket_that_is_full),
 		cmocka_unit_test(fewer_protocol_features),
 		cmocka_unit_test(what_a_back_end_finishes_after_its_connection),
+		cmocka_unit_test(the_same_about_a_stop_without_a_reset),
 		cmocka_unit_test(what_a_back_end_never_finishes),
 	};
 

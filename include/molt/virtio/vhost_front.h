@@ -267,6 +267,9 @@ int vhost_front_stop(struct vhost_front *f, bool reset);
  */
 void vhost_front_forget_queue(struct vhost_front *f, unsigned int queue);
 
+/* Whether that would change anything; of a front-end that is stopped, on any thread. */
+bool vhost_front_has_to_forget(const struct vhost_front *f);
+
 /*
  * For a cold start: serves this front-end alone until it is ready. -ETIMEDOUT with a sentence that
  * names the socket and the way out; -EINTR within a second of a signal that ends molt.
