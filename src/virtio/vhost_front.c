@@ -59,6 +59,8 @@ void vhost_front_destroy(struct vhost_front *f)
 	if (!f->guest)
 		return;
 	vhost_front_quiesce(f);
+	loop_del(&f->conn_source);
+	loop_del(&f->channel_source);
 	vhost_user_conn_close(&f->conn);
 	vhost_user_conn_close(&f->channel);
 	fd_close(&f->inflight_fd);

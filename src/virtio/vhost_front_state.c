@@ -96,8 +96,6 @@ static bool uncarry(struct vhost_user_conn *c, const struct vhost_user_carried *
 
 void vhost_front_quiesce(struct vhost_front *f)
 {
-	loop_del(&f->conn_source);
-	loop_del(&f->channel_source);
 	loop_timer_cancel(&f->timer);
 	f->live = false;
 	carry(&f->conn, &f->guest->main_carried);

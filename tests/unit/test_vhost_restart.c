@@ -528,6 +528,36 @@ static void nothing_waits_for_ever(void **state)
 	nothing_waits_after_a_restart_at(0);
 }
 
+static void somebody_waits(void *opaque)
+{
+	++*(unsigned int *)opaque;
+}
+
+/* The device stands still until the update is over, which is to hurry then. */
+static void a_loss_while_the_loop_is_held(void **state)
+{
+	unsigned int waited = 0;
+	struct stage s;
+
+	(void)state;
+	run(&s);
+	turns(&s, 5);
+	loop_hold(s.d.loop, somebody_waits, &waited);
+	vhost_front_quiesce(&s.d.front);
+	turns(&s, 5);
+	assert_int_equal(waited, 0);
+	fd_close(&s.mock.conn.fd);
+	turns(&s, 5);
+	assert_int_equal(waited, 1);
+	assert_int_equal(s.d.lost, 0);
+	vhost_front_resume(&s.d.front);
+	loop_release(s.d.loop);
+	until(&s, &s.d.lost, 1);
+	new_mock(&s);
+	until(&s, &s.d.running, 2);
+	stage_fini(&s);
+}
+
 /* The flag that says so is the back-end's as well, and QEMU's clears it. */
 static void a_full_eventfd_that_blocks(void **state)
 {
@@ -972,6 +1002,7 @@ int main(void)
 		cmocka_unit_test(a_large_inflight_table),
 		cmocka_unit_test(an_inflight_table_without_seals),
 		cmocka_unit_test(nothing_waits_for_ever),
+		cmocka_unit_test(a_loss_while_the_loop_is_held),
 		cmocka_unit_test(a_full_eventfd_that_blocks),
 		cmocka_unit_test(what_is_left_in_the_rings),
 		cmocka_unit_test(a_back_end_without_a_table_after_one_with),

@@ -299,10 +299,11 @@ const uint8_t *vhost_front_config(const struct vhost_front *f);
 bool vhost_front_keeps_inflight(const struct vhost_front *f);
 
 /*
- * An update. quiesce takes the front-end out of the loop and makes the guest part complete; after
- * it either vhost_front_resume(), in this process or in one that has taken its memory over, or
- * save_fds, which lists the descriptors as ("vhost-socket", id), "vhost-channel", "vhost-inflight"
- * and, of a message that came in part, ("vhost-in", id * 16 + n).
+ * An update. quiesce makes the guest part complete; after it either vhost_front_resume(), in this
+ * process or in one that has taken its memory over, or save_fds, which lists the descriptors as
+ * ("vhost-socket", id), "vhost-channel", "vhost-inflight" and, of a message that came in part,
+ * ("vhost-in", id * 16 + n). Meanwhile the loop is held, or takes no turn: the sockets stay in it,
+ * and loop_hold()'s waits() hears of a back-end that is lost or has something to say.
  *
  * adopt: vhost_front_init() was called with the guest part from the stream; takes the descriptors
  * and checks everything. -EINVAL with the sentence where it cannot be; then nothing is taken but
