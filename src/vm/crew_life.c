@@ -105,7 +105,7 @@ static int start_member(struct crew_member *cm, struct error *err)
 		atomic_store(&cm->parked, true); /* nobody is to wait for it */
 		return r;
 	}
-	cm->started = true;
+	atomic_store(&cm->started, true);
 	if (cm->crew->ops->started)
 		cm->crew->ops->started(cm);
 	return 0;
@@ -142,14 +142,14 @@ static void stop_member(struct crew_member *cm)
 	crew_wake(cm);
 	pthread_kill(cm->thread, CREW_KICK_SIGNAL);
 	pthread_join(cm->thread, NULL);
-	cm->started = false;
+	atomic_store(&cm->started, false);
 	atomic_store(&cm->parked, true);
 }
 
 void crew_stop(struct crew *crew)
 {
 	for (uint32_t i = 0; i < crew->count; i++)
-		if (crew->members[i].started)
+		if (atomic_load(&crew->members[i].started))
 			stop_member(&crew->members[i]);
 }
 
@@ -159,9 +159,9 @@ static void forget_thread(struct crew_member *cm)
 	 * The kernel clears a dying thread's id, so this frees its stack; if not, that is all we
 	 * lose.
 	 */
-	if (cm->started)
+	if (atomic_load(&cm->started))
 		pthread_tryjoin_np(cm->thread, NULL);
-	cm->started = false;
+	atomic_store(&cm->started, false);
 	cm->visit = NULL;
 	atomic_store(&cm->sleeps_on, -1);
 	atomic_store(&cm->parked, true);

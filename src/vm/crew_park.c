@@ -53,7 +53,7 @@ void crew_wait_parked(struct crew *crew)
 static void tell_to_park(struct crew_member *cm)
 {
 	atomic_store(&cm->goal, CREW_PARK);
-	if (cm->started)
+	if (atomic_load(&cm->started))
 		pthread_kill(cm->thread, CREW_KICK_SIGNAL);
 }
 

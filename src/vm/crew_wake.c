@@ -179,7 +179,8 @@ void crew_wake_rest(struct crew *crew)
 
 static bool is_awake(const struct crew_member *cm)
 {
-	return cm->started && atomic_load(&cm->parked) && atomic_load(&cm->sleeps_on) < 0;
+	return atomic_load(&cm->started) && atomic_load(&cm->parked) &&
+	       atomic_load(&cm->sleeps_on) < 0;
 }
 
 void crew_wake_helpers(struct crew *crew, uint32_t wanted)

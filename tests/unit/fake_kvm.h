@@ -160,10 +160,10 @@ struct fake_kvm {
 	 * Calls of this request fail with this errno, after some that do not; so often, where not
 	 * 0.
 	 */
-	unsigned long fail_request;
-	int fail_error;
-	unsigned int fail_skip;
-	unsigned int fail_times;
+	_Atomic unsigned long fail_request;
+	_Atomic int fail_error;
+	_Atomic unsigned int fail_skip;
+	_Atomic unsigned int fail_times;
 };
 
 /* Fails the test where it cannot be had; to be freed with fake_kvm_free(). */

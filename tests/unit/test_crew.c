@@ -530,6 +530,7 @@ static bool wait_for_cpus(const struct crew_member *cm, const cpu_set_t *wanted)
 static void test_one_wakes_up_where_it_is_told_to(void **state)
 {
 	unsigned int counts[SLEEPERS_MAX];
+	struct error err = ERROR_INIT;
 	struct crew_bench *b;
 	cpu_set_t all, one;
 
@@ -544,6 +545,7 @@ static void test_one_wakes_up_where_it_is_told_to(void **state)
 		crew_prepare(&b->crew, 1, &one);
 		assert_true(wait_for_cpus(&b->crew.members[1], &one));
 		assert_true(wait_for_cpus(&b->crew.members[2], &all));
+		assert_int_equal(crew_wait_prepared(&b->crew, 5000000000ull, &err), 0);
 		/* Told twice it is still known where it may run usually. */
 		crew_prepare(&b->crew, 1, &one);
 		crew_bench_count_sleeps(b, counts);

@@ -345,17 +345,21 @@ static void count_waiting(void *opaque)
 /* Of a large guest it takes its time, and the next update may be under way by then. */
 static void test_an_old_stand_in_that_ends_hurries_nobody(void **state)
 {
-	struct child child = child_that_does_not_end();
-	struct update_wire *wire = calloc(1, sizeof(*wire));
 	struct error err = ERROR_INIT;
 	unsigned int waiting = 0;
-	pid_t pid = child.pid;
+	struct update_wire *wire;
 	struct update_bench t;
+	struct child child;
 	siginfo_t info;
+	pid_t pid;
 
 	(void)state;
 	update_bench_skip_under_tsan();
 	update_bench_init(&t, 1);
+	wire = calloc(1, sizeof(*wire));
+	assert_non_null(wire);
+	child = child_that_does_not_end();
+	pid = child.pid;
 	update_keep_stand_in(t.u, &child);
 	assert_int_equal(update_reap_stand_ins(t.u, wire, &err), 0);
 	assert_int_equal(wire->nguardians, 1);

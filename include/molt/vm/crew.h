@@ -50,12 +50,12 @@ struct crew_member {
 	struct crew *crew;
 	uint32_t id; /* 0 to crew->count - 1 */
 	pthread_t thread;
-	bool started;
-	pid_t tid;           /* of its latest thread */
-	bool confined;       /* the thread has given up what it does not need; run() sets it */
-	_Atomic int goal;    /* enum crew_goal, set by main */
-	_Atomic bool parked; /* set under crew->lock; true where there is no thread */
-	uint64_t stopped_ns; /* CLOCK_MONOTONIC when run() last returned */
+	_Atomic bool started; /* by whoever does so: main, or a member that helps it */
+	pid_t tid;            /* of its latest thread */
+	bool confined;        /* the thread has given up what it does not need; run() sets it */
+	_Atomic int goal;     /* enum crew_goal, set by main */
+	_Atomic bool parked;  /* set under crew->lock; true where there is no thread */
+	uint64_t stopped_ns;  /* CLOCK_MONOTONIC when run() last returned */
 	_Atomic uint64_t
 		entered_ns;       /* when it last left the park for run(); 0: not since told to */
 	_Atomic int host_cpu;     /* and on which CPU of the host; -1: not yet */
