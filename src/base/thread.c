@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include <signal.h>
+#include <string.h>
 
 #include <molt/base/thread.h>
 
@@ -22,4 +23,38 @@ int thread_create(pthread_t *thread, size_t stack_bytes, void *(*fn)(void *), vo
 	}
 	pthread_attr_destroy(&attr);
 	return r;
+}
+
+/*
+ * The kernel tells where a thread may run, which is what was asked for as far as its control group
+ * (cpuset) and the CPUs that are online go. Who asks for that has it for good: the thread will run
+ * on no CPU that comes online again, nor where its cpuset grows. So where nobody has kept it to
+ * some all are asked for, and the kernel sees to the rest.
+ */
+static bool ask_for_all(const cpu_set_t *told)
+{
+	cpu_set_t all, got, more;
+
+	memset(&all, 0xff, sizeof(all));
+	if (sched_setaffinity(0, sizeof(all), &all) < 0 ||
+	    sched_getaffinity(0, sizeof(got), &got) < 0)
+		return false;
+	CPU_OR(&more, &got, told);
+	return CPU_EQUAL(&more, told);
+}
+
+bool thread_get_cpus(cpu_set_t *cpus)
+{
+	if (sched_getaffinity(0, sizeof(*cpus), cpus) < 0)
+		return false;
+	if (ask_for_all(cpus))
+		memset(cpus, 0xff, sizeof(*cpus));
+	else
+		sched_setaffinity(0, sizeof(*cpus), cpus);
+	return true;
+}
+
+bool thread_set_cpus(const cpu_set_t *cpus)
+{
+	return ask_for_all(cpus) || sched_setaffinity(0, sizeof(*cpus), cpus) == 0;
 }

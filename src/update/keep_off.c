@@ -9,6 +9,8 @@
  * successor keep to these; the successor inherits it by the exec. When the guest is the successor's
  * that goes back to where main may run usually, which the vCPUs' threads never left.
  */
+#include <molt/base/thread.h>
+
 #include "keep_off.h"
 
 void keep_off_begin(struct keep_off *k, const cpu_set_t *spare)
@@ -20,6 +22,6 @@ void keep_off_begin(struct keep_off *k, const cpu_set_t *spare)
 void keep_off_end(struct keep_off *k)
 {
 	if (k->on)
-		sched_setaffinity(0, sizeof(k->usual), &k->usual);
+		thread_set_cpus(&k->usual);
 	k->on = false;
 }

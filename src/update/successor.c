@@ -15,6 +15,7 @@
 #include <molt/base/end_signals.h>
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
+#include <molt/base/thread.h>
 
 #include "internal.h"
 #include "steps.h"
@@ -274,7 +275,7 @@ int step_after(struct incoming *in, struct error *err)
 
 	(void)err;
 	if (usual)
-		sched_setaffinity(0, sizeof(*usual), usual);
+		thread_set_cpus(usual);
 	machine_forget_rehearsal(u->machine);
 	machine_fast_paths(u->machine, true);
 	stand_in_link_release(in->link, machine_spare_cpus(u->machine, &spare) ? &spare : NULL);

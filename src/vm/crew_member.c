@@ -28,6 +28,7 @@
 #include <unistd.h>
 
 #include <molt/base/fd.h>
+#include <molt/base/thread.h>
 
 #include "crew_impl.h"
 
@@ -142,7 +143,7 @@ void *crew_thread(void *opaque)
 	pthread_setname_np(pthread_self(), name);
 	cm->tid = (pid_t)syscall(SYS_gettid);
 	if (cm->crew->has_cpus)
-		sched_setaffinity(0, sizeof(cm->crew->cpus), &cm->crew->cpus);
+		thread_set_cpus(&cm->crew->cpus);
 	if (ops->begun)
 		ops->begun(cm);
 	/* The handler's frame takes pages of the stack: they are there before somebody waits. */

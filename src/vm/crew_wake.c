@@ -29,6 +29,7 @@
 #include <unistd.h>
 
 #include <molt/base/fd.h>
+#include <molt/base/thread.h>
 
 #include "crew_impl.h"
 
@@ -85,8 +86,8 @@ void crew_prepare(struct crew *crew, uint32_t id, const cpu_set_t *cpus)
 
 static void place(struct crew_member *cm)
 {
-	if (!cm->is_placed)
-		sched_getaffinity(0, sizeof(cm->usual), &cm->usual);
+	if (!cm->is_placed && !thread_get_cpus(&cm->usual))
+		return;
 	cm->is_placed = sched_setaffinity(0, sizeof(cm->wake_on), &cm->wake_on) == 0;
 }
 

@@ -20,6 +20,7 @@
 #include <sys/resource.h>
 
 #include <molt/base/log.h>
+#include <molt/base/thread.h>
 #include <molt/vm/machine.h>
 
 #include "machine_state.h"
@@ -127,7 +128,7 @@ static void take_cpus(const struct vcpu *v)
 	cpu_set_t set;
 
 	get_cpus(&v->place, &set);
-	if (sched_setaffinity(0, sizeof(set), &set) < 0)
+	if (!thread_set_cpus(&set))
 		log_warn("vCPU %u: its new thread is not pinned to the CPUs of the old one: %s",
 			 v->id, error_text(errno));
 }

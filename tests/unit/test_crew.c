@@ -19,6 +19,7 @@
 #include <molt/base/fd.h>
 
 #include "crew_bench.h"
+#include "fake_cpuset.h"
 
 #define SECOND 1000000000ull
 #define STORM 5000
@@ -632,6 +633,56 @@ static void test_who_starts_them_may_be_kept_elsewhere(void **state)
 	crew_bench_free(b);
 }
 
+static bool wait_for_fake_cpus(const struct crew_member *cm, uint64_t wanted)
+{
+	const uint64_t end = now_ns() + 10 * SECOND;
+
+	while (fake_cpuset_of(cm->tid) != wanted && now_ns() < end)
+		usleep(100);
+	return fake_cpuset_of(cm->tid) == wanted;
+}
+
+/* Where it may run is what the control group has, later as well. One that is pinned stays so. */
+static void test_their_cpuset_may_grow_later(void **state)
+{
+	unsigned int counts[SLEEPERS_MAX];
+	struct error err = ERROR_INIT;
+	struct crew_bench *b;
+	cpu_set_t two, one;
+
+	(void)state;
+	CPU_ZERO(&two);
+	CPU_SET(0, &two);
+	one = two;
+	CPU_SET(1, &two);
+	fake_cpuset(3);
+	b = crew_bench_new(0);
+	assert_true(crew_bench_init(b, 3, &err));
+	crew_set_cpus(&b->crew, &two);
+	assert_int_equal(b->crew.host_cpus, 2);
+	assert_int_equal(crew_start(&b->crew, true, &err), 0);
+	assert_int_equal(crew_job_finish(&b->crew, &err), 0);
+	crew_wait_parked(&b->crew);
+	assert_int_equal(sched_setaffinity(b->crew.members[2].tid, sizeof(one), &one), 0);
+	crew_prepare(&b->crew, 1, &one);
+	assert_true(wait_for_fake_cpus(&b->crew.members[1], 1));
+	crew_prepare(&b->crew, 2, &two);
+	assert_true(wait_for_fake_cpus(&b->crew.members[2], 3));
+	crew_bench_count_sleeps(b, counts);
+	crew_unpark(&b->crew);
+	assert_true(crew_bench_wait_asleep(b, counts));
+	assert_int_equal(fake_cpuset_of(b->crew.members[0].tid), 3);
+	assert_int_equal(fake_cpuset_of(b->crew.members[1].tid), 3);
+	assert_int_equal(fake_cpuset_of(b->crew.members[2].tid), 1);
+	fake_cpuset_change(15);
+	assert_int_equal(fake_cpuset_of(b->crew.members[0].tid), 15);
+	assert_int_equal(fake_cpuset_of(b->crew.members[1].tid), 15);
+	assert_int_equal(fake_cpuset_of(b->crew.members[2].tid), 1);
+	crew_park(&b->crew);
+	fake_cpuset(0);
+	crew_bench_free(b);
+}
+
 /* Where it waited, and who is busy says the mask of ops->waits(). */
 static void test_cpus_of_those_that_wait_are_spare(void **state)
 {
@@ -721,6 +772,7 @@ int main(void)
 		cmocka_unit_test(test_told_too_late_where_to_wake_up),
 		cmocka_unit_test(test_one_that_does_not_get_ready),
 		cmocka_unit_test(test_who_starts_them_may_be_kept_elsewhere),
+		cmocka_unit_test(test_their_cpuset_may_grow_later),
 		cmocka_unit_test(test_cpus_of_those_that_wait_are_spare),
 		cmocka_unit_test(test_threads_have_names_and_no_signals_but_the_kick),
 		cmocka_unit_test(test_they_end_wherever_they_are),

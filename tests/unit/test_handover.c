@@ -21,8 +21,10 @@
 #include <molt/base/end_signals.h>
 #include <molt/base/log.h>
 
+#include "../../src/update/keep_off.h"
 #include "../../src/update/stand_in_impl.h"
 #include "../../src/update/steps.h"
+#include "fake_cpuset.h"
 
 #define COM1_SCRATCH 0x3ff
 
@@ -1201,6 +1203,41 @@ static void test_successor_gets_what_is_in_the_table(void **state)
 	rmdir(dir);
 }
 
+/* As before: on a CPU that its cpuset gets later, or that comes online then, but where it is
+ * pinned. */
+static void test_main_is_kept_off_only_for_so_long(void **state)
+{
+	struct keep_off k = { 0 };
+	cpu_set_t spare, own;
+
+	(void)state;
+	CPU_ZERO(&spare);
+	CPU_SET(1, &spare);
+	fake_cpuset(3);
+	keep_off_begin(&k, &spare);
+	assert_int_equal(fake_cpuset_of(0), 2);
+	keep_off_end(&k);
+	assert_int_equal(fake_cpuset_of(0), 3);
+	fake_cpuset_change(15);
+	assert_int_equal(fake_cpuset_of(0), 15);
+
+	/* It becomes another one meanwhile. */
+	keep_off_begin(&k, &spare);
+	fake_cpuset_change(0x30);
+	keep_off_end(&k);
+	fake_cpuset_change(0x3f);
+	assert_int_equal(fake_cpuset_of(0), 0x3f);
+
+	CPU_ZERO(&own);
+	CPU_SET(0, &own);
+	CPU_SET(1, &own);
+	assert_int_equal(sched_setaffinity(0, sizeof(own), &own), 0);
+	keep_off_begin(&k, &spare);
+	keep_off_end(&k);
+	assert_int_equal(fake_cpuset_of(0), 3);
+	fake_cpuset(0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -1237,6 +1274,7 @@ int main(void)
 		cmocka_unit_test(test_requests_that_make_no_sense),
 		cmocka_unit_test(test_one_at_a_time),
 		cmocka_unit_test(test_query),
+		cmocka_unit_test(test_main_is_kept_off_only_for_so_long),
 		cmocka_unit_test(test_successor_gets_what_is_in_the_table),
 	};
 

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* Threads of which nobody but who made them knows. */
+/* Threads of which nobody but who made them knows; and where a thread runs. */
 #ifndef MOLT_BASE_THREAD_H
 #define MOLT_BASE_THREAD_H
 
 #include <pthread.h>
+#include <sched.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 /*
@@ -13,5 +15,18 @@
  * errno.
  */
 int thread_create(pthread_t *thread, size_t stack_bytes, void *(*fn)(void *), void *arg);
+
+/*
+ * What the calling thread has to ask for later to run where it may now, and where it might by then:
+ * all CPUs, unless somebody has kept it to some. False where that cannot be known (a host with more
+ * CPUs than a cpu_set_t).
+ */
+bool thread_get_cpus(cpu_set_t *cpus);
+
+/*
+ * Has the calling thread run on these CPUs, which sched_getaffinity() told before: there and where
+ * it might by then, in the same way. False and errno: none of them is to be had any more.
+ */
+bool thread_set_cpus(const cpu_set_t *cpus);
 
 #endif
