@@ -26,17 +26,16 @@
 
 bool machine_hands_over_slowly(struct machine *m)
 {
-	uint64_t ns = m->thread_change_ns;
+	uint64_t ns = kvm_thread_change_ns(&m->kvm);
+	bool was_slow = m->thread_change_ns > SLOW_NS;
 
-	if (!ns) {
-		ns = kvm_thread_change_ns(&m->kvm);
-		m->thread_change_ns = ns ? ns : 1;
-		if (ns > SLOW_NS)
-			log_info("KVM takes %llu ms to run a vCPU on another thread, as before Linux 6.13 where "
-				 "/sys/kernel/rcu_expedited is 0: updates stop the guest before the exec",
-				 (unsigned long long)(ns / 1000000));
-	}
-	return ns > SLOW_NS;
+	if (ns)
+		m->thread_change_ns = ns;
+	if (ns > SLOW_NS && !was_slow)
+		log_info("KVM takes %llu ms to run a vCPU on another thread, as before Linux 6.13 where "
+			 "/sys/kernel/rcu_expedited is 0: updates stop the guest before the exec",
+			 (unsigned long long)(ns / 1000000));
+	return m->thread_change_ns > SLOW_NS;
 }
 
 static struct crew *other(struct machine *m)

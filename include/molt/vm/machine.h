@@ -132,7 +132,7 @@ struct machine {
 	struct crew crews[2];
 	struct crew *crew;         /* which of them runs the guest */
 	struct crew *stand_in;     /* which of them is the stand-in's, or NULL */
-	uint64_t thread_change_ns; /* see machine_hands_over_slowly(); 0: not known yet */
+	uint64_t thread_change_ns; /* see machine_hands_over_slowly(); 0: not known */
 	struct stream *incoming;   /* while it is built from one */
 
 	struct device *planned[MACHINE_MAX_DEVICES]; /* all that there will be; device.c */
@@ -235,8 +235,8 @@ int machine_reset(struct machine *m, const char *reason, struct error *err);
 
 /*
  * Whether this host's KVM makes a guest wait for so long when other threads take its vCPUs over
- * that it had better be stopped from before an update's exec until its end. Finds that out once,
- * and logs it.
+ * that it had better be stopped from before an update's exec until its end. Finds that out, for it
+ * is a setting of the host's, and logs it when it has become so.
  */
 bool machine_hands_over_slowly(struct machine *m);
 
