@@ -9,6 +9,7 @@
 #include <molt/vm/kvm.h>
 
 #define KVM_PATH "/dev/kvm"
+#define CREATE_TRIES 100
 
 static int real_ioctl(struct kvm *kvm, int fd, unsigned long request, uintptr_t arg)
 {
@@ -173,6 +174,20 @@ static int enable_event_capabilities(struct kvm_vm *vm, struct error *err)
 	return r < 0 ? err_sys(err, -r, "KVM_ENABLE_CAP %u", cap.cap) : 0;
 }
 
+/*
+ * It is the one call that a process which is stopped in it has to make again, be it by SIGSTOP, the
+ * cgroup freezer (`docker pause`), a debugger or a live patch: mm_take_all_locks() in Linux. A
+ * guest that resets would end.
+ */
+static int create_vm(struct kvm *kvm)
+{
+	int r = -EINTR;
+
+	for (int try = 0; try < CREATE_TRIES && r == -EINTR; try++)
+		r = kvm_call_num(kvm, kvm->fd, KVM_CREATE_VM, 0);
+	return r;
+}
+
 int kvm_vm_create(struct kvm_vm *vm, struct kvm *kvm, int avoid, struct error *err)
 {
 	int taken = avoid < 0 ? -1 : fcntl(kvm->fd, F_DUPFD_CLOEXEC, avoid);
@@ -180,7 +195,7 @@ int kvm_vm_create(struct kvm_vm *vm, struct kvm *kvm, int avoid, struct error *e
 
 	vm->kvm = kvm;
 	vm->fd = -1;
-	r = kvm_call_num(kvm, kvm->fd, KVM_CREATE_VM, 0);
+	r = create_vm(kvm);
 	fd_close(&taken);
 	if (r < 0)
 		return err_sys(err, -r, "KVM_CREATE_VM");

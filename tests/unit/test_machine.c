@@ -488,6 +488,24 @@ static void test_guest_resets(void **state)
 	bench_fini(&b);
 }
 
+/* By a freezer, say: it does not end for that. */
+static void test_molt_is_stopped_while_the_guest_resets(void **state)
+{
+	struct bench b;
+
+	(void)state;
+	bench_init(&b, 1);
+	b.kvm->fail_request = KVM_CREATE_VM;
+	b.kvm->fail_error = EINTR;
+	b.kvm->fail_times = 3;
+	bench_play(&b, 0, fake_out(RESET_PORT, 1, 6));
+	bench_run(&b);
+	bench_wait_event(&b, "RESET");
+	assert_string_equal(b.events, "RESUME RESET:guest-reset ");
+	assert_int_equal(b.kvm->nvms, 2);
+	bench_fini(&b);
+}
+
 static void test_reset_with_no_reboot_ends(void **state)
 {
 	struct error err = ERROR_INIT;
@@ -761,6 +779,7 @@ int main(void)
 		cmocka_unit_test(test_interrupted_runs_go_on),
 		cmocka_unit_test(test_guest_powers_off),
 		cmocka_unit_test(test_guest_resets),
+		cmocka_unit_test(test_molt_is_stopped_while_the_guest_resets),
 		cmocka_unit_test(test_reset_with_no_reboot_ends),
 		cmocka_unit_test(test_triple_fault),
 		cmocka_unit_test(test_internal_error),
