@@ -62,13 +62,15 @@ static void read_text(const char *path, char *text, size_t size)
 	text[n < 0 ? 0 : n] = '\0';
 }
 
-static uint64_t read_count(const char *dir, const char *name)
+/* False: it cannot be read. */
+static bool read_count(const char *dir, const char *name, uint64_t *count)
 {
 	char path[256], text[32];
 
 	snprintf(path, sizeof(path), "%s/%s", dir, name);
 	read_text(path, text, sizeof(text));
-	return strtoull(text, NULL, 10);
+	*count = strtoull(text, NULL, 10);
+	return text[0];
 }
 
 int hostpages_shortage(const char *dir, uint64_t page, uint64_t size, struct error *err)
@@ -77,9 +79,15 @@ int hostpages_shortage(const char *dir, uint64_t page, uint64_t size, struct err
 	char pool[128];
 
 	snprintf(pool, sizeof(pool), "%s/hugepages-%llukB", dir, (unsigned long long)(page >> 10));
-	all = read_count(pool, "nr_hugepages");
-	available = read_count(pool, "free_hugepages");
-	reserved = read_count(pool, "resv_hugepages"); /* free, but promised to others */
+	/* Without /sys no number is known: one that is too low would take pages from others. */
+	if (!read_count(pool, "nr_hugepages", &all) ||
+	    !read_count(pool, "free_hugepages", &available) ||
+	    !read_count(pool, "resv_hugepages", &reserved)) /* free, but promised to others */
+		return err_set(
+			err, ENOMEM,
+			"guest RAM needs %llu huge pages of %llu MiB and did not get them; how "
+			"many the host has is not to be seen here (%s)",
+			(unsigned long long)need, (unsigned long long)(page >> MIB_SHIFT), pool);
 	available -= reserved < available ? reserved : available;
 	if (available >= need) /* just given back by somebody, or a control group's limit */
 		return err_set(err, ENOMEM,
