@@ -22,6 +22,7 @@
 #define KILL_WAIT_MS 2000
 #define SWITCH_MS 1000           /* for a successor that has rehearsed it */
 #define PROGRESS_NS 500000000ull /* most updates are over before the first one */
+#define LATE_NS 1000000000ull    /* no CPU is waited for so long */
 #define TEARDOWN_NICE 10         /* not the lowest, or on a busy host it would take minutes */
 
 static const char *reason(const struct stand_in_page *page, bool died)
@@ -167,6 +168,17 @@ static void begin_anew(const struct stand_in *s)
 	set_deadline(s, deadline_ms(s));
 }
 
+/*
+ * With this process the successor has been stopped, by the cgroup freezer (`docker pause`) say: it
+ * has not had its time. But while the guest is stopped it does not wait once more.
+ */
+static bool has_been_stopped(const struct stand_in *s)
+{
+	uint64_t end = atomic_load(&s->page->armed) + s->page->deadline_ms * 1000000ull;
+
+	return atomic_load(&s->page->owner) == OWNER_STAND_IN && now_ns() > end + LATE_NS;
+}
+
 static void decline(struct stand_in *s, const struct error *err)
 {
 	snprintf(s->page->reason, STAND_IN_REASON_MAX, "%s", err->text);
@@ -304,6 +316,8 @@ static _Noreturn void stand(struct stand_in *s)
 			continue;
 		if (fds[0].revents)
 			look_at_page(s);
+		else if (fds[2].revents && !fds[1].revents && has_been_stopped(s))
+			begin_anew(s);
 		else if (fds[1].revents || fds[2].revents)
 			take_back(s, fds[1].revents);
 		else

@@ -585,6 +585,48 @@ static void test_the_deadline_begins_anew_where_no_switch_takes_place(void **sta
 	loop_destroy(s.loop);
 }
 
+/* The stand-in would kill this process. In the end it sees that that has gone. */
+static void be_stopped_with_the_stand_in(void)
+{
+	struct stand_in s = STAND_IN_NONE;
+	struct error err = ERROR_INIT;
+	uint64_t armed;
+
+	s.ops = &switch_ops;
+	s.deadline_ms = 300;
+	if (loop_create(&s.loop, &err) < 0 || stand_in_start(&s, &err) < 0)
+		_exit(1);
+	stand_in_arm(&s, true);
+	stand_in_hand_over(&s);
+	armed = atomic_load(&s.page->armed);
+	if (stand_in_wait_serving(&s, &err) < 0 || kill(s.child.pid, SIGSTOP) < 0)
+		_exit(1);
+	usleep(1500000);
+	kill(s.child.pid, SIGCONT);
+	usleep(100000);
+	if (atomic_load(&s.page->owner) != OWNER_STAND_IN || atomic_load(&s.page->armed) == armed)
+		_exit(2);
+	stand_in_disarm(&s);
+	stand_in_dismiss(&s);
+	_exit(0);
+}
+
+/* By the cgroup freezer, say, where both are stopped: a successor has as long as it was to have. */
+static void test_a_stop_is_none_of_the_successors_time(void **state)
+{
+	int status;
+	pid_t pid;
+
+	(void)state;
+	update_bench_skip_under_tsan();
+	pid = fork();
+	if (pid == 0)
+		be_stopped_with_the_stand_in();
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 /* ---- who leads the session of a terminal ends ---- */
 
 /* Molt on a terminal of its own, and its stand-in, which takes the guest back. */
@@ -1259,6 +1301,7 @@ int main(void)
 		cmocka_unit_test(test_a_stand_in_that_was_faster_is_not_killed),
 		cmocka_unit_test(test_a_stand_in_that_does_not_serve_is_not_waited_for_long),
 		cmocka_unit_test(test_the_deadline_begins_anew_where_no_switch_takes_place),
+		cmocka_unit_test(test_a_stop_is_none_of_the_successors_time),
 		cmocka_unit_test(test_a_guest_outlives_who_leads_the_session),
 		cmocka_unit_test(test_a_hang_up_and_who_ends_it_are_heard),
 		cmocka_unit_test(test_a_take_back_leaves_nothing_of_the_one_before),
