@@ -4,16 +4,9 @@
 #include "limit.h"
 
 #define SECOND 1000000000ull
-#define LONGEST (3600 * SECOND) /* a bucket that is full again only later is nonsense */
+#define LONGEST (3600 * SECOND) /* of one request, and of a debt: more is nonsense */
 
-static uint64_t duration(uint64_t amount, uint64_t rate)
-{
-	unsigned __int128 ns = (unsigned __int128)amount * SECOND / rate;
-
-	return ns > LONGEST ? LONGEST : (uint64_t)ns;
-}
-
-/* As duration(), and what the division leaves is added to the next one's. */
+/* As io_board_duration(), and what the division leaves is added to the next one's. */
 static uint64_t exact_duration(uint64_t amount, uint64_t rate, struct io_limit_rest *rest)
 {
 	unsigned __int128 n;
@@ -30,8 +23,8 @@ static uint64_t exact_duration(uint64_t amount, uint64_t rate, struct io_limit_r
 static uint64_t missing(const struct io_board_limit *l, uint64_t busy, uint64_t cost, uint64_t now)
 {
 	uint64_t burst = l->burst ? l->burst : 1;
-	uint64_t allowed = duration(burst, l->rate) -
-			   duration(cost < burst ? cost : burst, l->rate);
+	uint64_t allowed = io_board_duration(burst, l->rate) -
+			   io_board_duration(cost < burst ? cost : burst, l->rate);
 
 	if (busy <= now || busy - now <= allowed)
 		return 0;
@@ -82,10 +75,10 @@ uint64_t io_limit_take(struct io_board *board, const uint64_t cost[IO_BOARD_LIMI
 void io_limit_repair(struct io_board *board, uint64_t now)
 {
 	for (int i = 0; i < IO_BOARD_LIMITS; i++) {
-		uint64_t *busy = &board->limits[i].busy_ns;
-		uint64_t value = __atomic_load_n(busy, __ATOMIC_RELAXED);
+		struct io_board_limit l = io_board_get_limit(board, (enum io_board_limited)i);
+		uint64_t full = l.rate ? io_board_duration(l.burst, l.rate) : 0;
 
-		if (value > now && value - now > LONGEST)
-			__atomic_store_n(busy, now, __ATOMIC_RELAXED);
+		if (l.busy_ns > now && l.busy_ns - now > full + LONGEST)
+			__atomic_store_n(&board->limits[i].busy_ns, now, __ATOMIC_RELAXED);
 	}
 }

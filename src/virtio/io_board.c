@@ -145,8 +145,7 @@ uint64_t io_board_bucket_ns(unsigned int bucket)
 	return (2ull + (bucket - 1) % 2) << (FIRST_BITS - 1 + (bucket - 1) / 2);
 }
 
-/* Nanoseconds that an amount takes at a rate, at most about 292 years. */
-static uint64_t duration(uint64_t amount, uint64_t rate)
+uint64_t io_board_duration(uint64_t amount, uint64_t rate)
 {
 	unsigned __int128 ns = (unsigned __int128)amount * 1000000000u / rate;
 
@@ -165,7 +164,7 @@ static uint64_t carried_over(const struct io_board_limit *old, uint64_t rate, ui
 	used = (unsigned __int128)(busy - now) * old->rate / 1000000000u;
 	if (used > burst)
 		used = burst;
-	return now + duration((uint64_t)used, rate);
+	return now + io_board_duration((uint64_t)used, rate);
 }
 
 void io_board_set_limit(struct io_board *board, enum io_board_limited which, uint64_t rate,

@@ -159,11 +159,43 @@ static void test_change(void **state)
 	assert_int_equal(io_board_get_limit(view.board, IO_BOARD_OPS).burst, 5);
 }
 
+/* Fifteen hours to fill: all of it is there at once, and goes over to another process. */
+static void test_burst_of_hours(void **state)
+{
+	(void)state;
+	set(IO_BOARD_OPS, 100, 5400000);
+	for (int i = 0; i < 5400000; i++)
+		assert_int_equal(take(1, 0), 0);
+	assert_int_equal(take(1, 0), 10 * MS);
+	io_limit_repair(view.board, now);
+	assert_int_equal(take(1, 0), 10 * MS);
+	now += 53999 * S;
+	for (int i = 0; i < 5399900; i++)
+		assert_int_equal(take(1, 0), 0);
+	assert_int_equal(take(1, 0), 10 * MS);
+}
+
+/* A bucket that is empty fills at the rate, however long its burst takes at a new one. */
+static void test_change_to_hours(void **state)
+{
+	(void)state;
+	set(IO_BOARD_BYTES, 100000000, 10000000000);
+	for (int i = 0; i < 5; i++)
+		assert_int_equal(take(1, 2000000000), 0);
+	set(IO_BOARD_BYTES, 1000000, 10000000000);
+	assert_int_equal(take(1, 100000), 100 * MS);
+	io_limit_repair(view.board, now);
+	assert_int_equal(take(1, 100000), 100 * MS);
+}
+
 static void test_nonsense_in_the_board(void **state)
 {
 	(void)state;
 	set(IO_BOARD_OPS, 1, 1);
 	view.board->limits[IO_BOARD_OPS].busy_ns = UINT64_MAX;
+	io_limit_repair(view.board, now);
+	assert_int_equal(take(1, 0), 0);
+	view.board->limits[IO_BOARD_OPS] = (struct io_board_limit){ 0, 0, UINT64_MAX };
 	io_limit_repair(view.board, now);
 	assert_int_equal(take(1, 0), 0);
 	view.board->limits[IO_BOARD_OPS] = (struct io_board_limit){ UINT64_MAX, UINT64_MAX, 0 };
@@ -236,10 +268,18 @@ int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
-		TEST(test_none),         TEST(test_burst_then_rate),       TEST(test_both),
-		TEST(test_exact),        TEST(test_more_than_the_burst),   TEST(test_change),
-		TEST(test_buckets),      TEST(test_nonsense_in_the_board), TEST(test_board),
+		TEST(test_none),
+		TEST(test_burst_then_rate),
+		TEST(test_both),
+		TEST(test_exact),
+		TEST(test_more_than_the_burst),
+		TEST(test_change),
+		TEST(test_buckets),
+		TEST(test_nonsense_in_the_board),
+		TEST(test_board),
 		TEST(test_spoilt_board),
+		TEST(test_burst_of_hours),
+		TEST(test_change_to_hours),
 	};
 
 	return cmocka_run_group_tests_name("limit", tests, NULL, NULL);

@@ -131,6 +131,9 @@ static inline uint64_t io_board_read(const uint64_t *counter)
 unsigned int io_board_bucket(uint64_t ns);
 uint64_t io_board_bucket_ns(unsigned int bucket);
 
+/* Nanoseconds that an amount takes at a rate other than 0, at most about 292 years. */
+uint64_t io_board_duration(uint64_t amount, uint64_t rate);
+
 /*
  * The VMM: sets a limit (rate 0: none; burst 0: a tenth of a second's worth, at least 1). What is
  * in the bucket stays there, as far as it fits into the new one. Limits change one at a time. Then
