@@ -25,19 +25,32 @@ bool end_signals_pending(void)
 	       !sigisemptyset(&pending);
 }
 
-/* A line "KEY:\tVALUE" of a file in /proc. Nothing is allocated. */
+/*
+ * A line "\nKEY:\tVALUE" of a file in /proc, in pieces: a process may have 65536 groups, all in one
+ * line. Nothing is allocated.
+ */
 static uint64_t value_of(const char *path, const char *key, int base)
 {
 	char text[4096];
 	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
-	const char *line;
+	size_t have = 0;
+	ssize_t n;
 
-	if (n <= 0)
-		return 0;
-	text[n] = '\0';
-	line = strstr(text, key);
-	return line ? strtoull(line + strlen(key), NULL, base) : 0;
+	while (fd >= 0 && (n = read(fd, text + have, sizeof(text) - 1 - have)) > 0) {
+		const char *line, *last;
+
+		have += (size_t)n;
+		text[have] = '\0';
+		line = strstr(text, key);
+		if (line && strchr(line + 1, '\n'))
+			return strtoull(line + strlen(key), NULL, base);
+		/* The last line may go on; one that fills all of this is none that is looked for. */
+		last = strrchr(text, '\n');
+		have = last && last > text ? (size_t)(text + have - last) : 0;
+		if (have)
+			memmove(text, last, have);
+	}
+	return 0;
 }
 
 void end_signals_of(int pidfd, sigset_t *set)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -134,6 +135,36 @@ static void test_signals_that_wait_for_another_process(void **state)
 	assert_true(sigisemptyset(&found));
 }
 
+/* /proc has them before the signals, in one line, as long as they are many. */
+static void test_signals_of_a_process_with_many_groups(void **state)
+{
+	gid_t groups[1000];
+	sigset_t ending, before, found;
+	struct child child;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(groups); i++)
+		groups[i] = 1000000000 + (gid_t)i;
+	if (getgroups(0, NULL) > 1 || setgroups(1, groups) < 0)
+		skip();
+	end_signals(&ending);
+	sigprocmask(SIG_BLOCK, &ending, &before);
+	/* Wherever it is that a piece of the file ends. */
+	for (size_t n = 200; n <= ARRAY_SIZE(groups); n += n < 400 ? 1 : 200) {
+		assert_int_equal(setgroups(n, groups), 0);
+		child = sleeper();
+		assert_true(child_hold(&child));
+		kill(child.pid, SIGTERM);
+		end_signals_of(child.fd, &found);
+		child_kill(&child, false);
+		assert_true(child_wait(&child, 10000));
+		if (!sigismember(&found, SIGTERM))
+			fail_msg("%zu groups", n);
+	}
+	sigprocmask(SIG_SETMASK, &before, NULL);
+	assert_int_equal(setgroups(0, NULL), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -142,6 +173,7 @@ int main(void)
 		cmocka_unit_test(test_child_that_others_have_waited_for),
 		cmocka_unit_test(test_group_goes_with_its_leader),
 		cmocka_unit_test(test_signals_that_wait_for_another_process),
+		cmocka_unit_test(test_signals_of_a_process_with_many_groups),
 	};
 
 	return cmocka_run_group_tests_name("child", tests, NULL, NULL);
