@@ -64,7 +64,8 @@ int fd_set_nonblock(int fd, bool on)
 
 /*
  * poll() tells which numbers are open at all, in one call and without /proc. Beyond those that
- * anybody uses, of which there may be a billion, they are kept from whatever is executed later.
+ * anybody uses, of which there may be a billion, or that RLIMIT_NOFILE allows by now, they are kept
+ * from whatever is executed later.
  */
 void fd_close_inherited(void)
 {
@@ -75,14 +76,14 @@ void fd_close_inherited(void)
 	for (int fd = 0; fd < n; fd++)
 		fds[fd] = (struct pollfd){ .fd = fd };
 	if (poll(fds, (nfds_t)n, 0) < 0)
-		n = 0;
+		n = STDERR_FILENO + 1;
 	for (int fd = STDERR_FILENO + 1; fd < n; fd++) {
 		int flags = fds[fd].revents & POLLNVAL ? -1 : fcntl(fd, F_GETFD);
 
 		if (flags >= 0 && !(flags & FD_CLOEXEC))
 			close(fd);
 	}
-	close_range(INHERITED_MAX, ~0u, CLOSE_RANGE_CLOEXEC);
+	close_range((unsigned int)n, ~0u, CLOSE_RANGE_CLOEXEC);
 }
 
 void fd_raise_limit(void)

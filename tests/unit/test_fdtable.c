@@ -12,10 +12,12 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -561,6 +563,33 @@ static void test_hostile_counts(void **state)
 
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
+/* 0: what was inherited is closed, or beyond the limit kept from what is executed later. */
+static int close_inherited_with_a_low_limit(void)
+{
+	const struct rlimit low = { .rlim_cur = 64, .rlim_max = 64 };
+
+	if (dup2(STDIN_FILENO, 20) < 0 || dup2(STDIN_FILENO, 200) < 0 ||
+	    setrlimit(RLIMIT_NOFILE, &low) < 0)
+		return 1;
+	fd_close_inherited();
+	if (fcntl(20, F_GETFD) >= 0 || fcntl(STDIN_FILENO, F_GETFD) < 0)
+		return 2;
+	return fcntl(200, F_GETFD) == FD_CLOEXEC ? 0 : 3;
+}
+
+static void test_inherited_ones_beyond_the_limit(void **state)
+{
+	pid_t pid = fork();
+	int status;
+
+	(void)state;
+	if (pid == 0)
+		_exit(close_inherited_with_a_low_limit());
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -590,6 +619,7 @@ int main(void)
 		CASE(test_not_a_table),
 		CASE(test_foreign_section),
 		CASE(test_hostile_counts),
+		cmocka_unit_test(test_inherited_ones_beyond_the_limit),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
