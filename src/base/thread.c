@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
+#include <errno.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include <molt/base/thread.h>
 
@@ -57,4 +59,22 @@ bool thread_get_cpus(cpu_set_t *cpus)
 bool thread_set_cpus(const cpu_set_t *cpus)
 {
 	return ask_for_all(cpus) || sched_setaffinity(0, sizeof(*cpus), cpus) == 0;
+}
+
+int thread_main_stack(size_t bytes, struct error *err)
+{
+	struct rlimit limit, before;
+
+	if (getrlimit(RLIMIT_STACK, &before) < 0 || before.rlim_cur >= bytes)
+		return 0;
+	limit = before;
+	limit.rlim_cur = bytes;
+	if (limit.rlim_max < bytes)
+		limit.rlim_max = bytes;
+	if (setrlimit(RLIMIT_STACK, &limit) == 0)
+		return 0;
+	return err_set(err, errno,
+		       "the stack needs %zu KiB: raise RLIMIT_STACK (ulimit -s; systemd: "
+		       "LimitSTACK=), which is %llu KiB",
+		       bytes >> 10, (unsigned long long)before.rlim_max >> 10);
 }

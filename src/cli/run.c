@@ -3,11 +3,14 @@
 #include <stdlib.h>
 
 #include <molt/base/fd.h>
+#include <molt/base/thread.h>
 #include <molt/update/update.h>
 
 #include "cli.h"
 #include "init.h"
 #include "run_config.h"
+
+#define MAIN_STACK_BYTES (512u << 10)
 
 struct run {
 	struct run_config given; /* this process's own command line */
@@ -64,7 +67,10 @@ static int run_vmm(struct run *run, int argc, char **argv, uint64_t main_ns)
 	fd_raise_limit();
 	if (r < 0 && !run->successor)
 		return cli_failure(&run_command, &cfg.wrong);
-	r = init_stay_behind(&cfg.notify_fd, &err);
+	/* A successor has a guest by now, and its stack from who started the first molt. */
+	r = thread_main_stack(MAIN_STACK_BYTES, &err);
+	if (r == 0 || run->successor)
+		r = init_stay_behind(&cfg.notify_fd, &err);
 	if (r == 0)
 		return vmm_run(&cfg, &ops);
 	log_error("%s", err.text);

@@ -294,5 +294,19 @@ def test_threads_of_the_user():
             runs_on(vm)
 
 
+# ---- main's stack ----
+
+def test_stack():
+    """The soft limit is raised: the stack overflowed in an update, or right after one, and the guest was gone."""
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    with Vm("--memory", "64M", kernel="toucher", cmdline="touch_mib=32 period_ms=20", start=False) as vm:
+        vm.popen["preexec_fn"] = lambda: resource.setrlimit(resource.RLIMIT_STACK, (80 * KIB, hard))
+        vm.start()
+        vm.wait_serial("toucher: ready")
+        for _ in range(3):
+            vm.update()
+        runs_on(vm)
+
+
 need_kvm()
 run_cases(globals())

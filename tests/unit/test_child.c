@@ -7,6 +7,8 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -15,6 +17,9 @@
 #include <molt/base/child.h>
 #include <molt/base/end_signals.h>
 #include <molt/base/fd.h>
+#include <molt/base/thread.h>
+
+#include "child_check.h"
 
 static struct child sleeper(void)
 {
@@ -167,6 +172,46 @@ static void test_signals_of_a_process_with_many_groups(void **state)
 	assert_int_equal(setgroups(0, NULL), 0);
 }
 
+static rlim_t soft_limit(rlim_t soft, rlim_t hard)
+{
+	struct rlimit limit = { .rlim_cur = soft, .rlim_max = hard };
+
+	CHECK(setrlimit(RLIMIT_STACK, &limit) == 0);
+	CHECK(thread_main_stack(256 << 10, NULL) == 0);
+	CHECK(getrlimit(RLIMIT_STACK, &limit) == 0 && limit.rlim_max == hard);
+	return limit.rlim_cur;
+}
+
+/* A limit that nobody but root could raise is refused, and no larger one is touched. */
+static void small_stack(void)
+{
+	struct rlimit small = { .rlim_cur = 64 << 10, .rlim_max = 96 << 10 };
+	struct error err = ERROR_INIT;
+
+	CHECK(geteuid() != 0 || setresuid(65534, 65534, 65534) == 0);
+	CHECK(soft_limit(512 << 10, 2 << 20) == 512 << 10);
+	CHECK(soft_limit(64 << 10, 1 << 20) == 256 << 10);
+	CHECK(setrlimit(RLIMIT_STACK, &small) == 0);
+	CHECK(thread_main_stack(256 << 10, &err) == -EPERM);
+	CHECK(strstr(err.text, "the stack needs 256 KiB"));
+	CHECK(strstr(err.text, "RLIMIT_STACK") && strstr(err.text, "which is 96 KiB"));
+}
+
+static void test_limit_of_mains_stack(void **state)
+{
+	pid_t pid = fork();
+	int status;
+
+	(void)state;
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		small_stack();
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -176,6 +221,7 @@ int main(void)
 		cmocka_unit_test(test_group_goes_with_its_leader),
 		cmocka_unit_test(test_signals_that_wait_for_another_process),
 		cmocka_unit_test(test_signals_of_a_process_with_many_groups),
+		cmocka_unit_test(test_limit_of_mains_stack),
 	};
 
 	return cmocka_run_group_tests_name("child", tests, NULL, NULL);

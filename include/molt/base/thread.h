@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Threads of which nobody but who made them knows; and where a thread runs. */
+/* Threads of which nobody but who made them knows; where a thread runs; and main's stack. */
 #ifndef MOLT_BASE_THREAD_H
 #define MOLT_BASE_THREAD_H
 
@@ -7,6 +7,8 @@
 #include <sched.h>
 #include <stdbool.h>
 #include <stddef.h>
+
+#include <molt/base/error.h>
 
 /*
  * As pthread_create(), with a stack of so many bytes (at least PTHREAD_STACK_MIN) and all signals
@@ -28,5 +30,12 @@ bool thread_get_cpus(cpu_set_t *cpus);
  * it might by then, in the same way. False and errno: none of them is to be had any more.
  */
 bool thread_set_cpus(const cpu_set_t *cpus);
+
+/*
+ * Main's stack, on which the environment is, too, grows to the soft limit of the moment and no
+ * further: one that overflows is SIGSEGV. This raises the limit where it is below so many bytes.
+ * 0, or a negative errno with a sentence that says what the limit is to be.
+ */
+int thread_main_stack(size_t bytes, struct error *err);
 
 #endif
