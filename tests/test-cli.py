@@ -862,6 +862,30 @@ class Values(Base):
         self.assertEqual(os.listdir(self.dir), [])
 
 
+class Check(Base):
+    """`molt run` in check mode."""
+
+    def reasons(self, binary):
+        files = [os.memfd_create(name) for name in ("description", "fds", "answer")]
+        try:
+            subprocess.run([binary, "run"], env={"MOLT_CHECK": ":".join(map(str, files))}, pass_fds=files, timeout=30,
+                           stdin=subprocess.DEVNULL, check=True, **({"user": 65534} if os.geteuid() == 0 else {}))
+            return " ".join(json.loads(os.pread(files[2], 65536, 0))["reasons"])
+        finally:
+            for fd in files:
+                os.close(fd)
+
+    def test_a_binary_that_cannot_be_read(self):
+        """It could be executed once, and then neither an update nor an I/O process could begin."""
+        os.chmod(self.dir, 0o755)
+        binary = f"{self.dir}/molt"
+        shutil.copy(MOLT, binary)
+        os.chmod(binary, 0o555)
+        self.assertNotIn("molt's own binary", self.reasons(binary))
+        os.chmod(binary, 0o111)
+        self.assertIn(f"molt's own binary, {binary}: permission denied for user", self.reasons(binary))
+
+
 class State(Base):
     def write(self, data):
         path = f"{self.dir}/state"

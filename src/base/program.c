@@ -21,6 +21,23 @@ int program_exec(int fd, char *const *argv, char *const *envp)
 	return -errno;
 }
 
+int program_open_self(struct error *err)
+{
+	int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC), code = errno;
+	char path[256];
+	ssize_t n;
+
+	if (fd >= 0)
+		return fd;
+	if (code != EACCES)
+		return err_sys(err, code, "molt's own binary, /proc/self/exe");
+	n = readlink("/proc/self/exe", path, sizeof(path));
+	return err_set(err, EACCES,
+		       "molt's own binary, %.*s: permission denied for user %u, who may execute it "
+		       "and must read it, too (chmod a+r)",
+		       n > 0 ? (int)n : 0, path, (unsigned int)geteuid());
+}
+
 /*
  * What molt blocks and ignores for itself a program that it starts is not to inherit: a script's
  * timeout(1) could not end anything. What was ignored before molt was started (SIGHUP under nohup)

@@ -308,6 +308,16 @@ static void check_fds(int fd, const struct takeover_kinds *kinds, json_t *reason
 	free(t);
 }
 
+/* For the update after this one, and for the disks' I/O processes: neither could be any more. */
+static void check_own_binary(json_t *reasons)
+{
+	struct error err = ERROR_INIT;
+	_cleanup_close_ int fd = program_open_self(&err);
+
+	if (fd == -EACCES)
+		update_check_reason(reasons, "%s", err.text);
+}
+
 static int read_description(int fd, struct stream *s, void **buf, json_t *reasons)
 {
 	struct error err = ERROR_INIT;
@@ -336,6 +346,7 @@ int update_check_answer(const struct takeover_kinds *kinds,
 	if (!env || sscanf(env, "%d:%d:%d", &stream_fd, &table_fd, &answer_fd) != 3)
 		return err_set(err, EINVAL, "%s='%s' does not name three descriptors", CHECK_ENV,
 			       env ? env : "");
+	check_own_binary(reasons);
 	if (read_description(stream_fd, &s, &buf, reasons) == 0) {
 		takeover_kinds_limit(&here, s.header.machine_version);
 		check_options(opaque, &s, reasons);

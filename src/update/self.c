@@ -70,15 +70,14 @@ static int own_binary(const char *path)
 
 int update_self_open(const struct update_self *self, bool *by_kept_fd, struct error *err)
 {
-	int fd = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
-	int code = errno;
+	struct error why = ERROR_INIT;
+	int fd = program_open_self(&why);
 
 	*by_kept_fd = fd < 0 && self->exe_fd >= 0;
-	if (*by_kept_fd) {
-		fd = fcntl(self->exe_fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
-		code = errno;
-	}
-	return fd < 0 ? err_sys(err, code, "molt's own binary, /proc/self/exe") : fd;
+	if (!*by_kept_fd)
+		return fd < 0 ? err_set(err, why.code, "%s", why.text) : fd;
+	fd = fcntl(self->exe_fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+	return fd < 0 ? err_sys(err, errno, "molt's own binary") : fd;
 }
 
 int update_self_init(struct update_self *self, int argc, char **argv, const char *version,

@@ -49,7 +49,7 @@ static int spawn(const struct io_process *p, int socket, struct child *child, st
 	char level[8];
 	char *const argv[] = { "molt", "io", "--log-level", level, "--disk", text, NULL };
 	/* This binary, whatever is at its path by now. */
-	_cleanup_close_ int self = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	_cleanup_close_ int self = program_open_self(err);
 	const struct program program = {
 		.fd = self,
 		.argv = argv,
@@ -63,7 +63,7 @@ static int spawn(const struct io_process *p, int socket, struct child *child, st
 	if (!text)
 		return err_set(err, ENOMEM, "no memory for the I/O process's arguments");
 	if (self < 0)
-		return err_sys(err, errno, "/proc/self/exe");
+		return self;
 	snprintf(level, sizeof(level), "%s", log_level_name(log_get_level()));
 	code = program_spawn(&program, child);
 	if (code == 0)

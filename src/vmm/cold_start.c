@@ -3,9 +3,11 @@
  * A guest from nothing: everything that options name is opened, by the user that molt becomes for
  * it, and then the sandbox closes.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <molt/base/child.h>
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
 #include <molt/base/notify.h>
@@ -63,6 +65,18 @@ static int open_parts(struct vmm *v, struct error *err)
 	return r;
 }
 
+/* As the user that molt is now, with what he may. */
+static void log_own_binary(void)
+{
+	struct error err = ERROR_INIT;
+	_cleanup_close_ int fd = program_open_self(&err);
+
+	if (fd == -EACCES)
+		log_warn("this guest cannot be updated, nor a disk's I/O process be started again: "
+			 "%s",
+			 err.text);
+}
+
 static int start(struct vmm *v, struct error *err)
 {
 	const struct machine *m = &v->machine;
@@ -70,6 +84,7 @@ static int start(struct vmm *v, struct error *err)
 
 	control_start(v->control);
 	memory_log_trouble(&m->memory);
+	log_own_binary();
 	log_info("molt %s runs %s with %u vCPU(s), %llu MiB", MOLT_VERSION,
 		 v->cfg.kernel ? v->cfg.kernel : "the built-in demo guest", m->guest.cpus,
 		 (unsigned long long)(m->guest.ram_size >> 20));

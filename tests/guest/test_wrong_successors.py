@@ -5,6 +5,7 @@ Successors that run but are the wrong ones: refused before the pause where it ca
 survived where nobody asks them.
 """
 import os
+import shutil
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -72,6 +73,33 @@ def test_program_that_sleeps():
         refused(vm, ["/bin/sleep", "60"], "answer")  # --incoming is too much for it: it ends at once
         refused(vm, ["/bin/sh", "-c", "exec sleep 60"], "did not answer", timeout=500)
         survived(vm, ["/bin/sh", "-c", "exec sleep 60"], "in time", timeout=500)
+        right_one_still_works(vm)
+
+
+def test_a_binary_that_cannot_be_read():
+    """It could take over, and would be the last one that ever did."""
+    with start_probe() as vm:
+        binary = vm.path("molt")
+        shutil.copy(molt_binary(), binary)
+        os.chmod(binary, 0o111)
+        refused(vm, [binary, "run"], "molt's own binary, " + binary, "must read it")
+        os.chmod(binary, 0o555)
+        vm.update(command=[binary, "run"])
+        right_one_still_works(vm)
+
+
+def test_a_guest_whose_binary_cannot_be_read():
+    """The log says so before anybody asks for an update, and what helps."""
+    with Vm("--memory", "64M", kernel="probe", cmdline="period_ms=50 lost_ms=5000 ram_mib=32", start=False) as vm:
+        binary = vm.argv[vm.argv.index(molt_binary())] = vm.path("molt")
+        shutil.copy(molt_binary(), binary)
+        os.chmod(binary, 0o111)
+        vm.start()
+        vm.wait_serial("probe: ready")
+        assert "this guest cannot be updated" in vm.log() and "own binary, %s: perm" % binary in vm.log(), vm.log()
+        why = fails(vm, [molt_binary(), "run"])
+        assert "must read it" in why, why
+        os.chmod(binary, 0o555)
         right_one_still_works(vm)
 
 

@@ -11,6 +11,8 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+#include <molt/base/error.h>
+
 struct child {
 	pid_t pid; /* 0: none */
 	int fd;    /* its pidfd; -1 where there is none yet */
@@ -45,6 +47,12 @@ int program_spawn(const struct program *program, struct child *child);
 
 /* Executes a program: by fd, or argv[0] where that is -1. Returns only -errno. */
 int program_exec(int fd, char *const *argv, char *const *envp);
+
+/*
+ * Our own binary, whatever is at its path by now, to be executed again. Who may execute a file need
+ * not be allowed to read it: -EACCES, and the sentence says so.
+ */
+int program_open_self(struct error *err);
 
 /*
  * Gets the pidfd of c->pid, a child of ours that nobody has waited for, unless it is there. False
