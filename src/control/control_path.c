@@ -71,13 +71,19 @@ char *control_path_for_client(const char *named, struct error *err)
 	return path ? path : control_path_of(named, err);
 }
 
-/* As in a container whose root is read-only, or in a user name space, whose root is none in /run. */
+/*
+ * As in a container whose root is read-only, or in a user name space, whose root is none in /run;
+ * or XDG_RUNTIME_DIR is that of the user who became this one (su), or of a session that is over.
+ */
 static int cannot_make(int code, const char *shown, struct error *err)
 {
-	bool xdg = geteuid() == 0 || strcmp(runtime_dir(), SYSTEM_DIR) != 0;
+	const char *why = "";
 
-	return err_set(err, code, "%s: %s; %sgive --control a path", shown, error_text(code),
-		       xdg ? "" : "without XDG_RUNTIME_DIR only root can make it: ");
+	if (strcmp(runtime_dir(), SYSTEM_DIR) != 0)
+		why = "that is what XDG_RUNTIME_DIR says: set it right or ";
+	else if (geteuid() != 0)
+		why = "without XDG_RUNTIME_DIR only root can make it: ";
+	return err_set(err, code, "%s: %s; %sgive --control a path", shown, error_text(code), why);
 }
 
 /* The directory, made if missing; a link in its place is an error. */
@@ -163,7 +169,7 @@ int control_path_make_dir(const char *named, const struct sandbox_user *user, st
 		return 0;
 	above = open(runtime_dir(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (above < 0)
-		return err_sys(err, errno, "%s", runtime_dir());
+		return cannot_make(errno, runtime_dir(), err);
 	snprintf(shown, sizeof(shown), "%s/molt", runtime_dir());
 	parent = make_dir(above, "molt", 0755, shown, err);
 	if (parent < 0)

@@ -32,10 +32,10 @@ static int check_mode(const struct disk_options *o, int fd, struct error *err)
 	int mode = fcntl(fd, F_GETFL);
 
 	if (mode < 0)
-		return err_sys(err, errno, "disk %s: descriptor %d", o->path, fd);
+		return err_sys(err, errno, "disk %s", o->path);
 	if ((mode & O_ACCMODE) == O_WRONLY || (!o->readonly && (mode & O_ACCMODE) != O_RDWR))
-		return err_set(err, EACCES, "disk %s: descriptor %d is not open for %s", o->path,
-			       fd, o->readonly ? "reading" : "reading and writing (readonly=on)");
+		return err_set(err, EBADF, "disk %s: descriptor %d is not open for %s", o->path,
+			       o->fd, o->readonly ? "reading" : "writing, too (readonly=on)");
 	if (o->direct && !(mode & O_DIRECT) && fcntl(fd, F_SETFL, mode | O_DIRECT) < 0)
 		return err_sys(err, errno, "disk %s: direct=on", o->path);
 	return 0;
@@ -67,7 +67,7 @@ static int let_it_wait(const struct disk_options *o, int fd, struct error *err)
 {
 	int r = fd_set_nonblock(fd, false);
 
-	return r < 0 ? err_sys(err, -r, "disk %s: descriptor %d", o->path, fd) : 0;
+	return r < 0 ? err_sys(err, -r, "disk %s", o->path) : 0;
 }
 
 static int open_path(const struct disk_options *o, struct error *err)
@@ -80,6 +80,8 @@ static int open_path(const struct disk_options *o, struct error *err)
 		return fd;
 	if (errno == EINVAL && o->direct)
 		return err_set(err, EINVAL, "disk %s: its file system has no direct=on", o->path);
+	if (errno == EROFS)
+		return err_sys(err, errno, "disk %s (readonly=on)", o->path);
 	return err_sys(err, errno, "disk %s", o->path);
 }
 

@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -86,6 +87,27 @@ static void test_a_disk_that_was_not_given(void **state)
 	assert_int_equal(disk_file_open(&o, &fd, &err), -EBADF);
 }
 
+/* The number in the sentence is the one that the user gave, not its copy's. */
+static void test_a_disk_that_was_given_with_another_mode(void **state)
+{
+	_cleanup_close_ int given = open(path, O_RDONLY), writing = open(path, O_WRONLY);
+	struct disk_options o = { .path = path, .fd = given };
+	char text[64];
+	int fd = -1;
+
+	(void)state;
+	assert_true(given >= 0 && writing >= 0);
+	snprintf(text, sizeof(text), "descriptor %d is not open for writing", given);
+	assert_int_equal(disk_file_open(&o, &fd, &err), -EBADF);
+	assert_non_null(strstr(err.text, text));
+	assert_non_null(strstr(err.text, "readonly=on"));
+	o.fd = writing;
+	o.readonly = true;
+	snprintf(text, sizeof(text), "descriptor %d is not open for reading", writing);
+	assert_int_equal(disk_file_open(&o, &fd, &err), -EBADF);
+	assert_non_null(strstr(err.text, text));
+}
+
 /* And a FIFO nobody writes to is refused, not waited for. */
 static void test_a_fifo_is_no_disk(void **state)
 {
@@ -105,6 +127,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_a_disk_waits, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_given_disk_waits, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_disk_that_was_not_given, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_a_disk_that_was_given_with_another_mode, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(test_a_fifo_is_no_disk, setup, teardown),
 	};
 

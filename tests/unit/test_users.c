@@ -23,6 +23,7 @@
 
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
+#include <molt/control/control_path.h>
 
 #include "../../src/vmm/become_user.h"
 #include "child_check.h"
@@ -102,6 +103,34 @@ static void test_run_that_is_read_only(void **state)
 {
 	(void)state;
 	in_space(read_only_run);
+}
+
+/* Of the user who became this one; or of a session that is over. */
+static void anothers_session(const char *dir, int code)
+{
+	const struct sandbox_user user = { 0 };
+	struct error err = ERROR_INIT;
+	int status;
+	pid_t pid = fork();
+
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		CHECK(geteuid() != 0 || setresuid(65534, 65534, 65534) == 0);
+		CHECK(setenv("XDG_RUNTIME_DIR", dir, 1) == 0);
+		CHECK(control_path_make_dir("name=web1", &user, &err) == -code);
+		CHECK(strncmp(err.text, dir, strlen(dir)) == 0);
+		CHECK(strstr(err.text, "XDG_RUNTIME_DIR") && strstr(err.text, "--control a path"));
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+}
+
+static void test_runtime_directory_that_is_anothers(void **state)
+{
+	(void)state;
+	anothers_session("/nonexistent", ENOENT);
+	anothers_session("/usr", EACCES);
 }
 
 static void test_nobody_to_become_by_default(void **state)
@@ -217,6 +246,7 @@ int main(void)
 		cmocka_unit_test(test_nobody_to_become_by_default),
 		cmocka_unit_test(test_nobody_to_become_who_was_asked_for),
 		cmocka_unit_test(test_run_that_is_read_only),
+		cmocka_unit_test(test_runtime_directory_that_is_anothers),
 		cmocka_unit_test(test_range_in_a_last_line_without_end),
 		cmocka_unit_test(test_table_with_a_last_line_without_end),
 		cmocka_unit_test(test_nobody_else_can_lock_the_table),
