@@ -52,7 +52,8 @@ static int lock(const struct disk_options *o, int fd, struct error *err)
 		return 0;
 	if (errno == EAGAIN || errno == EACCES)
 		return err_set(err, EBUSY,
-			       "disk %s is in use: another process has it locked%s; see lslocks(8)",
+			       "disk %s is in use: another process, or another disk of this guest, "
+			       "has it locked%s; see lslocks(8)",
 			       o->path, o->readonly ? " for writing" : "");
 	/* A file system without locks: whoever takes such a one has been told. */
 	return err_sys(err, errno, "locking disk %s", o->path);

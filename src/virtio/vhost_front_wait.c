@@ -44,12 +44,18 @@ static bool turn(struct vhost_front *f, uint64_t until)
 	return fds[0].revents || fds[1].revents;
 }
 
+/* Where sockets are given nobody gives another one meanwhile. */
+static bool has_ended(const struct vhost_front *f)
+{
+	return !f->setup.path && !f->guest->connected;
+}
+
 static bool wait_until_ready(struct vhost_front *f, unsigned int ms)
 {
 	uint64_t until = now_ns() + ms * NS_PER_MS;
 
 	while (!f->guest->ready) {
-		if (now_ns() >= until || !f->live || end_signals_pending())
+		if (now_ns() >= until || !f->live || has_ended(f) || end_signals_pending())
 			return false;
 		turn(f, until);
 	}
@@ -66,7 +72,12 @@ int vhost_front_wait_ready(struct vhost_front *f, unsigned int ms, struct error 
 		return err_set(err, EINTR,
 			       "%s: ended by a signal while the back-end was waited for",
 			       f->setup.name);
-	why = f->last_error.code ? f->last_error.text : "it does not answer";
+	why = has_ended(f) ? "it has ended" : "it does not answer";
+	if (f->last_error.code)
+		why = f->last_error.text;
+	if (has_ended(f))
+		return err_set(err, ECONNRESET, "%s: the back-end was lost before it was ready: %s",
+			       f->setup.name, why);
 	if (!f->setup.path)
 		return err_set(err, ETIMEDOUT, "%s: the back-end was not ready within %u ms: %s",
 			       f->setup.name, ms, why);

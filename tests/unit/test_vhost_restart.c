@@ -916,6 +916,23 @@ static void nobody_at_the_path(void **state)
 	driver_fini(&d);
 }
 
+/* Of a process that is molt's own nobody waits for another one. */
+static void the_only_one_ends_at_once(void **state)
+{
+	struct error err = ERROR_INIT;
+	uint64_t begin = now_ns();
+	struct stage s;
+
+	(void)state;
+	stage_init(&s);
+	new_mock(&s);
+	fd_close(&s.mock.conn.fd);
+	assert_int_equal(vhost_front_wait_ready(&s.d.front, 20000, &err), -ECONNRESET);
+	assert_non_null(strstr(err.text, "before it was ready: it has ended"));
+	assert_true(now_ns() - begin < 10000000000ull);
+	stage_fini(&s);
+}
+
 /* Ctrl-C while somebody is waited for at a start. */
 static void a_signal_that_ends_the_wait(void **state)
 {
@@ -1015,6 +1032,7 @@ int main(void)
 		cmocka_unit_test(a_closed_channel_is_no_fault),
 		cmocka_unit_test(a_process_that_was_stopped),
 		cmocka_unit_test(nobody_at_the_path),
+		cmocka_unit_test(the_only_one_ends_at_once),
 		cmocka_unit_test(a_signal_that_ends_the_wait),
 		cmocka_unit_test(somebody_who_never_accepts),
 	};
