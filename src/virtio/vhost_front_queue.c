@@ -158,7 +158,7 @@ int vhost_front_set_up_queues(struct vhost_front *f, struct error *err)
 		if ((g->queue_flags[i] & (QUEUE_WANTED | QUEUE_LIVE | QUEUE_LOST)) != QUEUE_WANTED)
 			continue;
 		if (!vhost_front_judge_queue(f, i))
-			continue;
+			return 1; /* the owner is told */
 		g->queue_at = (uint16_t)i;
 		return set_up_step(f, err);
 	}

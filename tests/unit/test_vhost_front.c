@@ -303,7 +303,8 @@ static void an_update_at_each_byte(void **state)
 	scene_fini(&s);
 }
 
-static void start_many(struct scene *s, unsigned int queues)
+/* All are in the same place. */
+static int start_one(struct scene *s, unsigned int queue)
 {
 	struct vhost_front_queue q = { .size = 64,
 				       .desc = 0x1000,
@@ -312,12 +313,16 @@ static void start_many(struct scene *s, unsigned int queues)
 				       .base = s->d.queue[0].base,
 				       .enabled = true };
 
+	vhost_front_set_fds(&s->d.front, queue, s->d.queue[0].kick, s->d.queue[0].call, -1);
+	return vhost_front_start_queue(&s->d.front, queue, &q);
+}
+
+static void start_many(struct scene *s, unsigned int queues)
+{
 	s->d.setup.queues = (uint16_t)queues;
 	s->d.front.setup.queues = (uint16_t)queues;
-	for (unsigned int i = 0; i < queues; i++) {
-		vhost_front_set_fds(&s->d.front, i, s->d.queue[0].kick, s->d.queue[0].call, -1);
-		assert_int_equal(vhost_front_start_queue(&s->d.front, i, &q), 0);
-	}
+	for (unsigned int i = 0; i < queues; i++)
+		assert_int_equal(start_one(s, i), 0);
 	s->started = true;
 	assert_int_equal(vhost_front_start(&s->d.front, 0), 0);
 }
@@ -471,6 +476,26 @@ static void what_a_back_end_never_finishes(void **state)
 	scene_fini(&s);
 }
 
+/* The driver gives the queue back when the next one is there. */
+static void the_same_when_all_is_set_up(void **state)
+{
+	struct scene s;
+
+	(void)state;
+	lose_connection_with_requests(&s);
+	vhost_front_stop(&s.d.front, false);
+	while (!s.d.stopped)
+		loop_turn(s.d.loop, 1);
+	assert_int_equal(vhost_front_start(&s.d.front, 0), 0);
+	another_comes(&s, 0);
+	assert_int_equal(start_one(&s, 0), 0);
+	while (!s.d.requests_lost) {
+		loop_turn(s.d.loop, 1);
+		assert_in_range(now_ns() - s.since_ns, 0, LONG_NS);
+	}
+	scene_fini(&s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -485,6 +510,7 @@ int main(void)
 		cmocka_unit_test(what_a_back_end_finishes_after_its_connection),
 		cmocka_unit_test(the_same_about_a_stop_without_a_reset),
 		cmocka_unit_test(what_a_back_end_never_finishes),
+		cmocka_unit_test(the_same_when_all_is_set_up),
 	};
 
 	return cmocka_run_group_tests_name("vhost_front", tests, NULL, NULL);
