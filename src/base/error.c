@@ -32,6 +32,12 @@ const char *error_text(int code)
 	return text ? text : "unknown error";
 }
 
+/* Of what every call that opens something may say, and nobody has a better sentence for. */
+static const char *way_out(int code)
+{
+	return code == EMFILE ? " (raise RLIMIT_NOFILE: ulimit -n; systemd: LimitNOFILE=)" : "";
+}
+
 int err_sys(struct error *err, int code, const char *fmt, ...)
 {
 	va_list ap;
@@ -45,7 +51,8 @@ int err_sys(struct error *err, int code, const char *fmt, ...)
 	set_text(err, code, fmt, ap);
 	va_end(ap);
 	len = strlen(err->text);
-	snprintf(err->text + len, sizeof(err->text) - len, ": %s", error_text(code));
+	snprintf(err->text + len, sizeof(err->text) - len, ": %s%s", error_text(code),
+		 way_out(code));
 	return -code;
 }
 

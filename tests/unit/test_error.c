@@ -56,6 +56,10 @@ static void test_sys_appends_the_reason(void **state)
 	(void)state;
 	assert_int_equal(err_sys(&err, ENOENT, "file %s", "/x"), -ENOENT);
 	assert_string_equal(err.text, "file /x: No such file or directory");
+	err_sys(&err, EMFILE, "a pipe");
+	assert_string_equal(err.text,
+			    "a pipe: Too many open files (raise RLIMIT_NOFILE: ulimit -n; "
+			    "systemd: LimitNOFILE=)");
 }
 
 static void test_prefix(void **state)
