@@ -13,9 +13,12 @@
  * process group this one may be in.
  *
  * #syscalls io: read write close epoll_wait epoll_ctl recvmsg sendmsg futex
- * #syscalls io: fcntl(,F_GETFL) fcntl(,F_SETFL) fcntl(,F_DUPFD_CLOEXEC)
+ * #syscalls io: fcntl(,F_GETFL) fcntl(,F_SETFL,!&FASYNC) fcntl(,F_DUPFD_CLOEXEC)
  * #syscalls io: brk mmap(,,!&PROT_EXEC) munmap madvise clock_gettime getpid exit exit_group
  * #syscalls io: rt_sigreturn rt_sigprocmask
+ *
+ * A terminal, which standard input may be, would send SIGIO to whoever is in its foreground: with
+ * FASYNC (O_ASYNC), and without an F_SETOWN.
  *
  * The log's thread waits for a time, and a wait that SIGSTOP or the cgroup freezer interrupts goes
  * on as another call: #syscalls io: restart_syscall

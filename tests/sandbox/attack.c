@@ -299,6 +299,13 @@ static void own_a_descriptor(long arg)
 	fcntl(STDIN_FILENO, F_SETOWN, getppid());
 }
 
+/* A terminal has an owner by itself: whoever is in its foreground. */
+static void signal_by_a_terminal(long arg)
+{
+	(void)arg;
+	fcntl(STDIN_FILENO, F_SETFL, O_ASYNC);
+}
+
 static const struct {
 	const char *what;
 	void (*attempt)(long arg);
@@ -316,6 +323,7 @@ static const struct {
 	{ "write to an open descriptor", write_a_descriptor },
 	{ "drop the lock of an open file", drop_a_lock },
 	{ "have a descriptor signal another process", own_a_descriptor },
+	{ "have a terminal signal who is in its foreground", signal_by_a_terminal },
 	{ "ignore the signal for forbidden calls", lift_the_handler },
 	{ "become root again", be_root },
 	{ "call the kernel as a 32-bit program", call_as_i386 },

@@ -262,6 +262,40 @@ static void test_forbidden_call_ends_the_process_and_is_named(void **state)
 	close(log_pipe[0]);
 }
 
+/* Of a terminal that is enough to have it signal whoever is in its foreground. */
+static void have_a_descriptor_signal(void)
+{
+	struct error err = ERROR_INIT;
+	int ends[2];
+
+	CHECK(pipe2(ends, O_CLOEXEC) == 0);
+	log_set_fd(log_pipe[1]);
+	CHECK(sandbox_prepare_io(&err) == 0);
+	CHECK(sandbox_enter_io(&err) == 0);
+	CHECK(fd_set_nonblock(ends[0], true) == 0);
+	fcntl(ends[0], F_SETFL, O_NONBLOCK | O_ASYNC);
+}
+
+static void test_the_io_process_makes_no_descriptor_signal(void **state)
+{
+	char text[512] = "";
+	int status;
+
+	(void)state;
+	if (MOLT_SANITIZED) {
+		print_message("# the I/O process is not confined in builds with a sanitizer\n");
+		skip();
+	}
+	assert_int_equal(pipe2(log_pipe, O_CLOEXEC), 0);
+	status = in_child(have_a_descriptor_signal);
+	assert_true(WIFSIGNALED(status));
+	assert_int_equal(WTERMSIG(status), SIGSYS);
+	close(log_pipe[1]);
+	assert_true(read(log_pipe[0], text, sizeof(text) - 1) > 0);
+	assert_non_null(strstr(text, "tried system call 72 (fcntl)"));
+	close(log_pipe[0]);
+}
+
 /* ---- stopped in the middle of a nap: by SIGSTOP, or the cgroup freezer of `docker pause` ---- */
 
 #define NAP_NS 500000000u
@@ -433,6 +467,7 @@ int main(void)
 		cmocka_unit_test(test_signals),
 		cmocka_unit_test(test_landlock_of_a_thread),
 		cmocka_unit_test(test_forbidden_call_ends_the_process_and_is_named),
+		cmocka_unit_test(test_the_io_process_makes_no_descriptor_signal),
 		cmocka_unit_test(test_a_nap_that_is_stopped_goes_on),
 		cmocka_unit_test(test_log_tells_the_time),
 		cmocka_unit_test(test_users),
