@@ -34,6 +34,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 
+#include <molt/base/end_signals.h>
 #include <molt/base/fd.h>
 #include <molt/base/log.h>
 
@@ -99,6 +100,7 @@ static int open_descriptors(struct stand_in *s, struct error *err)
 	s->process_fd = (int)syscall(SYS_pidfd_open, getpid(), 0);
 	if (s->process_fd < 0)
 		return err_sys(err, errno, "pidfd_open for the stand-in");
+	s->status_fd = end_signals_open();
 	return 0;
 }
 
@@ -323,6 +325,7 @@ void stand_in_dismiss(struct stand_in *s)
 	fd_close(&s->wake_fd);
 	fd_close(&s->timer_fd);
 	fd_close(&s->process_fd);
+	fd_close(&s->status_fd);
 }
 
 int stand_in_save_fds(const struct stand_in *s, struct fdtable *fds, struct error *err)

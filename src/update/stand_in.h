@@ -143,6 +143,7 @@ struct stand_in {
 	int page_fd;
 	int wake_fd;    /* eventfd: there is something new in the page, or below */
 	int process_fd; /* pidfd of the process that becomes the successor */
+	int status_fd;  /* the signals that wait for it; -1: not to be seen */
 	int timer_fd;   /* the deadline */
 	struct keep_off keep_off;
 	uint64_t progress_ns;   /* when it is told next; 0: never */
@@ -170,6 +171,7 @@ struct stand_in {
 	((struct stand_in){ .page_fd = -1, \
 			    .wake_fd = -1, \
 			    .process_fd = -1, \
+			    .status_fd = -1, \
 			    .timer_fd = -1, \
 			    .child = { .fd = -1 } })
 

@@ -143,9 +143,9 @@ static void take_back(struct stand_in *s, bool died)
 	if (!atomic_load(&s->page->armed) || (!decide(s->page, OWNER_STAND_IN, OWNER_TAKEN_BACK) &&
 					      !decide(s->page, OWNER_UNDECIDED, OWNER_TAKEN_BACK)))
 		leave(s);
-	end_signals_of(s->process_fd, &before); /* it may be waited for as soon as it ends */
+	end_signals_of(s->status_fd, &before); /* it may be waited for as soon as it ends */
 	end_successor(s);
-	end_signals_of(s->process_fd, &pending);
+	end_signals_of(s->status_fd, &pending);
 	sigorset(&pending, &pending, &before);
 	forget_end_of_session(s);
 	take_signals_over(&pending);

@@ -3,11 +3,15 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <poll.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -108,11 +112,23 @@ static void test_group_goes_with_its_leader(void **state)
 	close(fds[0]);
 }
 
+static int status_of(pid_t pid)
+{
+	char path[32];
+	int fd;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	assert_true(fd >= 0);
+	return fd;
+}
+
 /* One that hangs, with signals blocked as molt has them. */
 static void test_signals_that_wait_for_another_process(void **state)
 {
 	sigset_t ending, before, found;
 	struct child child;
+	int status;
 
 	(void)state;
 	end_signals(&ending);
@@ -121,21 +137,23 @@ static void test_signals_that_wait_for_another_process(void **state)
 	child = sleeper();
 	sigprocmask(SIG_SETMASK, &before, NULL);
 	assert_true(child_hold(&child));
-	end_signals_of(child.fd, &found);
+	status = status_of(child.pid);
+	end_signals_of(status, &found);
 	assert_true(sigisemptyset(&found));
 	kill(child.pid, SIGTERM);
 	kill(child.pid, SIGHUP);
 	kill(child.pid, SIGUSR1); /* which ends nobody */
-	end_signals_of(child.fd, &found);
+	end_signals_of(status, &found);
 	assert_int_equal(sigismember(&found, SIGTERM), 1);
 	assert_int_equal(sigismember(&found, SIGHUP), 1);
 	assert_int_equal(sigismember(&found, SIGINT), 0);
 	assert_int_equal(sigismember(&found, SIGUSR1), 0);
 	child_kill(&child, false);
 	assert_int_equal(waitpid(child.pid, NULL, 0), child.pid);
-	end_signals_of(child.fd, &found);
+	end_signals_of(status, &found);
 	assert_true(sigisemptyset(&found));
 	fd_close(&child.fd);
+	close(status);
 	end_signals_of(-1, &found);
 	assert_true(sigisemptyset(&found));
 }
@@ -146,6 +164,7 @@ static void test_signals_of_a_process_with_many_groups(void **state)
 	gid_t groups[1000];
 	sigset_t ending, before, found;
 	struct child child;
+	int status;
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(groups); i++)
@@ -162,7 +181,9 @@ static void test_signals_of_a_process_with_many_groups(void **state)
 		child = sleeper();
 		assert_true(child_hold(&child));
 		kill(child.pid, SIGTERM);
-		end_signals_of(child.fd, &found);
+		status = status_of(child.pid);
+		end_signals_of(status, &found);
+		close(status);
 		child_kill(&child, false);
 		assert_true(child_wait(&child, 10000));
 		if (!sigismember(&found, SIGTERM))
@@ -212,6 +233,79 @@ static void test_limit_of_mains_stack(void **state)
 	assert_int_equal(status, 0);
 }
 
+#define NOBODY 65534
+
+/* The stand-in's side of it; 0: it has seen what waits for its parent. */
+static int see_signal_of_parent(int status)
+{
+	sigset_t found;
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/%d/status", (int)getppid());
+	CHECK(access("/proc/self/status", R_OK) == 0);
+	CHECK(open(path, O_RDONLY | O_CLOEXEC) < 0 && errno == ENOENT);
+	end_signals_of(status, &found);
+	CHECK(sigismember(&found, SIGTERM) == 1 && !sigismember(&found, SIGINT));
+	return 0;
+}
+
+/* As molt is: not root, not dumpable. It is another process that looks. */
+static int hidden_process(void)
+{
+	int status, result;
+	sigset_t ending;
+	pid_t pid;
+
+	CHECK(setgroups(0, NULL) == 0 && setgid(NOBODY) == 0 && setuid(NOBODY) == 0);
+	CHECK(prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) == 0);
+	end_signals(&ending);
+	sigprocmask(SIG_BLOCK, &ending, NULL);
+	status = end_signals_open();
+	CHECK(status >= 0);
+	kill(getpid(), SIGTERM);
+	pid = fork();
+	if (pid == 0)
+		_exit(see_signal_of_parent(status));
+	CHECK(waitpid(pid, &result, 0) == pid);
+	return result;
+}
+
+/* 2: it is not to be had here. In a pid name space, for before Linux 5.8 all of one hid as much. */
+static int in_a_proc_that_hides(void)
+{
+	int result;
+	pid_t pid;
+
+	if (unshare(CLONE_NEWNS | CLONE_NEWPID) < 0)
+		return 2;
+	pid = fork();
+	if (pid == 0) {
+		if (mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 ||
+		    mount("proc", "/proc", "proc", 0, "hidepid=2") < 0)
+			_exit(2);
+		_exit(hidden_process() ? 1 : 0);
+	}
+	CHECK(waitpid(pid, &result, 0) == pid);
+	return WIFEXITED(result) ? WEXITSTATUS(result) : 1;
+}
+
+/* As with ProtectProc=invisible of a service, and in containers. */
+static void test_signals_of_a_process_that_proc_hides(void **state)
+{
+	pid_t pid = fork();
+	int result;
+
+	(void)state;
+	if (pid == 0)
+		_exit(in_a_proc_that_hides());
+	assert_int_equal(waitpid(pid, &result, 0), pid);
+	if (WIFEXITED(result) && WEXITSTATUS(result) == 2) {
+		print_message("# a proc that hides processes takes root\n");
+		skip();
+	}
+	assert_int_equal(result, 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -222,6 +316,7 @@ int main(void)
 		cmocka_unit_test(test_signals_that_wait_for_another_process),
 		cmocka_unit_test(test_signals_of_a_process_with_many_groups),
 		cmocka_unit_test(test_limit_of_mains_stack),
+		cmocka_unit_test(test_signals_of_a_process_that_proc_hides),
 	};
 
 	return cmocka_run_group_tests_name("child", tests, NULL, NULL);

@@ -13,9 +13,16 @@ void end_signals(sigset_t *set);
 bool end_signals_pending(void);
 
 /*
- * Those that wait for another process, by its pidfd; also for one that has ended, until somebody
- * has waited for it. Empty where that cannot be found out, as without /proc. proc(5)
+ * A descriptor by which another process can see those that wait for this one, over an exec, too;
+ * -1 where there is no /proc. Who looks for it there himself may find that it is hidden: molt is
+ * not dumpable, and hidepid= then leaves its directory to itself alone. proc(5)
  */
-void end_signals_of(int pidfd, sigset_t *set);
+int end_signals_open(void);
+
+/*
+ * Those that wait for the process that has opened status_fd; also for one that has ended, until
+ * somebody has waited for it. Empty where that cannot be found out.
+ */
+void end_signals_of(int status_fd, sigset_t *set);
 
 #endif
