@@ -49,8 +49,12 @@ static const void *map_state(int fd, size_t *len, struct error *err)
 
 static int write_given(int fd, const void *data, size_t len, struct error *err)
 {
-	int r = lseek(fd, 0, SEEK_SET) < 0 ? -errno : fd_write_all(fd, data, len);
+	/* One that was opened to append writes behind what there is. */
+	bool appends = fcntl(fd, F_GETFL) & O_APPEND;
+	int r = lseek(fd, 0, SEEK_SET) < 0 || (appends && ftruncate(fd, 0) < 0) ? -errno : 0;
 
+	if (r == 0)
+		r = fd_write_all(fd, data, len);
 	if (r == 0 && ftruncate(fd, (off_t)len) < 0)
 		r = -errno;
 	/* So the client sees that it is whole. Another file than a memfd has no seals. */

@@ -6,9 +6,13 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <molt/base/fd.h>
 #include <molt/base/log.h>
+
+#include "child_check.h"
 
 static void given(struct update_bench *t, const char *member, int fd, const char *words)
 {
@@ -102,12 +106,58 @@ static void test_given_state_file(void **state)
 	update_bench_fini(&t);
 }
 
+/* In the stand-in of an update by which the guest has gone to the successor. */
+static void copy_state(const char *state, int to)
+{
+	struct stand_in_page page = { 0 };
+	struct update u = { .request = UPDATE_REQUEST_NONE, .hand_over = HAND_OVER_NONE };
+
+	u.request.given_state_fd = to;
+	u.hand_over.stand_in.page = &page;
+	u.hand_over.state_fd = fd_memfd("state", 0);
+	CHECK(fd_write_all(u.hand_over.state_fd, state, strlen(state)) == 0);
+	update_committed(&u);
+	_exit(0);
+}
+
+static void must_copy_state(struct update_bench *t, const char *old, int flags)
+{
+	const char *path = update_bench_file(t, "state", old, 0600);
+	int fd = open(path, O_RDWR | O_CLOEXEC | flags), status;
+	char text[32] = "";
+	pid_t pid = fork();
+
+	if (pid == 0)
+		copy_state("new state", fd);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	assert_true(pread(fd, text, sizeof(text) - 1, 0) > 0);
+	assert_string_equal(text, "new state");
+	close(fd);
+}
+
+/* Whatever there was in the file, and whoever has opened it to append to it. */
+static void test_given_state_file_holds_the_state_alone(void **state)
+{
+	struct update_bench t;
+
+	(void)state;
+	update_bench_init(&t, 1);
+	must_copy_state(&t, "", 0);
+	must_copy_state(&t, "the state of an update before", 0);
+	must_copy_state(&t, "", O_APPEND);
+	must_copy_state(&t, "the state of an update before", O_APPEND);
+	must_copy_state(&t, "short", O_APPEND);
+	update_bench_fini(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_given_program),
 		cmocka_unit_test(test_given_program_is_sealed),
 		cmocka_unit_test(test_given_state_file),
+		cmocka_unit_test(test_given_state_file_holds_the_state_alone),
 	};
 
 	log_set_fd(-1);
