@@ -36,6 +36,12 @@ static int check_mode(const struct disk_options *o, int fd, struct error *err)
 	if ((mode & O_ACCMODE) == O_WRONLY || (!o->readonly && (mode & O_ACCMODE) != O_RDWR))
 		return err_set(err, EBADF, "disk %s: descriptor %d is not open for %s", o->path,
 			       o->fd, o->readonly ? "reading" : "writing, too (readonly=on)");
+	/* Linux heeds no offset then, whatever pwrite(2) is told. */
+	if (!o->readonly && mode & O_APPEND)
+		return err_set(err, EINVAL,
+			       "disk %s: descriptor %d was opened to append: all that is written "
+			       "would go to the end",
+			       o->path, o->fd);
 	if (o->direct && !(mode & O_DIRECT) && fcntl(fd, F_SETFL, mode | O_DIRECT) < 0)
 		return err_sys(err, errno, "disk %s: direct=on", o->path);
 	return 0;

@@ -108,6 +108,23 @@ static void test_a_disk_that_was_given_with_another_mode(void **state)
 	assert_non_null(strstr(err.text, text));
 }
 
+/* Wherever the guest writes, pwrite(2) would put it at the end. */
+static void test_a_disk_that_is_open_to_append(void **state)
+{
+	_cleanup_close_ int given = open(path, O_RDWR | O_APPEND);
+	struct disk_options o = { .path = path, .fd = given };
+	int fd = -1;
+
+	(void)state;
+	assert_true(given >= 0);
+	assert_int_equal(disk_file_open(&o, &fd, &err), -EINVAL);
+	assert_non_null(strstr(err.text, "was opened to append"));
+	assert_int_equal(fd, -1);
+	o.readonly = true;
+	assert_int_equal(disk_file_open(&o, &fd, &err), 0);
+	close(fd);
+}
+
 /* And a FIFO nobody writes to is refused, not waited for. */
 static void test_a_fifo_is_no_disk(void **state)
 {
@@ -129,6 +146,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_a_disk_that_was_not_given, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_disk_that_was_given_with_another_mode, setup,
 						teardown),
+		cmocka_unit_test_setup_teardown(test_a_disk_that_is_open_to_append, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_a_fifo_is_no_disk, setup, teardown),
 	};
 
