@@ -38,11 +38,29 @@ static int how_it_went(const struct control *c, const struct control_resize *r, 
 	return dev->cls->block->resized(dev, r->bytes, err);
 }
 
+/* The guest may have been told, and who tells of that was not heard meanwhile. */
+static void give_time(struct control *c)
+{
+	const uint64_t soonest = now_ns() + TAKE_UP_NS;
+
+	for (unsigned int i = 0; i < CONTROL_RESIZES_MAX; i++)
+		if (c->resizes[i].until_ns < soonest)
+			c->resizes[i].until_ns = soonest;
+}
+
+/* So late as after an update that came to nothing, or where molt was stopped. */
+static bool is_late(const struct control *c)
+{
+	return now_ns() > c->resize_timer.at_ns + TAKE_UP_NS;
+}
+
 static void ask(void *opaque)
 {
 	struct control *c = opaque;
 	bool more = false;
 
+	if (is_late(c))
+		give_time(c);
 	for (unsigned int i = 0; i < CONTROL_RESIZES_MAX; i++) {
 		struct control_resize *r = &c->resizes[i], done = *r;
 		struct error err = ERROR_INIT;
@@ -90,14 +108,9 @@ const struct vmstate control_resize_state = {
 	.fields = resize_fields,
 };
 
-/* The guest may have been told, and who tells of that was not heard during an update. */
 void control_take_up_resizes(struct control *c)
 {
-	const uint64_t soonest = now_ns() + TAKE_UP_NS;
-
-	for (unsigned int i = 0; i < CONTROL_RESIZES_MAX; i++)
-		if (c->resizes[i].until_ns < soonest)
-			c->resizes[i].until_ns = soonest;
+	give_time(c);
 	watch_resizes(c);
 }
 

@@ -375,6 +375,43 @@ static void its_client_may_go(void **state)
 	must_work(s, "block_resize", "{\"device\":\"d0\",\"size\":512}");
 }
 
+static void set_until(struct control *c, uint64_t ns)
+{
+	for (unsigned int i = 0; i < CONTROL_RESIZES_MAX; i++)
+		c->resizes[i].until_ns = ns;
+}
+
+/* An update that fails holds the loop for up to its timeout; so do SIGSTOP and `docker pause`. */
+static void a_resize_outlives_a_loop_that_is_held(void **state)
+{
+	struct stage *s = *state;
+	struct control *c = s->bench.control;
+	int fd = bench_client(&s->bench);
+
+	s->disk.resized_code = EAGAIN;
+	bench_say(fd,
+		  "{\"execute\":\"block_resize\",\"arguments\":{\"device\":\"d0\",\"size\":512},"
+		  "\"id\":8}");
+	bench_expect_nothing(&s->bench, fd);
+	assert_non_null(c->resize_timer.loop);
+	c->resize_timer.at_ns = now_ns() - 30000000000ull;
+	set_until(c, now_ns() - 25000000000ull);
+	bench_expect_nothing(&s->bench, fd);
+	s->disk.resized_code = 0;
+	bench_expect(&s->bench, fd, "{\"return\": {}, \"id\": 8}");
+	/* With nobody in the way it has its time and no more. */
+	s->disk.resized_code = EAGAIN;
+	bench_say(fd,
+		  "{\"execute\":\"block_resize\",\"arguments\":{\"device\":\"d0\",\"size\":512}}");
+	bench_expect_nothing(&s->bench, fd);
+	set_until(c, now_ns());
+	bench_expect(
+		&s->bench, fd,
+		"{\"error\": {\"class\": \"GenericError\", \"desc\": \"not done within 5000 ms, it "
+		"may be yet: not seen\"}}");
+	close(fd);
+}
+
 /* It ends, whatever the I/O process does. until_ns comes from the stream, so it can be made early. */
 static void a_resize_crosses_an_update(void **state)
 {
@@ -430,6 +467,7 @@ int main(void)
 		TEST(refuses_sizes),
 		TEST(a_resize_is_answered_when_it_is_done),
 		TEST(its_client_may_go),
+		TEST(a_resize_outlives_a_loop_that_is_held),
 		TEST(a_resize_crosses_an_update),
 	};
 
