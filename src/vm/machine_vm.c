@@ -17,6 +17,7 @@
 
 #include "device_list.h"
 #include "machine_state.h"
+#include "requests.h"
 #include "vcpu_run.h"
 
 /* Makes the vCPUs, one after the other for KVM does them so; helpers load those that are there. */
@@ -83,6 +84,8 @@ int machine_reset(struct machine *m, const char *reason, struct error *err)
 	int r;
 
 	machine_park_vcpus(m);
+	/* Of a guest that is no more; the one that begins now has asked for nothing. */
+	atomic_fetch_and(&m->requests, ~MACHINE_ENDING_REQUESTS);
 	devices_before_reset(m);
 	machine_tear_down_vm(m);
 	msi_routes_forget_vm(&m->msi_routes);

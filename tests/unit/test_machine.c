@@ -687,6 +687,39 @@ static void test_reset_while_paused_stays_paused(void **state)
 	bench_fini(&b);
 }
 
+/* Main may come to the client before it comes to the guest. */
+static void reset_by_host_after(struct fake_exit e, uint32_t req)
+{
+	uint64_t end = now_ns() + 5000000000ull;
+	struct error err = ERROR_INIT;
+	struct bench b;
+
+	bench_prepare(&b, 2);
+	b.cfg.no_reboot = true;
+	assert_int_equal(bench_create(&b, &err), 0);
+	bench_play(&b, 1, e);
+	bench_run(&b);
+	while (!(atomic_load(&b.m.requests) & req) && now_ns() < end)
+		usleep(100);
+	assert_int_equal(machine_reset(&b.m, "host-qmp-system-reset", &err), 0);
+	for (int i = 0; i < 20; i++)
+		assert_int_equal(loop_turn(b.loop, 1), 0);
+	assert_string_equal(b.events, "RESUME RESET:host-qmp-system-reset ");
+	assert_int_equal(b.m.guest.run_state, RUN_STATE_RUNNING);
+	assert_int_equal(b.kvm->nvms, 2);
+	machine_wait_entered(&b.m);
+	bench_fini(&b);
+}
+
+static void test_what_the_guest_before_a_reset_wanted_is_forgotten(void **state)
+{
+	(void)state;
+	reset_by_host_after(fake_out(RESET_PORT, 1, 6), MACHINE_REQ_RESET);
+	reset_by_host_after((struct fake_exit){ .reason = KVM_EXIT_SHUTDOWN },
+			    MACHINE_REQ_TRIPLE_FAULT);
+	reset_by_host_after((struct fake_exit){ .reason = 200 }, MACHINE_REQ_VCPU_ERROR);
+}
+
 static void test_failed_reset_ends_the_machine(void **state)
 {
 	struct bench b;
@@ -792,6 +825,7 @@ int main(void)
 		cmocka_unit_test(test_reset_is_power_on),
 		cmocka_unit_test(test_the_last_branch_record_is_hidden_at_power_on),
 		cmocka_unit_test(test_reset_while_paused_stays_paused),
+		cmocka_unit_test(test_what_the_guest_before_a_reset_wanted_is_forgotten),
 		cmocka_unit_test(test_failed_reset_ends_the_machine),
 		cmocka_unit_test(test_quiesce_and_back),
 		cmocka_unit_test(test_one_that_does_not_drain_leaves_the_others_to_the_caller),
