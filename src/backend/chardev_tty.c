@@ -284,6 +284,7 @@ static void tty_output_error(struct chardev *cd, int error)
 static size_t tty_filter(struct chardev *cd, uint8_t *data, size_t len)
 {
 	size_t kept = 0;
+	bool quits = false;
 
 	if (!cd->raw)
 		return len;
@@ -295,9 +296,12 @@ static size_t tty_filter(struct chardev *cd, uint8_t *data, size_t len)
 			continue;
 		if (!escaped || data[i] == CTRL_A)
 			data[kept++] = data[i];
-		else if (data[i] == 'x' && cd->ops.quit)
-			cd->ops.quit(cd->ops.opaque);
+		else if (data[i] == 'x')
+			quits = true;
 	}
+	/* Once, however often it was typed while main was busy. */
+	if (quits && cd->ops.quit)
+		cd->ops.quit(cd->ops.opaque);
 	return kept;
 }
 

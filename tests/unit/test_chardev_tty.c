@@ -343,6 +343,19 @@ static void ctrl_a_x_quits(void **state)
 	end_terminal(&t);
 }
 
+/* By who waits for molt, which waits for a disk. */
+static void ctrl_a_x_again_quits_once(void **state)
+{
+	struct sink *s = *state;
+	struct terminal t;
+
+	make_terminal(s, &t);
+	type(&t, "\001x\001x\001x");
+	settle(s);
+	assert_int_equal(s->quits, 1);
+	end_terminal(&t);
+}
+
 static void ctrl_a_twice_sends_one(void **state)
 {
 	struct sink *s = *state;
@@ -916,6 +929,7 @@ int main(void)
 		T(a_stand_in_loses_nothing_to_a_reader_that_was_behind),
 		T(terminal_is_raw_until_close),
 		T(ctrl_a_x_quits),
+		T(ctrl_a_x_again_quits_once),
 		T(ctrl_a_twice_sends_one),
 		T(terminal_survives_an_update),
 		T(a_failed_update_leaves_the_terminal_raw),
