@@ -39,11 +39,17 @@ static bool is_ignored(int sig)
 	return sigaction(sig, NULL, &now) == 0 && now.sa_handler == SIG_IGN;
 }
 
-/* Where the process group is orphaned the kernel drops the signal, and this does nothing. */
+/*
+ * A SIGCONT that is pending came after the SIGTSTP, for that takes back what came before; and it
+ * would be taken back by ours. Where the process group is orphaned the kernel drops the signal, and
+ * this does nothing.
+ */
 static void let_stop(void)
 {
-	sigset_t stop;
+	sigset_t stop, pending;
 
+	if (sigpending(&pending) == 0 && sigismember(&pending, SIGCONT))
+		return;
 	sigemptyset(&stop);
 	sigaddset(&stop, SIGTSTP);
 	kill(getpid(), SIGTSTP);

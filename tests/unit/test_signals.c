@@ -183,6 +183,52 @@ static void an_orphaned_group_is_not_stopped(void **state)
 	end(&t);
 }
 
+static void go_on(struct device *dev, bool stopping)
+{
+	(void)dev;
+	if (stopping)
+		kill(getpid(), SIGCONT);
+}
+
+/* A child that can be stopped, since we are in its session and not in its group: how it fared. */
+static int stop_child(const struct device_class *cls)
+{
+	struct device dev = { .cls = cls };
+	struct signals_bench t;
+	int status = 0;
+	pid_t pid = fork();
+
+	if (pid == 0) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		setpgid(0, 0);
+		start(&t);
+		t.b.m.devices[t.b.m.ndevices++] = &dev;
+		bench_run(&t.b);
+		send(&t, SIGTSTP);
+		_exit(7);
+	}
+	assert_int_equal(waitpid(pid, &status, WUNTRACED), pid);
+	if (WIFSTOPPED(status)) {
+		kill(pid, SIGKILL);
+		assert_int_equal(waitpid(pid, NULL, 0), pid);
+	}
+	return status;
+}
+
+/* Which comes when the SIGTSTP was read, and molt is not stopped yet. */
+static void a_stop_is_called_off_by_sigcont(void **state)
+{
+	const struct device_class quiet = { .name = "quiet" };
+	const struct device_class quick = { .name = "quick", .job_control = go_on };
+	int status;
+
+	(void)state;
+	assert_true(WIFSTOPPED(stop_child(&quiet)));
+	status = stop_child(&quick);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 7);
+}
+
 static void a_start_is_ended_by_what_ends(void **state)
 {
 	struct signals_bench t;
@@ -205,6 +251,7 @@ int main(void)
 		cmocka_unit_test_setup(children_are_not_reaped_by_the_kernel, usual_signals),
 		cmocka_unit_test_setup(the_guest_is_told_that_it_was_stopped, usual_signals),
 		cmocka_unit_test_setup(an_orphaned_group_is_not_stopped, usual_signals),
+		cmocka_unit_test_setup(a_stop_is_called_off_by_sigcont, usual_signals),
 		cmocka_unit_test_setup(a_start_is_ended_by_what_ends, usual_signals),
 	};
 	int status = 0;
