@@ -157,6 +157,7 @@ struct stand_in {
 
 	/* Between predecessor and stand-in, which share this memory. */
 	_Atomic uint32_t state;  /* enum stand_in_state; a futex */
+	_Atomic uint64_t due_ns; /* when the deadline that timer_fd waits for is over */
 	struct error trouble;    /* why it could not be made */
 	sigset_t signals;        /* main's mask, and the stand-in's */
 	pthread_t helper;        /* whose thread-local memory it has */

@@ -13,6 +13,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <molt/base/fd.h>
+
 #include "stand_in.h"
 
 #define STAND_IN_HURRY_MS 3000    /* for a successor that others wait for */
@@ -55,13 +57,14 @@ static inline bool wake(int fd)
 	return write(fd, &one, sizeof(one)) >= 0 || errno == EAGAIN;
 }
 
-static inline void set_deadline(const struct stand_in *s, uint64_t ms)
+static inline void set_deadline(struct stand_in *s, uint64_t ms)
 {
 	const struct itimerspec its = {
 		.it_value = { .tv_sec = (time_t)(ms / 1000),
 			      .tv_nsec = (long)(ms % 1000) * 1000000 + 1 },
 	};
 
+	atomic_store(&s->due_ns, now_ns() + ms * 1000000u);
 	timerfd_settime(s->timer_fd, 0, &its, NULL);
 }
 

@@ -162,7 +162,7 @@ static void take_back(struct stand_in *s, bool died)
 }
 
 /* For whoever comes on the way back. He is told: he goes by what is in the page. */
-static void begin_anew(const struct stand_in *s)
+static void begin_anew(struct stand_in *s)
 {
 	atomic_store(&s->page->armed, now_ns());
 	set_deadline(s, deadline_ms(s));
@@ -174,9 +174,8 @@ static void begin_anew(const struct stand_in *s)
  */
 static bool has_been_stopped(const struct stand_in *s)
 {
-	uint64_t end = atomic_load(&s->page->armed) + s->page->deadline_ms * 1000000ull;
-
-	return atomic_load(&s->page->owner) == OWNER_STAND_IN && now_ns() > end + LATE_NS;
+	return atomic_load(&s->page->owner) == OWNER_STAND_IN &&
+	       now_ns() > atomic_load(&s->due_ns) + LATE_NS;
 }
 
 static void decline(struct stand_in *s, const struct error *err)

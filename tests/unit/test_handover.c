@@ -586,17 +586,18 @@ static void test_the_deadline_begins_anew_where_no_switch_takes_place(void **sta
 }
 
 /* The stand-in would kill this process. In the end it sees that that has gone. */
-static void be_stopped_with_the_stand_in(void)
+static void be_stopped_with_the_stand_in(uint32_t deadline_ms, uint32_t left_ms)
 {
 	struct stand_in s = STAND_IN_NONE;
 	struct error err = ERROR_INIT;
 	uint64_t armed;
 
 	s.ops = &switch_ops;
-	s.deadline_ms = 300;
+	s.deadline_ms = deadline_ms;
 	if (loop_create(&s.loop, &err) < 0 || stand_in_start(&s, &err) < 0)
 		_exit(1);
 	stand_in_arm(&s, true);
+	set_deadline(&s, left_ms);
 	stand_in_hand_over(&s);
 	armed = atomic_load(&s.page->armed);
 	if (stand_in_wait_serving(&s, &err) < 0 || kill(s.child.pid, SIGSTOP) < 0)
@@ -612,19 +613,25 @@ static void be_stopped_with_the_stand_in(void)
 }
 
 /* By the cgroup freezer, say, where both are stopped: a successor has as long as it was to have. */
-static void test_a_stop_is_none_of_the_successors_time(void **state)
+static void successor_has_its_time(uint32_t deadline_ms, uint32_t left_ms)
 {
+	pid_t pid = fork();
 	int status;
-	pid_t pid;
 
-	(void)state;
-	update_bench_skip_under_tsan();
-	pid = fork();
 	if (pid == 0)
-		be_stopped_with_the_stand_in();
+		be_stopped_with_the_stand_in(deadline_ms, left_ms);
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_true(WIFEXITED(status));
 	assert_int_equal(WEXITSTATUS(status), 0);
+}
+
+static void test_a_stop_is_none_of_the_successors_time(void **state)
+{
+	(void)state;
+	update_bench_skip_under_tsan();
+	successor_has_its_time(300, 300);
+	/* One that is to hurry has less. */
+	successor_has_its_time(30000, 300);
 }
 
 /* ---- who leads the session of a terminal ends ---- */
