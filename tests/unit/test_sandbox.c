@@ -242,24 +242,29 @@ static void forbidden(void)
 	open("/etc/passwd", O_RDONLY | O_CLOEXEC);
 }
 
-static void test_forbidden_call_ends_the_process_and_is_named(void **state)
+static void ends_and_is_named(void (*run)(void), const char *words)
 {
 	char text[512] = "";
 	int status;
 
+	assert_int_equal(pipe2(log_pipe, O_CLOEXEC), 0);
+	status = in_child(run);
+	assert_true(WIFSIGNALED(status));
+	assert_int_equal(WTERMSIG(status), SIGSYS);
+	close(log_pipe[1]);
+	assert_true(read(log_pipe[0], text, sizeof(text) - 1) > 0);
+	assert_non_null(strstr(text, words));
+	close(log_pipe[0]);
+}
+
+static void test_forbidden_call_ends_the_process_and_is_named(void **state)
+{
 	(void)state;
 	if (MOLT_SANITIZED) {
 		print_message("# threads are not confined in builds with a sanitizer\n");
 		skip();
 	}
-	assert_int_equal(pipe2(log_pipe, O_CLOEXEC), 0);
-	status = in_child(forbidden);
-	assert_true(WIFSIGNALED(status));
-	assert_int_equal(WTERMSIG(status), SIGSYS);
-	close(log_pipe[1]);
-	assert_true(read(log_pipe[0], text, sizeof(text) - 1) > 0);
-	assert_non_null(strstr(text, "tried system call 257 (openat)"));
-	close(log_pipe[0]);
+	ends_and_is_named(forbidden, "tried system call 257 (openat)");
 }
 
 /* Of a terminal that is enough to have it signal whoever is in its foreground. */
@@ -278,22 +283,12 @@ static void have_a_descriptor_signal(void)
 
 static void test_the_io_process_makes_no_descriptor_signal(void **state)
 {
-	char text[512] = "";
-	int status;
-
 	(void)state;
 	if (MOLT_SANITIZED) {
 		print_message("# the I/O process is not confined in builds with a sanitizer\n");
 		skip();
 	}
-	assert_int_equal(pipe2(log_pipe, O_CLOEXEC), 0);
-	status = in_child(have_a_descriptor_signal);
-	assert_true(WIFSIGNALED(status));
-	assert_int_equal(WTERMSIG(status), SIGSYS);
-	close(log_pipe[1]);
-	assert_true(read(log_pipe[0], text, sizeof(text) - 1) > 0);
-	assert_non_null(strstr(text, "tried system call 72 (fcntl)"));
-	close(log_pipe[0]);
+	ends_and_is_named(have_a_descriptor_signal, "tried system call 72 (fcntl)");
 }
 
 /* ---- stopped in the middle of a nap: by SIGSTOP, or the cgroup freezer of `docker pause` ---- */

@@ -431,6 +431,22 @@ static void another_comes(struct scene *s, unsigned int lost)
 	assert_int_equal(s->d.requests_lost, lost);
 }
 
+static void requests_are_done_late(struct scene *s)
+{
+	*ring16(s, 0x300c) = 0;
+	*ring16(s, 0x3014) = 2;
+	*ring16(s, 0x3002) = 3;
+	another_comes(s, 0);
+	assert_int_equal(s->d.guest.queue_base[0], 3);
+}
+
+static void stop_without_a_reset(struct scene *s)
+{
+	vhost_front_stop(&s->d.front, false);
+	while (!s->d.stopped)
+		loop_turn(s->d.loop, 1);
+}
+
 /* As qemu-storage-daemon's, which closes its socket first. */
 static void what_a_back_end_finishes_after_its_connection(void **state)
 {
@@ -439,11 +455,7 @@ static void what_a_back_end_finishes_after_its_connection(void **state)
 	(void)state;
 	lose_connection_with_requests(&s);
 	assert_int_equal(s.d.requests_lost, 0);
-	*ring16(&s, 0x300c) = 0;
-	*ring16(&s, 0x3014) = 2;
-	*ring16(&s, 0x3002) = 3;
-	another_comes(&s, 0);
-	assert_int_equal(s.d.guest.queue_base[0], 3);
+	requests_are_done_late(&s);
 	scene_fini(&s);
 }
 
@@ -454,15 +466,9 @@ static void the_same_about_a_stop_without_a_reset(void **state)
 
 	(void)state;
 	lose_connection_with_requests(&s);
-	vhost_front_stop(&s.d.front, false);
-	while (!s.d.stopped)
-		loop_turn(s.d.loop, 1);
+	stop_without_a_reset(&s);
 	start_many(&s, 1);
-	*ring16(&s, 0x300c) = 0;
-	*ring16(&s, 0x3014) = 2;
-	*ring16(&s, 0x3002) = 3;
-	another_comes(&s, 0);
-	assert_int_equal(s.d.guest.queue_base[0], 3);
+	requests_are_done_late(&s);
 	scene_fini(&s);
 }
 
@@ -483,9 +489,7 @@ static void the_same_when_all_is_set_up(void **state)
 
 	(void)state;
 	lose_connection_with_requests(&s);
-	vhost_front_stop(&s.d.front, false);
-	while (!s.d.stopped)
-		loop_turn(s.d.loop, 1);
+	stop_without_a_reset(&s);
 	assert_int_equal(vhost_front_start(&s.d.front, 0), 0);
 	another_comes(&s, 0);
 	assert_int_equal(start_one(&s, 0), 0);
